@@ -1,0 +1,276 @@
+"""`Elastic`: one network that runs at every width.
+
+    net = Elastic(model, (x,))          # model is any nn.Module; nothing in it is edited
+    print(net.explain())                # what can be cut, what cannot and why
+    net(x)                              # train(): at drawn widths; eval(): at full width
+    net(x, widths=net.widths(0.5))      # at half of every axis
+    small = net.cut(net.widths(0.5))    # a plain module, without widthwise
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+
+from widthwise.choose.draws import Draw, draw_widths
+from widthwise.errors import CaptureError
+from widthwise.graph.axes import Axes, Axis, find_axes
+from widthwise.graph.capture import Program, capture
+from widthwise.graph.cut import cut_state, graph_module
+from widthwise.graph.own_class import Patch, own_class
+from widthwise.graph.proof import prove
+from widthwise.graph.relate import Relations, relate
+from widthwise.graph.rewrite import elastic_graph
+from widthwise.variant import Widths
+
+
+class GraphModuleWarning(UserWarning):
+    """A cut is a graph module rather than the user's class; the message says why."""
+
+
+class NothingToCutWarning(UserWarning):
+    """No axis of the model can be cut; `explain()` says why."""
+
+
+class Elastic(nn.Module):
+    """A module whose hidden layers can be run and cut at any width; shares `model`'s parameters.
+
+    model: any module that torch.export can capture; it is neither edited nor copied.
+    args, kwargs: example inputs, as for `model(*args, **kwargs)`. Their batch size (and, for inputs
+        of up to three dims, the other sizes too where the model allows) may differ later.
+    draw: how training draws widths; by default structural dropout with log-uniform widths.
+    seed: of the draws, which are a function of (seed, step) and nothing else.
+    dynamic_shapes: as for torch.export.export, instead of the sizes widthwise frees by itself.
+    prove: run the shuffle proof on every axis (recommended).
+
+    `step` is the number of the next draw; set it to resume. In train mode every call advances it.
+
+    Raises CaptureError, naming operator, module and remedy, when the model cannot be captured.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...] | Tensor,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        draw: Draw | None = None,
+        seed: int = 0,
+        dynamic_shapes: Any = None,
+        prove: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.draw = draw if draw is not None else Draw()
+        self.seed = seed
+        self.step = 0
+        args = (args,) if isinstance(args, Tensor) else tuple(args)
+        self._programs = [
+            capture(model, args, kwargs or {}, training=mode, dynamic_shapes=dynamic_shapes)
+            for mode in (True, False)
+        ]
+        self._relations: Relations = relate(self._programs)
+        self._table: Axes = self._find(prove)
+        self._graphs: dict[bool, _Runner] = {}
+        self._signature = inspect.signature(model.forward)
+        self.train(model.training)
+        if not self._table.free:
+            warnings.warn(
+                "No axis of this model can be cut; print(net.explain()) says why.",
+                NothingToCutWarning,
+                stacklevel=2,
+            )
+
+    def _find(self, proof: bool) -> Axes:
+        parameters = {n for n, _ in self.model.named_parameters(remove_duplicate=False)}
+        axes = find_axes(self._relations, parameters)
+        return prove(self._relations, axes, self._state(), parameters) if proof else axes
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """All axes by name; `Axis.fixed_because` is None for those that can be cut."""
+        return dict(self._table.table)
+
+    @property
+    def free(self) -> dict[str, Axis]:
+        """The axes that can be cut, by name."""
+        return self._table.free
+
+    def widths(self, kept: float, multiple_of: int = 1) -> Widths:
+        """Every free axis at this fraction of its size, rounded to a multiple, at least one.
+
+        Axes that lie inside another (a head size inside its heads) stay full. Raises WidthError for
+        a fraction outside (0, 1].
+        """
+        return self._table.fraction(kept, multiple_of)
+
+    def full(self) -> Widths:
+        """Every free axis at its size."""
+        return Widths({name: axis.size for name, axis in self.free.items()})
+
+    def complete(self, widths: Mapping[str, int]) -> Widths:
+        """The widths with the axes that they do not name at full size; raises WidthError."""
+        return Widths(self._table.complete(widths))
+
+    def forward(self, *args: Any, widths: Mapping[str, int] | None = None, **kwargs: Any) -> Any:
+        """The model at the given widths; without them, drawn ones in train mode, full ones in eval.
+
+        Raises WidthError for unknown axes and widths outside 1..size, CaptureError for inputs of
+        another form than the example.
+        """
+        if widths is None:
+            widths = self.drawn() if self.training else {}
+        return self._runner(self.training)(self._table.complete(widths), args, kwargs)
+
+    def drawn(self) -> Widths:
+        """Draw the widths of the next training step and advance `step`."""
+        widths = draw_widths(self.free, self.draw, self.seed, self.step)
+        self.step += 1
+        return widths
+
+    def _runner(self, training: bool) -> _Runner:
+        if training not in self._graphs:
+            related = next(r for r in self._relations.programs if r.program.training == training)
+            graph = elastic_graph(related, self._table, self._scaled())
+            self._graphs[training] = _Runner(self, related.program, graph)
+        return self._graphs[training]
+
+    def _scaled(self) -> frozenset[tuple[str, int]]:
+        return frozenset(self._relations.consumed) if self.draw.scale else frozenset()
+
+    def _state(self) -> dict[str, Tensor]:
+        """The user's own tensors by name, as they are now."""
+        state: dict[str, Tensor] = {}
+        for program in self._programs:
+            state.update(program.constants)
+        state.update(self.model.named_buffers(remove_duplicate=False))
+        state.update(self.model.named_parameters(remove_duplicate=False))
+        return state
+
+    def cut(self, widths: Mapping[str, int], *, same_class: bool = True) -> nn.Module:
+        """A plain module at these widths, with its own copies of the kept parameters.
+
+        It is of the user's class where that class computes the same at these sizes (checked on the
+        example), otherwise a torch.fx.GraphModule, and a GraphModuleWarning says why.
+        same_class=False asks for the graph module at once. Raises WidthError.
+        """
+        module, _, reason = self.cut_with_patches(widths, same_class=same_class)
+        if reason is not None and same_class:
+            warnings.warn(
+                f"The cut network is a graph module and not a {type(self.model).__name__}, "
+                f"because {reason}.",
+                GraphModuleWarning,
+                stacklevel=2,
+            )
+        return module
+
+    def cut_with_patches(
+        self, widths: Mapping[str, int], *, same_class: bool = True
+    ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
+        """As `cut`, with the sizes set on the user's class, or the reason for a graph module."""
+        kept = self._table.complete(widths)
+        full = self._state()
+        state = cut_state(self._relations, self._table, kept, full, self._scaled())
+        graph, trainable = graph_module(self.model, self._relations, self._table, kept, state)
+        if not same_class:
+            return graph, (), "a graph module was asked for"
+        found = own_class(
+            self.model, self._relations, self._table, kept, full, state, graph, trainable
+        )
+        if isinstance(found, str):
+            return graph.train(self.model.training and trainable), (), found
+        return *found, None
+
+    def explain(self) -> str:
+        """What can be cut, what cannot and why, as text."""
+        lines = [f"{len(self.free)} axes can be cut:"]
+        for axis in self.free.values():
+            inside = f", inside {axis.inner_of}" if axis.inner_of else ""
+            lines.append(f"  {axis.name}: {axis.size}{inside} ({len(axis.places)} places)")
+        fixed = [a for a in self._table.table.values() if a.fixed_because]
+        if fixed:
+            lines.append("These stay as they are:")
+            lines += [f"  {a.name}: {a.size}, because {a.fixed_because}" for a in fixed]
+        for name, path in self._relations.unknown.items():
+            lines.append(f"widthwise has no rule for {name}" + (f" (in {path})" if path else ""))
+        return "\n".join(lines)
+
+
+class _Runner:
+    """An elastic graph ready to run on the model's own tensors."""
+
+    def __init__(self, net: Elastic, program: Program, graph: fx.Graph) -> None:
+        self.net = net
+        self.program = program
+        self.module = fx.GraphModule(nn.Module(), graph)
+        self.sources = [_source(net.model, program, name) for name in program.state.values()]
+        self.device = torch.device("cpu")
+
+    def __call__(self, widths: Mapping[str, int], args: tuple[Any, ...], kwargs: Any) -> Any:
+        state = [holder[name] for holder, name in self.sources]
+        if state and state[0].device != self.device:
+            self._move(state[0].device)
+        flat = self._flatten(args, kwargs)
+        outputs = self.module(*widths.values(), *state, *flat)
+        return pytree.tree_unflatten(outputs, self.program.out_spec)
+
+    def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        spec = self.program.in_spec
+        if len(args) == spec.child(0).num_children and not kwargs and not spec.child(1).num_children:
+            flat, given = pytree.tree_flatten((args, kwargs))
+        else:
+            flat, given = pytree.tree_flatten(self._arranged(args, kwargs))
+        if given != spec:
+            raise CaptureError(
+                "The inputs have another form than the example that the model was captured with; "
+                "pass the same arguments, nested in the same way."
+            )
+        return flat
+
+    def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """The arguments as the example gave them, by position or by keyword."""
+        spec = self.program.in_spec
+        try:
+            bound = self.net._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise CaptureError(f"The model's forward does not take these inputs: {error}.") from error
+        names = list(self.net._signature.parameters)
+        positional = names[: spec.child(0).num_children]
+        if any(n not in bound.arguments for n in positional):
+            return args, kwargs
+        wanted = spec.child(1).context or []
+        return (
+            tuple(bound.arguments[n] for n in positional),
+            {n: bound.arguments[n] for n in wanted if n in bound.arguments},
+        )
+
+    def _move(self, device: torch.device) -> None:
+        """Operators that make tensors make them on the model's device."""
+        for node in self.module.graph.nodes:
+            if "device" in node.kwargs:
+                node.kwargs = {**node.kwargs, "device": device}
+        self.program.constants.update(
+            {name: t.to(device) for name, t in self.program.constants.items()}
+        )
+        self.sources = [
+            _source(self.net.model, self.program, n) for n in self.program.state.values()
+        ]
+        self.module.recompile()
+        self.device = device
+
+
+def _source(model: nn.Module, program: Program, name: str) -> tuple[dict[str, Any], str]:
+    """Where a tensor is held, so that it is found anew at every call, whatever replaced it."""
+    if name in program.constants:
+        return program.constants, name
+    path, _, last = name.rpartition(".")
+    module = model.get_submodule(path)
+    holder: dict[str, Any] = module._parameters if last in module._parameters else module._buffers
+    return holder, last

@@ -1,0 +1,41 @@
+"""Every error that widthwise raises on purpose.
+
+Each message is one sentence that says what is wrong and what to do about it, so that the
+command line can print it as it is.
+"""
+
+
+class WidthwiseError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class CaptureError(WidthwiseError):
+    """The model could not be captured, or was called with inputs it was not captured for."""
+
+
+class WidthError(WidthwiseError):
+    """An unknown axis, or a width outside 1..size."""
+
+
+class BudgetError(WidthwiseError):
+    """No measured variant meets the budget; the message names the nearest one."""
+
+
+class FileError(WidthwiseError):
+    """A file is missing, truncated, altered, or was not written by widthwise."""
+
+
+class DataError(WidthwiseError):
+    """A data set is missing or damaged; the message says how to get it."""
+
+
+class TrainingError(WidthwiseError):
+    """Training cannot go on, for example because the loss is not a number."""
+
+
+class RunError(WidthwiseError):
+    """A run folder is in use, belongs to another command, or cannot be read."""
+
+
+class TaskError(WidthwiseError):
+    """A task could not be found or does not fit together."""

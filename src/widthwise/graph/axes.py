@@ -1,0 +1,227 @@
+"""Axes: the groups of features that live and die together.
+
+What the rules leave free and what touches a parameter is an axis. Its places say where its
+features lie in which tensors; the same place serves to slice, permute, mask and store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from widthwise.errors import WidthError
+from widthwise.graph.dims import Factor, Term, free_factors, fully_fixed, resolve, size, why
+from widthwise.graph.relate import Relations
+from widthwise.variant import Widths
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an axis lies: one dim of one parameter or buffer, and what that dim is made of."""
+
+    tensor: str
+    dim: int
+    term: Term
+
+    def __str__(self) -> str:
+        return f"{self.tensor}[{self.dim}]"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A group of features that can be cut together, or the reason why they cannot.
+
+    name: after the module that makes the features. size: number of features at full width.
+    places: the dims of parameters and buffers that hold them. fixed_because: None if free.
+    role: "heads", "head_size", "groups", "hidden", ... where the operators tell. inner_of: the
+    axis whose every feature holds this many of these (a head holds its head size), or None.
+    normalised: whether features are compared with each other (layer norm, softmax), so that a cut
+    feature is not the same as a zero.
+    """
+
+    name: str
+    size: int
+    places: tuple[Place, ...]
+    fixed_because: str | None = None
+    role: str | None = None
+    inner_of: str | None = None
+    normalised: bool = False
+
+
+@dataclass(frozen=True)
+class Axes:
+    """All axes of a model, and which factor belongs to which.
+
+    table: by name, free and fixed, in the order of the graph. of: free factor -> axis name.
+    """
+
+    table: dict[str, Axis]
+    of: dict[Factor, str]
+
+    @property
+    def free(self) -> dict[str, Axis]:
+        """The axes that can be cut."""
+        return {name: a for name, a in self.table.items() if a.fixed_because is None}
+
+    def complete(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """A width for every free axis; those not named stay full.
+
+        Raises WidthError for an axis that does not exist, is fixed, or is narrower than asked.
+        """
+        for name, width in widths.items():
+            axis = self.table.get(name)
+            if axis is None:
+                raise WidthError(
+                    f"There is no axis {name!r}; the axes that can be cut are "
+                    f"{', '.join(map(repr, self.free)) or 'none'}."
+                )
+            if axis.fixed_because is not None and width != axis.size:
+                raise WidthError(
+                    f"Axis {name!r} cannot be cut because {axis.fixed_because}; leave it out."
+                )
+            if not 1 <= width <= axis.size:
+                raise WidthError(
+                    f"Axis {name!r} cannot have width {width}; give 1 to {axis.size}."
+                )
+        return {name: int(widths.get(name, axis.size)) for name, axis in self.free.items()}
+
+    def fraction(self, kept: float, multiple_of: int = 1) -> Widths:
+        """Every free axis at this fraction of its size, rounded to a multiple, at least one.
+
+        An axis inside another one (the head size inside the heads) stays full: cutting both would
+        keep only the square of the fraction. Raises WidthError for a fraction outside (0, 1].
+        """
+        if not 0 < kept <= 1:
+            raise WidthError(f"The fraction to keep is {kept}; give a number above 0, at most 1.")
+        return Widths(
+            {
+                name: rounded(axis.size, kept, multiple_of)
+                for name, axis in self.free.items()
+                if axis.inner_of is None
+            }
+        )
+
+
+def rounded(full: int, kept: float, multiple_of: int = 1) -> int:
+    """A width near `kept * full` on the grid of `multiple_of`, within 1..full."""
+    return min(full, max(min(multiple_of, full), round(kept * full / multiple_of) * multiple_of))
+
+
+def find_axes(relations: Relations, parameters: Iterable[str]) -> Axes:
+    """The axes of a model from what the rules found; `parameters` names its parameters."""
+    parameters = set(parameters)
+    places: dict[Factor, list[Place]] = {}
+    for tensor, dims in relations.state.items():
+        for d, term in enumerate(dims):
+            for factor in dict.fromkeys(free_factors(term)):
+                places.setdefault(factor, []).append(Place(tensor, d, resolve(term)))
+    places = {f: p for f, p in places.items() if any(x.tensor in parameters for x in p)}
+    roles = _roles(relations)
+    names = _names(places, roles, relations)
+    inner = _inner(places, names)
+    normalised = {
+        f
+        for related in relations.programs
+        for terms in related.normalised.values()
+        for t in terms
+        for f in free_factors(t)
+    }
+    table = {
+        names[f]: Axis(
+            names[f], f.size, tuple(p), None, roles.get(f), inner.get(f), f in normalised
+        )
+        for f, p in places.items()
+    }
+    return Axes(table | _fixed(relations, parameters, table), names)
+
+
+def _roles(relations: Relations) -> dict[Factor, str]:
+    roles: dict[Factor, str] = {}
+    for term, role in relations.roles:
+        found = list(free_factors(term))
+        for factor in found[:1]:
+            roles.setdefault(factor, role)
+        for factor in found[1:]:
+            roles.setdefault(factor, f"{role}_group")
+    return roles
+
+
+def _names(
+    places: dict[Factor, list[Place]], roles: dict[Factor, str], relations: Relations
+) -> dict[Factor, str]:
+    """Name each axis after the module that makes its features."""
+    wanted: dict[Factor, str] = {}
+    for factor, held in places.items():
+        maker = min(held, key=lambda p: _rank(p, relations))
+        base = _module_of(maker.tensor)
+        role = roles.get(factor)
+        wanted[factor] = f"{base}.{role}" if role and role != "hidden" else base
+    counts: dict[str, int] = {}
+    for name in wanted.values():
+        counts[name] = counts.get(name, 0) + 1
+    seen: dict[str, int] = {}
+    names: dict[Factor, str] = {}
+    for factor, name in wanted.items():
+        seen[name] = seen.get(name, 0) + 1
+        names[factor] = f"{name}/{seen[name]}" if counts[name] > 1 else name
+    return names
+
+
+def _rank(place: Place, relations: Relations) -> tuple[bool, bool]:
+    """Makers first: a dim of a matrix that does not read features."""
+    reads = (place.tensor, place.dim) in relations.consumed
+    return reads, len(relations.state[place.tensor]) < 2
+
+
+def _module_of(tensor: str) -> str:
+    path, _, last = tensor.rpartition(".")
+    # Plain parameters are called by their own name, a layer's tensors by the layer's.
+    ordinary = last.startswith(("weight", "bias", "in_proj", "running_", "original"))
+    return path if path and ordinary else tensor
+
+
+def _inner(places: dict[Factor, list[Place]], names: dict[Factor, str]) -> dict[Factor, str]:
+    """Which axis lies inside which, from products of free factors in the tensors' dims."""
+    pairs: dict[tuple[Factor, Factor], None] = {}
+    for held in places.values():
+        for place in held:
+            for product in _products(place.term):
+                for a, b in zip(product, product[1:], strict=False):
+                    pairs[a, b] = None
+    inner: dict[Factor, str] = {}
+    for outer, factor in pairs:
+        both_ways = (factor, outer) in pairs
+        if outer in names and factor in names and not (both_ways and factor.size > outer.size):
+            inner.setdefault(factor, names[outer])
+    return inner
+
+
+def _products(term: Term) -> list[list[Factor]]:
+    term = resolve(term)
+    found = [[f for f in term if f.free]]
+    for f in term:
+        for part in f.parts:
+            found += _products(part)
+    return found
+
+
+def _fixed(
+    relations: Relations, parameters: set[str], free: Mapping[str, Any]
+) -> dict[str, Axis]:
+    """Dims that make features but cannot be cut, by the module that makes them, with the reason."""
+    found: dict[str, Axis] = {}
+    for tensor, dims in relations.state.items():
+        if tensor not in parameters:
+            continue
+        for d, term in enumerate(dims):
+            makes = d < 2 and (tensor, d) not in relations.consumed
+            if not makes or size(term) == 1 or not fully_fixed(term):
+                continue
+            name = _module_of(tensor)
+            if name in free:
+                name = f"{name}[{d}]"
+            if name not in found:
+                place = Place(tensor, d, resolve(term))
+                found[name] = Axis(name, size(term), (place,), why(term))
+    return found

@@ -1,0 +1,210 @@
+"""The cut: a plain module at given widths, which knows nothing of widthwise.
+
+The graphs of both modes are specialised to the widths. Where they differ in nothing but dropout
+and statistics they become one `torch.fx.GraphModule` that listens to `train()` and `eval()`;
+otherwise the evaluation graph alone is returned.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+
+from widthwise.graph.axes import Axes
+from widthwise.graph.capture import Program
+from widthwise.graph.dims import Factor, fully_fixed, size
+from widthwise.graph.relate import Related, Relations
+from widthwise.graph.rewrite import cut_graph
+from widthwise.graph.slicing import count, layout, part
+
+
+def cut_state(
+    relations: Relations,
+    axes: Axes,
+    widths: Mapping[str, int],
+    state: Mapping[str, Tensor],
+    scaled: frozenset[tuple[str, int]],
+) -> dict[str, Tensor]:
+    """Copies of the kept parts of all tensors, by name; parameters stay parameters.
+
+    scaled: (tensor, dim) that are multiplied by full size / width (structural dropout's scale).
+    """
+    kept = keeper(axes, widths)
+    made: dict[str, Tensor] = {}
+    copies: dict[int, Tensor] = {}  # tied tensors stay tied
+    for name, dims in relations.state.items():
+        full = state[name]
+        if id(full) in copies:
+            made[name] = copies[id(full)]
+            continue
+        specs = tuple((d, layout(t, kept)) for d, t in enumerate(dims) if not fully_fixed(t))
+        with torch.no_grad():
+            value = part(full.detach(), specs).clone(memory_format=torch.contiguous_format)
+            for d, term in enumerate(dims):
+                if (name, d) in scaled and not fully_fixed(term):
+                    value *= size(term) / count(term, kept)
+        if isinstance(full, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=full.requires_grad)
+        made[name] = copies[id(full)] = value
+    return made
+
+
+def keeper(axes: Axes, widths: Mapping[str, int]) -> Callable[[Factor], int]:
+    """How many features of a factor are kept at these widths."""
+    return lambda f: widths[axes.of[f]] if f in axes.of else f.size
+
+
+def graph_module(
+    model: nn.Module,
+    relations: Relations,
+    axes: Axes,
+    widths: Mapping[str, int],
+    state: Mapping[str, Tensor],
+) -> tuple[fx.GraphModule, bool]:
+    """The cut network as a graph module over the given cut tensors.
+
+    Returns the module and whether it can be trained (one graph serves both modes).
+    """
+    by_mode = {r.program.training: r for r in relations.programs}
+    graphs = {mode: _with_state(r, axes, widths) for mode, r in by_mode.items()}
+    merged = _merge(graphs[True], graphs[False]) if True in graphs else None
+    trainable = merged is not None
+    graph = merged if merged is not None else graphs[False]
+    _calling_convention(graph, by_mode[False].program, model)
+    attributes: dict[str, Any] = {n: t for n, t in state.items() if _reads(graph, n)}
+    module = fx.GraphModule(attributes | {"training": False}, graph, type(model).__name__)
+    module.meta = {}
+    for node in module.graph.nodes:
+        # Traces of the user's files have no place in what is shipped.
+        node.meta = {}
+    return module.train(model.training and trainable), trainable
+
+
+def _reads(graph: fx.Graph, name: str) -> bool:
+    return any(n.op == "get_attr" and n.target == name for n in graph.nodes)
+
+
+def _with_state(related: Related, axes: Axes, widths: Mapping[str, int]) -> fx.Graph:
+    """The cut graph with its tensors as attributes rather than inputs."""
+    graph = cut_graph(related, axes, widths)
+    for node in graph.find_nodes(op="placeholder"):
+        target = related.program.state.get(node.name)
+        if target is not None:
+            node.op, node.target = "get_attr", target
+    return graph
+
+
+def _merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph | None:
+    """One graph for both modes, where they differ only in flags and rates; None where they do not."""
+    first = next(iter(train.nodes))
+    with train.inserting_before(first):
+        mode = train.create_node("get_attr", "training")
+    others = [n for n in evaluation.nodes if n.op not in ("placeholder", "get_attr")]
+    matched: dict[fx.Node, fx.Node] = {}
+    position = 0
+    for node in list(train.nodes):
+        if node is mode or node.op in ("placeholder", "get_attr"):
+            continue
+        if _counts_batches(node):
+            node.args = (node.args[0], mode)  # adds 1 in training, 0 in evaluation
+            continue
+        if position == len(others) or not _unite(train, mode, node, others[position], matched):
+            return None
+        matched[others[position]] = node
+        position += 1
+    if position < len(others):
+        return None
+    train.lint()
+    return train
+
+
+def _counts_batches(node: fx.Node) -> bool:
+    source = node.args[0] if node.args else None
+    return (
+        node.target is torch.ops.aten.add_.Tensor
+        and isinstance(source, fx.Node)
+        and str(source.target).endswith("num_batches_tracked")
+    )
+
+
+def _unite(
+    graph: fx.Graph, mode: fx.Node, node: fx.Node, other: fx.Node, matched: dict[fx.Node, fx.Node]
+) -> bool:
+    """Make one node of the training graph serve evaluation too; False where they do other things."""
+    if node.op != other.op or (node.op != "output" and node.target != other.target):
+        return False
+    if len(node.args) != len(other.args) or set(node.kwargs) != set(other.kwargs):
+        return False
+    try:
+        with graph.inserting_before(node):
+            args = [
+                _either(graph, mode, a, b, matched)
+                for a, b in zip(node.args, other.args, strict=True)
+            ]
+            kwargs = {
+                k: _either(graph, mode, v, other.kwargs[k], matched) for k, v in node.kwargs.items()
+            }
+    except _DifferentError:
+        return False
+    node.args, node.kwargs = tuple(args), kwargs
+    return True
+
+
+class _DifferentError(Exception):
+    """The two modes compute different things."""
+
+
+def _either(graph: fx.Graph, mode: fx.Node, a: Any, b: Any, matched: Mapping[Any, Any]) -> Any:
+    if isinstance(a, fx.Node):
+        same = isinstance(b, fx.Node) and (
+            matched.get(b) is a or (a.op == b.op != "call_function" and a.target == b.target)
+        )
+        if same:
+            return a
+    elif isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        return type(a)(_either(graph, mode, x, y, matched) for x, y in zip(a, b, strict=True))
+    elif a is True and b is False:
+        return mode
+    elif isinstance(a, float) and b == 0.0 and a != b:
+        return graph.call_function(operator.mul, (mode, a))  # a rate, zero in evaluation
+    elif type(a) is type(b) and a == b:
+        return a
+    raise _DifferentError
+
+
+def _calling_convention(graph: fx.Graph, program: Program, model: nn.Module) -> None:
+    """Give the graph the call signature and the outputs of the user's model."""
+    args_spec, kwargs_spec = program.in_spec.children()
+    names = [
+        p.name
+        for p in inspect.signature(model.forward).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ][: args_spec.num_children]
+    inputs = [n for n in graph.find_nodes(op="placeholder") if n.name in program.inputs]
+    plain = all(c.is_leaf() for c in args_spec.children()) and not kwargs_spec.num_children
+    output = next(n for n in graph.nodes if n.op == "output")
+    if plain and len(names) == len(inputs) and program.out_spec.is_leaf():
+        for node, name in zip(inputs, names, strict=True):
+            _rename(graph, node, name)
+        output.args = (output.args[0][0],)  # type: ignore[index]
+        return
+    names += [f"arg_{i}" for i in range(len(names), args_spec.num_children)]
+    names += list(kwargs_spec.context if kwargs_spec.num_children else ())
+    spec: pytree.TreeSpec = program.in_spec
+    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, spec, program.out_spec)))
+
+
+def _rename(graph: fx.Graph, node: fx.Node, name: str) -> None:
+    if node.name == name and node.target == name:
+        return
+    with graph.inserting_before(node):
+        renamed = graph.placeholder(name)
+    node.replace_all_uses_with(renamed)
+    graph.erase_node(node)

@@ -1,0 +1,244 @@
+"""The user's own class at a smaller size.
+
+A copy of the module gets the cut tensors, and the sizes that its layers and classes hold as
+attributes are set to match: those of torch's layers from the shapes of their parameters, those of
+the user's classes where a literal size in the captured graph changed. Whether that was right is
+not assumed: the result must compute what the cut graph computes, in both modes, or it is not used.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+
+from widthwise.graph.axes import Axes
+from widthwise.graph.cut import keeper
+from widthwise.graph.dims import Factor, fully_fixed, resolve, size
+from widthwise.graph.relate import Relations
+from widthwise.graph.rules.op import module_path
+from widthwise.graph.slicing import count
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One size attribute that was set: module path, attribute name, new value (int or ints)."""
+
+    module: str
+    attribute: str
+    value: int | tuple[int, ...]
+
+
+def own_class(
+    model: nn.Module,
+    relations: Relations,
+    axes: Axes,
+    widths: Mapping[str, int],
+    full: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    reference: fx.GraphModule,
+    trainable: bool,
+) -> tuple[nn.Module, tuple[Patch, ...]] | str:
+    """The user's class over the cut tensors with the patches made, or why it cannot be had.
+
+    full, state: the model's tensors and their cut versions, by name. reference: the cut graph.
+    """
+    changes = _changes(relations, axes, widths)
+    reason = "its sizes are written into its code"
+    for reach in (1, 99, 0):  # sizes held where the operator ran, by any parent, or nowhere
+        try:
+            shell = _copy(model, full, state)
+        except Exception as error:
+            return f"it cannot be copied ({type(error).__name__})"
+        patches = (*_patch_layers(shell), *_patch_classes(shell, changes, reach))
+        problem = _difference(shell, reference, relations, trainable)
+        if problem is None:
+            shell.train(model.training)
+            return shell, patches
+        reason = problem
+    return reason
+
+
+def apply_patches(model: nn.Module, patches: Iterable[Patch]) -> None:
+    """Set recorded sizes on a newly built model, as when loading a file.
+
+    Raises AttributeError for a module that the model does not have.
+    """
+    for patch in patches:
+        module = model.get_submodule(patch.module)
+        if not hasattr(module, patch.attribute):
+            raise AttributeError(f"{patch.module or 'the model'} has no {patch.attribute}")
+        setattr(module, patch.attribute, patch.value)
+
+
+def _copy(model: nn.Module, full: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> nn.Module:
+    memo: dict[int, Any] = {id(full[name]): tensor for name, tensor in state.items()}
+    return copy.deepcopy(model, memo)
+
+
+def _changes(
+    relations: Relations, axes: Axes, widths: Mapping[str, int]
+) -> dict[str, dict[int, set[int]]]:
+    """Module path -> old size -> new sizes, of all literal sizes that its operators use."""
+    kept = keeper(axes, widths)
+    changes: dict[str, dict[int, set[int]]] = {}
+    for related in relations.programs:
+        for node, follow in related.follow.items():
+            path = module_path(node)
+            for value in follow.values():
+                for term in value if isinstance(value, list) else [value]:
+                    if isinstance(term, tuple) and not fully_fixed(term):
+                        _note(changes.setdefault(path, {}), term, kept)
+    return changes
+
+
+def _note(known: dict[int, set[int]], term: tuple[Factor, ...], kept: Any) -> None:
+    # A size may be written as a whole or factor by factor.
+    for some in (resolve(term), *((f,) for f in resolve(term) if not fully_fixed((f,)))):
+        free = tuple(f for f in some if not fully_fixed((f,)))
+        known.setdefault(size(free), set()).add(count(free, kept))
+        known.setdefault(size(some), set()).add(count(some, kept))
+
+
+def _patch_classes(
+    shell: nn.Module, changes: Mapping[str, Mapping[int, set[int]]], reach: int
+) -> list[Patch]:
+    """Set integer attributes of the user's classes that equal a changed literal size."""
+    merged: dict[str, dict[int, set[int]]] = {}
+    for path, sizes in changes.items() if reach else ():
+        parts = path.split(".") if path else []
+        chain = [".".join(parts[:n]) for n in range(len(parts), -1, -1)][:reach]
+        for holder in chain:
+            for old, new in sizes.items():
+                merged.setdefault(holder, {}).setdefault(old, set()).update(new)
+    patches = []
+    for path, sizes in merged.items():
+        module = shell.get_submodule(path)
+        if type(module).__module__.startswith("torch.nn.modules") and path:
+            if not isinstance(module, nn.MultiheadAttention):
+                continue
+        for name, value in list(vars(module).items()):
+            if type(value) is int and len(sizes.get(value, ())) == 1:
+                patches.append(_set(module, path, name, next(iter(sizes[value]))))
+    return [p for p in patches if p is not None]
+
+
+def _patch_layers(shell: nn.Module) -> list[Patch]:
+    """Set the sizes that torch's layers hold, from their parameters' shapes."""
+    patches: list[Patch | None] = []
+    for path, module in shell.named_modules():
+        for name, value in _layer_sizes(module):
+            patches.append(_set(module, path, name, value))
+    return [p for p in patches if p is not None]
+
+
+def _set(module: nn.Module, path: str, name: str, value: int | tuple[int, ...]) -> Patch | None:
+    if getattr(module, name) == value:
+        return None
+    setattr(module, name, value)
+    return Patch(path, name, value)
+
+
+def _layer_sizes(module: nn.Module) -> list[tuple[str, int | tuple[int, ...]]]:
+    """(attribute, value) pairs of a torch layer as its parameters' shapes imply them."""
+    weight = getattr(module, "weight", None)
+    shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return _recurrent_sizes(module)
+    if isinstance(module, nn.MultiheadAttention):
+        out = module.out_proj.weight.shape[0]
+        sizes: list[tuple[str, Any]] = [("embed_dim", out), ("head_dim", out // module.num_heads)]
+        if module._qkv_same_embed_dim:
+            return [*sizes, ("kdim", out), ("vdim", out)]
+        assert module.k_proj_weight is not None and module.v_proj_weight is not None
+        k, v = module.k_proj_weight, module.v_proj_weight
+        return [*sizes, ("kdim", k.shape[1]), ("vdim", v.shape[1])]
+    if not shape:
+        return []
+    if isinstance(module, nn.Bilinear):
+        names = ("out_features", "in1_features", "in2_features")
+        return list(zip(names, shape, strict=True))
+    if isinstance(module, nn.Linear):
+        return [("out_features", shape[0]), ("in_features", shape[1])]
+    if isinstance(module, nn.Embedding):
+        return [("num_embeddings", shape[0]), ("embedding_dim", shape[1])]
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return [("normalized_shape", shape)]
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return [("num_features", shape[0])]
+    if isinstance(module, nn.GroupNorm):
+        # The groups keep their size where only their number changed.
+        each = module.num_channels // module.num_groups
+        groups = shape[0] // each if shape[0] % each == 0 else module.num_groups
+        return [("num_channels", shape[0]), ("num_groups", groups)]
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return _convolution_sizes(module, shape)
+    return []
+
+
+def _convolution_sizes(
+    module: nn.modules.conv._ConvNd, shape: tuple[int, ...]
+) -> list[tuple[str, int | tuple[int, ...]]]:
+    transposed = module.transposed
+    before = module.in_channels // module.groups if not transposed else module.out_channels // module.groups
+    groups = module.groups
+    if groups > 1 and shape[1] == before:
+        # Whole groups were cut: the other side's channels of a group are unchanged too.
+        side = module.out_channels if not transposed else module.in_channels
+        groups = shape[0] // (side // module.groups)
+    other = shape[1] * groups
+    ins, outs = (shape[0], other) if transposed else (other, shape[0])
+    return [("in_channels", ins), ("out_channels", outs), ("groups", groups)]
+
+
+def _recurrent_sizes(module: nn.Module) -> list[tuple[str, int | tuple[int, ...]]]:
+    suffix = "_l0" if isinstance(module, nn.RNNBase) else ""
+    w_ih, w_hh = (getattr(module, f"{n}{suffix}") for n in ("weight_ih", "weight_hh"))
+    if getattr(module, "proj_size", 0):
+        projection = module.get_parameter("weight_hr_l0").shape
+        return [("input_size", w_ih.shape[1]), ("hidden_size", projection[1]), ("proj_size", projection[0])]
+    return [("input_size", w_ih.shape[1]), ("hidden_size", w_hh.shape[1])]
+
+
+def _difference(
+    shell: nn.Module, reference: fx.GraphModule, relations: Relations, trainable: bool
+) -> str | None:
+    """How the class differs from the cut graph on the example, or None."""
+    program = relations.programs[-1].program
+    args, kwargs = pytree.tree_unflatten(program.example, program.in_spec)
+    for training in (False, True) if trainable else (False,):
+        try:
+            mine = _run(shell.train(training), args, kwargs)
+        except Exception as error:
+            text = (str(error).splitlines() or [""])[0][:160].rstrip(".")
+            return f"its code does not run at these sizes ({text})"
+        if not _close(mine, _run(reference.train(training), args, kwargs)):
+            return "its code computes something else at these sizes"
+    reference.eval()
+    return None
+
+
+def _run(module: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
+    buffers = {name: b.clone() for name, b in module.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        out = module(*args, **kwargs)
+    with torch.no_grad():
+        for name, b in module.named_buffers():
+            b.copy_(buffers[name])
+    return [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
+
+
+def _close(mine: list[Tensor], theirs: list[Tensor]) -> bool:
+    return len(mine) == len(theirs) and all(
+        a.shape == b.shape
+        and torch.allclose(
+            a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max() if b.is_floating_point() else 0), equal_nan=True
+        )
+        for a, b in zip(mine, theirs, strict=True)
+    )

@@ -1,0 +1,184 @@
+"""The shuffle proof: an axis is real when shuffling its features everywhere changes nothing.
+
+It runs on the network cut to a few features for each axis, with all parameters and statistics made
+random in float64: ones, zeros and equal rows would hide mistakes, small widths cost nothing, and in
+double precision a wrong axis stands far above rounding. All axes are shuffled together; only when
+that fails are they searched for the wrong ones, which are then fixed, with that reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from widthwise.graph.axes import Axes, find_axes
+from widthwise.graph.dims import Factor, fix, fully_fixed
+from widthwise.graph.relate import Related, Relations
+from widthwise.graph.rewrite import cut_graph
+from widthwise.graph.slicing import layout, part
+
+TOLERANCE = 1e-8  # relative; correct networks stay below 1e-13, a wrong head split gives 1e-5
+_RANDOM = {"randn_like", "rand_like", "randn", "rand"}
+_DROPOUTS = {"p", "dropout_p", "dropout"}
+
+
+def prove(relations: Relations, axes: Axes, state: Mapping[str, Tensor], parameters: set[str]) -> Axes:
+    """The axes that pass; those that do not are fixed in the relations and listed so.
+
+    `state` holds the model's tensors by name; it is read, never written.
+    """
+    while axes.free and not _passes(relations, axes, state, list(axes.free)):
+        wrong = _wrong(relations, axes, state, list(axes.free))
+        for factor, name in axes.of.items():
+            if name in wrong:
+                fix((factor,), "shuffling its features changes the output")
+        axes = find_axes(relations, parameters)
+    return axes
+
+
+def _wrong(relations: Relations, axes: Axes, state: Any, names: list[str]) -> set[str]:
+    """Bisect a failing set of axes."""
+    if len(names) == 1:
+        return set(names)
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    failing = [h for h in halves if not _passes(relations, axes, state, h)]
+    if not failing:
+        return set(names)  # each half is right alone: they are wrong together
+    return set().union(*(_wrong(relations, axes, state, h) for h in failing))
+
+
+def _passes(relations: Relations, axes: Axes, state: Any, names: list[str]) -> bool:
+    small = {
+        name: min(axis.size, 3 + i % 3) if name in names else axis.size
+        for i, (name, axis) in enumerate(axes.free.items())
+    }
+    generator = torch.Generator().manual_seed(0)
+    orders = {name: _shuffled(small[name], generator) for name in names}
+    random = _random_state(relations, axes, state, small, generator)
+    shuffled = _shuffled_state(relations, axes, random, small, orders)
+    try:
+        return all(
+            _agree(*(_outputs(r, axes, small, s) for s in (random, shuffled)))
+            for r in relations.programs
+        )
+    except Exception:
+        # The graph of narrow widths does not even run: some axis is wrong.
+        return False
+
+
+def _shuffled(size: int, generator: torch.Generator) -> Tensor:
+    """A permutation that is not the identity."""
+    order = torch.randperm(size, generator=generator)
+    return order.roll(1) if size > 1 and bool((order == torch.arange(size)).all()) else order
+
+
+def _random_state(
+    relations: Relations, axes: Axes, state: Mapping[str, Tensor], widths: dict[str, int], g: Any
+) -> dict[str, Tensor]:
+    """Cut, random tensors in float64; signs of all-positive ones (variances) are kept."""
+    made: dict[str, Tensor] = {}
+    for name, dims in relations.state.items():
+        specs = tuple(
+            (d, layout(t, lambda f: widths[axes.of[f]] if f in axes.of else f.size))
+            for d, t in enumerate(dims)
+            if not fully_fixed(t)
+        )
+        with torch.no_grad():
+            value = part(state[name].detach(), specs).cpu()
+        made[name] = _random_like(value, g) if value.is_floating_point() else value.clone()
+    return made
+
+
+def _random_like(value: Tensor, g: torch.Generator) -> Tensor:
+    noise = torch.rand(value.shape, generator=g, dtype=torch.float64)
+    if value.dim() > 1 and value.numel() > 1:
+        return torch.randn(value.shape, generator=g, dtype=torch.float64) / value[0].numel() ** 0.5
+    if bool((value >= 0).all()):
+        return value.double() * (0.5 + noise) + 0.1 * noise
+    return value.double() + 0.5 * (noise - 0.5)
+
+
+def _shuffled_state(
+    relations: Relations, axes: Axes, state: Any, widths: dict[str, int], orders: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    def full(f: Factor) -> int:
+        return widths[axes.of[f]] if f in axes.of else f.size
+
+    def order(f: Factor) -> Any:
+        return orders.get(axes.of[f], full(f)) if f in axes.of else f.size
+
+    return {
+        name: part(
+            state[name],
+            tuple((d, layout(t, order, full)) for d, t in enumerate(dims) if not fully_fixed(t)),
+        )
+        for name, dims in relations.state.items()
+    }
+
+
+def _outputs(
+    related: Related, axes: Axes, widths: Mapping[str, int], state: Mapping[str, Tensor]
+) -> list[Any]:
+    program = related.program
+    graph = cut_graph(related, axes, _Everything(widths))
+    _without_chance(graph)
+    tensors = [state[target].clone() for target in program.state.values()]
+    inputs = [
+        x.detach().cpu().double() if isinstance(x, Tensor) and x.is_floating_point() else x
+        for x in program.example
+    ]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = fx.GraphModule(torch.nn.Module(), graph)(*tensors, *inputs)
+    return [o for o in outputs if isinstance(o, Tensor)]
+
+
+class _Everything(dict[str, int]):
+    """Widths by axis name."""
+
+
+def _without_chance(graph: fx.Graph) -> None:
+    """Randomness off and every float in double precision."""
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        node.args = fx.node.map_aggregate(node.args, _double)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, _double)
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        name = node.target._schema.name.removeprefix("aten::")
+        arguments = [a.name for a in node.target._schema.arguments]
+        if "dropout" in name or name in {"scaled_dot_product_attention", "lstm", "gru", "rnn_tanh"}:
+            for i, argument in enumerate(arguments):
+                if argument in _DROPOUTS and i < len(node.args):
+                    node.args = (*node.args[:i], 0.0, *node.args[i + 1 :])
+        elif name in _RANDOM:
+            _constant(node, name)
+
+
+def _constant(node: fx.Node, name: str) -> None:
+    """Equal entries instead of random ones, which shuffling would not carry along."""
+    like = name.endswith("_like")
+    node.target = torch.ops.aten.ones_like.default if like else torch.ops.aten.ones.default
+    known = {a.name for a in node.target._schema.arguments}
+    node.kwargs = {k: v for k, v in node.kwargs.items() if k in known}
+
+
+def _double(value: Any) -> Any:
+    narrow = (torch.float32, torch.float16, torch.bfloat16)
+    return torch.float64 if value in narrow and isinstance(value, torch.dtype) else value
+
+
+def _agree(first: list[Any], second: list[Any]) -> bool:
+    for a, b in zip(first, second, strict=True):
+        if not a.is_floating_point():
+            if not torch.equal(a, b):
+                return False
+            continue
+        scale = a[a.isfinite()].abs().max() if a.isfinite().any() else torch.tensor(1.0)
+        if not torch.allclose(a, b, rtol=TOLERANCE, atol=float(TOLERANCE * scale), equal_nan=True):
+            return False
+    return True

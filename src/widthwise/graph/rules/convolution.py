@@ -1,0 +1,132 @@
+"""Convolution, transposed convolution, and the rearrangements between channels and space."""
+
+from __future__ import annotations
+
+from widthwise.graph.dims import Term, resolve, size, split
+from widthwise.graph.rules.op import Op, Result
+
+
+def _grouped(op: Op, channels: Term, groups: int) -> tuple[Term, Term]:
+    """Read channels as groups x channels of a group."""
+    pair = split(channels, groups, size(channels) // groups)
+    if pair is None:
+        op.fix(channels, "its parts do not fall on whole groups")
+        pair = split(channels, groups, size(channels) // groups)
+    assert pair is not None
+    if groups > 1:
+        op.roles += [(pair[0], "groups"), (pair[1], "group_size")]
+    return pair
+
+
+def convolution(op: Op) -> Result:
+    """conv1d/2d/3d(input (N, C, *), weight (O, C / groups, *), bias (O)); unbatched input too."""
+    x, weight = op.dims("input"), op.dims("weight")
+    space = len(weight) - 2
+    groups = int(op.args["groups"])
+    channels = x[-space - 1]
+    op.fix([*x[len(x) - space :], *weight[2:]], "space and kernel are not features")
+    group, inner = _grouped(op, channels, groups)
+    out_group, _ = _grouped(op, weight[0], groups)
+    op.unify(group, out_group)
+    op.unify(inner, weight[1])
+    op.contract(resolve(inner))
+    op.consume("weight", 1)
+    return _finish(op, x, resolve(weight[0]), space, group)
+
+
+def transposed(op: Op) -> Result:
+    """conv_transpose1d/2d/3d(input (N, C, *), weight (C, O / groups, *), bias (O))."""
+    x, weight = op.dims("input"), op.dims("weight")
+    space = len(weight) - 2
+    groups = int(op.args["groups"])
+    op.fix([*x[len(x) - space :], *weight[2:]], "space and kernel are not features")
+    op.unify(x[-space - 1], weight[0])
+    group, inner = _grouped(op, weight[0], groups)
+    op.contract(resolve(inner))
+    op.consume("weight", 0)
+    return _finish(op, x, (*group, *weight[1]), space, group)
+
+
+def _finish(op: Op, x: list[Term], out: Term, space: int, group: Term) -> Result:
+    if op.has("bias"):
+        op.unify(out, op.dims("bias")[0])
+    spatial = op.fixed(op.sizes[len(op.sizes) - space :], "space is not a feature")
+    outputs = [*x[: -space - 1], out, *spatial]
+    return Result(outputs, follow={"groups": group})
+
+
+def spatial(dims: int):  # type: ignore[no-untyped-def]
+    """Pooling and resampling over the last `dims` dims: the leading ones pass."""
+
+    def rule(op: Op) -> Result:
+        source = op.tensors()[0]
+        x = op.dims_of(source)
+        op.fix(x[-dims:], "space is not a feature")
+        many = isinstance(op.sizes[0], list)
+        sizes = op.sizes if many else [op.sizes]
+        outs = [[*x[:-dims], *op.fixed(s[-dims:], "space is not a feature")] for s in sizes]
+        return Result(outs if many else outs[0])
+
+    return rule
+
+
+def pixel_shuffle(op: Op) -> Result:
+    """pixel_shuffle((*, c r r, H, W), r) -> (*, c, H r, W r)."""
+    x = op.dims("self")
+    r = int(op.args["upscale_factor"])
+    op.fix(x[-2:], "space is not a feature")
+    pair = split(x[-3], size(x[-3]) // (r * r), r * r)
+    if pair is None:
+        op.fix(x[-3], "its parts do not fall on whole pixels")
+        pair = split(x[-3], size(x[-3]) // (r * r), r * r)
+    assert pair is not None
+    op.fix(pair[1], "these features become space")
+    return Result([*x[:-3], pair[0], *op.fixed(op.sizes[-2:], "space is not a feature")])
+
+
+def pixel_unshuffle(op: Op) -> Result:
+    """pixel_unshuffle((*, c, H r, W r), r) -> (*, c r r, H, W)."""
+    x = op.dims("self")
+    r = int(op.args["downscale_factor"])
+    op.fix(x[-2:], "space is not a feature")
+    block = op.fixed([r * r], "these features were space")[0]
+    channels = (*x[-3], *block)
+    return Result([*x[:-3], channels, *op.fixed(op.sizes[-2:], "space is not a feature")])
+
+
+def channel_shuffle(op: Op) -> Result:
+    """channel_shuffle((N, g c, *), g): channels as g x c become c x g."""
+    x = op.dims("self")
+    groups = int(op.args["groups"])
+    group, inner = _grouped(op, x[1], groups)
+    return Result([x[0], (*inner, *group), *x[2:]], follow={"groups": group})
+
+
+RULES = {
+    **{f"conv{d}d": convolution for d in (1, 2, 3)},
+    **{f"conv_transpose{d}d": transposed for d in (1, 2, 3)},
+    **{
+        f"{name}{d}d": spatial(d)
+        for name in (
+            "avg_pool",
+            "adaptive_avg_pool",
+            "_adaptive_avg_pool",
+            "adaptive_max_pool",
+            "max_pool",
+            "upsample_nearest",
+            "_upsample_nearest_exact",
+            "reflection_pad",
+            "replication_pad",
+        )
+        for d in (1, 2, 3)
+    },
+    **{f"max_pool{d}d_with_indices": spatial(d) for d in (1, 2, 3)},
+    "upsample_linear1d": spatial(1),
+    "upsample_bilinear2d": spatial(2),
+    "upsample_bicubic2d": spatial(2),
+    "upsample_trilinear3d": spatial(3),
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    "channel_shuffle": channel_shuffle,
+    "native_channel_shuffle": channel_shuffle,
+}

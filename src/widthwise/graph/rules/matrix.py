@@ -1,0 +1,149 @@
+"""Products of matrices: the contracted dims are the same features, the others pass."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from widthwise.graph.dims import Dims, Term, resolve, size, split
+from widthwise.graph.rules.op import Op, Result
+from widthwise.graph.rules.pointwise import broadcast
+
+
+def linear(op: Op) -> Result:
+    """linear(input (*, I), weight (O, I) or (I), bias (O))."""
+    x, weight = op.dims("input"), op.dims("weight")
+    op.unify(x[-1], weight[-1])
+    op.contract(x[-1])
+    op.consume("weight", -1)
+    out = weight[:-1]
+    if op.has("bias") and out:
+        op.unify(out[0], op.dims("bias")[0])
+    return Result([*x[:-1], *out])
+
+
+def matmul(op: Op) -> Result:
+    """matmul, mm, bmm, mv, dot: (*, N, K) @ (*, K, M), vectors as torch.matmul treats them."""
+    a_node, b_node = op.tensors()[:2]
+    return Result(_product(op, a_node, b_node))
+
+
+def _product(op: Op, a_node: fx.Node, b_node: fx.Node) -> Dims:
+    a, b = op.dims_of(a_node), op.dims_of(b_node)
+    left, right = a[-1], b[-2] if len(b) > 1 else b[0]
+    op.unify(left, right)
+    op.contract(left)
+    op.consumed += [(a_node, -1), (b_node, -2 if len(b) > 1 else -1)]
+    lead = broadcast(op, [a[:-2], b[:-2]]) if len(a) > 2 or len(b) > 2 else []
+    return [*lead, *(a[-2:-1] if len(a) > 1 else []), *(b[-1:] if len(b) > 1 else [])]
+
+
+def addmm(op: Op) -> Result:
+    """addmm, addbmm-free forms: self + a @ b."""
+    added, a, b = op.tensors()[:3]
+    product = _product(op, a, b)
+    return Result(broadcast(op, [op.dims_of(added), product]))
+
+
+def bilinear(op: Op) -> Result:
+    """bilinear(input1 (*, I), input2 (*, J), weight (O, I, J), bias (O))."""
+    x, y, weight = op.dims("input1"), op.dims("input2"), op.dims("weight")
+    op.unify(x[-1], weight[1])
+    op.unify(y[-1], weight[2])
+    op.contract(x[-1], y[-1])
+    op.consume("weight", 1)
+    if op.has("bias"):
+        op.unify(weight[0], op.dims("bias")[0])
+    return Result([*broadcast(op, [x[:-1], y[:-1]]), weight[0]])
+
+
+def outer(op: Op) -> Result:
+    """outer(self (N), vec2 (M))."""
+    a, b = op.tensors()[:2]
+    return Result([*op.dims_of(a), *op.dims_of(b)])
+
+
+def einsum(op: Op) -> Result:
+    """einsum: equal letters are equal features; letters missing in the result are summed over."""
+    equation = str(op.args["equation"]).replace(" ", "")
+    operands = op.tensors()
+    sources, arrow, target = equation.partition("->")
+    terms: dict[str, Term] = {}
+    ellipses: list[Dims] = []
+    places: dict[str, list[tuple[fx.Node, int]]] = {}
+    for letters, node in zip(sources.split(","), operands, strict=True):
+        dims = op.dims_of(node)
+        before, dots, after = letters.partition("...")
+        middle = len(dims) - len(before) - len(after)
+        if dots:
+            ellipses.append(dims[len(before) : len(before) + middle])
+        positions = [*range(len(before)), *range(len(before) + middle, len(dims))]
+        for letter, i in zip(before + after, positions, strict=True):
+            places.setdefault(letter, []).append((node, i))
+            if size(terms.setdefault(letter, dims[i])) == 1:
+                terms[letter] = dims[i]
+            elif size(dims[i]) > 1:
+                op.unify(terms[letter], dims[i])
+    if not arrow:
+        counts = {c: sources.count(c) for c in terms}
+        target = ("..." if ellipses else "") + "".join(sorted(c for c in terms if counts[c] == 1))
+    for letter, term in terms.items():
+        if letter not in target:
+            op.contract(term)
+            op.consumed += places[letter]
+    before, dots, after = target.partition("...")
+    lead = broadcast(op, ellipses) if dots and ellipses else []
+    return Result([*(terms[c] for c in before), *lead, *(terms[c] for c in after)])
+
+
+def scaled_dot_product_attention(op: Op) -> Result:
+    """attention(query (*, L, E), key (*, S, E), value (*, S, V), attn_mask (*, L, S)) -> (*, L, V)."""
+    q, k, v = op.dims("query"), op.dims("key"), op.dims("value")
+    if op.args["enable_gqa"]:
+        _repeat_heads(op, q, k)
+        _repeat_heads(op, q, v)
+        q, k, v = op.dims("query"), op.dims("key"), op.dims("value")
+        lead = q[:-2]
+        for a, b in zip(q[:-3], k[:-3], strict=True):
+            op.unify(a, b)
+        for a, b in zip(q[:-3], v[:-3], strict=True):
+            op.unify(a, b)
+    else:
+        lead = broadcast(op, [q[:-2], k[:-2], v[:-2]])
+    op.unify(q[-1], k[-1])
+    op.unify(k[-2], v[-2])
+    op.contract(q[-1])
+    op.normalise(k[-2])
+    if op.has("attn_mask"):
+        broadcast(op, [op.dims("attn_mask"), [*lead, q[-2], k[-2]]])
+    if op.args["is_causal"]:
+        op.fix([q[-2], k[-2]], "positions are in order")
+    if len(lead) > 1:
+        op.roles += [(lead[-1], "heads")]
+    op.roles += [(q[-1], "head_size"), (v[-1], "head_size")]
+    return Result([*map(resolve, lead), q[-2], v[-1]])
+
+
+def _repeat_heads(op: Op, query: Dims, other: Dims) -> None:
+    """Grouped-query attention: query head h reads key head h // group, so heads = key heads x group."""
+    kv = size(other[-3])
+    pair = split(query[-3], kv, size(query[-3]) // kv)
+    if pair is None:
+        op.fix([query[-3], other[-3]], "query heads cannot be grouped by key heads")
+    else:
+        op.unify(pair[0], other[-3])
+
+
+RULES = {
+    "linear": linear,
+    "matmul": matmul,
+    "mm": matmul,
+    "bmm": matmul,
+    "mv": matmul,
+    "dot": matmul,
+    "addmm": addmm,
+    "baddbmm": addmm,
+    "bilinear": bilinear,
+    "outer": outer,
+    "einsum": einsum,
+    "scaled_dot_product_attention": scaled_dot_product_attention,
+}
