@@ -15,8 +15,9 @@ from widthwise.errors import (
 )
 from widthwise.graph.axes import Axis
 from widthwise.variant import Widths
+from widthwise.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "PUBLISHED",

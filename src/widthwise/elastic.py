@@ -1,18 +1,17 @@
 """`Elastic`: one network that runs at every width.
 
-    net = Elastic(model, (x,))          # model is any nn.Module; nothing in it is edited
-    print(net.explain())                # what can be cut, what cannot and why
-    net(x)                              # train(): at drawn widths; eval(): at full width
-    net(x, widths=net.widths(0.5))      # at half of every axis
-    small = net.cut(net.widths(0.5))    # a plain module, without widthwise
+net = Elastic(model, (x,))          # model is any nn.Module; nothing in it is edited
+print(net.explain())                # what can be cut, what cannot and why
+net(x)                              # train(): at drawn widths; eval(): at full width
+net(x, widths=net.widths(0.5))      # at half of every axis
+small = net.cut(net.widths(0.5))    # a plain module, without widthwise
 """
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -223,7 +222,11 @@ class _Runner:
 
     def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         spec = self.program.in_spec
-        if len(args) == spec.child(0).num_children and not kwargs and not spec.child(1).num_children:
+        if (
+            len(args) == spec.child(0).num_children
+            and not kwargs
+            and not spec.child(1).num_children
+        ):
             flat, given = pytree.tree_flatten((args, kwargs))
         else:
             flat, given = pytree.tree_flatten(self._arranged(args, kwargs))
@@ -240,7 +243,9 @@ class _Runner:
         try:
             bound = self.net._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise CaptureError(f"The model's forward does not take these inputs: {error}.") from error
+            raise CaptureError(
+                f"The model's forward does not take these inputs: {error}."
+            ) from error
         names = list(self.net._signature.parameters)
         positional = names[: spec.child(0).num_children]
         if any(n not in bound.arguments for n in positional):

@@ -6,7 +6,7 @@ features lie in which tensors; the same place serves to slice, permute, mask and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,9 +81,7 @@ class Axes:
                     f"Axis {name!r} cannot be cut because {axis.fixed_because}; leave it out."
                 )
             if not 1 <= width <= axis.size:
-                raise WidthError(
-                    f"Axis {name!r} cannot have width {width}; give 1 to {axis.size}."
-                )
+                raise WidthError(f"Axis {name!r} cannot have width {width}; give 1 to {axis.size}.")
         return {name: int(widths.get(name, axis.size)) for name, axis in self.free.items()}
 
     def fraction(self, kept: float, multiple_of: int = 1) -> Widths:
@@ -186,9 +184,7 @@ def _inner(places: dict[Factor, list[Place]], names: dict[Factor, str]) -> dict[
     pairs: dict[tuple[Factor, Factor], None] = {}
     for held in places.values():
         for place in held:
-            for product in _products(place.term):
-                for a, b in zip(product, product[1:], strict=False):
-                    pairs[a, b] = None
+            pairs |= dict.fromkeys(_nested(place.term))
     inner: dict[Factor, str] = {}
     for outer, factor in pairs:
         both_ways = (factor, outer) in pairs
@@ -197,18 +193,18 @@ def _inner(places: dict[Factor, list[Place]], names: dict[Factor, str]) -> dict[
     return inner
 
 
-def _products(term: Term) -> list[list[Factor]]:
-    term = resolve(term)
-    found = [[f for f in term if f.free]]
-    for f in term:
+def _nested(term: Term, outer: Factor | None = None) -> Iterator[tuple[Factor, Factor]]:
+    """(outer, inner) pairs of free factors that follow each other, sums included."""
+    for f in resolve(term):
         for part in f.parts:
-            found += _products(part)
-    return found
+            yield from _nested(part, outer)
+        if f.free:
+            if outer is not None:
+                yield outer, f
+            outer = f
 
 
-def _fixed(
-    relations: Relations, parameters: set[str], free: Mapping[str, Any]
-) -> dict[str, Axis]:
+def _fixed(relations: Relations, parameters: set[str], free: Mapping[str, Any]) -> dict[str, Axis]:
     """Dims that make features but cannot be cut, by the module that makes them, with the reason."""
     found: dict[str, Axis] = {}
     for tensor, dims in relations.state.items():

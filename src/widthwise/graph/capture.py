@@ -13,7 +13,7 @@ import inspect
 import math
 import operator
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +71,7 @@ def capture(
     args, kwargs = _at_least_two(args, dict(kwargs))
     modes = {m: m.training for m in model.modules()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    # The fused inference kernels of nn.TransformerEncoder hide their heads; the plain path is equal.
+    # The fused kernels of nn.TransformerEncoder hide their heads; the plain path is equal.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         model.train(training)
@@ -84,7 +84,7 @@ def capture(
 
 
 def _at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Repeat an example batch of one: sizes of 1 are taken for constants when a graph is recorded."""
+    """Repeat an example batch of one: a recorded graph takes sizes of 1 for constants."""
     leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()]
     if not leaves or any(x.shape[0] != 1 for x in leaves):
         return args, kwargs
@@ -102,7 +102,7 @@ def _dynamic(leaf: Any, most: int) -> Any:
     if not isinstance(leaf, Tensor):
         return None
     count = 1 if leaf.dim() > 3 else leaf.dim()
-    return {d: Dim.AUTO for d in range(min(count, most))}
+    return dict.fromkeys(range(min(count, most)), Dim.AUTO)
 
 
 def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> ExportedProgram:
@@ -111,25 +111,26 @@ def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> Ex
     else:
         # Some networks cannot be captured with every size free: give up freedom dim by dim.
         choices = [
-            (pytree.tree_map(lambda x, m=most: _dynamic(x, m), (args, kwargs))) for most in (3, 1, 0)
+            (pytree.tree_map(lambda x, m=most: _dynamic(x, m), (args, kwargs)))
+            for most in (3, 1, 0)
         ]
     failure: Exception | None = None
     for attempt, choice in enumerate(choices):
         shapes = choice if dynamic_shapes is not None else _by_name(model, args, choice)
         try:
             return _export_once(model, args, kwargs, shapes)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the user's code runs inside
             failure = failure or error
             if attempt == 0 and _explains_itself(model, args, kwargs):
                 try:
                     return _export_once(model, args, kwargs, shapes)
-                except Exception as second:
+                except Exception as second:  # noqa: BLE001 - the same
                     failure = second
     raise CaptureError(_cannot(model, failure)) from failure
 
 
 def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
-    """torch.export wants dynamic shapes by parameter name as soon as there are keyword arguments."""
+    """torch.export wants dynamic shapes by parameter name once there are keyword arguments."""
     shapes, kwshapes = choice
     parameters = inspect.signature(model.forward).parameters
     named: dict[str, Any] = {}
@@ -148,12 +149,10 @@ def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
 
 
 def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
-    with warnings.catch_warnings(), shape_config.patch(use_duck_shape=False):
+    with warnings.catch_warnings(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
         # Export warns of module attributes that recurrent layers set in passing; nothing is lost.
         warnings.simplefilter("ignore")
-        return torch.export.export(
-            model, args, kwargs or None, dynamic_shapes=shapes, strict=False
-        )
+        return torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
 
 
 def _explains_itself(model: nn.Module, args: Any, kwargs: Any) -> bool:
@@ -184,18 +183,25 @@ def _kept_buffers(model: nn.Module) -> Iterator[None]:
 
 
 def _register_dataclasses(value: Any) -> bool:
-    """Teach torch.export the dataclasses that the model returns; say whether there was a new one."""
+    """Teach torch.export the dataclasses that the model returns; say whether one was new."""
     if isinstance(value, (list, tuple)):
-        return any([_register_dataclasses(v) for v in value])
+        return _register_all(value)
     if isinstance(value, dict):
-        return any([_register_dataclasses(v) for v in value.values()])
+        return _register_all(value.values())
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return False
-    inner = [_register_dataclasses(getattr(value, f.name)) for f in dataclasses.fields(value)]
+    inner = _register_all(getattr(value, f.name) for f in dataclasses.fields(value))
     if type(value) in pytree.SUPPORTED_NODES:
-        return any(inner)
+        return inner
     torch.export.register_dataclass(type(value))
     return True
+
+
+def _register_all(values: Iterable[Any]) -> bool:
+    new = [
+        _register_dataclasses(v) for v in values
+    ]  # all of them, not only up to the first new one
+    return any(new)
 
 
 def _first_line(error: BaseException) -> str:
@@ -214,8 +220,8 @@ def _cannot(model: nn.Module, error: Exception | None) -> str:
         )
     assert error is not None
     return (
-        f"{name} cannot be captured by torch.export ({type(error).__name__}: {_first_line(error)}); "
-        "make torch.export.export(model, args) succeed, or give widthwise a part for which it does."
+        f"torch.export cannot capture {name} ({type(error).__name__}: {_first_line(error)}); make "
+        "torch.export.export(model, args) succeed, or give widthwise a part for which it does."
     )
 
 
@@ -235,8 +241,8 @@ def _program(exported: ExportedProgram, training: bool) -> Program:
             constants[str(spec.target)] = exported.constants[str(spec.target)]
         else:
             raise CaptureError(
-                f"The model holds an object of kind {spec.kind.name} ({spec.target}) that widthwise "
-                "cannot carry; replace it by tensors or plain numbers."
+                f"The model holds an object of kind {spec.kind.name} ({spec.target}) that cannot "
+                "be carried along; replace it by tensors or plain numbers."
             )
     _tidy(exported.graph_module, graph)
     # Parameters that nothing reads are not part of what the module computes.
@@ -289,7 +295,7 @@ def _explicit_squeeze(graph: fx.Graph, node: fx.Node) -> None:
     source = node.args[0]
     assert isinstance(source, fx.Node)
     shape = source.meta["val"].shape
-    asked = node.args[1] if len(node.args) > 1 else list(range(len(shape)))
+    asked: Any = node.args[1] if len(node.args) > 1 else list(range(len(shape)))
     dims = [d % len(shape) for d in (asked if isinstance(asked, (list, tuple)) else [asked])]
     dims = [d for d in dims if isinstance(shape[d], int) and shape[d] == 1]
     if dims:
@@ -308,8 +314,8 @@ def _explicit_split(node: fx.Node) -> None:
     source = node.args[0]
     assert isinstance(source, fx.Node)
     rank = source.meta["val"].dim()
-    given = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    dim = int(given) % rank  # type: ignore[call-overload]
+    given: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    dim = int(given) % rank
     counts = [piece.shape[dim] for piece in node.meta["val"]]
     if all(isinstance(c, int) for c in counts):
         node.target = aten.split_with_sizes.default
@@ -318,7 +324,7 @@ def _explicit_split(node: fx.Node) -> None:
 
 
 def _explicit_scale(node: fx.Node) -> None:
-    """Freeze attention's scale at full width: a cut head size must not change the function's scale."""
+    """Freeze attention's scale at full width: a cut head size must not change it."""
     query = node.args[0]
     assert isinstance(query, fx.Node)
     head_size = query.meta["val"].shape[-1]
@@ -332,10 +338,14 @@ def _inline_regions(owner: fx.GraphModule, graph: fx.Graph) -> None:
         name = getattr(node.target, "__name__", "")
         if node.op != "call_function" or not name.startswith("wrap_with_"):
             continue
-        at = next(i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr")
+        at = next(
+            i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr"
+        )
         body = getattr(owner, str(node.args[at].target))
         _inline_regions(body, body.graph)
-        values = dict(zip(body.graph.find_nodes(op="placeholder"), node.args[at + 1 :], strict=True))
+        values = dict(
+            zip(body.graph.find_nodes(op="placeholder"), node.args[at + 1 :], strict=True)
+        )
         with graph.inserting_before(node):
             result = graph.graph_copy(body.graph, values)
         results = result if isinstance(result, (tuple, list)) else (result,)

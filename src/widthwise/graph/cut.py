@@ -102,7 +102,7 @@ def _with_state(related: Related, axes: Axes, widths: Mapping[str, int]) -> fx.G
 
 
 def _merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph | None:
-    """One graph for both modes, where they differ only in flags and rates; None where they do not."""
+    """One graph for both modes, if they differ only in flags and rates; None otherwise."""
     first = next(iter(train.nodes))
     with train.inserting_before(first):
         mode = train.create_node("get_attr", "training")
@@ -137,7 +137,7 @@ def _counts_batches(node: fx.Node) -> bool:
 def _unite(
     graph: fx.Graph, mode: fx.Node, node: fx.Node, other: fx.Node, matched: dict[fx.Node, fx.Node]
 ) -> bool:
-    """Make one node of the training graph serve evaluation too; False where they do other things."""
+    """Make a node of the training graph serve evaluation too; False if they do other things."""
     if node.op != other.op or (node.op != "output" and node.target != other.target):
         return False
     if len(node.args) != len(other.args) or set(node.kwargs) != set(other.kwargs):

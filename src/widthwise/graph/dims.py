@@ -199,7 +199,7 @@ def _unify_products(a: Term, b: Term) -> None:
 
 
 def _unify_sum_and_product(s: Factor, product: Term) -> None:
-    """A sum meets a product: the outer factor holds the slots, every part ends in the inner ones."""
+    """A sum meets a product: the outer factor holds the slots, parts end in the inner ones."""
     outer, inner = product[:1], product[1:]
     step = size(inner)
     counts = [size(p) // step for p in s.parts]
@@ -216,7 +216,7 @@ def _unify_sum_and_product(s: Factor, product: Term) -> None:
 
 
 def _unify_sums(a: Factor, b: Factor) -> None:
-    """Two sums of equal size: cut both at the union of their boundaries, then match part by part."""
+    """Two sums of equal size: cut both at all their boundaries, then match part by part."""
     edges = sorted({*_edges(a.parts), *_edges(b.parts)})
     counts = [hi - lo for lo, hi in zip([0, *edges], edges, strict=False)]
     if not (_additive(a, counts) and _additive(b, counts)):
@@ -294,7 +294,17 @@ def additive(term: Term, counts: Sequence[int]) -> list[Term] | None:
 
 
 def split(term: Term, outer: int, inner: int) -> tuple[Term, Term] | None:
-    """Read a term as outer x inner features; None where its parts do not allow it."""
+    """Read a term as outer x inner features; None where its parts do not allow it.
+
+    A term that is fixed can be read in any way.
+    """
+    found = _split(term, outer, inner)
+    if found is None and fully_fixed(term):
+        return fresh(outer, why(term)), fresh(inner, why(term))
+    return found
+
+
+def _split(term: Term, outer: int, inner: int) -> tuple[Term, Term] | None:
     term = resolve(term)
     if outer == 1:
         return (), term

@@ -9,8 +9,9 @@ not assumed: the result must compute what the cut graph computes, in both modes,
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice, product
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from widthwise.graph.dims import Factor, fully_fixed, resolve, size
 from widthwise.graph.relate import Relations
 from widthwise.graph.rules.op import module_path
 from widthwise.graph.slicing import count
+
+ATTEMPTS = 16  # ways of setting ambiguous sizes that are tried
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,24 @@ def own_class(
     full, state: the model's tensors and their cut versions, by name. reference: the cut graph.
     """
     changes = _changes(relations, axes, widths)
+    groups = _groups(relations, axes, widths)
     reason = "its sizes are written into its code"
+    tried: list[list[Patch]] = []
     for reach in (1, 99, 0):  # sizes held where the operator ran, by any parent, or nowhere
-        try:
-            shell = _copy(model, full, state)
-        except Exception as error:
-            return f"it cannot be copied ({type(error).__name__})"
-        patches = (*_patch_layers(shell), *_patch_classes(shell, changes, reach))
-        problem = _difference(shell, reference, relations, trainable)
-        if problem is None:
-            shell.train(model.training)
-            return shell, patches
-        reason = problem
+        for wanted in islice(_class_sizes(model, changes, reach), ATTEMPTS):
+            if wanted in tried:
+                continue
+            tried.append(wanted)
+            try:
+                shell = copy.deepcopy(model, {id(full[n]): t for n, t in state.items()})
+            except Exception as error:  # noqa: BLE001 - the user's code runs inside
+                return f"it cannot be copied ({type(error).__name__})"
+            patches = [*_patch_layers(shell, groups), *wanted]
+            apply_patches(shell, wanted)
+            problem = _difference(shell, reference, relations, trainable)
+            if problem is None:
+                return shell.train(model.training), tuple(patches)
+            reason = problem
     return reason
 
 
@@ -74,11 +83,6 @@ def apply_patches(model: nn.Module, patches: Iterable[Patch]) -> None:
         if not hasattr(module, patch.attribute):
             raise AttributeError(f"{patch.module or 'the model'} has no {patch.attribute}")
         setattr(module, patch.attribute, patch.value)
-
-
-def _copy(model: nn.Module, full: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> nn.Module:
-    memo: dict[int, Any] = {id(full[name]): tensor for name, tensor in state.items()}
-    return copy.deepcopy(model, memo)
 
 
 def _changes(
@@ -105,34 +109,51 @@ def _note(known: dict[int, set[int]], term: tuple[Factor, ...], kept: Any) -> No
         known.setdefault(size(some), set()).add(count(some, kept))
 
 
-def _patch_classes(
-    shell: nn.Module, changes: Mapping[str, Mapping[int, set[int]]], reach: int
-) -> list[Patch]:
-    """Set integer attributes of the user's classes that equal a changed literal size."""
+def _class_sizes(
+    model: nn.Module, changes: Mapping[str, Mapping[int, set[int]]], reach: int
+) -> Iterator[list[Patch]]:
+    """Ways to set the integer attributes of the user's classes that equal a changed size.
+
+    A size that became several others (heads and a head's parts of equal number, say) gives several
+    ways; the check decides.
+    """
     merged: dict[str, dict[int, set[int]]] = {}
     for path, sizes in changes.items() if reach else ():
         parts = path.split(".") if path else []
-        chain = [".".join(parts[:n]) for n in range(len(parts), -1, -1)][:reach]
-        for holder in chain:
+        for n in list(range(len(parts), -1, -1))[:reach]:
+            holder = merged.setdefault(".".join(parts[:n]), {})
             for old, new in sizes.items():
-                merged.setdefault(holder, {}).setdefault(old, set()).update(new)
-    patches = []
+                holder.setdefault(old, set()).update(new)
+    options: list[list[Patch]] = []
     for path, sizes in merged.items():
-        module = shell.get_submodule(path)
-        if type(module).__module__.startswith("torch.nn.modules") and path:
-            if not isinstance(module, nn.MultiheadAttention):
-                continue
-        for name, value in list(vars(module).items()):
-            if type(value) is int and len(sizes.get(value, ())) == 1:
-                patches.append(_set(module, path, name, next(iter(sizes[value]))))
-    return [p for p in patches if p is not None]
+        module = model.get_submodule(path)
+        ours = type(module).__module__.startswith("torch.nn.modules")
+        if ours and not isinstance(module, nn.MultiheadAttention):
+            continue
+        for name, value in vars(module).items():
+            if type(value) is int and value in sizes:
+                options.append([Patch(path, name, new) for new in sorted(sizes[value])])
+    for chosen in product(*options):
+        yield [p for p in chosen if getattr(model.get_submodule(p.module), p.attribute) != p.value]
 
 
-def _patch_layers(shell: nn.Module) -> list[Patch]:
+def _groups(relations: Relations, axes: Axes, widths: Mapping[str, int]) -> dict[str, int]:
+    """Module path -> number of groups of its convolution or group norm at these widths."""
+    kept = keeper(axes, widths)
+    return {
+        module_path(node): count(follow[name], kept)
+        for related in relations.programs
+        for node, follow in related.follow.items()
+        for name in ("groups", "num_groups")
+        if name in follow
+    }
+
+
+def _patch_layers(shell: nn.Module, groups: Mapping[str, int]) -> list[Patch]:
     """Set the sizes that torch's layers hold, from their parameters' shapes."""
     patches: list[Patch | None] = []
     for path, module in shell.named_modules():
-        for name, value in _layer_sizes(module):
+        for name, value in _layer_sizes(module, groups.get(path, 1)):
             patches.append(_set(module, path, name, value))
     return [p for p in patches if p is not None]
 
@@ -144,8 +165,8 @@ def _set(module: nn.Module, path: str, name: str, value: int | tuple[int, ...]) 
     return Patch(path, name, value)
 
 
-def _layer_sizes(module: nn.Module) -> list[tuple[str, int | tuple[int, ...]]]:
-    """(attribute, value) pairs of a torch layer as its parameters' shapes imply them."""
+def _layer_sizes(module: nn.Module, groups: int) -> list[tuple[str, int | tuple[int, ...]]]:
+    """(attribute, value) pairs of a torch layer as its parameters' shapes and groups imply them."""
     weight = getattr(module, "weight", None)
     shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
@@ -155,7 +176,8 @@ def _layer_sizes(module: nn.Module) -> list[tuple[str, int | tuple[int, ...]]]:
         sizes: list[tuple[str, Any]] = [("embed_dim", out), ("head_dim", out // module.num_heads)]
         if module._qkv_same_embed_dim:
             return [*sizes, ("kdim", out), ("vdim", out)]
-        assert module.k_proj_weight is not None and module.v_proj_weight is not None
+        assert module.k_proj_weight is not None
+        assert module.v_proj_weight is not None
         k, v = module.k_proj_weight, module.v_proj_weight
         return [*sizes, ("kdim", k.shape[1]), ("vdim", v.shape[1])]
     if not shape:
@@ -172,28 +194,13 @@ def _layer_sizes(module: nn.Module) -> list[tuple[str, int | tuple[int, ...]]]:
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return [("num_features", shape[0])]
     if isinstance(module, nn.GroupNorm):
-        # The groups keep their size where only their number changed.
-        each = module.num_channels // module.num_groups
-        groups = shape[0] // each if shape[0] % each == 0 else module.num_groups
         return [("num_channels", shape[0]), ("num_groups", groups)]
     if isinstance(module, nn.modules.conv._ConvNd):
-        return _convolution_sizes(module, shape)
+        ins, outs = shape[1] * groups, shape[0]
+        if module.transposed:
+            ins, outs = outs, ins
+        return [("in_channels", ins), ("out_channels", outs), ("groups", groups)]
     return []
-
-
-def _convolution_sizes(
-    module: nn.modules.conv._ConvNd, shape: tuple[int, ...]
-) -> list[tuple[str, int | tuple[int, ...]]]:
-    transposed = module.transposed
-    before = module.in_channels // module.groups if not transposed else module.out_channels // module.groups
-    groups = module.groups
-    if groups > 1 and shape[1] == before:
-        # Whole groups were cut: the other side's channels of a group are unchanged too.
-        side = module.out_channels if not transposed else module.in_channels
-        groups = shape[0] // (side // module.groups)
-    other = shape[1] * groups
-    ins, outs = (shape[0], other) if transposed else (other, shape[0])
-    return [("in_channels", ins), ("out_channels", outs), ("groups", groups)]
 
 
 def _recurrent_sizes(module: nn.Module) -> list[tuple[str, int | tuple[int, ...]]]:
@@ -201,7 +208,11 @@ def _recurrent_sizes(module: nn.Module) -> list[tuple[str, int | tuple[int, ...]
     w_ih, w_hh = (getattr(module, f"{n}{suffix}") for n in ("weight_ih", "weight_hh"))
     if getattr(module, "proj_size", 0):
         projection = module.get_parameter("weight_hr_l0").shape
-        return [("input_size", w_ih.shape[1]), ("hidden_size", projection[1]), ("proj_size", projection[0])]
+        return [
+            ("input_size", w_ih.shape[1]),
+            ("hidden_size", projection[1]),
+            ("proj_size", projection[0]),
+        ]
     return [("input_size", w_ih.shape[1]), ("hidden_size", w_hh.shape[1])]
 
 
@@ -214,7 +225,7 @@ def _difference(
     for training in (False, True) if trainable else (False,):
         try:
             mine = _run(shell.train(training), args, kwargs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the user's code runs inside
             text = (str(error).splitlines() or [""])[0][:160].rstrip(".")
             return f"its code does not run at these sizes ({text})"
         if not _close(mine, _run(reference.train(training), args, kwargs)):
@@ -238,7 +249,11 @@ def _close(mine: list[Tensor], theirs: list[Tensor]) -> bool:
     return len(mine) == len(theirs) and all(
         a.shape == b.shape
         and torch.allclose(
-            a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max() if b.is_floating_point() else 0), equal_nan=True
+            a,
+            b,
+            rtol=1e-4,
+            atol=1e-5 * float(b.abs().max() if b.is_floating_point() else 0),
+            equal_nan=True,
         )
         for a, b in zip(mine, theirs, strict=True)
     )

@@ -25,7 +25,9 @@ _RANDOM = {"randn_like", "rand_like", "randn", "rand"}
 _DROPOUTS = {"p", "dropout_p", "dropout"}
 
 
-def prove(relations: Relations, axes: Axes, state: Mapping[str, Tensor], parameters: set[str]) -> Axes:
+def prove(
+    relations: Relations, axes: Axes, state: Mapping[str, Tensor], parameters: set[str]
+) -> Axes:
     """The axes that pass; those that do not are fixed in the relations and listed so.
 
     `state` holds the model's tensors by name; it is read, never written.
@@ -64,7 +66,7 @@ def _passes(relations: Relations, axes: Axes, state: Any, names: list[str]) -> b
             _agree(*(_outputs(r, axes, small, s) for s in (random, shuffled)))
             for r in relations.programs
         )
-    except Exception:
+    except Exception:  # noqa: BLE001 - a wrong graph fails in any way
         # The graph of narrow widths does not even run: some axis is wrong.
         return False
 
@@ -95,7 +97,8 @@ def _random_state(
 def _random_like(value: Tensor, g: torch.Generator) -> Tensor:
     noise = torch.rand(value.shape, generator=g, dtype=torch.float64)
     if value.dim() > 1 and value.numel() > 1:
-        return torch.randn(value.shape, generator=g, dtype=torch.float64) / value[0].numel() ** 0.5
+        spread: float = value[0].numel() ** -0.5
+        return torch.randn(value.shape, generator=g, dtype=torch.float64) * spread
     if bool((value >= 0).all()):
         return value.double() * (0.5 + noise) + 0.1 * noise
     return value.double() + 0.5 * (noise - 0.5)
@@ -123,7 +126,7 @@ def _outputs(
     related: Related, axes: Axes, widths: Mapping[str, int], state: Mapping[str, Tensor]
 ) -> list[Any]:
     program = related.program
-    graph = cut_graph(related, axes, _Everything(widths))
+    graph = cut_graph(related, axes, widths)
     _without_chance(graph)
     tensors = [state[target].clone() for target in program.state.values()]
     inputs = [
@@ -134,10 +137,6 @@ def _outputs(
         torch.manual_seed(0)
         outputs = fx.GraphModule(torch.nn.Module(), graph)(*tensors, *inputs)
     return [o for o in outputs if isinstance(o, Tensor)]
-
-
-class _Everything(dict[str, int]):
-    """Widths by axis name."""
 
 
 def _without_chance(graph: fx.Graph) -> None:

@@ -81,7 +81,8 @@ def _placeholder(relations: Relations, related: Related, node: fx.Node) -> None:
 
 def _call(relations: Relations, related: Related, node: fx.Node) -> None:
     if node.target is operator.getitem:
-        source, at = node.args
+        source: Any = node.args[0]
+        at: Any = node.args[1]
         if source in related.dims:
             related.dims[node] = related.dims[source][at]
         return

@@ -137,7 +137,7 @@ class _Rewriter:
             copied.kwargs = {**copied.kwargs, name: value}
 
     def _size(self, literal: Any, term: Term) -> Any:
-        """A literal size in terms of the widths; -1 and sizes that nothing cuts stay as they are."""
+        """A literal size in terms of the widths; -1 and sizes that nothing cuts stay."""
         if fully_fixed(term) or (isinstance(literal, int) and literal < 0):
             return literal
         if not isinstance(literal, fx.Node):
@@ -145,8 +145,7 @@ class _Rewriter:
         # A size that came with the input times features: scale the features' share of it.
         free = tuple(f for f in resolve(term) if not fully_fixed((f,)))
         kept, full = self._count(free), math.prod(f.size for f in free)
-        scaled = self.graph.call_function(_scaled, (literal, _node(kept), full))
-        return scaled
+        return self.graph.call_function(_scaled, (literal, _node(kept), full))
 
     def _count(self, term: Term) -> Any:
         # Never cached across insertion points: a node must come before all its uses.

@@ -27,7 +27,9 @@ def index(op: Op) -> Result:
     given = [i for i, v in enumerate(indices) if v is not None]
     op.fix([x[i] for i in given], PICKED)
     nodes = [indices[i] for i in given]
-    if any(n.meta["val"].dtype.is_floating_point or not n.meta["val"].dtype.itemsize > 1 for n in nodes):
+    if any(
+        n.meta["val"].dtype.is_floating_point or not n.meta["val"].dtype.itemsize > 1 for n in nodes
+    ):
         op.fix([*x, *(t for n in nodes for t in op.dims_of(n))], "it is picked by a mask")
         return Result(op.kept())
     picked = broadcast(op, [op.dims_of(n) for n in nodes])
@@ -47,7 +49,7 @@ def index_select(op: Op) -> Result:
 
 
 def gather(op: Op) -> Result:
-    """gather(dim, index): the result has the index's dims; only equal sizes are the same features."""
+    """gather(dim, index): the index's dims; those of equal size are the same features."""
     x, chosen = op.dims("self"), op.dims("index")
     at = op.dim(op.args["dim"], len(x))
     op.fix(x[at], PICKED)
@@ -88,20 +90,16 @@ def eye(op: Op) -> Result:
     return Result(out, follow={"n": term} | ({"m": term} if "m" in op.args else {}))
 
 
+MADE = "zeros ones full empty rand randn new_zeros new_ones new_full new_empty".split()
+
 RULES = {
     "embedding": embedding,
     "index": index,
     "index_select": index_select,
     "gather": gather,
-    **{
-        name: made
-        for name in (
-            "zeros", "ones", "full", "empty", "rand", "randn",
-            "new_zeros", "new_ones", "new_full", "new_empty",
-        )
-    },
+    **dict.fromkeys(MADE, made),
     "arange": counted,
     "linspace": counted,
     "scalar_tensor": counted,
     "eye": eye,
-}  # fmt: skip
+}

@@ -96,7 +96,7 @@ def einsum(op: Op) -> Result:
 
 
 def scaled_dot_product_attention(op: Op) -> Result:
-    """attention(query (*, L, E), key (*, S, E), value (*, S, V), attn_mask (*, L, S)) -> (*, L, V)."""
+    """attention(query (*, L, E), key (*, S, E), value (*, S, V), mask (*, L, S)) -> (*, L, V)."""
     q, k, v = op.dims("query"), op.dims("key"), op.dims("value")
     if op.args["enable_gqa"]:
         _repeat_heads(op, q, k)
@@ -124,7 +124,7 @@ def scaled_dot_product_attention(op: Op) -> Result:
 
 
 def _repeat_heads(op: Op, query: Dims, other: Dims) -> None:
-    """Grouped-query attention: query head h reads key head h // group, so heads = key heads x group."""
+    """Grouped-query attention: head h reads key head h // group: heads = key heads x group."""
     kv = size(other[-3])
     pair = split(query[-3], kv, size(query[-3]) // kv)
     if pair is None:

@@ -104,7 +104,7 @@ def chosen(op: Op) -> Result:
 
 
 def ordered(op: Op) -> Result:
-    """cumsum, sort, topk, flip, roll and the like: the order along a dim matters, the rest passes."""
+    """cumsum, sort, topk, flip, roll: the order along a dim matters, the rest passes."""
     source: fx.Node = op.tensors()[0]
     x = op.dims_of(source)
     asked: Any = op.args.get("dim", op.args.get("dims"))
@@ -127,6 +127,9 @@ def lower_triangle(op: Op) -> Result:
     return Result(x)
 
 
+AVERAGES = "mean var std var_mean std_mean amax amin prod logsumexp linalg_vector_norm norm".split()
+ORDERED = "cumsum cumprod sort argsort topk flip roll diff logcumsumexp".split()
+
 RULES = {
     "batch_norm": batch_norm,
     "instance_norm": batch_norm,
@@ -138,22 +141,9 @@ RULES = {
     "log_softmax": softmax,
     "_log_softmax": softmax,
     "sum": reduction(plain_sum=True),
-    **{
-        name: reduction(plain_sum=False)
-        for name in (
-            "mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "prod", "logsumexp",
-            "linalg_vector_norm", "norm", "any", "all", "nansum", "nanmean",
-        )
-    },
-    "max": chosen,
-    "min": chosen,
-    "median": chosen,
-    "argmax": chosen,
-    "argmin": chosen,
-    **{
-        name: ordered
-        for name in ("cumsum", "cumprod", "sort", "argsort", "topk", "flip", "roll", "diff", "logcumsumexp")
-    },
+    **dict.fromkeys([*AVERAGES, "any", "all", "nansum", "nanmean"], reduction(plain_sum=False)),
+    **dict.fromkeys(["max", "min", "median", "argmax", "argmin"], chosen),
+    **dict.fromkeys(ORDERED, ordered),
     "tril": lower_triangle,
     "triu": lower_triangle,
-}  # fmt: skip
+}

@@ -32,22 +32,17 @@ def same(op: Op) -> Result:
     return Result(op.dims_of(op.tensors()[0]))
 
 
-RULES = {
-    name: same
-    for name in (
-        "_to_copy", "alias", "alpha_dropout", "bernoulli", "clone", "contiguous", "copy", "copy_",
-        "detach", "detach_", "dropout", "dropout_", "empty_like", "feature_alpha_dropout",
-        "feature_dropout", "fill_", "full_like", "lift_fresh_copy", "native_dropout", "ones_like",
-        "rand_like", "randn_like", "to", "type_as", "zeros_like", "zero_", "requires_grad_",
-    )
-} | {  # pointwise in meaning, though not tagged so
-    name: pointwise
-    for name in (
-        "clamp", "clamp_max", "clamp_min", "hardsigmoid", "hardswish", "hardtanh", "masked_fill",
-        "masked_fill_", "mish", "prelu_scalar", "relu6", "rrelu", "selu", "celu", "softplus",
-        "where", "lerp", "addcmul", "addcdiv", "logical_and", "logical_not", "logical_or", "silu",
-        "gelu", "leaky_relu", "elu", "log_sigmoid", "hardshrink", "softshrink", "threshold",
-        "__and__", "__or__", "expand_as_pointwise", "true_divide", "square", "subtract", "multiply",
-        "divide", "add", "sub", "mul", "div", "rsub", "pow", "logical_xor",
-    )
-}  # fmt: skip
+COPIES = """
+    _to_copy alias alpha_dropout bernoulli clone contiguous copy detach dropout empty_like
+    feature_alpha_dropout feature_dropout fill full_like lift_fresh_copy native_dropout ones_like
+    rand_like randn_like requires_grad_ to type_as zero zeros_like
+""".split()
+
+UNTAGGED = """
+    add addcdiv addcmul celu clamp clamp_max clamp_min div divide elu gelu hardshrink hardsigmoid
+    hardswish hardtanh leaky_relu lerp log_sigmoid logical_and logical_not logical_or logical_xor
+    masked_fill mish mul multiply pow relu6 rrelu rsub selu silu softplus softshrink square sub
+    subtract threshold true_divide where __and__ __or__
+""".split()  # pointwise in meaning, though not all are tagged so
+
+RULES = dict.fromkeys(COPIES, same) | dict.fromkeys(UNTAGGED, pointwise)

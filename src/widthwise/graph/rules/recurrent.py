@@ -68,7 +68,7 @@ def _projected(op: Op, cell: list[fx.Node]) -> bool:
 
 
 def _cell(op: Op, cell: list[fx.Node], gates: int, below: Term, h: Term, c: Term) -> None:
-    """One layer in one direction: w_ih (gates H, I), w_hh (gates H, P), biases (gates H), w_hr (P, H)."""
+    """One layer, one direction: w_ih (gates H, I), w_hh (gates H, P), biases, w_hr (P, H)."""
     biased = bool(op.args["has_biases"])
     w_ih, w_hh = op.dims_of(cell[0]), op.dims_of(cell[1])
     op.unify(w_ih[1], below)

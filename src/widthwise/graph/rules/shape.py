@@ -278,9 +278,9 @@ def unfold(op: Op) -> Result:
 
 
 RULES = {
-    **{name: view for name in ("view", "reshape", "_unsafe_view", "flatten", "unflatten")},
+    **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten"), view),
     "permute": permute,
-    **{name: transpose for name in ("transpose", "swapaxes", "swapdims", "t", "mT", "numpy_T")},
+    **dict.fromkeys(("transpose", "swapaxes", "swapdims", "t", "mT", "numpy_T"), transpose),
     "transpose_": transpose,
     "movedim": movedim,
     "moveaxis": movedim,
@@ -298,7 +298,7 @@ RULES = {
     "concat": cat,
     "concatenate": cat,
     "stack": stack,
-    **{name: splits for name in ("split", "split_with_sizes", "chunk", "tensor_split")},
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), splits),
     "unbind": unbind,
     "select": select,
     "slice": slices,

@@ -1,0 +1,3 @@
+"""The version of widthwise."""
+
+VERSION = "0.1.0"
