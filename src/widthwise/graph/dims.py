@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
 Term = tuple["Factor", ...]
 Dims = list[Term]
@@ -235,11 +236,7 @@ def _contains(outer: Factor, inner: Factor) -> bool:
 
 
 def _edges(parts: Iterable[Term]) -> list[int]:
-    edges, total = [], 0
-    for p in parts:
-        total += size(p)
-        edges.append(total)
-    return edges
+    return list(accumulate(size(p) for p in parts))
 
 
 def _additive(f: Factor, counts: list[int]) -> bool:
@@ -287,10 +284,19 @@ def additive(term: Term, counts: Sequence[int]) -> list[Term] | None:
     if any(c % step for c in counts):
         return None
     slots = [c // step for c in counts]
-    if not _additive(outer, slots):
+    # Cut where it is cut already and where it is asked to be; then put together what was asked.
+    edges = sorted({*_edges(outer.parts), *accumulate(slots)})
+    if not _additive(outer, [hi - lo for lo, hi in zip([0, *edges], edges, strict=False)]):
         return None
-    parts = outer.parts or tuple(fresh(c, why((outer,))) for c in slots)
-    return [(*p, *inner) for p in parts]
+    pieces = list(outer.parts) or [fresh(1)] * outer.size
+    found: list[Term] = []
+    for wanted in slots:
+        taken: list[Term] = []
+        while sum(map(size, taken)) < wanted:
+            taken.append(pieces.pop(0))
+        whole = concatenated(taken) if outer.parts else fresh(wanted, outer.fixed)
+        found.append((*whole, *inner))
+    return found
 
 
 def split(term: Term, outer: int, inner: int) -> tuple[Term, Term] | None:
