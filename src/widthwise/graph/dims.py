@@ -105,8 +105,8 @@ def free_factors(term: Term) -> Iterator[Factor]:
 
 
 def why(term: Term) -> str:
-    """The first reason found inside a term for staying as it is."""
-    for f in resolve(term):
+    """The reason why the largest factor of a term stays as it is."""
+    for f in sorted(resolve(term), key=lambda f: -f.size):
         reason = f.fixed or next((r for r in map(why, f.parts) if r), "")
         if reason:
             return reason
@@ -204,6 +204,9 @@ def _unify_sum_and_product(s: Factor, product: Term) -> None:
     outer, inner = product[:1], product[1:]
     step = size(inner)
     counts = [size(p) // step for p in s.parts]
+    if any(size(p) % step for p in s.parts) and _slots(s, step) is not None:
+        unify((s,), product)
+        return
     if any(size(p) % step for p in s.parts) or not _additive(outer[0], counts):
         fix((s,), "parts of different size are viewed as a grid")
         fix(product, "parts of different size are viewed as a grid")
@@ -340,7 +343,7 @@ def _split_factor(f: Factor, outer: int) -> tuple[Term, Term] | None:
         f.bound = (*halves[0], *halves[1])
         return halves
     if any(size(p) % inner for p in f.parts):
-        return None
+        return _slots(f, inner)
     outers: list[Term] = []
     shared: Term | None = None
     for part in f.parts:
@@ -356,6 +359,18 @@ def _split_factor(f: Factor, outer: int) -> tuple[Term, Term] | None:
     head = concatenated(outers)
     f.bound = (*head, *shared)
     return head, shared
+
+
+def _slots(f: Factor, inner: int) -> tuple[Term, Term] | None:
+    """Read a sum as a number of slots, each made of whole parts: [3 + 3] + 6 as 2 x 6."""
+    slots = additive((f,), [inner] * (f.size // inner))
+    if slots is None or f.bound is not None:
+        return None
+    for other in slots[1:]:
+        unify(slots[0], other)
+    number = fresh(len(slots), "it counts equal slots")
+    f.bound = (*number, *slots[0])
+    return number, resolve(slots[0])
 
 
 def regroup(dims: Sequence[Term], sizes: Sequence[int]) -> Dims | None:

@@ -32,43 +32,49 @@ def prove(
 
     `state` holds the model's tensors by name; it is read, never written.
     """
-    while axes.free and not _passes(relations, axes, state, list(axes.free)):
+    while axes.free:
         wrong = _wrong(relations, axes, state, list(axes.free))
+        if not wrong:
+            return axes
         for factor, name in axes.of.items():
             if name in wrong:
-                fix((factor,), "shuffling its features changes the output")
+                fix((factor,), wrong[name])
         axes = find_axes(relations, parameters)
     return axes
 
 
-def _wrong(relations: Relations, axes: Axes, state: Any, names: list[str]) -> set[str]:
-    """Bisect a failing set of axes."""
+def _wrong(relations: Relations, axes: Axes, state: Any, names: list[str]) -> dict[str, str]:
+    """Which of these axes are wrong and why, by bisecting; none when they pass together."""
+    problem = _problem(relations, axes, state, names)
+    if problem is None:
+        return {}
     if len(names) == 1:
-        return set(names)
-    halves = names[: len(names) // 2], names[len(names) // 2 :]
-    failing = [h for h in halves if not _passes(relations, axes, state, h)]
-    if not failing:
-        return set(names)  # each half is right alone: they are wrong together
-    return set().union(*(_wrong(relations, axes, state, h) for h in failing))
+        return {names[0]: problem}
+    half = len(names) // 2
+    found = _wrong(relations, axes, state, names[:half])
+    found |= _wrong(relations, axes, state, names[half:])
+    return found or dict.fromkeys(names, problem)  # each half is right alone, not together
 
 
-def _passes(relations: Relations, axes: Axes, state: Any, names: list[str]) -> bool:
+def _problem(relations: Relations, axes: Axes, state: Any, names: list[str]) -> str | None:
+    """What happens when the features of these axes are shuffled; None when nothing does."""
     small = {
         name: min(axis.size, 3 + i % 3) if name in names else axis.size
         for i, (name, axis) in enumerate(axes.free.items())
     }
     generator = torch.Generator().manual_seed(0)
     orders = {name: _shuffled(small[name], generator) for name in names}
-    random = _random_state(relations, axes, state, small, generator)
-    shuffled = _shuffled_state(relations, axes, random, small, orders)
     try:
-        return all(
-            _agree(*(_outputs(r, axes, small, s) for s in (random, shuffled)))
-            for r in relations.programs
-        )
-    except Exception:  # noqa: BLE001 - a wrong graph fails in any way
-        # The graph of narrow widths does not even run: some axis is wrong.
-        return False
+        random = _random_state(relations, axes, state, small, generator)
+        shuffled = _shuffled_state(relations, axes, random, small, orders)
+        for related in relations.programs:
+            first, second = (_outputs(related, axes, small, s) for s in (random, shuffled))
+            if not _agree(first, second):
+                return "shuffling its features changes the output"
+    except Exception as error:  # noqa: BLE001 - a wrong graph fails in any way
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        return f"cut to a few features the network does not run ({text})"
+    return None
 
 
 def _shuffled(size: int, generator: torch.Generator) -> Tensor:
@@ -133,9 +139,15 @@ def _outputs(
         x.detach().cpu().double() if isinstance(x, Tensor) and x.is_floating_point() else x
         for x in program.example
     ]
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        outputs = fx.GraphModule(torch.nn.Module(), graph)(*tensors, *inputs)
+    # New tensors without a dtype of their own take the default one.
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            outputs = fx.GraphModule(torch.nn.Module(), graph)(*tensors, *inputs)
+    finally:
+        torch.set_default_dtype(usual)
     return [o for o in outputs if isinstance(o, Tensor)]
 
 

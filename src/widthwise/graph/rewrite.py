@@ -8,7 +8,8 @@ is the graph of one cut network, whose parameters are the slices already.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -30,18 +31,26 @@ _UPDATES = {
 
 
 def elastic_graph(
-    related: Related, axes: Axes, scaled: frozenset[tuple[str, int]] = frozenset()
+    related: Related,
+    axes: Axes,
+    scaled: frozenset[tuple[str, int]] = frozenset(),
+    *,
+    shared: AbstractSet[fx.Node] = frozenset(),
+    given: Sequence[fx.Node] = (),
 ) -> fx.Graph:
     """The graph with one integer input for each free axis, first and in order.
 
     scaled: (tensor name, dim) whose slices are multiplied by full size / width, the scale of
     structural dropout as published, folded into the weights that read the features.
+    shared: operators that are left out; given: those of them whose values at full width are further
+    inputs, last and in order (see shared.py).
     """
     graph = fx.Graph()
     names = {name: graph.placeholder(f"width_{i}") for i, name in enumerate(axes.free)}
     tracer = GraphAppendingTracer(graph)
     proxies = {name: fx.Proxy(node, tracer) for name, node in names.items()}
-    return _Rewriter(related, graph, lambda f: proxies[axes.of[f]], scaled, slices=True).run()
+    rewriter = _Rewriter(related, graph, lambda f: proxies[axes.of[f]], scaled, slices=True)
+    return rewriter.run(shared, given)
 
 
 def cut_graph(related: Related, axes: Axes, widths: Mapping[str, int]) -> fx.Graph:
@@ -70,27 +79,30 @@ class _Rewriter:
         # sliced node -> (full tensor, dims) of slices that are copies
         self.copies: dict[fx.Node, tuple[fx.Node, Any]] = {}
 
-    def run(self) -> fx.Graph:
+    def run(
+        self, shared: AbstractSet[fx.Node] = frozenset(), given: Sequence[fx.Node] = ()
+    ) -> fx.Graph:
         placeholders = self.related.program.graph.find_nodes(op="placeholder")
         for node in placeholders:
             self.new[node] = self.graph.node_copy(node)
+        for node in given:
+            self.new[node] = self.graph.placeholder(node.name)
         if self.slices:
-            for node in placeholders:
+            for node in (*placeholders, *given):
                 self._slice(node)
         for node in self.related.program.graph.nodes:
-            if node.op != "placeholder":
+            if node.op != "placeholder" and node not in shared:
                 self._copy(node)
         self.graph.lint()
         return self.graph
 
     def _slice(self, node: fx.Node) -> None:
-        """Put the cut part of a parameter or buffer in the place of the whole."""
-        target = self.related.program.state.get(node.name)
-        if target is None:
-            return
+        """Put the cut part of a parameter, buffer or shared value in the place of the whole."""
+        target = self.related.program.state.get(node.name, "")
+        terms = self.related.dims.get(node, ())
         dims = tuple(
             (d, _nodes(layout(term, self.kept)))
-            for d, term in enumerate(self.related.dims[node])
+            for d, term in enumerate(terms)
             if not fully_fixed(term)
         )
         if not dims:
@@ -100,7 +112,7 @@ class _Rewriter:
         sliced.meta = {"val": node.meta.get("val")}
         if not all(simple(spec) for _, spec in dims):
             self.copies[sliced] = (full, dims)
-        for d, term in enumerate(self.related.dims[node]):
+        for d, term in enumerate(terms):
             if (target, d) in self.scaled and not fully_fixed(term):
                 ratio = math.prod(f.size for f in resolve(term)) / self._count(term)
                 sliced = self.graph.call_function(torch.mul, (sliced, ratio.node))

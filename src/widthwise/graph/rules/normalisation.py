@@ -49,6 +49,15 @@ def group_norm(op: Op) -> Result:
     return Result(op.dims("input"), follow={"num_groups": pair[0]})
 
 
+def weight_norm(op: Op) -> Result:
+    """_weight_norm(v, g, dim): v over its norm along every dim but one, times g."""
+    v, g = op.dims("v"), op.dims("g")
+    at = op.dim(op.args["dim"], len(v))
+    op.unify(v[at], g[at])
+    op.normalise(*(t for i, t in enumerate(v) if i != at))
+    return Result(op.dims("v"))
+
+
 def softmax(op: Op) -> Result:
     """softmax, log_softmax: features of one dim are compared with each other."""
     x = op.dims_of(op.tensors()[0])
@@ -136,6 +145,7 @@ RULES = {
     "layer_norm": layer_norm,
     "rms_norm": layer_norm,
     "group_norm": group_norm,
+    "_weight_norm": weight_norm,
     "softmax": softmax,
     "_softmax": softmax,
     "log_softmax": softmax,

@@ -40,7 +40,10 @@ def layers(gates: int) -> Callable[[Op], Result]:
         per_cell = _cell_parameters(op, directions)
         # With a projection the recurrent output (h) is narrower than the cell state (c).
         h, c = hidden[0][-1], hidden[-1][-1]
-        if not _projected(op, per_cell[0]):
+        if _projected(op, per_cell[0]):
+            # torch tells a projected LSTM by its cell state being wider than its output.
+            op.fix(c, "a projected LSTM stays wider than its projection")
+        else:
             op.unify(h, c)
         below = x[-1]
         for number, cell in enumerate(per_cell):

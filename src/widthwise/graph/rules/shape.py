@@ -183,6 +183,17 @@ def splits(op: Op) -> Result:
     return Result(outs, follow={"split_sizes": parts})
 
 
+def glu(op: Op) -> Result:
+    """glu(dim): the first half times the sigmoid of the second."""
+    x = op.dims("self")
+    at = op.dim(op.args["dim"], len(x))
+    half = size(x[at]) // 2
+    first, second = _parts(op, x, at, [half, half])
+    op.unify(first, second)
+    x[at] = first
+    return Result(x)
+
+
 def unbind(op: Op) -> Result:
     """unbind(dim): the dim counts the outputs."""
     x = op.dims("self")
@@ -299,6 +310,7 @@ RULES = {
     "concatenate": cat,
     "stack": stack,
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), splits),
+    "glu": glu,
     "unbind": unbind,
     "select": select,
     "slice": slices,

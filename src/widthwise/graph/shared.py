@@ -1,0 +1,176 @@
+"""What all widths share: computed once at full width, then cut.
+
+Up to the first operator that sums over, or compares, features that can be cut, a narrower network's
+values are parts of the full network's values: the first layer of an MLP, everything before the
+second convolution of a CNN. The evaluation graph is split there. The shared part runs once for a
+batch; the rest is the elastic graph of what remains, and gets the shared values as further inputs,
+which it slices as it slices parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from widthwise.graph.axes import Axes
+from widthwise.graph.dims import fully_fixed
+from widthwise.graph.relate import Related, is_shareable
+from widthwise.graph.rewrite import elastic_graph
+
+
+def split_graph(
+    related: Related, axes: Axes, scaled: frozenset[tuple[str, int]] = frozenset()
+) -> tuple[fx.Graph, fx.Graph]:
+    """(shared, rest) of a graph without training-time state.
+
+    shared: state and inputs -> tuple of the values that the rest reads, at full width.
+    rest: widths, state, inputs and those values -> outputs; as `elastic_graph` otherwise.
+    """
+    shared = shared_nodes(related, scaled)
+    graph = related.program.graph
+    given = [
+        n
+        for n in graph.nodes
+        if n.op != "placeholder" and n in shared and any(u not in shared for u in n.users)
+    ]
+    rest = elastic_graph(related, axes, scaled, shared=shared, given=given)
+    for node in rest.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        # A slice of a shared value need not be contiguous.
+        node.target = torch.ops.aten.reshape.default
+    return _only(graph, shared, given), rest
+
+
+def _only(graph: fx.Graph, shared: set[fx.Node], given: list[fx.Node]) -> fx.Graph:
+    """The shared part as a graph of its own."""
+    made = fx.Graph()
+    new: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder" or node in shared:
+            new[node] = made.node_copy(node, lambda n: new[n])
+    made.output(tuple(new[n] for n in given))
+    made.eliminate_dead_code()
+    made.lint()
+    return made
+
+
+def shared_nodes(
+    related: Related, scaled: frozenset[tuple[str, int]] = frozenset()
+) -> set[fx.Node]:
+    """The nodes whose value at any width is a part of their value at full width.
+
+    scaled: tensors whose slices are multiplied by a factor of the width; they cannot be shared.
+    """
+    graph, state = related.program.graph, related.program.state
+    changing = {name for name, _ in scaled}
+    blocked = {n for n in graph.find_nodes(op="placeholder") if state.get(n.name) in changing}
+    blocked |= {n for n in graph.nodes if _is_random(n) or _counts_features(related, n)}
+    while True:
+        found: dict[fx.Node, bool] = {}
+        for node in graph.nodes:
+            found[node] = (
+                node.op != "output" and node not in blocked and is_shareable(related, node, found)
+            )
+        shared = {n for n, yes in found.items() if yes}
+        wrong = set(_overwritten(graph, shared)) - blocked
+        if not wrong:
+            return shared
+        blocked |= wrong
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Draws that every width must make by itself."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    values = _arguments(node)
+    off = (values.get(n, True) is False for n in ("train", "training"))
+    return not any(off) and values.get("dropout_p", 1) != 0
+
+
+def _counts_features(related: Related, node: fx.Node) -> bool:
+    """Numbers taken from sizes that can be cut, which are not parts of anything."""
+    if node.op != "call_function" or isinstance(related.program.sizes.get(node), list):
+        return False
+    if node.target is torch.ops.aten.sym_size.int:
+        source, dim = node.args
+        dims = related.dims.get(source, [])  # type: ignore[arg-type]
+        return bool(dims) and not fully_fixed(dims[dim])
+    return any(
+        not fully_fixed(term)
+        for source in node.all_input_nodes
+        if isinstance(related.program.sizes.get(source), list)
+        for term in _flat(related.dims.get(source))
+    )
+
+
+def _flat(dims: Any) -> Iterator[Any]:
+    for item in dims or ():
+        if isinstance(item, list):
+            yield from _flat(item)
+        else:
+            yield item
+
+
+def _overwritten(graph: fx.Graph, shared: set[fx.Node]) -> Iterator[fx.Node]:
+    """Shared nodes that must not be, because of operators that write in place.
+
+    A shared value must stay as it is while the rest runs, at every width anew: neither may the rest
+    write to its memory, nor may a shared operator overwrite what the rest still reads.
+    """
+    memory = _memory(graph)
+    position = {n: i for i, n in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        for target in _written(node):
+            aliases = {n for n in memory if memory[n] is memory[target]}
+            readers = {u for n in aliases for u in n.users if u not in shared}
+            early = any(position[u] < position[node] for u in readers)
+            if node not in shared:
+                yield from aliases & shared
+            elif early or memory[target].op == "placeholder":
+                yield node
+
+
+def _memory(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """For each node the node that made the memory its value lies in, as far as schemas tell."""
+    memory: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        memory[node] = node
+        if isinstance(node.target, torch._ops.OpOverload):
+            sources = [_arguments(node).get(a.name) for a in _aliased(node)]
+            # Operators that may or may not copy (reshape, contiguous, to) say nothing in schemas.
+            maybe = [] if sources or not _may_alias(node) else node.all_input_nodes[:1]
+            sources = [s for s in (*sources, *maybe) if isinstance(s, fx.Node)]
+        else:
+            sources = node.all_input_nodes[:1] if node.op == "call_function" else []
+        if sources:
+            memory[node] = memory[sources[0]]
+    return memory
+
+
+def _may_alias(node: fx.Node) -> bool:
+    name = str(node.target).removeprefix("aten.").split(".")[0]
+    return name in {"reshape", "contiguous", "to", "flatten", "dropout", "type_as", "reshape_as"}
+
+
+def _aliased(node: fx.Node) -> list[Any]:
+    assert isinstance(node.target, torch._ops.OpOverload)
+    return [a for a in node.target._schema.arguments if a.alias_info is not None]
+
+
+def _written(node: fx.Node) -> list[fx.Node]:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    values = _arguments(node)
+    written = [values.get(a.name) for a in _aliased(node) if a.alias_info.is_write]
+    return [v for v in written if isinstance(v, fx.Node)]
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments given to an operator, by the names of its schema."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    names = [a.name for a in node.target._schema.arguments]
+    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
