@@ -27,6 +27,7 @@ from widthwise.graph.own_class import Patch, own_class
 from widthwise.graph.proof import prove
 from widthwise.graph.relate import Relations, relate
 from widthwise.graph.rewrite import elastic_graph
+from widthwise.graph.shared import split_graph
 from widthwise.variant import Widths
 
 
@@ -78,6 +79,7 @@ class Elastic(nn.Module):
         self._relations: Relations = relate(self._programs)
         self._table: Axes = self._find(prove)
         self._graphs: dict[bool, _Runner] = {}
+        self._many: _Runner | None = None
         self._signature = inspect.signature(model.forward)
         self.train(model.training)
         if not self._table.free:
@@ -127,6 +129,19 @@ class Elastic(nn.Module):
         if widths is None:
             widths = self.drawn() if self.training else {}
         return self._runner(self.training)(self._table.complete(widths), args, kwargs)
+
+    def each(self, widths: Iterable[Mapping[str, int]], *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """The outputs at each of several widths, in evaluation mode and without gradients.
+
+        As `net(*args, widths=w, **kwargs)` for every w, but what all widths share (up to the first
+        operator that mixes features which can be cut) is computed once, at full width. Its memory
+        is that of one full-width pass. Raises as `forward`.
+        """
+        if self._many is None:
+            related = next(r for r in self._relations.programs if not r.program.training)
+            shared, rest = split_graph(related, self._table, self._scaled())
+            self._many = _Runner(self, related.program, rest, shared)
+        return self._many.each(map(self._table.complete, widths), args, kwargs)
 
     def drawn(self) -> Widths:
         """Draw the widths of the next training step and advance `step`."""
@@ -205,20 +220,40 @@ class Elastic(nn.Module):
 class _Runner:
     """An elastic graph ready to run on the model's own tensors."""
 
-    def __init__(self, net: Elastic, program: Program, graph: fx.Graph) -> None:
+    def __init__(
+        self, net: Elastic, program: Program, graph: fx.Graph, shared: fx.Graph | None = None
+    ) -> None:
         self.net = net
         self.program = program
         self.module = fx.GraphModule(nn.Module(), graph)
+        self.shared = None if shared is None else fx.GraphModule(nn.Module(), shared)
         self.sources = [_source(net.model, program, name) for name in program.state.values()]
         self.device = torch.device("cpu")
 
     def __call__(self, widths: Mapping[str, int], args: tuple[Any, ...], kwargs: Any) -> Any:
+        outputs = self.module(*widths.values(), *self._inputs(args, kwargs))
+        return pytree.tree_unflatten(outputs, self.program.out_spec)
+
+    def each(
+        self, many: Iterable[Mapping[str, int]], args: tuple[Any, ...], kwargs: Any
+    ) -> Iterator[Any]:
+        """The outputs at each of the widths; the shared part is run once."""
+        assert self.shared is not None
+        inputs = self._inputs(args, kwargs)
+        with torch.no_grad():
+            given = self.shared(*inputs)
+        for widths in many:
+            with torch.no_grad():
+                outputs = self.module(*widths.values(), *inputs, *given)
+            yield pytree.tree_unflatten(outputs, self.program.out_spec)
+
+    def _inputs(self, args: tuple[Any, ...], kwargs: Any) -> list[Any]:
+        """The model's tensors as they are now, and the flattened arguments."""
         state = [holder[name] for holder, name in self.sources]
         if state and state[0].device != self.device:
             self._move(state[0].device)
-        flat = self._flatten(args, kwargs)
-        outputs = self.module(*widths.values(), *state, *flat)
-        return pytree.tree_unflatten(outputs, self.program.out_spec)
+            state = [holder[name] for holder, name in self.sources]
+        return [*state, *self._flatten(args, kwargs)]
 
     def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         spec = self.program.in_spec
@@ -258,16 +293,17 @@ class _Runner:
 
     def _move(self, device: torch.device) -> None:
         """Operators that make tensors make them on the model's device."""
-        for node in self.module.graph.nodes:
-            if "device" in node.kwargs:
-                node.kwargs = {**node.kwargs, "device": device}
+        for module in filter(None, (self.module, self.shared)):
+            for node in module.graph.nodes:
+                if "device" in node.kwargs:
+                    node.kwargs = {**node.kwargs, "device": device}
+            module.recompile()
         self.program.constants.update(
             {name: t.to(device) for name, t in self.program.constants.items()}
         )
         self.sources = [
             _source(self.net.model, self.program, n) for n in self.program.state.values()
         ]
-        self.module.recompile()
         self.device = device
 
 

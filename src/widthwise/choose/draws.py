@@ -4,20 +4,21 @@ One setting, `Draw`, covers the published methods, and one function turns it int
 a function of (seed, step) alone: every rank of a distributed run draws the same without talking,
 and a resumed run continues exactly.
 
-    Draw(p=0.5, law="uniform", scale=True)           structural dropout (Knodt 2022), independent cuts
-    Draw(p=1, law="uniform", shared=True)            nested dropout's uniform form, one cut for all
-    Draw(p=1, law="log-uniform", shared=True)        as many draws in 4..8 as in 128..256: the default
-    sandwich(axes, Draw(), seed, step, passes=4)     full, narrowest and two drawn (Yu & Huang 2019)
+    PUBLISHED = Draw(p=0.5, lowest=1, law="uniform", shared=False, scale=True)
+                                             # structural dropout (Knodt 2022): each axis by itself
+    Draw(p=1, lowest=1, law="uniform")       # nested dropout (Rippel 2014), uniform, one cut for all
+    Draw()                                   # as many draws in 4..8 as in 128..256: the default
+    Draw(lowest=8, step=8)                   # widths 8, 16, 24, ...: quicker for convolutions
+    sandwich(axes, Draw(), seed, step, Sandwich(passes=4))
+                                             # full, two drawn, narrowest (Yu & Huang 2019)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
-
-import numpy as np
 
 from widthwise.graph.axes import Axis
 from widthwise.variant import Widths
@@ -27,15 +28,20 @@ from widthwise.variant import Widths
 class Draw:
     """How widths are drawn for a training step.
 
-    p: probability that a step cuts at all (of each axis by itself when not shared).
-    lowest: smallest width drawn, in features; axes narrower than that stay whole.
-    step: widths are lowest, lowest + step, ..., and the full size.
-    law: "uniform" over those widths, or "log-uniform": equally often in every octave.
-    shared: one draw for all axes, as the same share of each axis' size.
-    scale: multiply what is kept by size / width, as published; folded away at the cut.
+    p: probability that a step cuts (of each axis by itself when not shared); otherwise nothing is
+        cut. The full size is never among the widths that a cut draws.
+    lowest: smallest width drawn, in features; axes that are no wider stay whole.
+    step: a cut keeps lowest, lowest + step, ... features, always fewer than the axis has.
+    law: "uniform" over those widths, or "log-uniform": a width w stands for w..w + step on a
+        logarithmic scale, so that every octave is drawn equally often.
+    shared: one draw for all axes: the law holds for the widest, the others keep the same share,
+        rounded to their widths. Otherwise each axis is drawn by itself.
+    scale: multiply what is kept by size / width, as published; folded into weights at the cut.
+
+    Raises ValueError for values outside these ranges.
     """
 
-    p: float = 1.0
+    p: float = 0.9
     lowest: int = 4
     step: int = 1
     law: Literal["uniform", "log-uniform"] = "log-uniform"
@@ -45,8 +51,9 @@ class Draw:
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
             raise ValueError(f"Draw.p is {self.p}; give a probability from 0 to 1.")
-        if self.lowest < 1 or self.step < 1:
-            raise ValueError("Draw.lowest and Draw.step must be at least 1.")
+        for name, value in (("lowest", self.lowest), ("step", self.step)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"Draw.{name} is {value!r}; give an integer of at least 1.")
         if self.law not in ("uniform", "log-uniform"):
             raise ValueError(f"Draw.law is {self.law!r}; give 'uniform' or 'log-uniform'.")
 
@@ -55,44 +62,106 @@ PUBLISHED = Draw(p=0.5, lowest=1, law="uniform", shared=False, scale=True)
 """Structural dropout as published (Knodt 2022)."""
 
 
+@dataclass(frozen=True)
+class Sandwich:
+    """Which widths one training step runs, widest first (after Yu & Huang, 2019).
+
+    passes: how many in all: the full width, `passes - 1 - narrowest` drawn ones, and the narrowest.
+    narrowest: whether the narrowest widths are always among them; without, they are only drawn.
+    stratified: each drawn pass from its own part of the law, so that every step visits wide,
+        middling and narrow widths; otherwise all from the whole law.
+
+    Raises ValueError when there are too few passes for what they must hold.
+    """
+
+    passes: int = 4
+    narrowest: bool = True
+    stratified: bool = True
+
+    def __post_init__(self) -> None:
+        least = 1 + self.narrowest
+        if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < least:
+            raise ValueError(
+                f"Sandwich.passes is {self.passes!r}; give an integer of at least {least}."
+            )
+
+    @property
+    def drawn(self) -> int:
+        """How many passes are drawn."""
+        return self.passes - 1 - self.narrowest
+
+
+def sandwich(
+    axes: Mapping[str, Axis], draw: Draw, seed: int, step: int, plan: Sandwich | None = None
+) -> list[Widths]:
+    """The widths of every pass of one training step: full width first, narrowest last.
+
+    A shared draw always cuts here (p = 1): a pass that cut nothing would be the full one again.
+    """
+    plan = plan if plan is not None else Sandwich()
+    draw = replace(draw, p=1.0) if draw.shared else draw
+    of = plan.drawn if plan.stratified else 1
+    drawn = [draw_widths(axes, draw, seed, step, i, of) for i in reversed(range(plan.drawn))]
+    return [Widths(), *drawn, *([narrowest(axes, draw)] if plan.narrowest else [])]
+
+
 def draw_widths(
-    axes: Mapping[str, Axis], draw: Draw, seed: int, step: int, index: int = 0
+    axes: Mapping[str, Axis], draw: Draw, seed: int, step: int, index: int = 0, of: int = 1
 ) -> Widths:
-    """The widths of one training step; `index` tells several draws of a step apart.
+    """The widths of one pass of one training step; axes that are not cut are left out.
 
     axes: the axes that can be cut. Axes inside another (head size in heads) stay full.
+    index: tells several passes of a step apart.
+    of: when above 1, index 0..of - 1 is the part of the law to draw from, narrow widths first;
+        axes drawn by themselves each take the parts in an order of their own.
     """
-    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, index, step]))
-    names = [name for name, axis in axes.items() if axis.inner_of is None]
+    sizes = {name: axis.size for name, axis in axes.items() if axis.inner_of is None}
     if draw.shared:
-        cut, place = rng.random(2)
-        picks = {name: (cut, place) for name in names}
-    else:
-        picks = {name: tuple(rng.random(2)) for name in names}
-    return Widths(
-        {
-            name: drawn_width(axes[name].size, draw, picks[name][1])
-            for name in names
-            if picks[name][0] < draw.p
-        }
-    )
+        cut, place = uniforms(seed, (step, index), 2)
+        if not sizes or cut >= draw.p:
+            return Widths()
+        widest = max(sizes.values())
+        width = drawn_width(widest, draw, (index + place) / of if of > 1 else place)
+        kept = {name: same_share(size, draw, width, widest) for name, size in sizes.items()}
+        return Widths({name: w for name, w in kept.items() if w < sizes[name]})
+    values = uniforms(seed, (step, index), 2 * len(sizes))
+    found: dict[str, int] = {}
+    for number, (name, size) in enumerate(sizes.items()):
+        cut, place = values[2 * number : 2 * number + 2]
+        if cut >= draw.p or size <= draw.lowest:
+            continue
+        if of > 1:
+            place = (_stratum(seed, step, number, index, of) + place) / of
+        found[name] = drawn_width(size, draw, place)
+    return Widths(found)
 
 
 def drawn_width(size: int, draw: Draw, place: float) -> int:
-    """The width at a place in [0, 1) of the draw's law, for an axis of this size."""
+    """The width at a place in [0, 1) of the draw's law, for an axis of this size that is cut.
+
+    Below `size`, but for axes that are no wider than `draw.lowest`: those stay whole.
+    """
     if size <= draw.lowest:
         return size
-    choices = (size - draw.lowest + draw.step - 1) // draw.step + 1  # full size included
+    choices = -(-(size - draw.lowest) // draw.step)  # lowest, lowest + step, ... below size
     if draw.law == "uniform":
-        return min(size, draw.lowest + draw.step * int(place * choices))
-    # Each width w stands for the interval [w, w + step) on a logarithmic scale.
-    low, high = math.log(draw.lowest), math.log(size + draw.step)
-    width = math.exp(low + place * (high - low))
-    return min(size, draw.lowest + draw.step * int((width - draw.lowest) / draw.step))
+        rank = int(place * choices)
+    else:
+        span = math.log1p(choices * draw.step / draw.lowest)
+        rank = int(draw.lowest * math.expm1(place * span) / draw.step)
+    return draw.lowest + draw.step * min(rank, choices - 1)  # rounding may reach past the end
+
+
+def same_share(size: int, draw: Draw, width: int, widest: int) -> int:
+    """The share width / widest of an axis of this size, rounded to a width of the draw."""
+    if size <= draw.lowest or width >= widest:
+        return size
+    rank = round((size * width / widest - draw.lowest) / draw.step)
+    return min(size, draw.lowest + draw.step * max(rank, 0))
 
 
 def narrowest(axes: Mapping[str, Axis], draw: Draw) -> Widths:
-    """Every axis as narrow as the draw allows."""
+    """Every axis as narrow as the draw allows; axes inside another stay full."""
     return Widths(
         {
             name: min(axis.size, draw.lowest)
@@ -102,9 +171,37 @@ def narrowest(axes: Mapping[str, Axis], draw: Draw) -> Widths:
     )
 
 
-def sandwich(
-    axes: Mapping[str, Axis], draw: Draw, seed: int, step: int, passes: int = 4
-) -> list[Widths]:
-    """Full width, the narrowest and `passes - 2` drawn ones (sandwich rule, Yu & Huang 2019)."""
-    drawn = [draw_widths(axes, draw, seed, step, index=i) for i in range(passes - 2)]
-    return [Widths(), *drawn, narrowest(axes, draw)]
+_BITS = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def uniforms(seed: int, counters: Iterable[int], count: int) -> list[float]:
+    """`count` numbers uniform in [0, 1), a function of seed and counters alone."""
+    state = hashed(seed, counters)
+    return [(_mix(state + _GOLDEN * k) >> 11) * 2.0**-53 for k in range(1, count + 1)]
+
+
+def hashed(seed: int, counters: Iterable[int]) -> int:
+    """64 random bits that are a function of seed and counters alone.
+
+    Each in turn goes through the finaliser of SplitMix64 (Steele, Lea & Flood, 2014): under a
+    microsecond, where setting up a generator object takes 15.
+    """
+    state = _mix(seed + _GOLDEN)
+    for counter in counters:
+        state = _mix(state + counter + _GOLDEN)
+    return state
+
+
+def _mix(value: int) -> int:
+    value &= _BITS
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _BITS
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _BITS
+    return value ^ (value >> 31)
+
+
+def _stratum(seed: int, step: int, number: int, index: int, of: int) -> int:
+    """The place of `index` in a random order of 0..of - 1 that is the axis' own."""
+    # A third counter keeps these numbers apart from those of the draws.
+    keys = uniforms(seed, (step, number, of), of)
+    return sum(key < keys[index] for key in keys)

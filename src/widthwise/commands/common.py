@@ -1,0 +1,142 @@
+"""What the commands share: consoles, errors in one sentence, options that several take."""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from widthwise.errors import BudgetError, RunError, WidthwiseError
+from widthwise.measure.frontier import Frontier, Point
+from widthwise.runs import Run, members
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+console = Console(highlight=False)
+notes = Console(stderr=True, highlight=False)  # progress and remarks: not part of the result
+
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="A built-in task, or your own as file.py:function or package.module:function.",
+    ),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that train wrote.")]
+MaxBytes = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Most bytes of the stored file, such as 300kB or 1.2MB."),
+]
+MaxParams = Annotated[int | None, typer.Option(min=1, help="Most parameters.")]
+MaxMacs = Annotated[int | None, typer.Option(min=1, help="Most multiply-accumulates per example.")]
+MaxLatency = Annotated[
+    float | None, typer.Option("--max-latency-ms", help="Longest time of one call, in ms.")
+]
+MinMetric = Annotated[
+    float | None,
+    typer.Option(help="Worst metric allowed, such as 0.97; the most, where lower is better."),
+]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The limits given on the command line; None for those that were not."""
+
+    max_bytes: str | None = None
+    max_params: int | None = None
+    max_macs: int | None = None
+    max_latency_ms: float | None = None
+    min_metric: float | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any limit."""
+        return self != Budget()
+
+    def pick(self, frontier: Frontier) -> Point:
+        """The best point within the limits. Raises BudgetError."""
+        if not self.given:
+            raise BudgetError(
+                "There is no budget; give for example --max-bytes 300kB or --min-metric 0.97."
+            )
+        if self.max_latency_ms is not None and all(p.latency_ms is None for p in frontier.points):
+            raise BudgetError("Latency was not measured; sweep again without --no-latency.")
+        return frontier.pick(**vars(self))
+
+
+def told(command: Callable[P, T]) -> Callable[P, T]:
+    """A command whose errors are one sentence on stderr, with exit code 1."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show(warnings.showwarning)
+            try:
+                return command(*args, **kwargs)
+            except WidthwiseError as error:
+                # Not through rich, which would break the line at the width of the window.
+                typer.echo(f"Error: {one_line(error)}", err=True)
+                raise typer.Exit(1) from error
+
+    return run
+
+
+def one_line(error: object) -> str:
+    """A message without line breaks."""
+    return " ".join(str(error).split())
+
+
+def _show(shown: Callable[..., None]) -> Callable[..., None]:
+    """How warnings are shown: our own as remarks, those of others as they always are."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.startswith("widthwise"):
+            typer.echo(f"Note: {one_line(message)}", err=True)
+        else:
+            shown(message, category, *where, **more)
+
+    return show
+
+
+def table(*columns: str, text: tuple[str, ...] = ()) -> Table:
+    """A rich table; columns hold numbers, aligned right, except those named in `text`."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        words = name in text
+        made.add_column(name, justify="left" if words else "right", no_wrap=not words)
+    return made
+
+
+def read_frontier(folder: Path) -> Frontier:
+    """The frontier of a run folder, or of the seeds in it. Raises RunError, FileError."""
+    path = Run(folder).frontier
+    if not path.exists():
+        members(folder)  # a folder that holds no run is the nearer mistake
+        raise RunError(f"{folder} has no frontier yet; measure one with: widthwise sweep {folder}")
+    frontier = Frontier.load(path)
+    if not frontier.points:
+        raise RunError(f"{path} holds no points; measure again with: widthwise sweep {folder}")
+    return frontier
+
+
+def facts(runs: list[Run], frontier: Frontier) -> Mapping[str, str]:
+    """What the report says of the runs behind it."""
+    records = [run.record() for run in runs]
+    first = records[0]
+    recipe = first.settings.recipe
+    return {
+        "task": first.settings.task,
+        "training": f"{first.settings.method} method, "
+        + ", ".join(f"{name.replace('_', ' ')} {recipe[name]}" for name in recipe if recipe[name]),
+        "seeds": ", ".join(str(record.settings.seed) for record in records),
+        "command": first.command,
+        "trained": f"{first.started} to {first.finished}",
+        "latency": f"{frontier.runtime}, batch of {frontier.batch}",
+        "versions": ", ".join(f"{name} {v}" for name, v in first.versions.items()),
+    }

@@ -1,0 +1,348 @@
+"""The frontier: what every measured width costs and how good it is.
+
+    frontier = sweep(net, evaluation)
+    point = frontier.pick(max_bytes="300kB")      # the best network that fits
+    point = frontier.pick(min_metric=0.97)        # the best that is at least this good
+    small = net.cut(point.widths)
+    frontier.save("frontier.json"); Frontier.load("frontier.json")
+
+A frontier is a frozen record of numbers; it does not point back to the network.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from widthwise.errors import BudgetError, FileError, WidthError
+from widthwise.measure.size import format_size, parse_size
+from widthwise.store.atomic import write_whole
+from widthwise.variant import Widths
+
+FORMAT = "widthwise frontier"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One width, measured.
+
+    widths: what each axis keeps. metric: its value. spread: sample standard deviation of the
+    metric over seeds, None for one seed. bytes: of the file that `save` writes. params: numbers in
+    the parameters, tied ones once. macs: multiply-accumulates for one example.
+    latency_ms: milliseconds for one call, None where not measured.
+    """
+
+    widths: Widths
+    metric: float
+    spread: float | None
+    bytes: int
+    params: int
+    macs: int
+    latency_ms: float | None
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Measured points of one network.
+
+    points: in the order measured. metric: its name. higher_is_better: its direction.
+    split: the data it was measured on, e.g. "valid". runtime: what latency was measured with.
+    batch: examples in a call whose latency was measured. seeds: of the trainings behind it.
+    """
+
+    points: tuple[Point, ...]
+    metric: str
+    higher_is_better: bool
+    split: str
+    runtime: str
+    batch: int = 1
+    seeds: tuple[int, ...] = ()
+
+    def pick(
+        self,
+        *,
+        max_bytes: int | str | None = None,
+        max_params: int | None = None,
+        max_macs: int | None = None,
+        max_latency_ms: float | None = None,
+        min_metric: float | None = None,
+    ) -> Point:
+        """The best point within all the limits given; among equals the one with fewest bytes.
+
+        max_bytes: bytes, or a text such as '300kB' (1000 bytes a kB). min_metric: the point is at
+        least this good: at least the value, or at most where lower is better.
+
+        Raises BudgetError when no limit is given, or when nothing meets them; it then names the
+        nearest point.
+        """
+        limits = self._limits(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
+        if max_latency_ms is not None and all(p.latency_ms is None for p in self.points):
+            raise BudgetError("Latency was not measured; sweep again with latency=True.")
+        feasible = [p for p in self.points if all(limit.excess(p) <= 0 for limit in limits)]
+        if not feasible:
+            raise BudgetError(self._unmeetable(limits))
+        return min(feasible, key=self._order)
+
+    def _limits(self, *values: Any) -> list[_Limit]:
+        most_bytes, *counts, latency, metric = values
+        limits = []
+        if most_bytes is not None:
+            limits.append(_at_most("bytes", parse_size(most_bytes), lambda p: p.bytes, format_size))
+        for name, value in zip(("params", "macs"), counts, strict=True):
+            if value is not None:
+                unit = "parameters" if name == "params" else "MACs"
+                limits.append(
+                    _at_most(name, value, lambda p, n=name: getattr(p, n), lambda v, u=unit: f"{v:,} {u}")
+                )
+        if latency is not None:
+            limits.append(
+                _at_most("latency_ms", latency, lambda p: p.latency_ms, lambda v: f"{v:.3g} ms")
+            )
+        if metric is not None:
+            limits.append(self._at_least(metric))
+        if not limits:
+            raise BudgetError(
+                "Give a budget: max_bytes, max_params, max_macs, max_latency_ms or min_metric."
+            )
+        return limits
+
+    def _at_least(self, value: float) -> _Limit:
+        _check_number("metric", value)
+        sign = -1 if self.higher_is_better else 1
+        words = "of at least" if self.higher_is_better else "of at most"
+        return _Limit(
+            lambda p: sign * (p.metric - value) / max(abs(value), 1e-12),
+            f"{self.metric} {words} {value:.5g}",
+            lambda p: f"{self.metric} {p.metric:.5g}",
+        )
+
+    def _order(self, point: Point) -> tuple[float, int, float]:
+        best_first = -point.metric if self.higher_is_better else point.metric
+        return best_first, point.bytes, point.latency_ms or 0.0
+
+    def _unmeetable(self, limits: list[_Limit]) -> str:
+        asked = " and ".join(limit.asked for limit in limits)
+        if not self.points:
+            return f"No variant was measured, so none has {asked}; run the sweep first."
+        nearest = min(
+            self.points, key=lambda p: (max(limit.excess(p) for limit in limits), self._order(p))
+        )
+        has = list(dict.fromkeys(limit.has(nearest) for limit in limits))
+        shown = [format_size(nearest.bytes), f"{self.metric} {nearest.metric:.5g}"]
+        has += [s for s in shown if s not in has]
+        return f"No measured variant has {asked}; the nearest has {', '.join(has)}."
+
+    def best(self) -> tuple[Point, ...]:
+        """The points that no other beats in both metric and bytes, fewest bytes first."""
+        kept: list[Point] = []
+        for point in sorted(self.points, key=lambda p: (p.bytes, self._order(p))):
+            if not kept or self._order(point)[0] < self._order(kept[-1])[0]:
+                kept.append(point)
+        return tuple(kept)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as JSON, whole or not at all. Raises FileError."""
+        return write_whole(path, [self.to_json().encode()])
+
+    def to_json(self) -> str:
+        """It as JSON text, one point a line. Raises FileError for numbers that JSON cannot hold."""
+        head: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+        head |= {f.name: getattr(self, f.name) for f in fields(self) if f.name != "points"}
+        try:
+            lines = [json.dumps(_plain(p), allow_nan=False) for p in self.points]
+            text = json.dumps(head, allow_nan=False, indent=1)
+        except ValueError as error:
+            raise FileError(
+                "The frontier holds a value that is not a number; leave that point out."
+            ) from error
+        return f'{text[:-2]},\n "points": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Frontier:
+        """Read what `save` wrote. Raises FileError for anything else."""
+        try:
+            text = Path(path).read_bytes()
+        except OSError as error:
+            raise FileError(
+                f"{path} cannot be read ({error.strerror or error}); give the file that a sweep wrote."
+            ) from error
+        return Frontier.from_json(text, str(path))
+
+    @staticmethod
+    def from_json(text: str | bytes, name: str = "The text") -> Frontier:
+        """From JSON; `name` stands in messages. Raises FileError."""
+        try:
+            return _read(json.loads(text, parse_constant=_refuse))
+        except _NewerError as error:
+            raise FileError(f"{name} was written by a newer widthwise; update widthwise.") from error
+        except (ValueError, TypeError, KeyError, WidthError, RecursionError) as error:
+            raise FileError(
+                f"{name} is not a frontier that widthwise wrote, or is damaged "
+                f"({str(error)[:200].rstrip('.')}); run the sweep again."
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """excess: by what share of the limit a point misses it (at most 0 where it meets it)."""
+
+    excess: Callable[[Point], float]
+    asked: str
+    has: Callable[[Point], str]
+
+
+def _at_most(
+    name: str, most: float, value: Callable[[Point], Any], show: Callable[[Any], str]
+) -> _Limit:
+    _check_number(name, most)
+
+    def excess(point: Point) -> float:
+        measured = value(point)
+        return math.inf if measured is None else float(measured - most) / max(most, 1e-12)
+
+    def has(point: Point) -> str:
+        measured = value(point)
+        return "no measured latency" if measured is None else show(measured)
+
+    return _Limit(excess, f"at most {show(most)}", has)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise BudgetError(f"The limit on {name} is {value!r}; give a number.")
+
+
+def combine(frontiers: Iterable[Frontier]) -> Frontier:
+    """One frontier from those of several seeds: mean metric, its sample standard deviation.
+
+    All must have the same widths, in any order, and the same metric and split; latency is the
+    mean. The spread of a single frontier is None. Raises WidthError when they do not match.
+    """
+    all_of = list(frontiers)
+    if not all_of:
+        raise WidthError("There is no frontier to combine; give at least one.")
+    first = all_of[0]
+    for other in all_of[1:]:
+        same = ("metric", "higher_is_better", "split")
+        if any(getattr(other, n) != getattr(first, n) for n in same):
+            raise WidthError("The frontiers were measured with different metrics or splits.")
+    tables = [{p.widths: p for p in f.points} for f in all_of]
+    if any(t.keys() != tables[0].keys() for t in tables):
+        raise WidthError("The frontiers hold different widths; sweep all seeds at the same widths.")
+    if any(p.spread is not None for f in all_of for p in f.points):
+        raise WidthError("A frontier is combined already; combine those of single seeds.")
+    runtimes = list(dict.fromkeys(f.runtime for f in all_of))
+    return Frontier(
+        points=tuple(_mean([t[p.widths] for t in tables]) for p in first.points),
+        metric=first.metric,
+        higher_is_better=first.higher_is_better,
+        split=first.split,
+        runtime="; ".join(runtimes),
+        batch=first.batch,
+        seeds=tuple(s for f in all_of for s in f.seeds),
+    )
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    """Points of the same widths as one."""
+    if len({(p.params, p.macs) for p in points}) > 1:
+        raise WidthError("The frontiers come from different networks; their costs differ.")
+    values = [p.metric for p in points]
+    times = [p.latency_ms for p in points if p.latency_ms is not None]
+    return Point(
+        widths=points[0].widths,
+        metric=statistics.fmean(values),
+        spread=statistics.stdev(values) if len(values) > 1 else None,
+        bytes=max(p.bytes for p in points),
+        params=points[0].params,
+        macs=points[0].macs,
+        latency_ms=statistics.fmean(times) if len(times) == len(points) else None,
+    )
+
+
+def _plain(point: Point) -> dict[str, Any]:
+    return {f.name: getattr(point, f.name) for f in fields(point)} | {"widths": dict(point.widths)}
+
+
+class _NewerError(Exception):
+    """A later version of the format."""
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"it holds {text}")
+
+
+def _read(data: Any) -> Frontier:
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ValueError("another kind of file")
+    version = _integer(data["version"], "version")
+    if version > VERSION:
+        raise _NewerError
+    _only(data, {"format", "version", *(f.name for f in fields(Frontier))})
+    if not isinstance(data["points"], list) or not isinstance(data["seeds"], list):
+        raise ValueError("points and seeds must be lists")
+    if not isinstance(data["higher_is_better"], bool):
+        raise ValueError("higher_is_better must be true or false")
+    return Frontier(
+        points=tuple(_read_point(p) for p in data["points"]),
+        metric=_text(data["metric"]),
+        higher_is_better=data["higher_is_better"],
+        split=_text(data["split"]),
+        runtime=_text(data["runtime"]),
+        batch=_integer(data["batch"], "batch"),
+        seeds=tuple(_integer(s, "seed") for s in data["seeds"]),
+    )
+
+
+def _read_point(data: Any) -> Point:
+    if not isinstance(data, dict) or not isinstance(data.get("widths"), dict):
+        raise ValueError("a point without widths")
+    _only(data, {f.name for f in fields(Point)})
+    return Point(
+        widths=Widths(data["widths"]),
+        metric=_number(data["metric"], "metric"),
+        spread=_optional(data["spread"], "spread"),
+        bytes=_integer(data["bytes"], "bytes"),
+        params=_integer(data["params"], "params"),
+        macs=_integer(data["macs"], "macs"),
+        latency_ms=_optional(data["latency_ms"], "latency_ms"),
+    )
+
+
+def _only(data: dict[str, Any], names: set[str]) -> None:
+    if data.keys() != names:
+        odd = sorted(data.keys() ^ names)
+        raise ValueError(f"unexpected or missing entry {odd[0]!r}")
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} is not a number")
+    return float(value)
+
+
+def _optional(value: Any, name: str) -> float | None:
+    if value is None:
+        return None
+    if _number(value, name) < 0:
+        raise ValueError(f"{name} is negative")
+    return float(value)
+
+
+def _integer(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or (value < 0 and name != "seed"):
+        raise ValueError(f"{name} is not a whole number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a name is not text")
+    return value

@@ -1,0 +1,51 @@
+"""Sizes as people write them: 300kB, 1.2 MB, 64KiB.
+
+kB, MB and GB are 1000, 1000**2 and 1000**3 bytes; KiB, MiB and GiB are powers of 1024.
+"""
+
+import re
+from decimal import Decimal
+
+from widthwise.errors import BudgetError
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{p}b": 1000**n for n, p in enumerate("kmgt", start=1)},
+    **{f"{p}ib": 1024**n for n, p in enumerate("kmgt", start=1)},
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)
+
+
+def parse_size(size: int | str) -> int:
+    """A number of bytes from an integer or a text, rounded down to whole bytes.
+
+        parse_size(300_000)    # 300000
+        parse_size("300kB")    # 300000
+        parse_size("1.2 MB")   # 1200000
+        parse_size("64KiB")    # 65536
+
+    Upper and lower case are the same. Raises BudgetError for anything else.
+    """
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+        return size
+    found = _SIZE.fullmatch(size) if isinstance(size, str) and len(size) <= 64 else None
+    unit = _UNITS.get(found[2].lower()) if found else None
+    if found is None or unit is None:
+        raise BudgetError(
+            f"{size!r} is not a size; write a number of bytes, or for example 300kB, 1.2MB, 64KiB."
+        )
+    return int(Decimal(found[1]) * unit)
+
+
+def format_size(size: int) -> str:
+    """Bytes for people, in three figures: 999 B, 12.9 kB, 1.20 MB."""
+    if size < 1000:
+        return f"{size} B"
+    value, unit = size / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {unit}"

@@ -1,0 +1,1 @@
+"""The report: a frontier's JSON in, tables, a picture and a page out; nothing here needs torch."""

@@ -1,0 +1,46 @@
+"""Where the marks of the curve go: the same for the picture and for the page."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from widthwise.measure.frontier import Frontier, Point
+
+
+def best_that_fits(frontier: Frontier) -> list[Point]:
+    """The best points by size, the last one again at the largest size, where it still fits."""
+    line = list(frontier.best())
+    return [*line, replace(line[-1], bytes=max(p.bytes for p in frontier.points))]
+
+
+def size_ticks(low: int, high: int, most: int) -> list[int]:
+    """At most `most` round sizes in bytes for a logarithmic scale that reaches from low to high."""
+    decades = [10**k for k in range(13)]
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [s * d for d in decades for s in steps if low <= s * d <= high]
+        if len(ticks) <= most:
+            break
+    kept = ticks[:: max(1, -(-len(ticks) // most))]
+    return kept if len(kept) > 1 else sorted({low, high})
+
+
+def place_labels(frontier: Frontier, points: Sequence[Point]) -> list[tuple[bool, int]]:
+    """For every marked point: whether its label ends there rather than begins, and its row.
+
+    Labels lie below or above the points, in rows, so that two that are near do not overlap.
+    """
+    sizes = [p.bytes for p in frontier.points]
+    low, reach = math.log(min(sizes)), math.log(max(sizes) / min(sizes)) or 1.0
+    placed: list[tuple[bool, int]] = [(False, 0)] * len(points)
+    taken: list[float] = []  # where the last label of each row ends, as a share of the scale
+    for i in sorted(range(len(points)), key=lambda i: points[i].bytes):
+        at = (math.log(points[i].bytes) - low) / reach
+        ends = at > 0.8
+        start = at - _LABEL if ends else at
+        row = next((r for r, end in enumerate(taken) if start >= end), len(taken))
+        taken[row : row + 1] = [start + _LABEL]
+        placed[i] = (ends, row)
+    return placed
+
+
+_LABEL = 0.17  # the length of a label as a share of the scale, on the page of a phone

@@ -1,0 +1,229 @@
+"""The report as one HTML file that needs no network and no server.
+
+Chart, style and script are inside the file; every number in it comes from the frontier and the
+picks. `page.html` says what is where, `page.css` how it looks, `page.js` draws the chart.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from widthwise.measure.frontier import Frontier, Point
+from widthwise.measure.size import format_size
+from widthwise.report import text
+from widthwise.report.curve import best_that_fits, place_labels, size_ticks
+from widthwise.report.picks import Pick, nearest
+from widthwise.store.atomic import write_whole
+
+
+def write(
+    frontier: Frontier,
+    path: Path,
+    *,
+    title: str,
+    picks: Sequence[Pick] = (),
+    facts: Mapping[str, str] | None = None,
+) -> None:
+    """Write the page to `path`; raises FileError when that cannot be done."""
+    write_whole(path, [page(frontier, title=title, picks=picks, facts=facts).encode()])
+
+
+def page(
+    frontier: Frontier,
+    *,
+    title: str,
+    picks: Sequence[Pick] = (),
+    facts: Mapping[str, str] | None = None,
+) -> str:
+    """The page as text.
+
+    frontier: at least one point. picks: marked in the chart and listed first.
+    facts: what is said about the run, label -> text.
+    """
+    # Imported here: the text of plotly's script is 5 MB.
+    from plotly.offline import get_plotlyjs
+
+    lead = _lead(frontier)
+    return Template(_asset("page.html")).substitute(
+        title=escape(title),
+        style=_asset("page.css").strip(),
+        lead=escape(lead),
+        picks=_pick_table(frontier, picks),
+        curve=escape(f"{frontier.metric} against size".capitalize()),
+        summary=escape(f"Chart of {frontier.metric} against stored size. {lead}"),
+        caption=escape(_caption(frontier)),
+        points=_point_table(frontier, picks),
+        facts="\n".join(
+            f"<dt>{escape(label)}</dt><dd>{escape(said)}</dd>"
+            for label, said in (facts or {}).items()
+        ),
+        # "</" would end the script element wherever it stood.
+        data=json.dumps(_chart(frontier, picks), allow_nan=False).replace("</", "<\\/"),
+        plotly=get_plotlyjs(),
+        script=_asset("page.js").strip(),
+    )
+
+
+def _asset(name: str) -> str:
+    return files("widthwise.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _lead(frontier: Frontier) -> str:
+    """The frontier in two sentences: the largest network, and what a quarter of it keeps."""
+    trainings = "one training"
+    if len(frontier.seeds) > 1:
+        trainings = f"each of {len(frontier.seeds)} trainings"
+    largest = max(frontier.points, key=lambda p: p.bytes)
+    said = (
+        f"{len(frontier.points)} networks of different size from {trainings}, measured on the "
+        f"{frontier.split} split. The largest, {format_size(largest.bytes)}, has "
+        f"{frontier.metric} {_value(frontier, largest)}"
+    )
+    quarter = [p for p in frontier.best() if p.bytes <= largest.bytes / 4]
+    if not quarter:
+        return said + "."
+    small = quarter[-1]
+    return f"{said}; one of {format_size(small.bytes)} has {_value(frontier, small)}."
+
+
+def _value(frontier: Frontier, point: Point) -> str:
+    # A line break inside a number would make it hard to read.
+    return text.value(frontier.metric, point.metric, point.spread).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _caption(frontier: Frontier) -> str:
+    said = (
+        "Each dot is one network, a part of the same trained weights; the line is the best "
+        "that fits into a size. Sizes are those of the stored files, 1 kB = 1000 bytes."
+    )
+    if any(p.spread for p in frontier.points):
+        said += " The band is the sample standard deviation over seeds."
+    return said
+
+
+def _pick_table(frontier: Frontier, picks: Sequence[Pick]) -> str:
+    if not picks:
+        return '<p class="note">None yet.</p>'
+    full = max(p.bytes for p in frontier.points)
+    named = any(pick.file for pick in picks)
+    head = ["name", "size", "of the largest", frontier.split, "test", "widths"]
+    rows = [
+        [
+            _head(pick.name, "text"),
+            _cell(format_size(pick.bytes)),
+            _cell(f"{100 * pick.bytes / full:.0f} %"),
+            _cell(text.value(frontier.metric, pick.valid)),
+            _cell(text.value(frontier.metric, pick.test)),
+            _widths(pick.widths),
+            *([_cell(pick.file or "-", "text")] if named else []),
+        ]
+        for pick in picks
+    ]
+    return _table([*head, *(["file"] if named else [])], rows, f"{frontier.metric} of the picks")
+
+
+def _point_table(frontier: Frontier, picks: Sequence[Pick]) -> str:
+    chosen = [nearest(frontier, pick) for pick in picks]
+    head = ["size (kB)", frontier.metric, "parameters", "MACs", "latency (ms)", "widths"]
+    points = sorted(frontier.points, key=lambda p: p.bytes)
+    rows = [
+        [
+            _head(text.kilobytes(p.bytes)),
+            _cell(text.value(frontier.metric, p.metric, p.spread)),
+            _cell(text.count(p.params)),
+            _cell(text.count(p.macs)),
+            _cell(text.milliseconds(p.latency_ms)),
+            _widths(p.widths),
+        ]
+        for p in points
+    ]
+    marked = [p in chosen for p in points]
+    return _table(head, rows, "all measured networks", marked, "scroll tall")
+
+
+def _table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    label: str,
+    marked: Sequence[bool] = (),
+    style: str = "scroll",
+) -> str:
+    words = {"name": "text", "widths": "text", "file": "text"}
+    heads = "".join(_element("th", h, words.get(h, ""), scope="col") for h in head)
+    starts = ['<tr class="chosen">' if m else "<tr>" for m in marked or [False] * len(rows)]
+    lines = [f"{start}{''.join(row)}</tr>" for start, row in zip(starts, rows, strict=True)]
+    return (
+        f'<div class="{style}" role="region" aria-label="Table: {escape(label)}" tabindex="0">\n'
+        f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n"
+        "</tbody>\n</table>\n</div>"
+    )
+
+
+def _element(name: str, said: str, style: str = "", **attributes: str) -> str:
+    if style:
+        attributes["class"] = style
+    words = "".join(f' {key}="{escape(value)}"' for key, value in attributes.items())
+    return f"<{name}{words}>{escape(said)}</{name}>"
+
+
+def _head(said: str, style: str = "") -> str:
+    return _element("th", said, style, scope="row")
+
+
+def _cell(said: str, style: str = "") -> str:
+    return _element("td", said, style)
+
+
+def _widths(kept: Mapping[str, int]) -> str:
+    return _element("td", text.widths(kept, 4), "text", title=text.widths(kept))
+
+
+def _chart(frontier: Frontier, picks: Sequence[Pick]) -> dict[str, Any]:
+    """What `page.js` draws."""
+    sizes = [p.bytes for p in frontier.points]
+    low, high = min(sizes), max(sizes)
+    return {
+        "metric": f"{frontier.metric} ({frontier.split})",
+        "higher": frontier.higher_is_better,
+        "share": text.is_share(frontier.metric),
+        "range": [math.log10(low / 1.12), math.log10(high * 1.12)],
+        "ticks": [[t, text.tick(t)] for t in size_ticks(low, high, 9)],
+        "fewTicks": [[t, text.tick(t)] for t in size_ticks(low, high, 5)],
+        "points": [_dot(p, _hover(frontier, p)) for p in frontier.points],
+        "line": [
+            {"bytes": p.bytes, "metric": p.metric, "spread": p.spread or 0}
+            for p in best_that_fits(frontier)
+        ],
+        "picks": list(_marked(frontier, picks)),
+    }
+
+
+def _dot(point: Point, hover: str) -> dict[str, Any]:
+    return {"bytes": point.bytes, "metric": point.metric, "hover": hover}
+
+
+def _marked(frontier: Frontier, picks: Sequence[Pick]) -> Iterator[dict[str, Any]]:
+    points = [nearest(frontier, pick) for pick in picks]
+    places = place_labels(frontier, points)
+    for pick, point, (ends, row) in zip(picks, points, places, strict=True):
+        name = escape(pick.name)
+        hover = f"<b>{name}</b><br>{_hover(frontier, point)}"
+        if pick.test is not None:
+            hover += f"<br>test {frontier.metric} {text.value(frontier.metric, pick.test)}"
+        label = f"{name}<br>{format_size(point.bytes)}"
+        yield _dot(point, hover) | {"name": name, "label": label, "ends": ends, "row": row}
+
+
+def _hover(frontier: Frontier, point: Point) -> str:
+    """A point in four lines, as plotly's few HTML tags."""
+    value = text.value(frontier.metric, point.metric, point.spread)
+    costs = f"{text.count(point.params)} parameters, {text.count(point.macs)} MACs"
+    if point.latency_ms is not None:
+        costs += f", {text.milliseconds(point.latency_ms)} ms"
+    lines = [f"<b>{format_size(point.bytes)}: {value}</b>", escape(text.widths(point.widths, 4)), costs]
+    return "<br>".join(lines)

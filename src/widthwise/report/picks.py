@@ -1,0 +1,72 @@
+"""The widths that someone chose, kept as JSON beside the frontier that they come from.
+
+    save_picks(path, [Pick("small", {"fc1": 16}, 4321, valid=0.96)])
+    load_picks(path)                   # what was saved; nothing when there is no such file
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from widthwise.errors import FileError, WidthError
+from widthwise.measure.frontier import Frontier, Point
+from widthwise.store.atomic import write_whole
+from widthwise.variant import Widths
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A width that someone chose, and what became of it.
+
+    name: what it is called in tables and plots, for example "small".
+    widths: of the axes that were chosen; others are full.
+    bytes: of its stored file, or of the measured point while there is no file.
+    valid: metric on the split that the frontier was measured on; None where it was not measured.
+    test: metric on the test split, from the reloaded file where there is one; None if unmeasured.
+    file: file name in the run folder, or None.
+    """
+
+    name: str
+    widths: Mapping[str, int]
+    bytes: int
+    valid: float | None = None
+    test: float | None = None
+    file: str | None = None
+
+
+def save_picks(path: Path, picks: Sequence[Pick]) -> None:
+    """Write them whole or not at all. Raises FileError."""
+    data = [asdict(replace(pick, widths=dict(pick.widths))) for pick in picks]
+    write_whole(path, [(json.dumps(data, indent=1, allow_nan=False) + "\n").encode()])
+
+
+def load_picks(path: Path) -> list[Pick]:
+    """Read what `save_picks` wrote; no file means no picks. Raises FileError for anything else."""
+    try:
+        return [_read(entry) for entry in json.loads(path.read_bytes())]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FileError(f"{path} cannot be read ({error.strerror}); make it readable.") from error
+    except (ValueError, TypeError, AttributeError, RecursionError, WidthError) as error:
+        raise FileError(f"{path} is damaged; delete it and choose the sizes again.") from error
+
+
+def nearest(frontier: Frontier, pick: Pick) -> Point:
+    """The measured point that a pick is: of the same widths, else of the nearest size."""
+    same = [p for p in frontier.points if dict(p.widths) == dict(pick.widths)]
+    return min(same or frontier.points, key=lambda p: abs(p.bytes - pick.bytes))
+
+
+def _read(entry: dict[str, Any]) -> Pick:
+    pick = Pick(**{**entry, "widths": dict(Widths(entry["widths"]))})
+    kinds = {"name": str, "bytes": int, "valid": float | None, "test": float | None}
+    kinds["file"] = str | None
+    for name, kind in kinds.items():
+        if not isinstance(getattr(pick, name), kind):
+            raise TypeError(name)
+    return pick

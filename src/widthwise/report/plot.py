@@ -1,0 +1,109 @@
+"""The frontier as a picture: the metric against stored bytes, with the picks marked."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from widthwise.measure.frontier import Frontier
+from widthwise.measure.size import format_size
+from widthwise.report import text
+from widthwise.report.curve import best_that_fits, place_labels, size_ticks
+from widthwise.report.picks import Pick, nearest
+from widthwise.store.atomic import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK, _MUTED, _GRID = "#1b1f24", "#8a94a0", "#e3e7ec"
+_CURVE, _PICK = "#0b62d6", "#c2410c"
+
+
+def draw(frontier: Frontier, path: Path, *, title: str, picks: Sequence[Pick] = ()) -> None:
+    """Write a PNG of the frontier to `path`; raises FileError when that cannot be done."""
+    # The figure classes alone: pyplot would pick a window system and keep every figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _curve(axes, frontier)
+    _picks(axes, frontier, picks)
+    _dress(axes, frontier, title)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Title": title})
+    write_whole(path, [image.getvalue()])
+
+
+def _curve(axes: Axes, frontier: Frontier) -> None:
+    points, line = frontier.points, best_that_fits(frontier)
+    axes.scatter(
+        [p.bytes for p in points],
+        [p.metric for p in points],
+        s=14,
+        color=_MUTED,
+        linewidths=0,
+        label=f"measured ({len(points)})",
+    )
+    sizes = [p.bytes for p in line]
+    axes.plot(sizes, [p.metric for p in line], color=_CURVE, linewidth=2, label="best that fits")
+    if any(p.spread for p in line):
+        low = [p.metric - (p.spread or 0) for p in line]
+        high = [p.metric + (p.spread or 0) for p in line]
+        axes.fill_between(
+            sizes, low, high, color=_CURVE, alpha=0.18, linewidth=0, label="spread over seeds"
+        )
+
+
+def _picks(axes: Axes, frontier: Frontier, picks: Sequence[Pick]) -> None:
+    if not picks:
+        return
+    points = [nearest(frontier, pick) for pick in picks]
+    axes.scatter(
+        [p.bytes for p in points],
+        [p.metric for p in points],
+        s=70,
+        color=_PICK,
+        edgecolors="white",
+        linewidths=1.2,
+        zorder=3,
+        label="chosen",
+    )
+    # The curve bends towards large and good, so the corner away from it is free for words.
+    down = -1 if frontier.higher_is_better else 1
+    places = place_labels(frontier, points)
+    for pick, point, (ends, row) in zip(picks, points, places, strict=True):
+        axes.annotate(
+            f"{pick.name}\n{format_size(point.bytes)}",
+            (point.bytes, point.metric),
+            xytext=(5 if ends else 7, down * (7 + 26 * row)),
+            textcoords="offset points",
+            ha="right" if ends else "left",
+            va="top" if down < 0 else "bottom",
+            color=_PICK,
+            fontsize=9,
+        )
+
+
+def _dress(axes: Axes, frontier: Frontier, title: str) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+
+    sizes = [p.bytes for p in frontier.points]
+    axes.set_xscale("log")
+    axes.set_xlim(min(sizes) / 1.15, max(sizes) * 1.15)
+    axes.xaxis.set_major_locator(FixedLocator(size_ticks(min(sizes), max(sizes), 9)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text.tick(round(x))))
+    if text.is_share(frontier.metric):
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
+    axes.set_xlabel("stored size (logarithmic)", color=_INK)
+    axes.set_ylabel(f"{frontier.metric} ({frontier.split})", color=_INK)
+    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    place = "lower right" if frontier.higher_is_better else "upper right"
+    axes.legend(loc=place, frameon=False, fontsize=9)

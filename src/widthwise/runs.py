@@ -1,0 +1,285 @@
+"""A run folder: what one training made, and what made it.
+
+    runs/x/
+        run.json                  settings, command, versions, and how far the run came
+        checkpoint.safetensors    written while training; the same command continues from it
+        model.safetensors         the trained weights at full size
+        frontier.json             every measured width
+        frontier.png  report.html
+        picks.json                the widths that were chosen, and the files made of them
+
+    with hold(folder):                                   # one command at a time
+        run, state = begin(folder, settings, ...)        # "new", "continued" or "finished"
+    for run in members("runs/x"): ...                    # a run, or the seeds inside a folder
+
+Files appear whole or not at all, and the lock goes with the process that holds it, so that
+nothing has to be repaired after a crash.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+
+from widthwise.errors import RunError
+from widthwise.store.atomic import write_whole
+from widthwise.version import VERSION
+
+Status = Literal["running", "interrupted", "finished"]
+State = Literal["new", "continued", "finished"]
+_LOCK: Final = ".lock"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the trained weights: two runs of equal settings are the same run.
+
+    task: as `resolve` takes it. method: how widths are drawn. lr: the peak of the schedule.
+    """
+
+    task: str
+    method: str
+    seed: int
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """What run.json says.
+
+    command: as it was typed. draw: the fields of `Draw`, empty for a plain training.
+    versions: of what ran. started, finished: UTC, ISO 8601. metric: its name.
+    results: split -> metric of the full network, once the run is finished.
+    """
+
+    settings: Settings
+    command: str
+    draw: Mapping[str, Any]
+    status: Status
+    started: str
+    finished: str | None = None
+    metric: str = ""
+    results: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=lambda: dict(_versions()))
+
+
+@dataclass(frozen=True)
+class Run:
+    """The places in a run folder."""
+
+    folder: Path
+
+    @property
+    def record_file(self) -> Path:
+        """What made the run."""
+        return self.folder / "run.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of an unfinished training."""
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def model(self) -> Path:
+        """The trained weights at full size."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def frontier(self) -> Path:
+        """Every measured width."""
+        return self.folder / "frontier.json"
+
+    @property
+    def picture(self) -> Path:
+        """The frontier as a picture."""
+        return self.folder / "frontier.png"
+
+    @property
+    def page(self) -> Path:
+        """The report."""
+        return self.folder / "report.html"
+
+    @property
+    def picks(self) -> Path:
+        """The chosen widths."""
+        return self.folder / "picks.json"
+
+    def record(self) -> Record:
+        """What run.json says. Raises RunError when it is missing, damaged or foreign."""
+        try:
+            text = self.record_file.read_bytes()
+        except FileNotFoundError as error:
+            raise RunError(_no_run(self.folder)) from error
+        except OSError as error:
+            raise RunError(
+                f"{self.record_file} cannot be read ({error.strerror}); make it readable."
+            ) from error
+        try:
+            return _read(json.loads(text))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RunError(
+                f"{self.record_file} is damaged or was not written by this version of widthwise; "
+                "train again with --overwrite, or give another folder."
+            ) from error
+
+    def finished_record(self) -> Record:
+        """The record of a run whose training is done. Raises RunError while it is not."""
+        record = self.record()
+        if record.status != "finished":
+            raise RunError(
+                f"The training in {self.folder} is not finished; continue it with: "
+                f"{record.command}"
+            )
+        return record
+
+    def write(self, record: Record) -> None:
+        """Replace run.json. Raises FileError."""
+        text = json.dumps(asdict(record), indent=2, allow_nan=False) + "\n"
+        write_whole(self.record_file, [text.encode()])
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other widthwise commands out of `folder`, which is made if it is missing.
+
+    Raises RunError when another process holds it, or when it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be used as a run folder ({error.strerror}); give another --out."
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{folder} is in use by another widthwise command; wait until it is done, or give "
+                "another folder."
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def begin(
+    folder: Path, settings: Settings, *, command: str, draw: Mapping[str, Any], overwrite: bool
+) -> tuple[Run, State]:
+    """Make `folder` the folder of this run, or find that it already is.
+
+    Must be called inside `hold(folder)`. A run of the same settings that was interrupted is
+    continued, one that is finished is left alone. Raises RunError when the folder holds something
+    else, unless `overwrite` is set and it is a run.
+    """
+    run = Run(folder)
+    new = Record(settings, command, draw, "running", now())
+    if not run.record_file.exists():
+        strangers = [p.name for p in folder.iterdir() if p.name != _LOCK]
+        if strangers:
+            raise RunError(
+                f"{folder} is not empty and holds no run (it has {min(strangers)}); give another "
+                "--out."
+            )
+    elif overwrite:
+        _clear(run)
+    else:
+        old = run.record()
+        if old.settings != settings:
+            raise RunError(
+                f"{folder} holds a run with {_difference(old.settings, settings)}; give another "
+                "--out, or --overwrite to replace that run."
+            )
+        if old.status == "finished":
+            return run, "finished"
+        started = Record(settings, command, draw, "running", old.started)
+        run.write(started)
+        return run, "continued"
+    run.write(new)
+    return run, "new"
+
+
+def members(folder: Path) -> list[Run]:
+    """The runs in a folder: itself, or one for each of its seeds. Raises RunError for none."""
+    if Run(folder).record_file.exists():
+        return [Run(folder)]
+    seeds = [path.parent for path in folder.glob("seed-*/run.json")]
+    if not seeds:
+        raise RunError(_no_run(folder))
+    return [Run(seed) for seed in sorted(seeds, key=lambda p: (len(p.name), p.name))]
+
+
+def single(folder: Path) -> Run:
+    """The one run in a folder. Raises RunError for none, or for a folder of several seeds."""
+    runs = members(folder)
+    if len(runs) > 1:
+        raise RunError(
+            f"{folder} holds the runs of {len(runs)} seeds; name one of them, for example "
+            f"{runs[0].folder}."
+        )
+    return runs[0]
+
+
+def now() -> str:
+    """The time in UTC to the second, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "python", platform.python_version()
+    yield "torch", torch.__version__
+    yield "widthwise", VERSION
+
+
+def _no_run(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"There is no run folder {folder}; make one with: widthwise train TASK --out {folder}"
+    return f"{folder} is not a run folder (it has no run.json); give one that a training wrote."
+
+
+def _clear(run: Run) -> None:
+    """Remove what runs write, and nothing else that the user may keep there."""
+    for path in (
+        run.checkpoint, run.model, run.frontier, run.picture, run.page, run.picks, run.record_file
+    ):
+        path.unlink(missing_ok=True)
+
+
+def _difference(old: Settings, new: Settings) -> str:
+    names = [f.name for f in fields(Settings) if getattr(old, f.name) != getattr(new, f.name)]
+    return ", ".join(f"{n} {getattr(old, n)} rather than {getattr(new, n)}" for n in names)
+
+
+def _read(data: Any) -> Record:
+    """A record from JSON. Raises ValueError, TypeError or KeyError for anything else."""
+    settings = Settings(**data.pop("settings"))
+    for f in fields(Settings):
+        kind = {"int": int, "float": (int, float), "str": str}[str(f.type)]
+        if isinstance(getattr(settings, f.name), bool) or not isinstance(
+            getattr(settings, f.name), kind
+        ):
+            raise TypeError(f.name)
+    record = Record(settings=settings, **data)
+    texts = (record.command, record.started, record.metric, *record.versions.values())
+    if not all(isinstance(t, str) for t in texts) or not isinstance(record.draw, dict):
+        raise TypeError("text")
+    if record.status not in ("running", "interrupted", "finished"):
+        raise ValueError(record.status)
+    if not all(isinstance(v, float) and math.isfinite(v) for v in record.results.values()):
+        raise TypeError("results")
+    return record

@@ -1,0 +1,289 @@
+"""Save a network at any width, load it with nothing but the file and the user's own class.
+
+    save(net, "half.safetensors", widths=net.widths(0.5))
+    small = load("half.safetensors", build=make_model)     # make_model() -> the full-size module
+
+The file holds only the cut tensors. Loading builds the user's model as it always is, sets the
+sizes that the cut changed and puts the tensors in; where the class cannot express the cut, its
+graph is captured and cut again.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+
+from widthwise.elastic import Elastic, NothingToCutWarning
+from widthwise.errors import FileError, WidthwiseError
+from widthwise.graph.own_class import Patch, apply_patches
+from widthwise.store import inputs, tensorfile
+from widthwise.store.manifest import Manifest, Measured, from_text, made_by, to_text
+from widthwise.variant import Widths
+
+# The sizes of torch's own layers that a cut can change; of the user's classes every integer counts.
+_LAYER_SIZES = frozenset(
+    """embed_dim embedding_dim groups head_dim hidden_size in1_features in2_features in_channels
+    in_features input_size kdim normalized_shape num_channels num_embeddings num_features num_groups
+    num_heads out_channels out_features proj_size vdim""".split()
+)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A network as a file would hold it.
+
+    module: the cut network. tensors: by name, shared ones once. bytes: the size of the file.
+    """
+
+    module: nn.Module
+    manifest: Manifest
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the file that `save` writes."""
+        return tensorfile.size(self.tensors, to_text(self.manifest))
+
+
+def save(
+    net: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    widths: Mapping[str, int] | None = None,
+    metric: Measured | None = None,
+) -> Path:
+    """Write one safetensors file with the network at these widths; returns its path.
+
+    net: an `Elastic`, which is cut to `widths` (full where they are not given), or a module of the
+        user's class that was cut before, for example to fine-tune it; `widths` is then only noted.
+    metric: what was measured of it, noted in the file.
+
+    The file appears whole or not at all. Raises WidthError, and FileError when it cannot be written
+    or the network cannot be stored.
+    """
+    stored = prepare(net, widths)
+    manifest = replace(stored.manifest, measured=metric)
+    return tensorfile.write(path, stored.tensors, to_text(manifest))
+
+
+def load(path: str | os.PathLike[str], build: Callable[[], nn.Module]) -> nn.Module:
+    """The stored network, in eval mode, on the CPU.
+
+    build: () -> the user's model at full size; its weights are not used.
+
+    Raises FileError when the file is missing, damaged or not one of widthwise, or when it does not
+    fit what `build` makes.
+    """
+    tensors, text = tensorfile.read(path)
+    manifest = from_text(text, str(path))
+    try:
+        tensors = {**tensors, **{n: tensors[to] for n, to in manifest.tied.items()}}
+    except KeyError as error:
+        raise FileError(f"{path} lacks the tensor {error}; save it again.") from error
+    module = build()
+    if manifest.kind == "graph":
+        module = _recut(module, manifest, path)
+    else:
+        _fits(module, manifest, tensors, path)
+        _set_sizes(module, manifest, path)
+    _install(module, manifest, tensors, path)
+    return module.eval()
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """What a file says of itself, after checking that it is whole. Raises FileError."""
+    return from_text(tensorfile.read(path)[1], str(path))
+
+
+def prepare(net: nn.Module, widths: Mapping[str, int] | None = None) -> Stored:
+    """The network at these widths as `save` would store it. Raises WidthError, FileError."""
+    if isinstance(net, Elastic):
+        return _from_net(net, net.complete(widths or {}))
+    if isinstance(net, fx.GraphModule):
+        raise FileError(
+            "A graph module cannot be stored by itself; save it from the network it was cut from, "
+            "with save(net, path, widths=...)."
+        )
+    plain = [name for name, t in _attributes(net) if t.grad_fn is None]
+    tensors, tied = _untied(_tensors(net, plain))
+    manifest = Manifest(
+        kind="class",
+        class_name=type(net).__name__,
+        widths=Widths(widths),
+        patches=tuple(_snapshot(net)),
+        tied=tied,
+        **made_by(),
+    )
+    return Stored(net, manifest, tensors)
+
+
+def _from_net(net: Elastic, widths: Widths) -> Stored:
+    module, patches, reason = net.cut_with_patches(widths)
+    known = net._state()
+    plain = [name for name, _ in _attributes(module) if name in known]
+    tensors, tied = _untied(_tensors(module, plain))
+    full = {
+        n: tuple(known[n].shape)
+        for n, t in tensors.items()
+        if n in known and known[n].shape != t.shape
+    }
+    manifest = Manifest(
+        kind="class" if reason is None else "graph",
+        class_name=type(net.model).__name__,
+        widths=widths,
+        sizes=dict(net.full()),
+        patches=patches,
+        full=full,
+        tied=tied,
+        inputs=None if reason is None else inputs.describe(_example(net)),
+        **made_by(),
+    )
+    return Stored(module, manifest, tensors)
+
+
+def _example(net: Elastic) -> Any:
+    """The (args, kwargs) that the network was captured with."""
+    program = net._programs[-1]
+    return pytree.tree_unflatten(program.example, program.in_spec)
+
+
+def _tensors(module: nn.Module, plain: list[str]) -> dict[str, Tensor]:
+    """All parameters and buffers, and the plain attributes named."""
+    found: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    found |= dict(module.named_buffers(remove_duplicate=False))
+    found |= {name: t for name, t in _attributes(module) if name in plain}
+    return found
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Tensors held as plain attributes, by dotted name."""
+    for path, sub in module.named_modules():
+        for name, value in vars(sub).items():
+            if isinstance(value, Tensor):
+                yield (f"{path}.{name}" if path else name), value
+
+
+def _untied(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, and which further names it has."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        if first.setdefault(id(tensor), name) != name:
+            tied[name] = first[id(tensor)]
+    return {n: t for n, t in tensors.items() if n not in tied}, tied
+
+
+def _snapshot(module: nn.Module) -> Iterator[Patch]:
+    """The sizes that a module and its layers hold."""
+    for path, sub in module.named_modules():
+        own = not type(sub).__module__.startswith("torch.nn.")
+        for name, value in vars(sub).items():
+            if _is_size(value) and (name in _LAYER_SIZES or (own and not name.startswith("_"))):
+                yield Patch(path, name, value)
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return bool(value) and all(type(v) is int for v in value)
+    return type(value) is int
+
+
+def _misfit(path: str | os.PathLike[str], manifest: Manifest, problem: str) -> FileError:
+    return FileError(
+        f"{path} holds a {manifest.class_name} that does not fit what build() makes ({problem}); "
+        "pass the function that builds the full-size model it was saved from."
+    )
+
+
+def _fits(
+    module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: Any
+) -> None:
+    """Check that the full-size module is the one that was cut."""
+    mine = _tensors(module, [name for name, _ in _attributes(module)])
+    for name in tensors.keys() & mine.keys():
+        here, stored = tuple(mine[name].shape), tuple(tensors[name].shape)
+        if manifest.full is not None:
+            wanted = tuple(manifest.full.get(manifest.tied.get(name, name), stored))
+            if here != wanted:
+                raise _misfit(path, manifest, f"{name} is {here} there, {wanted} is needed")
+        elif len(here) != len(stored) or any(n > m for n, m in zip(stored, here, strict=True)):
+            raise _misfit(path, manifest, f"{name} is {here} there, {stored} in the file")
+
+
+def _set_sizes(module: nn.Module, manifest: Manifest, path: Any) -> None:
+    modules = dict(module.named_modules())
+    for patch in manifest.patches:
+        held = vars(modules[patch.module]).get(patch.attribute) if patch.module in modules else None
+        if not _is_size(held):
+            name = f"{patch.module}.{patch.attribute}".lstrip(".")
+            raise _misfit(path, manifest, f"it has no size {name}")
+    apply_patches(module, manifest.patches)
+
+
+def _recut(full: nn.Module, manifest: Manifest, path: Any) -> nn.Module:
+    """Capture the full-size module on an example of the stored form, and cut its graph."""
+    try:
+        args, kwargs = inputs.example(manifest.inputs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NothingToCutWarning)
+            net = Elastic(full.eval(), tuple(args), dict(kwargs))
+    except (ValueError, TypeError) as error:
+        raise FileError(f"{path} holds inputs that cannot be made ({error}); save it again.") from error
+    except WidthwiseError as error:
+        raise _misfit(path, manifest, str(error).rstrip(".")) from error
+    if dict(net.full()) != dict(manifest.sizes):
+        raise _misfit(path, manifest, "its axes are others")
+    module, _, _ = net.cut_with_patches(manifest.widths, same_class=False)
+    return module
+
+
+def _install(
+    module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: Any
+) -> None:
+    """Put the stored tensors in the place of the module's own; tied ones stay tied."""
+    attributes = dict(_attributes(module))
+    mine = _tensors(module, list(attributes))
+    missing = [n for n in mine if n not in tensors and n not in attributes]
+    if missing:
+        raise _misfit(path, manifest, f"the file lacks {missing[0]}")
+    made: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        holder, last = _holder(module, name, manifest, path)
+        old = mine.get(name)
+        if old is not None and old.dtype != tensor.dtype:
+            raise _misfit(path, manifest, f"{name} is {old.dtype} there, {tensor.dtype} in the file")
+        if old is not None and manifest.kind == "graph" and old.shape != tensor.shape:
+            raise _misfit(path, manifest, f"{name} has another shape")
+        value = made.get(id(tensor), tensor)
+        if isinstance(old, nn.Parameter) and not isinstance(value, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=old.requires_grad)
+        made[id(tensor)] = value
+        setattr(holder, last, value)
+
+
+def _holder(
+    module: nn.Module, name: str, manifest: Manifest, path: Any
+) -> tuple[nn.Module, str]:
+    """The submodule that holds a tensor of this name, and its name there."""
+    where, _, last = name.rpartition(".")
+    try:
+        holder = module.get_submodule(where)
+    except AttributeError:
+        raise _misfit(path, manifest, f"it has no {name}") from None
+    # A plain attribute may be one that the module makes only when it is first called.
+    lazily_made = manifest.kind == "class" and manifest.full is None and not hasattr(holder, last)
+    if not isinstance(getattr(holder, last, None), Tensor) and not (lazily_made and last):
+        raise _misfit(path, manifest, f"it has no tensor {name}")
+    return holder, last
+
+
+__all__ = ["Measured", "Stored", "load", "prepare", "read_manifest", "save"]
+
+

@@ -1,0 +1,71 @@
+"""Example inputs as JSON: their nesting, shapes and dtypes, never their values.
+
+    (x, {"mask": m}, None)   ->   ["tuple", ["tensor", "float32", [4, 3]],
+                                            ["dict", ["mask", ["tensor", "bool", [4, 7]]]],
+                                            ["value", null]]
+
+From it an example of the same form can be made, on which a model is captured anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from widthwise.errors import FileError
+
+_PLAIN = (bool, int, float, str)
+
+
+def describe(value: Any) -> list[Any]:
+    """The form of nested inputs. Raises FileError for what JSON cannot say."""
+    if isinstance(value, Tensor):
+        return ["tensor", str(value.dtype).removeprefix("torch."), list(value.shape)]
+    if value is None or type(value) in _PLAIN:
+        return ["value", value]
+    if type(value) in (tuple, list):
+        return [type(value).__name__, *map(describe, value)]
+    if type(value) is dict and all(isinstance(k, str) for k in value):
+        return ["dict", *([k, describe(v)] for k, v in value.items())]
+    raise FileError(
+        f"A network whose inputs hold a {type(value).__name__} cannot be stored as a graph; "
+        "give inputs of tensors, numbers, tuples, lists and dicts."
+    )
+
+
+def example(form: Any) -> Any:
+    """Inputs of this form: small random numbers, the same every time; integers are zeros.
+
+    Raises ValueError for a form that `describe` did not make.
+    """
+    return _example(form, torch.Generator().manual_seed(0))
+
+
+def _example(form: Any, generator: torch.Generator) -> Any:
+    if not isinstance(form, list) or not form:
+        raise ValueError("inputs of an unknown form")
+    kind, *rest = form
+    if kind == "tensor":
+        return _tensor(*rest, generator)
+    if kind == "value" and len(rest) == 1 and (rest[0] is None or type(rest[0]) in _PLAIN):
+        return rest[0]
+    if kind == "tuple":
+        return tuple(_example(f, generator) for f in rest)
+    if kind == "list":
+        return [_example(f, generator) for f in rest]
+    if kind == "dict":
+        return {str(name): _example(f, generator) for name, f in rest}
+    raise ValueError("inputs of an unknown form")
+
+
+def _tensor(name: Any, shape: Any, generator: torch.Generator) -> Tensor:
+    dtype = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(dtype, torch.dtype) or not isinstance(shape, list):
+        raise ValueError("inputs of an unknown form")
+    if not all(type(n) is int and 0 <= n < 2**31 for n in shape):
+        raise ValueError("an input's shape is not made of whole numbers")
+    if not dtype.is_floating_point:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.randn(shape, generator=generator).to(dtype)

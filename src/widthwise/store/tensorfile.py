@@ -1,0 +1,129 @@
+"""One safetensors file: a header of names, shapes and a manifest, then the tensors' bytes.
+
+    8 bytes            length of the header, little-endian
+    header             {"__metadata__": {"sha256": ..., "widthwise": manifest}, name: {...}, ...}
+    data               the tensors, those with the largest items first
+
+Any safetensors reader can read it. `sha256` is that of the whole file with its own 64 digits as
+zeros, so that no byte can change unnoticed; nothing is unpickled or executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from widthwise.errors import FileError
+from widthwise.store.atomic import write_whole
+
+MAX_HEADER = 32 * 1024**2  # bytes; a thousand layers need less than one MiB
+_START = b'{"__metadata__":{"sha256":"'
+_ZEROS = "0" * 64
+_SUM = slice(8 + len(_START), 8 + len(_START) + 64)  # where the digits are in the file
+
+_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8",
+    torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+}  # fmt: skip
+
+
+def size(tensors: Mapping[str, Tensor], manifest: str) -> int:
+    """Bytes of the file that `write` makes; only the tensors' shapes and dtypes are looked at."""
+    return len(_header(tensors, manifest, _ZEROS)) + sum(t.nbytes for t in tensors.values())
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], manifest: str) -> Path:
+    """Write the file, whole or not at all. Raises FileError."""
+    digest = hashlib.sha256(_header(tensors, manifest, _ZEROS))
+    for chunk in _data(tensors):
+        digest.update(chunk)
+    header = _header(tensors, manifest, digest.hexdigest())
+    return write_whole(path, _chunks(header, tensors))
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
+    """The tensors, on the CPU, and the manifest. Raises FileError for any file that is not whole."""
+    try:
+        data = bytearray(Path(path).read_bytes())
+    except OSError as error:
+        raise FileError(
+            f"{path} cannot be read ({error.strerror or error}); give a file that widthwise saved."
+        ) from error
+    manifest = _check(data, path)
+    try:
+        return safetensors.torch.load(bytes(data)), manifest
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise FileError(f"{path} is damaged ({error}); save or copy it again.") from error
+
+
+def _chunks(header: bytes, tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    yield header
+    yield from _data(tensors)
+
+
+def _order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Large items first, so that every tensor starts at a multiple of its item size."""
+    return sorted(tensors, key=lambda n: (-tensors[n].dtype.itemsize, n))
+
+
+def _header(tensors: Mapping[str, Tensor], manifest: str, digest: str) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"sha256": digest, "widthwise": manifest}}
+    offset = 0
+    for name in _order(tensors):
+        tensor = tensors[name]
+        if tensor.dtype not in _NAMES or name == "__metadata__":
+            raise FileError(f"{name} of type {tensor.dtype} cannot be stored; convert it first.")
+        end = offset + tensor.nbytes
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise FileError(f"The model has too many tensors for one file ({len(tensors)}); split it.")
+    return len(text).to_bytes(8, "little") + text
+
+
+def _data(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
+    for name in _order(tensors):
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        yield memoryview(flat.view(torch.uint8).numpy())
+
+
+def _check(data: bytearray, path: str | os.PathLike[str]) -> str:
+    """The manifest of a whole file. Raises FileError; `data` is left as it was."""
+    foreign = f"{path} was not written by widthwise, or its start is damaged; save it again."
+    broken = f"{path} is truncated or damaged; save or copy it again."
+    if data[8 : 8 + len(_START)] != _START:
+        raise FileError(foreign)
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < _SUM.stop or length > min(MAX_HEADER, len(data) - 8):
+        raise FileError(broken)
+    given = bytes(data[_SUM])
+    data[_SUM] = _ZEROS.encode()
+    digest = hashlib.sha256(data).hexdigest().encode()
+    data[_SUM] = given
+    try:
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        manifest = metadata.get("widthwise")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise FileError(broken) from None
+    if not isinstance(manifest, str) and digest == given:
+        raise FileError(foreign)
+    if digest != given or not isinstance(manifest, str):
+        raise FileError(broken)
+    return manifest

@@ -1,0 +1,60 @@
+"""A task: model, data, loss and metric together.
+
+Everything that the command line does, it does to a task. A task is plain data made of
+functions; a user's own is one function in one file:
+
+    # mine.py
+    def task() -> Task:
+        return Task(name="mine", model=make_model, example=make_example, splits=load_splits,
+                    loss=torch.nn.functional.cross_entropy)
+
+    widthwise train mine.py:task
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from widthwise.measure.metric import ACCURACY, Metric
+from widthwise.train.recipe import Recipe
+
+__all__ = ["Recipe", "Splits", "Task"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three data sets whose items are (inputs, target).
+
+    `inputs` is a tensor, a tuple of positional arguments or a dict of keyword arguments of the
+    model's forward. `valid` is what choices are made on; `test` is only reported.
+    """
+
+    train: Dataset[tuple[Any, Any]]
+    valid: Dataset[tuple[Any, Any]]
+    test: Dataset[tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train, on what, and how it is judged.
+
+    name: short, used in file names and titles.
+    model: () -> the full-size module, newly initialised.
+    example: () -> tuple of positional example inputs (batch of at least 2).
+    splits: () -> Splits. Raises DataError, saying how to get the data, when it is missing.
+    loss: (outputs, target) -> 0-dim tensor, the mean over the batch.
+    metric: how a network is judged.
+    recipe: training length and speed.
+    """
+
+    name: str
+    model: Callable[[], torch.nn.Module]
+    example: Callable[[], tuple[Any, ...]]
+    splits: Callable[[], Splits]
+    loss: Callable[[Any, Any], Tensor]
+    metric: Metric = ACCURACY
+    recipe: Recipe = field(default_factory=Recipe)

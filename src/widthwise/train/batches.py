@@ -1,0 +1,130 @@
+"""Which items a step trains on, and every random number behind it: functions of seed and step.
+
+Nothing here depends on what ran before, so a resumed run continues exactly, and every process of
+a distributed run knows its share without talking.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from widthwise.choose.draws import hashed
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A data set that fetches a whole batch at once, such as `tasks.arrays.Arrays`."""
+
+    def batch(self, indices: Tensor) -> tuple[Any, Any]:
+        """The items at `indices` (B,) int64, as (inputs, target)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches of a training run.
+
+    items: in the data set. size: of a batch, over all processes. seed: of the order.
+    A last batch smaller than the others is kept, unless it holds fewer than two items for each
+    of the processes: batch norm cannot train on one.
+    """
+
+    items: int
+    size: int
+    seed: int
+    processes: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Batches in one epoch."""
+        whole, left = divmod(self.items, self.size)
+        return max(1, whole + (left >= 2 * self.processes))
+
+    def epoch(self, epoch: int) -> Sequence[Tensor]:
+        """The indices of every batch of an epoch: int64 tensors (size,), the last one shorter."""
+        generator = torch.Generator().manual_seed(hashed(self.seed, (epoch,)) >> 1)
+        order = torch.randperm(self.items, generator=generator)
+        return order.split(self.size)[: self.steps]
+
+
+def stream(
+    data: Dataset[Any], batches: Sequence[Tensor], seed: int, first: int, workers: int = 0
+) -> Iterator[tuple[Any, Any]]:
+    """Fetch batches of (inputs, target); the randomness of each is a function of (seed, number).
+
+    first: the number of the first batch. workers: processes that fetch ahead; 0 fetches here.
+    """
+    keys = [(hashed(seed, (first + i, 0)), indices) for i, indices in enumerate(batches)]
+    source = _Fetch(data)
+    if workers == 0:
+        return (source[key] for key in keys)
+    loader: DataLoader[Any] = DataLoader(
+        source,
+        batch_size=None,
+        sampler=keys,  # type: ignore[arg-type]  # any iterable does
+        num_workers=workers,
+        generator=torch.Generator(),  # its own, for the global one is ours
+    )
+    return iter(loader)
+
+
+class _Fetch(Dataset[tuple[Any, Any]]):
+    """A data set of batches: (random bits, indices) -> (inputs, target)."""
+
+    def __init__(self, data: Dataset[Any]) -> None:
+        self.data = data
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> tuple[Any, Any]:
+        bits, indices = key
+        reseed(bits)
+        if isinstance(self.data, Batched):
+            return self.data.batch(indices)
+        reseed_others(bits)
+        inputs, target = default_collate([self.data[i] for i in indices.tolist()])
+        return inputs, target
+
+
+def length(data: Dataset[Any]) -> int:
+    """How many items a data set has; raises ValueError for one that cannot say, or is empty."""
+    if not isinstance(data, Sized):
+        raise ValueError(
+            f"{type(data).__name__} has no length; give a map-style data set, with len() and []."
+        )
+    if len(data) == 0:
+        raise ValueError("The data set is empty; give one with items.")
+    return len(data)
+
+
+def reseed(bits: int) -> None:
+    """Set torch's global generators, of the CPU and of the GPU in use if there is one."""
+    # Not torch.manual_seed: without a GPU in use it queues up work for when there will be one.
+    torch.default_generator.manual_seed(bits >> 1)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(bits >> 1)
+
+
+def reseed_others(bits: int) -> None:
+    """Set the global generators of Python and numpy, which users' data sets may draw from."""
+    random.seed(bits)
+    np.random.seed(bits & 0xFFFFFFFF)
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Leave all global generators as they were found."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,203 @@
+"""What a training step minimises: `(inputs, target) -> loss`, for any loop.
+
+    loss = SingleDraw(net, F.cross_entropy)          # structural dropout: one drawn width a step
+    loss = SandwichLoss(net, F.cross_entropy)        # full, drawn, narrowest; narrow ones distilled
+
+    for inputs, target in batches:                   # your own loop
+        optimizer.zero_grad()
+        loss(inputs, target).backward()
+        optimizer.step()
+
+    fit(net, train, loss, recipe=Recipe())           # or ours
+
+`inputs` is one tensor, a tuple of arguments or a dict of keyword arguments of the model's forward.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from widthwise.choose.draws import Sandwich, sandwich
+from widthwise.elastic import Elastic
+from widthwise.errors import TrainingError
+from widthwise.measure.metric import outputs_for
+
+Criterion = Callable[[Any, Any], Tensor]
+"""(outputs, target) -> 0-dim tensor, the mean over the batch."""
+
+DistillLoss = Callable[[Any, Any], Tensor]
+"""(outputs of a narrow network, outputs of the full one) -> 0-dim tensor, mean over the batch."""
+
+
+class Objective(ABC):
+    """(inputs, target) -> 0-dim tensor to minimise. An interface."""
+
+    @abstractmethod
+    def __call__(self, inputs: Any, target: Any) -> Tensor:
+        """The loss of one batch, differentiable; in train mode a new draw at every call."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What sets this objective apart, as JSON: a run resumes only with the same."""
+
+
+class SingleDraw(Objective):
+    """Structural dropout: the criterion at the widths that `net` draws for this step.
+
+    net: an Elastic, whose `draw` says how; in eval mode the loss is that of the full network.
+    """
+
+    def __init__(self, net: Elastic, criterion: Criterion) -> None:
+        self.net = net
+        self.criterion = criterion
+
+    def __call__(self, inputs: Any, target: Any) -> Tensor:
+        return self.criterion(outputs_for(self.net, inputs), target)
+
+    def settings(self) -> dict[str, Any]:
+        return {"loss": "single draw", "criterion": name_of(self.criterion)}
+
+
+@dataclass(frozen=True)
+class Distill:
+    """How narrow passes learn from the full-width outputs of the same step.
+
+    temperature: both outputs are divided by it before the softmax (Hinton et al., 2015).
+    hard: share of the criterion on the true target in a narrow pass' loss; the rest is distilled.
+
+    Raises ValueError for values outside these ranges.
+    """
+
+    temperature: float = 1.0
+    hard: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"Distill.temperature is {self.temperature}; give more than 0.")
+        if not 0 <= self.hard <= 1:
+            raise ValueError(f"Distill.hard is {self.hard}; give a share from 0 to 1.")
+
+
+class SandwichLoss(Objective):
+    """Full width, drawn widths and the narrowest in one step (Yu & Huang, 2019).
+
+    The full pass has the criterion; the narrow ones learn from its outputs, which take no gradient
+    from that. The loss is the mean over the passes. Every call advances `net.step` by one.
+
+    net: an Elastic, whose `draw` and `seed` say which widths.
+    criterion: (outputs, target) -> mean loss of a batch.
+    passes: how many widths in a step, or a `Sandwich` with more to say.
+    distill: how narrow passes learn from the full one; None gives them the criterion alone.
+    distill_loss: (narrow outputs, full outputs) -> mean loss, for outputs other than logits of
+        shape (N, classes) or (N, T, classes); it replaces the temperature, not the hard share.
+
+    Running statistics (batch norm) are those of the full width: each step's narrow passes leave
+    them alone, so estimate them anew for a cut network.
+
+    Raises TrainingError, at the first call, when the outputs need a `distill_loss`.
+    """
+
+    def __init__(
+        self,
+        net: Elastic,
+        criterion: Criterion,
+        *,
+        passes: int | Sandwich = 4,
+        distill: Distill | None = Distill(),  # noqa: B008 - frozen
+        distill_loss: DistillLoss | None = None,
+    ) -> None:
+        self.net = net
+        self.criterion = criterion
+        self.plan = Sandwich(passes) if isinstance(passes, int) else passes
+        self.distill = distill
+        self.distill_loss = distill_loss
+
+    def __call__(self, inputs: Any, target: Any) -> Tensor:
+        net = self.net
+        wide, *narrow = sandwich(net.free, net.draw, net.seed, net.step, self.plan)
+        net.step += 1
+        outputs = run_at(net, inputs, wide)
+        total = self.criterion(outputs, target)
+        kept = [(b, b.clone()) for b in net.model.buffers()] if net.training else []
+        teach = self._lesson(outputs)
+        for widths in narrow:
+            total = total + teach(run_at(net, inputs, widths), target)
+        for buffer, value in kept:
+            # `.data`: autograd would take the write for a change to what backward needs.
+            buffer.data.copy_(value)
+        return total / self.plan.passes
+
+    def _lesson(self, outputs: Any) -> Criterion:
+        """The loss of a narrow pass: (outputs, target) -> 0-dim tensor."""
+        if self.distill is None:
+            return self.criterion
+        hard, criterion = self.distill.hard, self.criterion
+        soft = (
+            _to(self.distill_loss, outputs)
+            if self.distill_loss is not None
+            else soft_target(outputs, self.distill.temperature)
+        )
+        if hard == 0:
+            return lambda narrow, target: soft(narrow)
+        return lambda narrow, target: (
+            (1 - hard) * soft(narrow) + hard * criterion(narrow, target)
+        )
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "loss": "sandwich",
+            "criterion": name_of(self.criterion),
+            "passes": asdict(self.plan),
+            "distill": None if self.distill is None else asdict(self.distill),
+            "distill_loss": None if self.distill_loss is None else name_of(self.distill_loss),
+        }
+
+
+def run_at(net: Elastic, inputs: Any, widths: Mapping[str, int]) -> Any:
+    """The outputs of `net` for one batch's inputs at these widths."""
+    if isinstance(inputs, dict):
+        return net(**inputs, widths=widths)
+    if isinstance(inputs, (tuple, list)):
+        return net(*inputs, widths=widths)
+    return net(inputs, widths=widths)
+
+
+def soft_target(outputs: Any, temperature: float) -> Callable[[Any], Tensor]:
+    """Distillation to these outputs: narrow logits -> KL divergence, mean over all but the last dim.
+
+    outputs: logits (N, classes) or (N, T, classes); they take no gradient. Scaled by temperature
+    squared, so that gradients keep their size (Hinton et al., 2015).
+    Raises TrainingError when the outputs are anything else.
+    """
+    if not (isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.dim() in (2, 3)):
+        form = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise TrainingError(
+            f"The model's outputs ({form}) are not logits of shape (N, classes) or (N, T, classes);"
+            " give distill_loss=, a function of narrow and full outputs, or distill=None."
+        )
+    soft = F.softmax(outputs.detach().float() / temperature, dim=-1)
+    share = temperature**2 / (soft.numel() // soft.shape[-1])
+
+    def loss(narrow: Any) -> Tensor:
+        logs = F.log_softmax(narrow.float() / temperature, dim=-1)
+        return F.kl_div(logs, soft, reduction="sum") * share
+
+    return loss
+
+
+def _to(distill_loss: DistillLoss, outputs: Any) -> Callable[[Any], Tensor]:
+    full = torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, outputs)
+    return lambda narrow: distill_loss(narrow, full)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """A function's full name, or that of an object's class."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -1,0 +1,188 @@
+"""The engine on every network of nets.py: what is found, run and cut is what the network computes."""
+
+import warnings
+
+import pytest
+import torch
+from elastic_nets import close, made, random_widths, run, tensors
+from nets import NETS
+from torch import fx
+
+from widthwise.graph.dims import fully_fixed
+from widthwise.graph.relate import Related
+from widthwise.graph.rewrite import cut_graph, elastic_graph
+from widthwise.graph.slicing import count, layout, positions
+
+NAMES = [n.name for n in NETS]
+SEEDS = (0, 1, 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_axis_is_found(name):
+    described, net, _, _ = made(name)
+    assert len(net.free) == described.axes, net.explain()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_width_is_the_model_itself(name):
+    _, net, args, kwargs = made(name)
+    assert close(run(net, args, kwargs), run(net.model.eval(), args, kwargs), 1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_at_full_width_no_argument_of_the_graph_changes(name):
+    """Every size that follows the widths equals, at full width, the literal it replaced."""
+    _, net, _, _ = made(name)
+    for related in net._relations.programs:
+        rewritten = cut_graph(related, net._table, dict(net.full()))
+        pairs = zip(related.program.graph.nodes, rewritten.nodes, strict=True)
+        for old, new in pairs:
+            assert old.target == new.target
+            assert _plain(old.args) == _plain(new.args), old
+
+
+def _plain(args):
+    """Arguments with nodes as names and open bounds as one."""
+    far = 2**62
+    return fx.node.map_aggregate(
+        fx.node.map_arg(args, lambda n: n.name),
+        lambda a: "end" if isinstance(a, int) and a > far else a,
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cut_computes_what_the_elastic_network_computes(name, seed):
+    _, net, args, kwargs = made(name)
+    widths = random_widths(net, seed)
+    elastic = run(net, args, kwargs, widths=widths)
+    graph = net.cut(widths, same_class=False).eval()
+    assert close(run(graph, args, kwargs), elastic)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cut = net.cut(widths).eval()
+    assert close(run(cut, args, kwargs), elastic)
+    wanted = sum(_kept_size(net, tensor, widths) for tensor in _parameters(net))
+    assert sum(p.numel() for p in cut.parameters()) == wanted
+
+
+def _parameters(net):
+    seen = {}
+    for name, p in net.model.named_parameters(remove_duplicate=False):
+        if name in net._relations.state:
+            seen.setdefault(id(p), name)
+    return seen.values()
+
+
+def _kept_size(net, tensor, widths):
+    total = 1
+    for term in net._relations.state[tensor]:
+        total *= count(term, lambda f: widths[net._table.of[f]] if f in net._table.of else f.size)
+    return total
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_intermediate_shape_equals_its_term(name):
+    """Names the exact operator whose rule is wrong."""
+    _, net, _, _ = made(name)
+    widths = random_widths(net, 3)
+    for related in net._relations.programs:
+        graph = elastic_graph(related, net._table)
+        state = net._state()
+        tensors_ = [state[target] for target in related.program.state.values()]
+        inputs = [*widths.values(), *tensors_, *related.program.example]
+        with torch.no_grad():
+            _ShapeChecker(net, related, graph, widths).run(*inputs)
+
+
+class _ShapeChecker(fx.Interpreter):
+    def __init__(self, net, related: Related, graph, widths):
+        super().__init__(fx.GraphModule(torch.nn.Module(), graph))
+        self.related = related
+        # By name: rewriting keeps the names of the operators.
+        self.dims = {node.name: dims for node, dims in related.dims.items()}
+        self.actual = {
+            full: actual for full, actual in _sizes_at(related, related.program.example).items()
+        }
+        self.kept = lambda f: widths[net._table.of[f]] if f in net._table.of else None
+
+    def run_node(self, n):
+        result = super().run_node(n)
+        dims = self.dims.get(n.name)
+        if isinstance(result, torch.Tensor) and n.op == "call_function" and dims is not None:
+            for i, term in enumerate(dims):
+                if not fully_fixed(term) and all(self.kept(f) or f.fixed for f in _factors(term)):
+                    expected = count(term, lambda f: self.kept(f) or f.size)
+                    for prime, size in self.actual.items():
+                        expected = expected // prime * size if expected % prime == 0 else expected
+                    assert result.shape[i] == expected, f"{n.format_node()}: dim {i}"
+        return result
+
+
+def _factors(term):
+    from widthwise.graph.dims import free_factors
+
+    return list(free_factors(term))
+
+
+def _sizes_at(related, example):
+    """Symbolic size (its prime) -> size in the example."""
+    found = {}
+    holders = [n for n in related.program.graph.find_nodes(op="placeholder")]
+    inputs = [n for n in holders if n.name in related.program.inputs]
+    for node, value in zip(inputs, example, strict=True):
+        if isinstance(value, torch.Tensor):
+            for prime, size in zip(related.program.sizes[node], value.shape, strict=True):
+                if prime > 1_000_000:
+                    found[prime] = size
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cut_is_the_full_network_with_zeros(name):
+    """Where nothing compares features with each other, cutting and zeroing are the same."""
+    _, net, args, kwargs = made(name)
+    if any(axis.normalised for axis in net.free.values()):
+        pytest.skip("features are compared with each other, so a cut one is not a zero")
+    widths = random_widths(net, 5)
+    kept = {f: widths[axis] for f, axis in net._table.of.items()}
+    expected = run(net, args, kwargs, widths=widths)
+    saved = {n: t.detach().clone() for n, t in net._state().items()}
+    try:
+        _zero_what_is_cut(net, kept)
+        assert close(run(net, args, kwargs), expected)
+    finally:
+        with torch.no_grad():
+            for tensor_name, tensor in net._state().items():
+                tensor.copy_(saved[tensor_name])
+
+
+def _zero_what_is_cut(net, kept):
+    with torch.no_grad():
+        for name, tensor in net._state().items():
+            if not tensor.is_floating_point():
+                continue
+            for d, term in enumerate(net._relations.state.get(name, ())):
+                gone = torch.ones(tensor.shape[d], dtype=torch.bool)
+                gone[positions(layout(term, kept.__getitem__))] = False
+                tensor.index_fill_(d, gone.nonzero().flatten(), 0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_the_kept_part_and_only_that(name):
+    _, net, args, kwargs = made(name)
+    widths = random_widths(net, 4)
+    kept = {f: widths[axis] for f, axis in net._table.of.items()}
+    net.zero_grad()
+    sum(t.float().square().sum() for t in tensors(net(*args, widths=widths, **kwargs))).backward()
+    touched = 0
+    for tensor_name, p in net.model.named_parameters():
+        if p.grad is None or tensor_name not in net._relations.state:
+            continue
+        touched += 1
+        for d, term in enumerate(net._relations.state[tensor_name]):
+            gone = torch.ones(p.shape[d], dtype=torch.bool)
+            gone[positions(layout(term, kept.__getitem__))] = False
+            assert not p.grad.index_select(d, gone.nonzero().flatten()).any(), tensor_name
+    net.zero_grad()
+    assert touched
