@@ -8,9 +8,9 @@ from elastic_nets import close, made, random_widths, run, tensors
 from nets import NETS
 from torch import fx
 
-from widthwise.graph.dims import fully_fixed
+from widthwise.graph.cut import cut_state
 from widthwise.graph.relate import Related
-from widthwise.graph.rewrite import cut_graph, elastic_graph
+from widthwise.graph.rewrite import cut_graph, scaled_size
 from widthwise.graph.slicing import count, layout, positions
 
 NAMES = [n.name for n in NETS]
@@ -35,19 +35,11 @@ def test_at_full_width_no_argument_of_the_graph_changes(name):
     _, net, _, _ = made(name)
     for related in net._relations.programs:
         rewritten = cut_graph(related, net._table, dict(net.full()))
-        pairs = zip(related.program.graph.nodes, rewritten.nodes, strict=True)
-        for old, new in pairs:
-            assert old.target == new.target
-            assert _plain(old.args) == _plain(new.args), old
-
-
-def _plain(args):
-    """Arguments with nodes as names and open bounds as one."""
-    far = 2**62
-    return fx.node.map_aggregate(
-        fx.node.map_arg(args, lambda n: n.name),
-        lambda a: "end" if isinstance(a, int) and a > far else a,
-    )
+        twin = dict(zip(related.program.graph.nodes, rewritten.nodes, strict=True))
+        for old, new in twin.items():
+            if old.op != "placeholder":
+                assert old.target == new.target
+                assert fx.node.map_arg(old.args, twin.get) == new.args, old
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -86,49 +78,45 @@ def test_every_intermediate_shape_equals_its_term(name):
     """Names the exact operator whose rule is wrong."""
     _, net, _, _ = made(name)
     widths = random_widths(net, 3)
+    state = cut_state(net._relations, net._table, widths, net._state(), frozenset())
     for related in net._relations.programs:
-        graph = elastic_graph(related, net._table)
-        state = net._state()
-        tensors_ = [state[target] for target in related.program.state.values()]
-        inputs = [*widths.values(), *tensors_, *related.program.example]
+        graph = cut_graph(related, net._table, widths)
+        inputs = [state[target] for target in related.program.state.values()]
         with torch.no_grad():
-            _ShapeChecker(net, related, graph, widths).run(*inputs)
+            checker = _ShapeChecker(net, related, graph, widths)
+            checker.run(*inputs, *related.program.example)
+        assert checker.compared
 
 
 class _ShapeChecker(fx.Interpreter):
     def __init__(self, net, related: Related, graph, widths):
         super().__init__(fx.GraphModule(torch.nn.Module(), graph))
-        self.related = related
-        # By name: rewriting keeps the names of the operators.
-        self.dims = {node.name: dims for node, dims in related.dims.items()}
-        self.actual = {
-            full: actual for full, actual in _sizes_at(related, related.program.example).items()
-        }
-        self.kept = lambda f: widths[net._table.of[f]] if f in net._table.of else None
+        # Arithmetic on sizes was put in between; the operators themselves are the same.
+        operators = [n for n in self.module.graph.nodes if n.target is not scaled_size]
+        pairs = zip(related.program.graph.nodes, operators, strict=True)
+        self.dims = {new: related.dims.get(old) for old, new in pairs}
+        self.actual = _sizes_at(related, related.program.example)
+        self.kept = lambda f: widths[net._table.of[f]] if f in net._table.of else f.size
+        self.compared = 0
 
     def run_node(self, n):
         result = super().run_node(n)
-        dims = self.dims.get(n.name)
-        if isinstance(result, torch.Tensor) and n.op == "call_function" and dims is not None:
-            for i, term in enumerate(dims):
-                if not fully_fixed(term) and all(self.kept(f) or f.fixed for f in _factors(term)):
-                    expected = count(term, lambda f: self.kept(f) or f.size)
-                    for prime, size in self.actual.items():
-                        expected = expected // prime * size if expected % prime == 0 else expected
+        if isinstance(result, torch.Tensor) and self.dims.get(n) is not None:
+            for i, term in enumerate(self.dims[n]):
+                expected = count(term, self.kept)
+                for prime, size in self.actual.items():
+                    while expected % prime == 0:
+                        expected = expected // prime * size
+                if expected < 1_000_000:
+                    self.compared += 1
                     assert result.shape[i] == expected, f"{n.format_node()}: dim {i}"
         return result
-
-
-def _factors(term):
-    from widthwise.graph.dims import free_factors
-
-    return list(free_factors(term))
 
 
 def _sizes_at(related, example):
     """Symbolic size (its prime) -> size in the example."""
     found = {}
-    holders = [n for n in related.program.graph.find_nodes(op="placeholder")]
+    holders = related.program.graph.find_nodes(op="placeholder")
     inputs = [n for n in holders if n.name in related.program.inputs]
     for node, value in zip(inputs, example, strict=True):
         if isinstance(value, torch.Tensor):

@@ -22,7 +22,7 @@ from widthwise.choose.draws import Draw, draw_widths
 from widthwise.errors import CaptureError
 from widthwise.graph.axes import Axes, Axis, find_axes
 from widthwise.graph.capture import Program, capture
-from widthwise.graph.cut import cut_state, graph_module
+from widthwise.graph.cut import cut_state, fixed_sizes, graph_module
 from widthwise.graph.own_class import Patch, own_class
 from widthwise.graph.proof import prove
 from widthwise.graph.relate import Relations, relate
@@ -173,10 +173,12 @@ class Elastic(nn.Module):
 
         It is of the user's class where that class computes the same at these sizes (checked on the
         example), otherwise a torch.fx.GraphModule, and a GraphModuleWarning says why.
-        same_class=False asks for the graph module at once. Raises WidthError.
+        same_class=False asks for the graph module at once. A graph module of a model that does
+        different things in training and evaluation computes evaluation only, and the warning says
+        so. Raises WidthError.
         """
         module, _, reason = self.cut_with_patches(widths, same_class=same_class)
-        if reason is not None and same_class:
+        if reason is not None:
             warnings.warn(
                 f"The cut network is a graph module and not a {type(self.model).__name__}, "
                 f"because {reason}.",
@@ -188,18 +190,20 @@ class Elastic(nn.Module):
     def cut_with_patches(
         self, widths: Mapping[str, int], *, same_class: bool = True
     ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
-        """As `cut`, with the sizes set on the user's class, or the reason for a graph module."""
+        """As `cut`, with the sizes set on the user's class, or what to tell of a graph module."""
         kept = self._table.complete(widths)
         full = self._state()
         state = cut_state(self._relations, self._table, kept, full, self._scaled())
         graph, trainable = graph_module(self.model, self._relations, self._table, kept, state)
+        only = "training mode does other things, which it leaves out: it computes evaluation only"
         if not same_class:
-            return graph, (), "a graph module was asked for"
+            return graph, (), None if trainable else only
         found = own_class(
             self.model, self._relations, self._table, kept, full, state, graph, trainable
         )
         if isinstance(found, str):
-            return graph.train(self.model.training and trainable), (), found
+            reason = found if trainable else f"{found}; and {only}"
+            return graph.train(self.model.training and trainable), (), reason
         return *found, None
 
     def explain(self) -> str:
@@ -229,6 +233,7 @@ class _Runner:
         self.shared = None if shared is None else fx.GraphModule(nn.Module(), shared)
         self.sources = [_source(net.model, program, name) for name in program.state.values()]
         self.device = torch.device("cpu")
+        self.fixed = fixed_sizes(program)
 
     def __call__(self, widths: Mapping[str, int], args: tuple[Any, ...], kwargs: Any) -> Any:
         outputs = self.module(*widths.values(), *self._inputs(args, kwargs))
@@ -242,9 +247,10 @@ class _Runner:
         inputs = self._inputs(args, kwargs)
         with torch.no_grad():
             given = self.shared(*inputs)
+        sums: dict[int, Any] = {}
         for widths in many:
             with torch.no_grad():
-                outputs = self.module(*widths.values(), *inputs, *given)
+                outputs = self.module.forward(*widths.values(), *inputs, *given, sums)
             yield pytree.tree_unflatten(outputs, self.program.out_spec)
 
     def _inputs(self, args: tuple[Any, ...], kwargs: Any) -> list[Any]:
@@ -270,7 +276,27 @@ class _Runner:
                 "The inputs have another form than the example that the model was captured with; "
                 "pass the same arguments, nested in the same way."
             )
+        for name, value, example, fixed in zip(
+            self.program.inputs, flat, self.program.example, self.fixed, strict=True
+        ):
+            self._check(name, value, example, fixed)
         return flat
+
+    def _check(self, name: str, value: Any, example: Any, fixed: dict[int, int]) -> None:
+        """Refuse what the captured graph would silently compute something else for."""
+        if not isinstance(value, Tensor):
+            if value != example:
+                raise CaptureError(
+                    f"The argument {name} is {value!r}, but the model was captured with {example!r}; "
+                    "numbers are part of the graph, so capture it again for another value."
+                )
+            return
+        if value.dim() != example.dim() or any(value.shape[d] != s for d, s in fixed.items()):
+            raise CaptureError(
+                f"The input {name} has shape {tuple(value.shape)}, but the model was captured with "
+                f"{tuple(example.shape)}, where only the sizes of dims "
+                f"{[d for d in range(example.dim()) if d not in fixed]} may vary; capture it again."
+            )
 
     def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """The arguments as the example gave them, by position or by keyword."""

@@ -9,7 +9,8 @@
         picks.json                the widths that were chosen, and the files made of them
 
     with hold(folder):                                   # one command at a time
-        run, state = begin(folder, settings, ...)        # "new", "continued" or "finished"
+        run, state = claim(folder, settings)             # "new", "continued" or "finished"
+        record = begin(run, state, Record(settings, ...))
     for run in members("runs/x"): ...                    # a run, or the seeds inside a folder
 
 Files appear whole or not at all, and the lock goes with the process that holds it, so that
@@ -18,14 +19,13 @@ nothing has to be repaired after a crash.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import math
 import os
 import platform
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -45,16 +45,13 @@ _LOCK: Final = ".lock"
 class Settings:
     """What decides the trained weights: two runs of equal settings are the same run.
 
-    task: as `resolve` takes it. method: how widths are drawn. lr: the peak of the schedule.
+    task: as `resolve` takes it. method: how widths are drawn. recipe: the fields of `Recipe`.
     """
 
     task: str
     method: str
     seed: int
-    epochs: int
-    batch_size: int
-    lr: float
-    weight_decay: float
+    recipe: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -166,29 +163,36 @@ def hold(folder: Path) -> Iterator[None]:
             f"{folder} cannot be used as a run folder ({error.strerror}); give another --out."
         ) from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{folder} is in use by another widthwise command; wait until it is done, or give "
-                "another folder."
-            ) from error
+        _lock(handle, folder)
         yield
     finally:
         os.close(handle)
 
 
-def begin(
-    folder: Path, settings: Settings, *, command: str, draw: Mapping[str, Any], overwrite: bool
-) -> tuple[Run, State]:
-    """Make `folder` the folder of this run, or find that it already is.
+def _lock(handle: int, folder: Path) -> None:
+    if sys.platform == "win32":  # has no locks that go with the process
+        return
+    import fcntl
 
-    Must be called inside `hold(folder)`. A run of the same settings that was interrupted is
-    continued, one that is finished is left alone. Raises RunError when the folder holds something
-    else, unless `overwrite` is set and it is a run.
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunError(
+            f"{folder} is in use by another widthwise command; wait until it is done, or give "
+            "another folder."
+        ) from error
+    except OSError:
+        pass  # some network file systems have no locks
+
+
+def claim(folder: Path, settings: Settings, *, overwrite: bool = False) -> tuple[Run, State]:
+    """Whether `folder` can be, or already is, the folder of this run; changes nothing.
+
+    A run of the same settings that was interrupted is to be continued, one that is finished is to
+    be left alone. Raises RunError when the folder holds something else, unless `overwrite` is set
+    and it is a run.
     """
     run = Run(folder)
-    new = Record(settings, command, draw, "running", now())
     if not run.record_file.exists():
         strangers = [p.name for p in folder.iterdir() if p.name != _LOCK]
         if strangers:
@@ -196,22 +200,29 @@ def begin(
                 f"{folder} is not empty and holds no run (it has {min(strangers)}); give another "
                 "--out."
             )
-    elif overwrite:
+        return run, "new"
+    if overwrite:
+        return run, "new"
+    old = run.record()
+    if _flat(old.settings) != _flat(settings):
+        raise RunError(
+            f"{folder} holds a run with {_difference(old.settings, settings)}; give another "
+            "--out, or --overwrite to replace that run."
+        )
+    return run, "finished" if old.status == "finished" else "continued"
+
+
+def begin(run: Run, state: State, record: Record) -> Record:
+    """Start or continue a claimed run: clear what a run before it left, and write run.json.
+
+    Returns the record as it was written: a continued run keeps the time it was first started.
+    """
+    if state == "new":
         _clear(run)
     else:
-        old = run.record()
-        if old.settings != settings:
-            raise RunError(
-                f"{folder} holds a run with {_difference(old.settings, settings)}; give another "
-                "--out, or --overwrite to replace that run."
-            )
-        if old.status == "finished":
-            return run, "finished"
-        started = Record(settings, command, draw, "running", old.started)
-        run.write(started)
-        return run, "continued"
-    run.write(new)
-    return run, "new"
+        record = replace(record, started=run.record().started)
+    run.write(record)
+    return record
 
 
 def members(folder: Path) -> list[Run]:
@@ -261,25 +272,36 @@ def _clear(run: Run) -> None:
 
 
 def _difference(old: Settings, new: Settings) -> str:
-    names = [f.name for f in fields(Settings) if getattr(old, f.name) != getattr(new, f.name)]
-    return ", ".join(f"{n} {getattr(old, n)} rather than {getattr(new, n)}" for n in names)
+    """What two settings differ in, as 'lr 0.1 rather than 0.2'."""
+    flat_old, flat_new = _flat(old), _flat(new)
+    names = [n for n in {**flat_old, **flat_new} if flat_old.get(n) != flat_new.get(n)]
+    return ", ".join(f"{n} {flat_old.get(n)} rather than {flat_new.get(n)}" for n in names)
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    own = {f.name: getattr(settings, f.name) for f in fields(Settings) if f.name != "recipe"}
+    return own | _plain(settings.recipe)
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back, so that what is read compares equal to what was written."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(data)))
+    return plain
 
 
 def _read(data: Any) -> Record:
     """A record from JSON. Raises ValueError, TypeError or KeyError for anything else."""
-    settings = Settings(**data.pop("settings"))
-    for f in fields(Settings):
-        kind = {"int": int, "float": (int, float), "str": str}[str(f.type)]
-        if isinstance(getattr(settings, f.name), bool) or not isinstance(
-            getattr(settings, f.name), kind
-        ):
-            raise TypeError(f.name)
-    record = Record(settings=settings, **data)
-    texts = (record.command, record.started, record.metric, *record.versions.values())
-    if not all(isinstance(t, str) for t in texts) or not isinstance(record.draw, dict):
-        raise TypeError("text")
-    if record.status not in ("running", "interrupted", "finished"):
-        raise ValueError(record.status)
-    if not all(isinstance(v, float) and math.isfinite(v) for v in record.results.values()):
-        raise TypeError("results")
+    settings = Settings(**data["settings"])
+    record = Record(**{**data, "settings": settings})
+    words = [settings.task, settings.method, record.command, record.started, record.metric]
+    _need(all(isinstance(w, str) for w in (*words, *record.versions.values())), "a text")
+    _need(type(settings.seed) is int, "the seed")
+    _need(isinstance(settings.recipe, dict) and isinstance(record.draw, dict), "a table")
+    _need(record.status in ("running", "interrupted", "finished"), "the status")
+    _need(all(type(v) is float for v in record.results.values()), "a result")
     return record
+
+
+def _need(condition: bool, what: str) -> None:
+    if not condition:
+        raise ValueError(what)

@@ -6,7 +6,7 @@ and a resumed run continues exactly.
 
     PUBLISHED = Draw(p=0.5, lowest=1, law="uniform", shared=False, scale=True)
                                              # structural dropout (Knodt 2022): each axis by itself
-    Draw(p=1, lowest=1, law="uniform")       # nested dropout (Rippel 2014), uniform, one cut for all
+    Draw(p=1, lowest=1, law="uniform")       # nested dropout (Rippel 2014) made uniform, one cut
     Draw()                                   # as many draws in 4..8 as in 128..256: the default
     Draw(lowest=8, step=8)                   # widths 8, 16, 24, ...: quicker for convolutions
     sandwich(axes, Draw(), seed, step, Sandwich(passes=4))
@@ -163,11 +163,7 @@ def same_share(size: int, draw: Draw, width: int, widest: int) -> int:
 def narrowest(axes: Mapping[str, Axis], draw: Draw) -> Widths:
     """Every axis as narrow as the draw allows; axes inside another stay full."""
     return Widths(
-        {
-            name: min(axis.size, draw.lowest)
-            for name, axis in axes.items()
-            if axis.inner_of is None
-        }
+        {name: min(axis.size, draw.lowest) for name, axis in axes.items() if axis.inner_of is None}
     )
 
 

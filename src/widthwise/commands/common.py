@@ -1,6 +1,8 @@
 """What the commands share: consoles, errors in one sentence, options that several take."""
 
 import functools
+import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,13 +15,18 @@ from rich.table import Table
 
 from widthwise.errors import BudgetError, RunError, WidthwiseError
 from widthwise.measure.frontier import Frontier, Point
+from widthwise.measure.size import format_size
+from widthwise.report import text
+from widthwise.report.curve import what_fits
 from widthwise.runs import Run, members
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-console = Console(highlight=False)
-notes = Console(stderr=True, highlight=False)  # progress and remarks: not part of the result
+# What goes into a pipe or a file is not for a window of 80 columns.
+_WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+console = Console(highlight=False, width=_WIDE)
+notes = Console(stderr=True, highlight=False, width=_WIDE)  # remarks: not part of the result
 
 TaskName = Annotated[
     str,
@@ -104,12 +111,12 @@ def _show(shown: Callable[..., None]) -> Callable[..., None]:
     return show
 
 
-def table(*columns: str, text: tuple[str, ...] = ()) -> Table:
-    """A rich table; columns hold numbers, aligned right, except those named in `text`."""
+def table(*columns: str, names: tuple[str, ...] = (), text: tuple[str, ...] = ()) -> Table:
+    """A rich table: columns of numbers, aligned right, of names, and of text that may be wrapped."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
-        words = name in text
-        made.add_column(name, justify="left" if words else "right", no_wrap=not words)
+        left = name in names or name in text
+        made.add_column(name, justify="left" if left else "right", no_wrap=name not in text)
     return made
 
 
@@ -140,3 +147,19 @@ def facts(runs: list[Run], frontier: Frontier) -> Mapping[str, str]:
         "latency": f"{frontier.runtime}, batch of {frontier.batch}",
         "versions": ", ".join(f"{name} {v}" for name, v in first.versions.items()),
     }
+
+
+def fits_table(frontier: Frontier) -> Table:
+    """The best network within some shares of the largest one's bytes."""
+    made = table("budget", "size", frontier.metric, "params", "MACs", "ms", "widths", text=("widths",))
+    for share, point in what_fits(frontier):
+        made.add_row(
+            f"{100 * share:g} %",
+            format_size(point.bytes),
+            text.value(frontier.metric, point.metric, point.spread),
+            text.count(point.params),
+            text.count(point.macs),
+            text.milliseconds(point.latency_ms),
+            text.widths(point.widths, 4),
+        )
+    return made

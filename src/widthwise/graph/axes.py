@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from widthwise.errors import WidthError
@@ -59,7 +60,7 @@ class Axes:
     table: dict[str, Axis]
     of: dict[Factor, str]
 
-    @property
+    @cached_property
     def free(self) -> dict[str, Axis]:
         """The axes that can be cut."""
         return {name: a for name, a in self.table.items() if a.fixed_because is None}
@@ -166,10 +167,11 @@ def _names(
     return names
 
 
-def _rank(place: Place, relations: Relations) -> tuple[bool, bool]:
-    """Makers first: a dim of a matrix that does not read features."""
+def _rank(place: Place, relations: Relations) -> tuple[bool, bool, bool]:
+    """Makers first: a dim of a layer's matrix that does not read features."""
     reads = (place.tensor, place.dim) in relations.consumed
-    return reads, len(relations.state[place.tensor]) < 2
+    plain = _module_of(place.tensor) == place.tensor
+    return reads, plain, len(relations.state[place.tensor]) < 2
 
 
 def _module_of(tensor: str) -> str:
@@ -187,8 +189,12 @@ def _inner(places: dict[Factor, list[Place]], names: dict[Factor, str]) -> dict[
             pairs |= dict.fromkeys(_nested(place.term))
     inner: dict[Factor, str] = {}
     for outer, factor in pairs:
+        if outer not in names or factor not in names:
+            continue
+        # Channels that are shuffled lie both ways; then the larger factor counts as the outer one.
         both_ways = (factor, outer) in pairs
-        if outer in names and factor in names and not (both_ways and factor.size > outer.size):
+        taken = inner.get(outer) == names[factor]
+        if not (both_ways and (factor.size > outer.size or taken)):
             inner.setdefault(factor, names[outer])
     return inner
 
@@ -199,7 +205,7 @@ def _nested(term: Term, outer: Factor | None = None) -> Iterator[tuple[Factor, F
         for part in f.parts:
             yield from _nested(part, outer)
         if f.free:
-            if outer is not None:
+            if outer is not None and outer is not f:
                 yield outer, f
             outer = f
 

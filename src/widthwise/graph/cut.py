@@ -77,6 +77,7 @@ def graph_module(
     merged = _merge(graphs[True], graphs[False]) if True in graphs else None
     trainable = merged is not None
     graph = merged if merged is not None else graphs[False]
+    check_inputs(graph, by_mode[False].program)
     _calling_convention(graph, by_mode[False].program, model)
     attributes: dict[str, Any] = {n: t for n, t in state.items() if _reads(graph, n)}
     module = fx.GraphModule(attributes | {"training": False}, graph, type(model).__name__)
@@ -140,21 +141,32 @@ def _unite(
     """Make a node of the training graph serve evaluation too; False if they do other things."""
     if node.op != other.op or (node.op != "output" and node.target != other.target):
         return False
-    if len(node.args) != len(other.args) or set(node.kwargs) != set(other.kwargs):
+    mine, its = _all_arguments(node), _all_arguments(other)
+    if len(mine[0]) != len(its[0]) or set(mine[1]) != set(its[1]):
         return False
     try:
         with graph.inserting_before(node):
             args = [
-                _either(graph, mode, a, b, matched)
-                for a, b in zip(node.args, other.args, strict=True)
+                _either(graph, mode, a, b, matched) for a, b in zip(mine[0], its[0], strict=True)
             ]
-            kwargs = {
-                k: _either(graph, mode, v, other.kwargs[k], matched) for k, v in node.kwargs.items()
-            }
+            kwargs = {k: _either(graph, mode, v, its[1][k], matched) for k, v in mine[1].items()}
     except _DifferentError:
         return False
-    node.args, node.kwargs = tuple(args), kwargs
+    node.args = tuple(args)
+    node.kwargs = {k: v for k, v in kwargs.items() if k in node.kwargs or k in other.kwargs}
     return True
+
+
+def _all_arguments(node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments with the defaults of the operator's schema filled in."""
+    args, kwargs = list(node.args), dict(node.kwargs)
+    if isinstance(node.target, torch._ops.OpOverload):
+        for i, argument in enumerate(node.target._schema.arguments):
+            if argument.kwarg_only:
+                kwargs.setdefault(argument.name, argument.default_value)
+            elif i >= len(args):
+                args.append(kwargs.pop(argument.name, argument.default_value))
+    return args, kwargs
 
 
 class _DifferentError(Exception):
@@ -179,6 +191,30 @@ def _either(graph: fx.Graph, mode: fx.Node, a: Any, b: Any, matched: Mapping[Any
     raise _DifferentError
 
 
+def check_inputs(graph: fx.Graph, program: Program) -> None:
+    """Let the graph refuse inputs whose fixed sizes are not those that it was captured with."""
+    placeholders = graph.find_nodes(op="placeholder")
+    first = next(n for n in graph.nodes if n.op not in ("placeholder", "get_attr"))
+    with graph.inserting_before(first):
+        for node, fixed in zip(placeholders, fixed_sizes(program), strict=True):
+            for d, wanted in fixed.items():
+                found = graph.call_function(torch.ops.aten.sym_size.int, (node, d))
+                message = f"Dim {d} of input {node.target} must have size {wanted}."
+                equal = graph.call_function(operator.eq, (found, wanted))
+                graph.call_function(torch._assert, (equal, message))
+
+
+def fixed_sizes(program: Program) -> list[dict[int, int]]:
+    """For each input of the graph: the dims that must have the example's size, and that size."""
+    sizes = {n.name: s for n, s in program.sizes.items() if n.op == "placeholder"}
+    return [
+        {d: s for d, s in enumerate(sizes[name]) if s not in program.dynamic}
+        if isinstance(sizes.get(name), list)
+        else {}
+        for name in program.inputs
+    ]
+
+
 def _calling_convention(graph: fx.Graph, program: Program, model: nn.Module) -> None:
     """Give the graph the call signature and the outputs of the user's model."""
     args_spec, kwargs_spec = program.in_spec.children()
@@ -187,7 +223,7 @@ def _calling_convention(graph: fx.Graph, program: Program, model: nn.Module) -> 
         for p in inspect.signature(model.forward).parameters.values()
         if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
     ][: args_spec.num_children]
-    inputs = [n for n in graph.find_nodes(op="placeholder") if n.name in program.inputs]
+    inputs = graph.find_nodes(op="placeholder")
     plain = all(c.is_leaf() for c in args_spec.children()) and not kwargs_spec.num_children
     output = next(n for n in graph.nodes if n.op == "output")
     if plain and len(names) == len(inputs) and program.out_spec.is_leaf():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
@@ -22,6 +23,7 @@ from widthwise.graph.axes import Axes
 from widthwise.graph.capture import Program
 from widthwise.graph.cut import keeper
 from widthwise.graph.dims import Factor, fully_fixed, resolve, size
+from widthwise.graph.proof import random_like
 from widthwise.graph.relate import Relations
 from widthwise.graph.rules.op import module_path
 from widthwise.graph.slicing import count
@@ -129,8 +131,7 @@ def _class_sizes(
     options: list[list[Patch]] = []
     for path, sizes in merged.items():
         module = model.get_submodule(path)
-        ours = type(module).__module__.startswith("torch.nn.modules")
-        if ours and not isinstance(module, nn.MultiheadAttention):
+        if _layer_sizes(module, 1) and not isinstance(module, nn.MultiheadAttention):
             continue
         for name, value in vars(module).items():
             if type(value) is int and value in sizes:
@@ -182,6 +183,9 @@ def _layer_sizes(module: nn.Module, groups: int) -> list[tuple[str, int | tuple[
         assert module.v_proj_weight is not None
         k, v = module.k_proj_weight, module.v_proj_weight
         return [*sizes, ("kdim", k.shape[1]), ("vdim", v.shape[1])]
+    if isinstance(module, nn.Transformer):
+        attention = module.encoder.layers[0].self_attn
+        return [("d_model", attention.embed_dim), ("nhead", attention.num_heads)]
     if not shape:
         return []
     if isinstance(module, nn.Bilinear):
@@ -227,14 +231,31 @@ def _difference(
     """
     program = relations.programs[-1].program
     args, kwargs = pytree.tree_unflatten(_few_rows(program), program.in_spec)
-    try:
-        mine = _run(shell.eval(), args, kwargs)
-    except Exception as error:  # noqa: BLE001 - the user's code runs inside
-        text = (str(error).splitlines() or [""])[0][:160].rstrip(".")
-        return f"its code does not run at these sizes ({text})"
-    if not _close(mine, _run(reference.eval(), args, kwargs)):
-        return "its code computes something else at these sizes"
+    with _random_values(reference):
+        try:
+            mine = _run(shell.eval(), args, kwargs)
+        except Exception as error:  # noqa: BLE001 - the user's code runs inside
+            text = (str(error).splitlines() or [""])[0][:160].rstrip(".")
+            return f"its code does not run at these sizes ({text})"
+        if not _close(mine, _run(reference.eval(), args, kwargs)):
+            return "its code computes something else at these sizes"
     return None
+
+
+@contextmanager
+def _random_values(module: nn.Module) -> Iterator[None]:
+    """Other weights for a while: small or zero ones of the user's would hide a difference."""
+    held = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    saved = [t.detach().clone() for t in held]
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        try:
+            for t in held:
+                t.copy_(random_like(t, g))
+            yield
+        finally:
+            for t, value in zip(held, saved, strict=True):
+                t.copy_(value)
 
 
 def _few_rows(program: Program) -> list[Any]:

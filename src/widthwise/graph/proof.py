@@ -59,7 +59,7 @@ def _wrong(relations: Relations, axes: Axes, state: Any, names: list[str]) -> di
 def _problem(relations: Relations, axes: Axes, state: Any, names: list[str]) -> str | None:
     """What happens when the features of these axes are shuffled; None when nothing does."""
     small = {
-        name: min(axis.size, 3 + i % 3) if name in names else axis.size
+        name: min(axis.size, 4 + i % 3) if name in names else axis.size
         for i, (name, axis) in enumerate(axes.free.items())
     }
     generator = torch.Generator().manual_seed(0)
@@ -78,9 +78,19 @@ def _problem(relations: Relations, axes: Axes, state: Any, names: list[str]) -> 
 
 
 def _shuffled(size: int, generator: torch.Generator) -> Tensor:
-    """A permutation that is not the identity."""
-    order = torch.randperm(size, generator=generator)
-    return order.roll(1) if size > 1 and bool((order == torch.arange(size)).all()) else order
+    """A permutation that is not the identity, nor one that a roll or a flip would not notice."""
+    while True:
+        order = torch.randperm(size, generator=generator)
+        if size < 3 or not (
+            _commutes(order, torch.arange(size).roll(1))
+            or (size > 3 and _commutes(order, torch.arange(size).flip(0)))
+        ):
+            break
+    return order.flip(0) if size == 2 and order[0] == 0 else order
+
+
+def _commutes(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a[b], b[a])
 
 
 def _random_state(
@@ -96,15 +106,16 @@ def _random_state(
         )
         with torch.no_grad():
             value = part(state[name].detach(), specs).cpu()
-        made[name] = _random_like(value, g) if value.is_floating_point() else value.clone()
+        made[name] = random_like(value, g) if value.is_floating_point() else value.clone()
     return made
 
 
-def _random_like(value: Tensor, g: torch.Generator) -> Tensor:
+def random_like(value: Tensor, g: torch.Generator) -> Tensor:
+    """Random float64 values as a trained tensor might hold them; positive ones stay positive."""
     noise = torch.rand(value.shape, generator=g, dtype=torch.float64)
     if value.dim() > 1 and value.numel() > 1:
-        spread: float = value[0].numel() ** -0.5
-        return torch.randn(value.shape, generator=g, dtype=torch.float64) * spread
+        # Uniform with the variance that keeps activations at unit scale.
+        return (noise - 0.5) * (12.0 / value[0].numel()) ** 0.5
     if bool((value >= 0).all()):
         return value.double() * (0.5 + noise) + 0.1 * noise
     return value.double() + 0.5 * (noise - 0.5)

@@ -8,6 +8,7 @@ is the graph of one cut network, whose parameters are the slices already.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -149,15 +150,18 @@ class _Rewriter:
             copied.kwargs = {**copied.kwargs, name: value}
 
     def _size(self, literal: Any, term: Term) -> Any:
-        """A literal size in terms of the widths; -1 and sizes that nothing cuts stay."""
-        if fully_fixed(term) or (isinstance(literal, int) and literal < 0):
+        """A literal size in terms of the widths; -1, "to the end" and uncut sizes stay."""
+        open_end = isinstance(literal, int) and not 0 <= literal < sys.maxsize
+        if fully_fixed(term) or open_end:
             return literal
         if not isinstance(literal, fx.Node):
             return _node(self._count(term))
         # A size that came with the input times features: scale the features' share of it.
         free = tuple(f for f in resolve(term) if not fully_fixed((f,)))
         kept, full = self._count(free), math.prod(f.size for f in free)
-        return self.graph.call_function(_scaled, (literal, _node(kept), full))
+        if isinstance(kept, int) and kept == full:
+            return literal
+        return self.graph.call_function(scaled_size, (literal, _node(kept), full))
 
     def _count(self, term: Term) -> Any:
         # Never cached across insertion points: a node must come before all its uses.
@@ -178,7 +182,8 @@ class _Rewriter:
                 self.graph.call_function(put_back, (full, dims, value))
 
 
-def _scaled(size: int, kept: int, full: int) -> int:
+def scaled_size(size: int, kept: int, full: int) -> int:
+    """A size that holds `full` features, with `kept` of them."""
     return size // full * kept
 
 

@@ -17,6 +17,7 @@ from torch import fx
 
 from widthwise.graph.axes import Axes
 from widthwise.graph.dims import fully_fixed
+from widthwise.graph.partial_sums import use_partial_sums
 from widthwise.graph.relate import Related, is_shareable
 from widthwise.graph.rewrite import elastic_graph
 
@@ -27,7 +28,8 @@ def split_graph(
     """(shared, rest) of a graph without training-time state.
 
     shared: state and inputs -> tuple of the values that the rest reads, at full width.
-    rest: widths, state, inputs and those values -> outputs; as `elastic_graph` otherwise.
+    rest: widths, state, inputs, those values and a dict that starts empty -> outputs; as
+    `elastic_graph` otherwise.
     """
     shared = shared_nodes(related, scaled)
     graph = related.program.graph
@@ -40,6 +42,7 @@ def split_graph(
     for node in rest.find_nodes(op="call_function", target=torch.ops.aten.view.default):
         # A slice of a shared value need not be contiguous.
         node.target = torch.ops.aten.reshape.default
+    use_partial_sums(rest, {n.name for n in given})
     return _only(graph, shared, given), rest
 
 

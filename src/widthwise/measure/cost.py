@@ -2,19 +2,24 @@
 
     params(small)                               # numbers in the parameters
     macs(small, (x,))                           # multiply-accumulates for one example
-    latency_ms(small, (x,)), runtime()          # 0.21, "PyTorch 2.13.0, CPU, 2 threads"
+    latency_ms(small, (x,)), runtime(small)     # 0.21, "PyTorch 2.13.0, CPU, 2 threads"
     onnx_latency_ms("small.onnx", (x,)), onnx_runtime()
+
+Multiply-accumulates are those of matrix products, convolutions, attention, recurrent layers and
+bilinear layers, counted from the shapes by torch's FlopCounterMode with two operations for each;
+what works element by element (activations, norms, biases, embeddings) is not counted. Causal
+attention counts in full.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import statistics
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -26,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from widthwise.errors import FileError
 from widthwise.measure.modes import evaluating
 
-Args = tuple[Any, ...]
+Inputs = tuple[Any, ...]
 
 
 def params(module: nn.Module) -> int:
@@ -34,9 +39,158 @@ def params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def batch_size(args: Args, kwargs: Mapping[str, Any] | None = None) -> int:
+def macs(module: nn.Module, args: Inputs, kwargs: Mapping[str, Any] | None = None) -> int:
+    """Multiply-accumulates for one example: those of one call, divided by the batch size.
+
+    args, kwargs: example inputs; the first dim of the first tensor is the batch. The module runs
+    once, in evaluation mode.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    # The fused kernels of nn.TransformerEncoder hide their products from the counter.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with evaluating(module), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+            module(*args, **(kwargs or {}))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return round(counter.get_total_flops() / 2 / batch_size(args, kwargs))
+
+
+def batch_size(args: Inputs, kwargs: Mapping[str, Any] | None = None) -> int:
     """The first dim of the first input tensor that has dims; 1 where there is none."""
     for leaf in pytree.tree_leaves((args, dict(kwargs or {}))):
         if isinstance(leaf, Tensor) and leaf.dim():
             return max(1, leaf.shape[0])
     return 1
+
+
+def one_example(args: Inputs, kwargs: Mapping[str, Any] | None = None) -> tuple[Inputs, dict[str, Any]]:
+    """The inputs at batch 1: of tensors whose first dim is the batch, the first entry."""
+    batch = batch_size(args, kwargs)
+    first: tuple[Inputs, dict[str, Any]] = pytree.tree_map(
+        lambda x: x[:1] if isinstance(x, Tensor) and x.dim() and x.shape[0] == batch else x,
+        (tuple(args), dict(kwargs or {})),
+    )
+    return first
+
+
+def latency_ms(
+    module: nn.Module,
+    args: Inputs,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    seconds: float = 0.1,
+) -> float:
+    """Milliseconds for one call on these inputs: the median of runs over about `seconds`.
+
+    Evaluation mode, no gradients, torch's current number of threads; after a warm-up. Pass inputs
+    of batch 1 (see `one_example`) for the latency of one example.
+    """
+    timer = Timer(
+        "module(*args, **kwargs)",
+        globals={"module": module, "args": args, "kwargs": dict(kwargs or {})},
+        num_threads=torch.get_num_threads(),
+    )
+    with evaluating(module):
+        timer.timeit(2)
+        measured = timer.blocked_autorange(min_run_time=seconds)
+    return float(measured.median * 1e3)
+
+
+def runtime(module: nn.Module | None = None) -> str:
+    """What latency is measured with, e.g. "PyTorch 2.13.0, CPU, 2 threads"."""
+    version = re.sub(r"\+.*", "", torch.__version__)
+    tensor = next(module.parameters(), None) if module is not None else None
+    if tensor is not None and tensor.device.type == "cuda":
+        return f"PyTorch {version}, {torch.cuda.get_device_name(tensor.device)}"
+    device = "CPU" if tensor is None else tensor.device.type.upper()
+    return f"PyTorch {version}, {device}, {_threads(torch.get_num_threads())}"
+
+
+def onnx_runtime(threads: int | None = None) -> str:
+    """As `runtime`, e.g. "ONNX Runtime 1.31.1, CPU, 2 threads"."""
+    import onnxruntime
+
+    return f"ONNX Runtime {onnxruntime.__version__}, CPU, {_threads(threads or torch.get_num_threads())}"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count != 1 else ''}"
+
+
+def onnx_latency_ms(
+    path: str | os.PathLike[str],
+    inputs: Sequence[Any],
+    *,
+    seconds: float = 0.1,
+    threads: int | None = None,
+) -> float:
+    """Milliseconds for one call of an ONNX file in ONNX Runtime on the CPU: the median of runs.
+
+    inputs: tensors (nested as for the module) in the order of the file's inputs. threads: by
+    default as many as torch uses. Raises FileError when the file cannot be run.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    leaves = [x for x in pytree.tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
+    try:
+        session = onnxruntime.InferenceSession(
+            str(Path(path)), options, providers=["CPUExecutionProvider"]
+        )
+        names = [i.name for i in session.get_inputs()]
+        feed = {n: x.detach().cpu().numpy() for n, x in zip(names, leaves, strict=True)}
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        for _ in range(3):
+            session.run(None, feed)
+        while len(times) < 5 or time.perf_counter() < end:
+            start = time.perf_counter()
+            session.run(None, feed)
+            times.append(time.perf_counter() - start)
+    except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
+        text = (str(error).splitlines() or [""])[0][:200].rstrip(".")
+        raise FileError(f"{path} does not run in ONNX Runtime ({text}); export it again.") from error
+    return median(times) * 1e3
+
+
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """query (*, L, E), key (*, S, E), value (*, S, V)."""
+    return int(2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
+
+
+def _recurrent_layer(x: Sequence[int], w_ih: Sequence[int], w_hh: Sequence[int], *_: Any, **__: Any) -> int:
+    """One layer in one direction: x (L, N, I), w_ih (gates H, I), w_hh (gates H, H)."""
+    return int(2 * x[0] * x[1] * (math.prod(w_ih) + math.prod(w_hh)))
+
+
+def _recurrent_layers(x: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **__: Any) -> int:
+    """All layers and directions; matrices among the weights are used at every step."""
+    return int(2 * x[0] * x[1] * sum(math.prod(w) for w in weights if len(w) == 2))
+
+
+def _bilinear(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """x (N, I, ...), weight (..., O, I, J)."""
+    return int(2 * x[0] * math.prod(weight))
+
+
+def _matrix_vector(matrix: Sequence[int], *_: Any, **__: Any) -> int:
+    return int(2 * math.prod(matrix))
+
+
+def _added_matrix_vector(_added: Any, matrix: Sequence[int], *_: Any, **__: Any) -> int:
+    return int(2 * math.prod(matrix))
+
+
+_aten = torch.ops.aten
+# What FlopCounterMode does not know, among what networks use on a CPU or with cuDNN.
+_FORMULAS: dict[Any, Any] = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten.mkldnn_rnn_layer: _recurrent_layer,
+    _aten._cudnn_rnn: _recurrent_layers,
+    _aten._trilinear: _bilinear,
+    _aten.mv: _matrix_vector,
+    _aten.dot: _matrix_vector,
+    _aten.addmv: _added_matrix_vector,
+}

@@ -13,6 +13,22 @@ def best_that_fits(frontier: Frontier) -> list[Point]:
     return [*line, replace(line[-1], bytes=max(p.bytes for p in frontier.points))]
 
 
+def what_fits(
+    frontier: Frontier, shares: Sequence[float] = (1, 0.5, 0.25, 0.1, 0.05)
+) -> list[tuple[float, Point]]:
+    """The best point within each share of the largest one's bytes, where there is one.
+
+    A point that is the best for two budgets comes once, with the smaller budget.
+    """
+    largest = max(p.bytes for p in frontier.points)
+    found: dict[Point, float] = {}
+    for share in shares:
+        fitting = [p for p in frontier.best() if p.bytes <= share * largest]
+        if fitting:
+            found[fitting[-1]] = share
+    return [(share, point) for point, share in found.items()]
+
+
 def size_ticks(low: int, high: int, most: int) -> list[int]:
     """At most `most` round sizes in bytes for a logarithmic scale that reaches from low to high."""
     decades = [10**k for k in range(13)]

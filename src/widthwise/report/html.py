@@ -16,7 +16,7 @@ from typing import Any
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.size import format_size
 from widthwise.report import text
-from widthwise.report.curve import best_that_fits, place_labels, size_ticks
+from widthwise.report.curve import best_that_fits, place_labels, size_ticks, what_fits
 from widthwise.report.picks import Pick, nearest
 from widthwise.store.atomic import write_whole
 
@@ -53,7 +53,8 @@ def page(
         title=escape(title),
         style=_asset("page.css").strip(),
         lead=escape(lead),
-        picks=_pick_table(frontier, picks),
+        picks=_picks(frontier, picks),
+        fits=_fits_table(frontier),
         curve=escape(f"{frontier.metric} against size".capitalize()),
         summary=escape(f"Chart of {frontier.metric} against stored size. {lead}"),
         caption=escape(_caption(frontier)),
@@ -106,12 +107,12 @@ def _caption(frontier: Frontier) -> str:
     return said
 
 
-def _pick_table(frontier: Frontier, picks: Sequence[Pick]) -> str:
+def _picks(frontier: Frontier, picks: Sequence[Pick]) -> str:
+    """The section of what was chosen; nothing while nothing is."""
     if not picks:
-        return '<p class="note">None yet.</p>'
+        return ""
     full = max(p.bytes for p in frontier.points)
-    named = any(pick.file for pick in picks)
-    head = ["name", "size", "of the largest", frontier.split, "test", "widths"]
+    head = ["name", "size", "of the largest", "valid", "test", "widths", "file"]
     rows = [
         [
             _head(pick.name, "text"),
@@ -120,11 +121,32 @@ def _pick_table(frontier: Frontier, picks: Sequence[Pick]) -> str:
             _cell(text.value(frontier.metric, pick.valid)),
             _cell(text.value(frontier.metric, pick.test)),
             _widths(pick.widths),
-            *([_cell(pick.file or "-", "text")] if named else []),
+            _cell(pick.file or "-", "text"),
         ]
         for pick in picks
     ]
-    return _table([*head, *(["file"] if named else [])], rows, f"{frontier.metric} of the picks")
+    return (
+        '<section aria-labelledby="chosen">\n<h2 id="chosen">Chosen networks</h2>\n'
+        + _table(head, rows, f"{frontier.metric} of the chosen networks")
+        + f'\n<p class="note">{escape(f"The {frontier.metric}")} of a chosen network is that of '
+        "its stored file, read back.</p>\n</section>"
+    )
+
+
+def _fits_table(frontier: Frontier) -> str:
+    head = ["budget", "size", frontier.metric, "parameters", "latency (ms)", "widths"]
+    rows = [
+        [
+            _head(f"{100 * share:g} %"),
+            _cell(format_size(point.bytes)),
+            _cell(text.value(frontier.metric, point.metric, point.spread)),
+            _cell(text.count(point.params)),
+            _cell(text.milliseconds(point.latency_ms)),
+            _widths(point.widths),
+        ]
+        for share, point in what_fits(frontier)
+    ]
+    return _table(head, rows, "the best network within a share of the largest one's size")
 
 
 def _point_table(frontier: Frontier, picks: Sequence[Pick]) -> str:

@@ -52,7 +52,7 @@ def load_picks(path: Path) -> list[Pick]:
         return []
     except OSError as error:
         raise FileError(f"{path} cannot be read ({error.strerror}); make it readable.") from error
-    except (ValueError, TypeError, AttributeError, RecursionError, WidthError) as error:
+    except (LookupError, ValueError, TypeError, RecursionError, WidthError) as error:
         raise FileError(f"{path} is damaged; delete it and choose the sizes again.") from error
 
 

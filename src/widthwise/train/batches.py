@@ -14,7 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from widthwise.choose.draws import hashed
@@ -52,7 +53,8 @@ class Plan:
         """The indices of every batch of an epoch: int64 tensors (size,), the last one shorter."""
         generator = torch.Generator().manual_seed(hashed(self.seed, (epoch,)) >> 1)
         order = torch.randperm(self.items, generator=generator)
-        return order.split(self.size)[: self.steps]
+        batches: Sequence[Tensor] = order.split(self.size)
+        return batches[: self.steps]
 
 
 def stream(
@@ -81,12 +83,13 @@ class _Fetch(Dataset[tuple[Any, Any]]):
 
     def __init__(self, data: Dataset[Any]) -> None:
         self.data = data
+        self.whole = data.batch if isinstance(data, Batched) else None
 
     def __getitem__(self, key: tuple[int, Tensor]) -> tuple[Any, Any]:
         bits, indices = key
         reseed(bits)
-        if isinstance(self.data, Batched):
-            return self.data.batch(indices)
+        if self.whole is not None:
+            return self.whole(indices)
         reseed_others(bits)
         inputs, target = default_collate([self.data[i] for i in indices.tolist()])
         return inputs, target
@@ -128,3 +131,22 @@ def own_randomness() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode inside, and every part of it in its own mode again after."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def placed(value: Any, device: torch.device) -> Any:
+    """Inputs or a target, whatever they are made of, with all tensors on the device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return pytree.tree_map_only(Tensor, lambda t: t.to(device, non_blocking=True), value)

@@ -11,10 +11,11 @@ JSON in the file's metadata, with a checksum over all of it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def _short(error: Exception) -> str:
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
     value = zlib.crc32(text.encode())
     for name in sorted(tensors):
-        value = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy(), value)
+        flat = tensors[name].contiguous().reshape(-1).view(torch.uint8)
+        value = zlib.crc32(flat.numpy().data, value)
     return value
 
 
@@ -131,26 +133,34 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a run folder, made if need be, against other runs; they meet a RunError."""
+    """Hold a run folder, made if need be, against other runs; they meet a RunError.
+
+    The lock is on the folder itself and goes with the process, so nothing is ever left behind.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".training", "ab")  # noqa: SIM115 - closed below, at any exit
+        handle = os.open(folder, os.O_RDONLY) if sys.platform != "win32" else None
     except OSError as error:
         raise RunError(
             f"{folder} cannot be used as a run folder ({error.strerror or error}); give another."
         ) from error
-    with lock:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"Another process is training in {folder}; wait for it, or give another folder."
-                ) from error
-            except OSError:
-                pass  # some network file systems have no locks
+    try:
+        if handle is not None:
+            _lock(handle, folder)
         yield
-        with suppress(OSError):
-            (folder / ".training").unlink()
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    import fcntl  # not on Windows
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunError(
+            f"Another training runs in {folder}; wait until it is done, or give another folder."
+        ) from error
+    except OSError:
+        pass  # some network file systems have no locks

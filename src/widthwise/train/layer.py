@@ -27,8 +27,8 @@ from widthwise.errors import WidthError
 class StructuralDropout(nn.Module):
     """Zeroes all features from a drawn index on, for the whole batch (Knodt 2022).
 
-    p: probability of a cut. lowest, step: a cut keeps lowest, lowest + step, ... features, uniformly
-        and always fewer than there are; no more than `lowest` features are never cut.
+    p: probability of a cut. lowest, step: a cut keeps lowest, lowest + step, ... features, drawn
+        uniformly and always fewer than there are; no more than `lowest` features stay whole.
     dim: of the features, 1 in (N, H) and (N, C, H, W), -1 in (N, T, H).
     scale: multiply what is kept by features / kept, so that sums downstream keep their size.
     seed: of the draws; None takes one from torch's global generator, so that the layers of a model
@@ -55,9 +55,7 @@ class StructuralDropout(nn.Module):
         super().__init__()
         if isinstance(dim, bool) or not isinstance(dim, int) or dim == 0:
             raise ValueError(f"dim is {dim!r}; give the dim of the features, 0 being the batch's.")
-        self.draw = Draw(
-            p=p, lowest=lowest, step=step, law="uniform", shared=False, scale=scale
-        )
+        self.draw = Draw(p=p, lowest=lowest, step=step, law="uniform", shared=False, scale=scale)
         self.dim = dim
         self.seed = int(torch.randint(2**31, ()).item()) if seed is None else seed
         self.step = 0

@@ -18,9 +18,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -110,7 +111,7 @@ class SandwichLoss(Objective):
         criterion: Criterion,
         *,
         passes: int | Sandwich = 4,
-        distill: Distill | None = Distill(),  # noqa: B008 - frozen
+        distill: Distill | None = Distill(),
         distill_loss: DistillLoss | None = None,
     ) -> None:
         self.net = net
@@ -126,29 +127,13 @@ class SandwichLoss(Objective):
         outputs = run_at(net, inputs, wide)
         total = self.criterion(outputs, target)
         kept = [(b, b.clone()) for b in net.model.buffers()] if net.training else []
-        teach = self._lesson(outputs)
+        teach = lesson(outputs, self.distill, self.criterion, self.distill_loss)
         for widths in narrow:
             total = total + teach(run_at(net, inputs, widths), target)
         for buffer, value in kept:
             # `.data`: autograd would take the write for a change to what backward needs.
             buffer.data.copy_(value)
         return total / self.plan.passes
-
-    def _lesson(self, outputs: Any) -> Criterion:
-        """The loss of a narrow pass: (outputs, target) -> 0-dim tensor."""
-        if self.distill is None:
-            return self.criterion
-        hard, criterion = self.distill.hard, self.criterion
-        soft = (
-            _to(self.distill_loss, outputs)
-            if self.distill_loss is not None
-            else soft_target(outputs, self.distill.temperature)
-        )
-        if hard == 0:
-            return lambda narrow, target: soft(narrow)
-        return lambda narrow, target: (
-            (1 - hard) * soft(narrow) + hard * criterion(narrow, target)
-        )
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -169,14 +154,45 @@ def run_at(net: Elastic, inputs: Any, widths: Mapping[str, int]) -> Any:
     return net(inputs, widths=widths)
 
 
-def soft_target(outputs: Any, temperature: float) -> Callable[[Any], Tensor]:
-    """Distillation to these outputs: narrow logits -> KL divergence, mean over all but the last dim.
+def lesson(
+    outputs: Any,
+    distill: Distill | None,
+    criterion: Criterion | None,
+    distill_loss: DistillLoss | None = None,
+) -> Criterion:
+    """What a network learns from a wider one's outputs: (its outputs, target) -> 0-dim tensor.
 
-    outputs: logits (N, classes) or (N, T, classes); they take no gradient. Scaled by temperature
-    squared, so that gradients keep their size (Hinton et al., 2015).
+    The wider outputs take no gradient. Arguments as for `SandwichLoss`; the criterion may be None
+    where nothing of it is asked for.
+    """
+    if distill is None:
+        assert criterion is not None
+        return criterion
+    hard = distill.hard
+    if distill_loss is None:
+        soft = soft_target(outputs, distill.temperature)
+    else:
+        full = pytree.tree_map_only(Tensor, Tensor.detach, outputs)
+        soft = partial(_swapped, distill_loss, full)
+    if hard == 0 or criterion is None:
+        return lambda narrow, target: soft(narrow)
+    return lambda narrow, target: (1 - hard) * soft(narrow) + hard * criterion(narrow, target)
+
+
+def _swapped(function: DistillLoss, full: Any, narrow: Any) -> Tensor:
+    return function(narrow, full)
+
+
+def soft_target(outputs: Any, temperature: float) -> Callable[[Any], Tensor]:
+    """Distillation to these outputs: narrow logits -> mean KL divergence, a 0-dim tensor.
+
+    outputs: logits (N, classes) or (N, T, classes); they take no gradient. The mean is over all
+    but the last dim, scaled by temperature squared, so that gradients keep their size (Hinton et
+    al., 2015).
     Raises TrainingError when the outputs are anything else.
     """
-    if not (isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.dim() in (2, 3)):
+    plain = isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.dim() in (2, 3)
+    if not plain:
         form = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise TrainingError(
             f"The model's outputs ({form}) are not logits of shape (N, classes) or (N, T, classes);"
@@ -192,12 +208,10 @@ def soft_target(outputs: Any, temperature: float) -> Callable[[Any], Tensor]:
     return loss
 
 
-def _to(distill_loss: DistillLoss, outputs: Any) -> Callable[[Any], Tensor]:
-    full = torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, outputs)
-    return lambda narrow: distill_loss(narrow, full)
-
-
 def name_of(function: Callable[..., Any]) -> str:
-    """A function's full name, or that of an object's class."""
+    """A function's full name with the arguments it was bound to, or that of an object's class."""
+    if isinstance(function, partial):
+        bound = [*map(repr, function.args), *(f"{k}={v!r}" for k, v in function.keywords.items())]
+        return f"{name_of(function.func)}({', '.join(bound)})"
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"

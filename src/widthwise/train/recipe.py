@@ -1,10 +1,10 @@
 """How long and how fast to train, as data.
 
-    Recipe(epochs=15, lr=2e-3)                       # Adam, one cycle: up for 30 %, down to zero
-    Recipe(warmup=0.05)                              # cosine with a short warm-up
-    Recipe(warmup=0, decay="none")                   # a constant rate
-    Recipe(weight_decay=0.05, clip=1.0)              # AdamW with clipped gradients, as for a ViT
-    Recipe(ema=0.999)                                # keep a moving average of the weights
+Recipe(epochs=15, lr=2e-3)                       # Adam, one cycle: up for 30 %, down to zero
+Recipe(warmup=0.05)                              # cosine with a short warm-up
+Recipe(warmup=0, decay="none")                   # a constant rate
+Recipe(weight_decay=0.05, clip=1.0)              # AdamW with clipped gradients, as for a ViT
+Recipe(ema=0.999)                                # keep a moving average of the weights
 """
 
 from __future__ import annotations

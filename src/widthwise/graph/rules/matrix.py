@@ -34,6 +34,8 @@ def _product(op: Op, a_node: fx.Node, b_node: fx.Node) -> Dims:
     op.contract(left)
     op.consumed += [(a_node, -1), (b_node, -2 if len(b) > 1 else -1)]
     lead = broadcast(op, [a[:-2], b[:-2]]) if len(a) > 2 or len(b) > 2 else []
+    if len(a) == len(b) == 4:  # attention by hand: (N, heads, L, head size)
+        op.roles += [(lead[-1], "heads"), (left, "head_size"), (b[-1], "head_size")]
     return [*lead, *(a[-2:-1] if len(a) > 1 else []), *(b[-1:] if len(b) > 1 else [])]
 
 

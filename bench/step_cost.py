@@ -1,0 +1,138 @@
+"""What a step of structural dropout costs against a step of plain training, in the same loop.
+
+    python bench/step_cost.py                # prints the ratios, each with its bound
+    python bench/step_cost.py --write        # and stores them in bench/results/step_cost.json
+
+Both sides are one epoch of `fit` on the same random data, one thread, run in turns. Times are CPU
+times, which other programs on the machine disturb less; the ratio is that of the medians. The exit
+code is 1 when a bound is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from widthwise.choose.draws import PUBLISHED, Draw
+from widthwise.elastic import Elastic
+from widthwise.tasks.arrays import Arrays
+from widthwise.tasks.cifar10 import ResNet
+from widthwise.tasks.mlp import MLP
+from widthwise.train.fit import fit
+from widthwise.train.losses import SingleDraw
+from widthwise.train.recipe import Recipe
+from widthwise.version import VERSION
+
+RESULTS = Path(__file__).parent / "results" / "step_cost.json"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison. steps: in an epoch. bound: the largest ratio allowed, None for any."""
+
+    name: str
+    model: Callable[[], nn.Module]
+    item: tuple[int, ...]
+    draw: Draw
+    batch: int
+    steps: int
+    bound: float | None
+
+
+def mlp() -> nn.Module:
+    return MLP(784, 256, 10)
+
+
+GRID = Draw(lowest=8, step=8)
+CASES = (
+    Case("mlp, published draws", mlp, (1, 28, 28), PUBLISHED, 256, 200, 0.8),
+    Case("mlp, uniform independent, p 1", mlp, (1, 28, 28),
+         Draw(p=1, lowest=1, law="uniform", shared=False), 256, 200, 0.8),
+    Case("mlp, default draws", mlp, (1, 28, 28), Draw(), 256, 200, 0.8),
+    Case("resnet-20, default draws by 8", ResNet, (3, 32, 32), GRID, 64, 12, 0.9),
+    Case("resnet-20, published draws by 8", ResNet, (3, 32, 32),
+         Draw(p=0.5, lowest=8, step=8, law="uniform", shared=False), 64, 12, None),
+)  # fmt: skip
+
+
+def data(case: Case) -> Arrays:
+    generator = torch.Generator().manual_seed(0)
+    items = case.steps * case.batch
+    inputs = torch.randn(items, *case.item, generator=generator)
+    return Arrays(inputs, torch.randint(0, 10, (items,), generator=generator))
+
+
+def measure(case: Case, rounds: int) -> dict[str, object]:
+    """Seconds for an epoch of each side, in turns, and their ratio."""
+    train, example = data(case), torch.randn(2, *case.item)
+    seconds: dict[str, list[float]] = {"plain": [], "drawn": []}
+    torch.manual_seed(0)
+    plain, drawn = case.model(), Elastic(case.model(), example, draw=case.draw)
+    sides = {
+        "plain": (plain, F.cross_entropy),
+        "drawn": (drawn, SingleDraw(drawn, F.cross_entropy)),
+    }
+    for round_ in range(rounds + 1):
+        for side, (net, loss) in sides.items():
+            recipe = Recipe(epochs=1, batch_size=case.batch, lr=1e-4)
+            began = time.process_time()
+            fit(net, train, loss, recipe=recipe, seed=round_, progress=False, cpu=True)
+            if round_:  # the first warms up
+                seconds[side].append(time.process_time() - began)
+    middle = {side: statistics.median(s) for side, s in seconds.items()}
+    return {
+        "name": case.name,
+        "draw": asdict(case.draw),
+        "batch": case.batch,
+        "ms_per_step": {s: 1000 * m / case.steps for s, m in middle.items()},
+        "ratio": middle["drawn"] / middle["plain"],
+        "bound": case.bound,
+        "rounds": rounds,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--write", action="store_true", help=f"store the result in {RESULTS}")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    found = []
+    for case in CASES:
+        if asked.only in case.name:
+            found.append(measure(case, asked.rounds))
+            ms, bound = found[-1]["ms_per_step"], case.bound
+            assert isinstance(ms, dict)
+            print(
+                f"{case.name:34}{ms['plain']:8.2f} ms plain{ms['drawn']:8.2f} ms drawn"
+                f"   ratio {found[-1]['ratio']:.2f}" + (f"  (at most {bound})" if bound else "")
+            )
+    if asked.write:
+        record = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+            "threads": 1,
+            "versions": {"widthwise": VERSION, "torch": torch.__version__},
+            "cases": found,
+        }
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(record, indent=2) + "\n")
+    return int(any(c["bound"] is not None and c["ratio"] > c["bound"] for c in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

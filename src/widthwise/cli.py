@@ -1,0 +1,49 @@
+"""The command line: `widthwise COMMAND`. Every command is a file in `commands/`."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from widthwise.commands import inspect, pick, sweep, train
+from widthwise.version import VERSION
+
+app = typer.Typer(
+    name="widthwise",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"widthwise {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def widthwise(
+    version: Annotated[  # noqa: ARG001 - the callback prints it
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train a network once, then cut it to any width."""
+
+
+def _add(command: Callable[..., Any], examples: Sequence[str]) -> None:
+    head = "Example:" if len(examples) == 1 else "Examples:"
+    app.command(epilog="\n\n".join([head, *examples]))(command)
+
+
+_add(inspect.inspect, inspect.EXAMPLES)
+_add(train.train, train.EXAMPLES)
+_add(sweep.sweep, sweep.EXAMPLES)
+_add(pick.pick, pick.EXAMPLES)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="widthwise")

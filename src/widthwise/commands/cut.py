@@ -1,0 +1,126 @@
+"""`widthwise cut RUN`: one smaller network as a file, checked by reading it back."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from widthwise import steps
+from widthwise.commands.common import (
+    Budget,
+    MaxBytes,
+    MaxLatency,
+    MaxMacs,
+    MaxParams,
+    MinMetric,
+    RunFolder,
+    console,
+    facts,
+    read_frontier,
+    told,
+)
+from widthwise.elastic import Elastic
+from widthwise.measure.frontier import Frontier
+from widthwise.measure.size import format_size
+from widthwise.report import text
+from widthwise.runs import Run, hold, single
+from widthwise.variant import Widths
+
+EXAMPLES = (
+    "widthwise cut runs/digits --max-bytes 10kB --out small.safetensors",
+    "widthwise cut runs/digits --fraction 0.25 --out quarter.safetensors --touch-up distill",
+    "widthwise cut runs/digits --width fc1=16 --width fc2=8 --out own.safetensors",
+)
+
+
+@told
+def cut(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The safetensors file to write.")],
+    max_bytes: MaxBytes = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    max_latency_ms: MaxLatency = None,
+    min_metric: MinMetric = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Keep this share of every axis, such as 0.5.")
+    ] = None,
+    width: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS=N", help="Keep N features of an axis; may be repeated."),
+    ] = None,
+    touch_up: Annotated[
+        steps.TouchUp,
+        typer.Option(help="Fit the output layer anew, or distill from the full network."),
+    ] = "none",
+    recalibrate: Annotated[
+        bool, typer.Option(help="Estimate batch-norm statistics anew for the cut network.")
+    ] = True,
+) -> None:
+    """Cut a run's network to a budget, a fraction or given widths, and store it.
+
+    The file is read back and measured on the test split before it is put in its place.
+    """
+    budget = Budget(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
+    if budget.given + (fraction is not None) + bool(width) != 1:
+        raise typer.BadParameter(
+            "say how much to keep in one way: by limits such as --max-bytes 10kB, by --fraction, "
+            "or by --width AXIS=N."
+        )
+    asked = Widths(dict(map(_parsed, width or [])))
+    source = single(run)
+    with hold(source.folder):
+        frontier = read_frontier(run) if budget.given else None
+        opened = steps.open_run(source)
+        if frontier is not None:
+            asked = budget.pick(frontier).widths
+        elif fraction is not None:
+            asked = opened.net.widths(fraction)
+        pick = steps.cut(opened, asked, out, touch_up=touch_up, recalibrate=recalibrate)
+        _republish(opened)
+    metric = opened.record.metric
+    console.print(
+        f"Wrote {out}: {format_size(pick.bytes)}, {text.widths(pick.widths)}\n"
+        f"{metric} of the file read back: valid {text.value(metric, pick.valid)}, "
+        f"test {text.value(metric, pick.test)}",
+        markup=False,
+        soft_wrap=True,
+    )
+    _say_when_nothing(opened.net, asked)
+    here = "" if out.resolve().parent == source.folder.resolve() else f" --task {_task(opened)}"
+    target = shlex.quote(str(out.with_suffix(".onnx")))
+    console.print(
+        f"Next: widthwise export {shlex.quote(str(out))}{here} --format onnx --out {target}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _parsed(said: str) -> tuple[str, int]:
+    """'fc1=64' as ("fc1", 64)."""
+    axis, equals, number = said.rpartition("=")
+    try:
+        if axis and equals:
+            return axis, int(number)
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"{said!r} is not a width; write AXIS=N, such as fc1=64.")
+
+
+def _republish(opened: steps.Opened) -> None:
+    """Mark the pick in the picture and the page, where there are any."""
+    run: Run = opened.run
+    if run.frontier.exists():
+        frontier = Frontier.load(run.frontier)
+        title = f"{opened.task.name}: {frontier.metric} at every size"
+        steps.publish(run.folder, frontier, title=title, facts=facts([run], frontier))
+
+
+def _say_when_nothing(net: Elastic, asked: Widths) -> None:
+    if net.complete(asked) == dict(net.full()):
+        typer.echo("Note: nothing was cut, for these are the full widths.", err=True)
+
+
+def _task(opened: steps.Opened) -> str:
+    return shlex.quote(opened.record.settings.task)

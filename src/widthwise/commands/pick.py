@@ -1,0 +1,60 @@
+"""`widthwise pick RUN`: the best measured width within a budget."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from widthwise.commands.common import (
+    Budget,
+    MaxBytes,
+    MaxLatency,
+    MaxMacs,
+    MaxParams,
+    MinMetric,
+    RunFolder,
+    console,
+    read_frontier,
+    told,
+)
+from widthwise.measure.size import format_size
+from widthwise.report import text
+
+EXAMPLES = (
+    "widthwise pick runs/digits --max-bytes 10kB",
+    "widthwise pick runs/digits --min-metric 0.95 --max-latency-ms 0.5 --json",
+)
+
+
+@told
+def pick(
+    run: RunFolder,
+    max_bytes: MaxBytes = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    max_latency_ms: MaxLatency = None,
+    min_metric: MinMetric = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print the best measured width that meets every limit given; of equals, the smallest."""
+    frontier = read_frontier(run)
+    point = Budget(max_bytes, max_params, max_macs, max_latency_ms, min_metric).pick(frontier)
+    if as_json:
+        data = asdict(point) | {"widths": dict(point.widths)}
+        data |= {"metric_name": frontier.metric, "split": frontier.split}
+        typer.echo(json.dumps(data))
+        return
+    rows = {
+        f"{frontier.metric} ({frontier.split})": text.value(
+            frontier.metric, point.metric, point.spread
+        ),
+        "size": format_size(point.bytes),
+        "parameters": text.count(point.params),
+        "MACs": text.count(point.macs),
+        "latency": f"{text.milliseconds(point.latency_ms)} ms" if point.latency_ms else "-",
+        "widths": text.widths(point.widths),
+    }
+    longest = max(map(len, rows))
+    for label, said in rows.items():
+        console.print(f"{label:<{longest}}  {said}", markup=False, soft_wrap=True)

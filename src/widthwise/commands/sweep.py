@@ -1,0 +1,92 @@
+"""`widthwise sweep RUN`: measure every width of a run, and write the report."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from widthwise import steps
+from widthwise.commands.common import console, facts, fits_table, notes, told
+from widthwise.errors import RunError
+from widthwise.measure.frontier import Frontier, combine
+from widthwise.runs import Run, hold, members
+
+EXAMPLES = (
+    "widthwise sweep runs/digits",
+    "widthwise sweep runs/seed-0 runs/seed-1 --out runs/both --ladder 12",
+)
+
+
+@told
+def sweep(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders that train wrote; several are averaged."),
+    ],
+    ladder: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many widths [all of a small network, else 16]."),
+    ] = None,
+    split: Annotated[
+        Literal["valid", "test"], typer.Option(help="The data to measure on; choose on valid.")
+    ] = "valid",
+    latency: Annotated[bool, typer.Option(help="Measure the time of a call, too.")] = True,
+    recalibrate: Annotated[
+        bool, typer.Option(help="Estimate batch-norm statistics anew for each width.")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the average of several runs goes.")
+    ] = None,
+) -> None:
+    """Measure a run at every width and write frontier.json, frontier.png and report.html.
+
+    Several runs, or a folder of several seeds, give the mean and its spread.
+    """
+    found = [run for folder in runs for run in members(folder)]
+    folder = _target(runs, found, out)
+    frontiers: list[Frontier] = []
+    title = ""
+    for run in found:
+        with hold(run.folder):
+            opened = steps.open_run(run)
+            name, metric = opened.task.name, opened.task.metric.name
+            title = f"{name}: {metric} at every size"
+            frontiers.append(
+                steps.sweep_run(
+                    opened,
+                    count=ladder,
+                    split=split,
+                    latency=latency,
+                    recalibrate=recalibrate,
+                    progress=notes.is_terminal,
+                )
+            )
+            pages = steps.publish(
+                run.folder, frontiers[-1], title=title, facts=facts([run], frontiers[-1])
+            )
+    frontier = frontiers[0]
+    if len(found) > 1:
+        with hold(folder):
+            frontier = combine(frontiers)
+            frontier.save(Run(folder).frontier)
+            pages = steps.publish(folder, frontier, title=title, facts=facts(found, frontier))
+    console.print(f"[bold]{title}[/] ({frontier.split}); what fits:")
+    console.print(fits_table(frontier))
+    for path in (Run(folder).frontier, *pages):
+        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    console.print(
+        f"Next: widthwise cut {found[0].folder} --max-bytes 10kB --out small.safetensors",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _target(given: list[Path], found: list[Run], out: Path | None) -> Path:
+    """The folder that the result goes to: the run's own, that of its seeds, or the one named."""
+    if len(given) == 1 and out is None:
+        return given[0]
+    if len(found) > 1 and out is not None:
+        return out
+    if out is None:
+        raise RunError("Several runs were given; name a folder for their average with --out.")
+    raise RunError("A single run keeps its frontier in its own folder; leave out --out.")

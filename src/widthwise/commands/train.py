@@ -1,0 +1,110 @@
+"""`widthwise train TASK`: one training from which every width can be cut."""
+
+import shlex
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from widthwise import steps
+from widthwise.commands.common import TaskName, console, notes, one_line, told
+from widthwise.errors import RunError
+from widthwise.report import text
+from widthwise.runs import Run, Settings, hold
+from widthwise.tasks import BUILT_IN
+from widthwise.tasks.resolve import resolve
+from widthwise.tasks.task import Recipe
+
+EXAMPLES = (
+    "widthwise train digits --out runs/digits",
+    "widthwise train mine.py:task --out runs/mine --epochs 30 --seeds 3",
+)
+Method = Literal["default", "published", "plain"]
+
+
+@told
+def train(
+    task: TaskName,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The folder to make and to train in.")],
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Items in a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train this many seeds, each in a folder inside RUN.")
+    ] = 1,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="default: sandwich passes with distillation. published: structural dropout "
+            "(Knodt 2022). plain: full width only."
+        ),
+    ] = "default",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
+    ] = False,
+) -> None:
+    """Train a task so that every width can be cut from it.
+
+    The same command continues a run that was interrupted. What is not given is as the task's
+    recipe says.
+    """
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    changed = {name: value for name, value in given.items() if value is not None}
+    recipe = _recipe(resolve(task).recipe, changed)
+    command = _command(task, out, method, seed, seeds, changed)
+    if seeds > 1 and Run(out).record_file.exists():
+        raise RunError(f"{out} holds a run of one seed; give another --out for several.")
+    for s in range(seed, seed + seeds):
+        settings = Settings(absolute(task), method, s, asdict(recipe))
+        folder = out if seeds == 1 else out / f"seed-{s}"
+        _one(settings, folder, command, overwrite)
+    console.print(f"Next: widthwise sweep {shlex.quote(str(out))}", markup=False, soft_wrap=True)
+
+
+def _one(settings: Settings, folder: Path, command: str, overwrite: bool) -> None:
+    try:
+        with hold(folder):
+            run, state = steps.train(settings, folder, command=command, overwrite=overwrite)
+    except KeyboardInterrupt as stopped:
+        notes.print(f"Interrupted; continue with the same command: {command}", markup=False)
+        raise typer.Exit(130) from stopped
+    record = run.record()
+    done = {"new": "Trained", "continued": "Continued and finished", "finished": "Finished before"}
+    values = ", ".join(
+        f"{split} {text.value(record.metric, value)}" for split, value in record.results.items()
+    )
+    console.print(
+        f"{done[state]}: {folder}, {record.metric} at full width: {values}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _recipe(recipe: Recipe, changed: dict[str, int | float]) -> Recipe:
+    try:
+        return replace(recipe, **changed)  # type: ignore[arg-type]  # the options' types fit
+    except ValueError as error:
+        raise typer.BadParameter(one_line(error)) from error
+
+
+def absolute(task: str) -> str:
+    """The task's name, with the whole path of its file, so that it is found from any folder."""
+    source, colon, function = task.rpartition(":")
+    if task in BUILT_IN or not source.endswith(".py"):
+        return task
+    return f"{Path(source).expanduser().resolve()}{colon}{function}"
+
+
+def _command(
+    task: str, out: Path, method: str, seed: int, seeds: int, changed: dict[str, int | float]
+) -> str:
+    """The command that makes this run, without what it leaves as it is by itself."""
+    words = ["widthwise", "train", task, "--out", str(out)]
+    for name, value in changed.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    for name, value, usual in (("method", method, "default"), ("seed", seed, 0), ("seeds", seeds, 1)):
+        if value != usual:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)

@@ -1,0 +1,299 @@
+"""Measure a network at many widths.
+
+    evaluation = Evaluation(valid_batches, ACCURACY)
+    frontier = sweep(net, evaluation)                        # every width, or 16 of them
+    frontier = sweep(net, evaluation, [net.widths(0.5)])     # these
+
+All widths are evaluated together: the batches are gone through once, and what the widths have in
+common is computed once for a batch (`Elastic.each`), so that all 256 widths of a small MLP take
+the time of some twenty full passes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
+from widthwise.elastic import Elastic
+from widthwise.errors import DataError, TrainingError, WidthError
+from widthwise.graph.axes import rounded
+from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, params, runtime
+from widthwise.measure.frontier import Frontier, Point
+from widthwise.measure.metric import Metric, outputs_for
+from widthwise.measure.modes import evaluating
+from widthwise.measure.recalibrate import has_statistics, recalibrate as estimate_anew
+from widthwise.store.file import prepare
+from widthwise.variant import Widths
+
+Batches = Iterable[tuple[Any, Any]]
+
+
+class NotMeasuredWarning(UserWarning):
+    """A width is missing from a frontier because its metric is not a finite number."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a network is on some data.
+
+        Evaluation(valid_loader, ACCURACY)(module)      # 0.981
+
+    batches: pairs (inputs, target), as an iterable that can be gone through again (a DataLoader, a
+        list) or a function that returns one. inputs: a tensor, a tuple of arguments or a dict.
+    metric: what is measured. split: the name of the data.
+    """
+
+    batches: Callable[[], Batches] | Batches
+    metric: Metric
+    split: str = "valid"
+
+    def again(self) -> Batches:
+        """The batches, from the first one."""
+        return self.batches() if callable(self.batches) else self.batches
+
+    def __call__(self, module: nn.Module) -> float:
+        """The metric of a module, in evaluation mode; its modes are then as before.
+
+        Raises DataError when there is no data.
+        """
+        with evaluating(module):
+            return self._total(lambda inputs: [outputs_for(module, inputs)], 1)[0]
+
+    def at(self, net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:
+        """The metric of a network at each of several widths. Raises DataError."""
+        with torch.no_grad():
+            return self._total(lambda inputs: _each(net, widths, inputs), len(widths))
+
+    def _total(self, outputs: Callable[[Any], Iterable[Any]], number: int) -> list[float]:
+        """The metric of `number` networks, whose outputs for a batch's inputs are given."""
+        totals = torch.zeros(number, dtype=torch.float64)
+        count = 0
+        for inputs, target in self.again():
+            sums: list[Tensor | float] = []
+            counted = 0
+            for out in outputs(inputs):
+                value, counted = self.metric.batch(out, target)
+                sums.append(value)
+            totals += _vector(sums)
+            count += counted
+        if not count:
+            raise DataError(f"There is no data to evaluate on in split {self.split!r}.")
+        return [self._finished(total / count) for total in totals.tolist()]
+
+    def _finished(self, mean: float) -> float:
+        try:
+            return float(self.metric.finish(mean))
+        except OverflowError:
+            return math.inf
+
+
+def _vector(sums: Sequence[Tensor | float]) -> Tensor:
+    """Numbers as one float64 vector, in one transfer where they are on a device."""
+    if sums and all(isinstance(s, Tensor) for s in sums):
+        return torch.stack([s.detach() for s in sums]).cpu().double()  # type: ignore[union-attr]
+    return torch.tensor([float(s) for s in sums], dtype=torch.float64)
+
+
+def _each(net: Elastic, widths: Sequence[Mapping[str, int]], inputs: Any) -> Iterable[Any]:
+    if isinstance(inputs, dict):
+        return net.each(widths, **inputs)
+    if isinstance(inputs, (tuple, list)):
+        return net.each(widths, *inputs)
+    return net.each(widths, inputs)
+
+
+class AtWidths(nn.Module):
+    """A network seen at fixed widths: a module that shares everything with the network.
+
+        AtWidths(net, net.widths(0.5))(x)      # as net(x, widths=net.widths(0.5))
+
+    Raises WidthError for widths that the network cannot have.
+    """
+
+    def __init__(self, net: Elastic, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.net = net
+        self.widths = net.complete(widths)
+        self.training = net.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's outputs at the widths."""
+        return self.net(*args, widths=self.widths, **kwargs)
+
+
+def ladder(
+    net: Elastic, count: int | None = None, *, lowest: float = 1 / 16, multiple_of: int = 1
+) -> list[Widths]:
+    """Widths from narrow to full, all axes together.
+
+    Where all axes have the same size (an MLP 784-256-256-10) and no count is given: every width
+    from 1 to that size. Otherwise `count` (16) fractions from `lowest` to 1, each the same factor
+    above the last, because budgets are thought of in factors; those that round to the same widths
+    come once. Axes inside another (a head size) stay full, as in `net.widths`.
+
+    Raises WidthError for a count below 1 or a fraction outside (0, 1].
+    """
+    sizes = {name: axis.size for name, axis in net.free.items() if axis.inner_of is None}
+    if not sizes:
+        return [Widths()]
+    if count is None and len(set(sizes.values())) == 1:
+        size = max(sizes.values())
+        steps = sorted({rounded(size, w / size, multiple_of) for w in range(1, size + 1)})
+        return [Widths(dict.fromkeys(sizes, w)) for w in steps]
+    count = 16 if count is None else count
+    if count < 1:
+        raise WidthError(f"The number of widths is {count}; give at least 1.")
+    if not 0 < lowest <= 1:
+        raise WidthError(f"The lowest fraction is {lowest}; give a number above 0, at most 1.")
+    fractions = [lowest ** (i / max(1, count - 1)) for i in reversed(range(count))]
+    found = [net.widths(f, multiple_of) for f in fractions[:-1]]
+    return list(dict.fromkeys([*found, Widths(sizes)]))
+
+
+def sweep(
+    net: Elastic,
+    evaluate: Evaluation | Callable[[nn.Module], float],
+    widths: Sequence[Mapping[str, int]] | None = None,
+    *,
+    latency: bool = True,
+    recalibrate: Batches | None = None,
+    progress: bool = False,
+    metric: str = "metric",
+    higher_is_better: bool = True,
+    split: str = "valid",
+    seed: int | None = None,
+) -> Frontier:
+    """Measure a network at many widths: its metric and what each costs.
+
+    evaluate: an `Evaluation`, for which all widths run together; or any function from a module to
+        a number, called once for each width (metric, higher_is_better and split then say what it
+        measures).
+    widths: by default those of `ladder(net)`.
+    latency: also measure the time of one call on one example with this machine's PyTorch.
+    recalibrate: batches on which batch-norm statistics are estimated for each width; every width
+        is then cut and evaluated by itself. Without it, all widths have those of full width.
+    progress: say on stderr what is being measured. seed: of the training, noted in the frontier.
+
+    A width whose metric is not finite is left out with a NotMeasuredWarning. Raises WidthError,
+    DataError, and TrainingError when no width has a metric.
+    """
+    chosen = ladder(net) if widths is None else [Widths(w) for w in widths]
+    chosen = list(dict.fromkeys(chosen))
+    for w in chosen:
+        net.complete(w)
+    say = _Progress(progress, len(chosen))
+    measured = None
+    if recalibrate is None or not has_statistics(net.model):
+        recalibrate = None
+        measured = _metrics(net, evaluate, chosen, say)
+    args, kwargs = _example(net)
+    first = one_example(args, kwargs)
+    points: list[Point] = []
+    batch = 1
+    for i, w in enumerate(chosen):
+        say(i, "cost")
+        stored = prepare(net, w)
+        module = stored.module
+        if measured is None:
+            assert recalibrate is not None
+            value = float(evaluate(estimate_anew(module, None, recalibrate)))
+        else:
+            value = measured[i]
+        if not math.isfinite(value):
+            warnings.warn(
+                f"{dict(w)} is left out: its metric is {value}.", NotMeasuredWarning, stacklevel=2
+            )
+            continue
+        took = None
+        if latency:
+            if batch == 1 and not _runs(module, first):
+                first, batch = (args, kwargs), batch_size(args, kwargs)
+            took = latency_ms(module, *first, seconds=0.02)
+        points.append(
+            Point(
+                widths=w,
+                metric=value,
+                spread=None,
+                bytes=stored.bytes,
+                params=params(module),
+                macs=macs(module, args, kwargs),
+                latency_ms=took,
+            )
+        )
+    say.done()
+    if not points:
+        raise TrainingError("The metric is not a number at any width; train the network again.")
+    if isinstance(evaluate, Evaluation):
+        metric, higher_is_better = evaluate.metric.name, evaluate.metric.higher_is_better
+        split = evaluate.split
+    return Frontier(
+        points=tuple(points),
+        metric=metric,
+        higher_is_better=higher_is_better,
+        split=split,
+        runtime=runtime(net),
+        batch=batch,
+        seeds=() if seed is None else (seed,),
+    )
+
+
+def _metrics(
+    net: Elastic,
+    evaluate: Evaluation | Callable[[nn.Module], float],
+    widths: Sequence[Widths],
+    say: _Progress,
+) -> list[float]:
+    if isinstance(evaluate, Evaluation):
+        say(0, "metric")
+        return evaluate.at(net, widths)
+    values = []
+    for i, w in enumerate(widths):
+        say(i, "metric")
+        view = AtWidths(net, w)
+        with evaluating(view):
+            values.append(float(evaluate(view)))
+    return values
+
+
+def _example(net: Elastic) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The (args, kwargs) the network was captured with, on its device."""
+    program = net._programs[-1]
+    tensor = next(net.model.parameters(), None)
+    device = torch.device("cpu") if tensor is None else tensor.device
+    leaves = [x.to(device) if isinstance(x, Tensor) else x for x in program.example]
+    args, kwargs = pytree.tree_unflatten(leaves, program.in_spec)
+    return tuple(args), dict(kwargs)
+
+
+def _runs(module: nn.Module, example: tuple[tuple[Any, ...], dict[str, Any]]) -> bool:
+    """Whether a module takes a batch of one; a captured graph need not."""
+    try:
+        with evaluating(module):
+            module(*example[0], **example[1])
+    except Exception:
+        return False
+    return True
+
+
+class _Progress:
+    """One line on stderr, written over again."""
+
+    def __init__(self, wanted: bool, total: int) -> None:
+        self.wanted = wanted
+        self.total = total
+
+    def __call__(self, done: int, what: str) -> None:
+        if self.wanted:
+            print(f"\r{what}: {done + 1} of {self.total} widths ", end="", file=sys.stderr, flush=True)
+
+    def done(self) -> None:
+        if self.wanted:
+            print(file=sys.stderr)

@@ -1,0 +1,269 @@
+"""What the commands do to a run folder: functions that neither parse nor print.
+
+    run = train(Settings("digits", "default", 0, asdict(recipe)), Path("runs/x"), command="...")
+    frontier = sweep_run(run)
+    point = frontier.pick(max_bytes="10kB")
+    pick = cut(run, point.widths, Path("small.safetensors"))
+
+A file that any of them writes has been read back, and the numbers they return are those of the
+network that was read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from torch import nn
+
+from widthwise.choose.draws import PUBLISHED, Draw
+from widthwise.elastic import Elastic
+from widthwise.errors import FileError
+from widthwise.measure.frontier import Frontier
+from widthwise.measure.recalibrate import has_statistics
+from widthwise.measure.recalibrate import recalibrate as estimate_statistics
+from widthwise.measure.sweep import Evaluation, ladder, sweep
+from widthwise.report import html, plot
+from widthwise.report.picks import Pick, load_picks, save_picks
+from widthwise.runs import Record, Run, Settings, State, begin, claim, now
+from widthwise.store.file import load, save
+from widthwise.store.manifest import Measured
+from widthwise.tasks.resolve import resolve
+from widthwise.tasks.task import Splits, Task
+from widthwise.train.batches import Plan, length, own_randomness, stream
+from widthwise.train.fit import fit
+from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
+from widthwise.train.recipe import Recipe
+
+METHODS: Final[Mapping[str, Draw]] = {
+    "default": Draw(),  # with sandwich passes and distillation
+    "published": PUBLISHED,
+    "plain": Draw(p=0),  # full width only, for comparison
+}
+TouchUp = Literal["none", "refit", "distill"]
+_BATCH = 256  # items evaluated at once
+_STATISTICS = 100  # batches on which batch-norm statistics are estimated
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A finished run and what it is made of: its record, task and trained network."""
+
+    run: Run
+    record: Record
+    task: Task
+    net: Elastic
+
+
+def train(
+    settings: Settings,
+    folder: Path,
+    *,
+    command: str,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> tuple[Run, State]:
+    """Train into `folder`, which must be held (`runs.hold`), or continue there.
+
+    Returns the run and how it was found: "new", "continued", or "finished" when it was done
+    before. Raises RunError, TaskError, DataError, CaptureError, TrainingError, FileError.
+    """
+    task = resolve(settings.task)
+    run, state = claim(folder, settings, overwrite=overwrite)
+    if state == "finished":
+        return run, state
+    data = task.splits()
+    net = _new_network(task, settings)
+    record = Record(settings, command, asdict(net.draw), "running", now(), metric=task.metric.name)
+    record = begin(run, state, record)
+    try:
+        fit(
+            net,
+            data.train,
+            _objective(net, task, settings.method),
+            recipe=Recipe(**settings.recipe),
+            valid=data.valid,
+            metric=task.metric,
+            folder=folder,
+            seed=settings.seed,
+            progress=progress,
+        )
+    except BaseException:
+        run.write(replace(record, status="interrupted"))
+        raise
+    net.cpu()
+    results = store_checked(net, run.model, task, data)
+    run.write(replace(record, status="finished", finished=now(), results=results))
+    return run, state
+
+
+def open_run(run: Run) -> Opened:
+    """The network that a finished run trained. Raises RunError, FileError, TaskError."""
+    record = run.finished_record()
+    task = resolve(record.settings.task)
+    model = load(run.model, build=task.model)
+    draw = Draw(**record.draw)
+    return Opened(run, record, task, Elastic(model, task.example(), draw=draw))
+
+
+def sweep_run(
+    opened: Opened,
+    *,
+    count: int | None = None,
+    split: str = "valid",
+    latency: bool = True,
+    recalibrate: bool = True,
+    progress: bool = False,
+) -> Frontier:
+    """Measure widths of a run on one of its splits and keep the frontier in its folder.
+
+    count: how many widths; None is every width of a small network, else 16.
+    recalibrate: estimate batch-norm statistics for each width on training data.
+    """
+    data = opened.task.splits()
+    frontier = sweep(
+        opened.net,
+        evaluation(opened.task, data, split),
+        ladder(opened.net, count),
+        latency=latency,
+        recalibrate=_statistics_batches(opened.task, data) if recalibrate else None,
+        progress=progress,
+        seed=opened.record.settings.seed,
+    )
+    frontier.save(opened.run.frontier)
+    return frontier
+
+
+def cut(
+    opened: Opened,
+    widths: Mapping[str, int],
+    out: Path,
+    *,
+    touch_up: TouchUp = "none",
+    recalibrate: bool = True,
+) -> Pick:
+    """Cut a run's network, store it in `out`, and note it among the picks of the run.
+
+    touch_up: "refit" fits the output layer anew on the features that are left, "distill" trains
+    the cut network for a short while to give the outputs of the full one.
+    recalibrate: estimate batch-norm statistics on training data, as `sweep_run` does.
+
+    Raises WidthError, DataError, FileError.
+    """
+    kept = opened.net.complete(widths)
+    task, run = opened.task, opened.run
+    data = task.splits()
+    module: nn.Module = opened.net.cut(kept)
+    statistics = recalibrate and has_statistics(module)
+    if touch_up == "none" and not statistics:
+        module = opened.net  # which knows how to store a cut that is a graph, too
+    if touch_up != "none":
+        _touch_up(opened, module, data, touch_up)
+    if statistics:
+        estimate_statistics(module, None, _statistics_batches(task, data))
+    results = store_checked(module, out, task, data, kept)
+    pick = Pick(
+        name=out.stem,
+        widths=dict(kept),
+        bytes=out.stat().st_size,
+        valid=results["valid"],
+        test=results["test"],
+        file=_inside(out, run.folder),
+    )
+    others = [p for p in load_picks(run.picks) if p.name != pick.name]
+    save_picks(run.picks, sorted([*others, pick], key=lambda p: -p.bytes))
+    return pick
+
+
+def store_checked(
+    net: nn.Module, path: Path, task: Task, data: Splits, widths: Mapping[str, int] | None = None
+) -> dict[str, float]:
+    """Store a network, read it back, and measure what was read: split -> metric.
+
+    net: an `Elastic`, stored at `widths`, or a network that has them. Raises FileError, leaving
+    what was at `path` before, when the network that is read back is not as good as the stored one.
+    """
+    module = net
+    if isinstance(net, Elastic):
+        module = net.cut(widths if widths is not None else net.full())
+    value = evaluation(task, data, "test")(module)
+    beside = path.with_name(f".{secrets.token_hex(6)}.{path.name}")
+    try:
+        save(net, beside, widths=widths, metric=Measured(task.metric.name, value, "test"))
+        read = load(beside, build=task.model)
+        results = {split: evaluation(task, data, split)(read) for split in ("valid", "test")}
+        if not same(results["test"], value):
+            raise FileError(
+                f"The network read back from {path.name} has {task.metric.name} "
+                f"{results['test']:.6g} and not {value:.6g}; its model's class may keep state that "
+                "is no parameter or buffer."
+            )
+        os.replace(beside, path)
+    except OSError as error:
+        raise FileError(f"{path} could not be written ({error.strerror}); give another.") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return results
+
+
+def same(a: float, b: float) -> bool:
+    """Whether two measured values agree to rounding; one more item classified wrongly does not."""
+    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def publish(
+    folder: Path, frontier: Frontier, *, title: str, facts: Mapping[str, str]
+) -> tuple[Path, Path]:
+    """Write the picture and the page of a run folder; returns their paths. Raises FileError."""
+    place = Run(folder)
+    picks = load_picks(place.picks)
+    plot.draw(frontier, place.picture, title=title, picks=picks)
+    html.write(frontier, place.page, title=title, picks=picks, facts=facts)
+    return place.picture, place.page
+
+
+def evaluation(task: Task, data: Splits, split: str) -> Evaluation:
+    """How a network of this task is measured on one of its splits."""
+    items = {"train": data.train, "valid": data.valid, "test": data.test}[split]
+    return Evaluation(_in_order(items), task.metric, split)
+
+
+def _new_network(task: Task, settings: Settings) -> Elastic:
+    with own_randomness():
+        torch.manual_seed(settings.seed)
+        model = task.model()
+    draw = METHODS[settings.method]
+    return Elastic(model, task.example(), draw=draw, seed=settings.seed)
+
+
+def _objective(net: Elastic, task: Task, method: str) -> Objective:
+    return (SandwichLoss if method == "default" else SingleDraw)(net, task.loss)
+
+
+def _in_order(data: Any) -> Callable[[], Iterator[Any]]:
+    """The data as batches of (inputs, target), the same at every call."""
+
+    def again() -> Iterator[Any]:
+        with own_randomness():
+            yield from stream(data, torch.arange(length(data)).split(_BATCH), 0, 0)
+
+    return again
+
+
+def _statistics_batches(task: Task, data: Splits) -> list[Any]:
+    """Batches of training data in random order, always the same ones."""
+    plan = Plan(length(data.train), task.recipe.batch_size, seed=0)
+    with own_randomness():
+        return list(stream(data.train, plan.epoch(0)[:_STATISTICS], 0, 0))
+
+
+def _inside(path: Path, folder: Path) -> str:
+    """The name of a file, relative to the run folder when it lies in it; never a whole path."""
+    path, folder = path.resolve(), folder.resolve()
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name

@@ -1,0 +1,255 @@
+"""Networks for other runtimes: ONNX files and torch.export programs.
+
+    export_onnx(small, (x,), "small.onnx")          # runs in ONNX Runtime, browsers, phones
+    export_program(small, (x,), "small.pt2")        # runs in PyTorch, ExecuTorch, AOTInductor
+
+Both take any batch size (the first dim of every input that has the batch's size there), and both
+are run on the example and on another batch before anything is written: what differs from PyTorch
+is refused. The files need no widthwise.
+
+`torch.export.load` unpickles parts of a .pt2 file, so load only files of your own; widthwise itself
+never does, and checks the program before it is saved.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from widthwise.elastic import Elastic
+from widthwise.errors import WidthwiseError
+from widthwise.store.atomic import write_whole
+
+TOLERANCE = 1e-4  # of the largest output; float32 kernels of two runtimes differ by some 1e-6
+HALF_TOLERANCE = 2e-2
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class ExportError(WidthwiseError):
+    """A network cannot be exported, or the exported one computes something else."""
+
+
+def export_onnx(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    path: str | os.PathLike[str],
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_batch: bool = True,
+) -> Path:
+    """Write a network as an ONNX file, checked in ONNX Runtime against PyTorch; returns the path.
+
+    module: a cut network. args, kwargs: example inputs. dynamic_batch: take any batch size.
+    Outputs may differ by TOLERANCE times the largest one.
+
+    Raises ExportError when the network cannot be exported or the file computes something else, and
+    FileError when it cannot be written.
+    """
+    import onnxruntime
+
+    inputs, shapes = _example(module, args, kwargs, dynamic_batch)
+    with _ready(module), _refusing(module, "ONNX"):
+        program = torch.onnx.export(
+            module, inputs[0], kwargs=inputs[1], dynamo=True, dynamic_shapes=shapes, verbose=False
+        )
+        assert program is not None
+        data = program.model_proto.SerializeToString()
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+
+    def run(batch: Inputs) -> list[Any]:
+        tensors = [x for x in pytree.tree_leaves(batch) if isinstance(x, Tensor)]
+        feed = {n: x.detach().cpu().numpy() for n, x in zip(names, tensors, strict=True)}
+        return [torch.from_numpy(out) for out in session.run(None, feed)]
+
+    _check(module, run, inputs, dynamic_batch, "ONNX")
+    return write_whole(path, [data])
+
+
+def export_program(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    path: str | os.PathLike[str],
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_batch: bool = True,
+) -> Path:
+    """Write a network as a torch.export program (.pt2), checked against the module; returns the path.
+
+    Arguments, tolerance and errors as for `export_onnx`.
+    """
+    inputs, shapes = _example(module, args, kwargs, dynamic_batch)
+    file = io.BytesIO()
+    with _ready(module), _refusing(module, "torch.export"):
+        program: ExportedProgram = torch.export.export(
+            module, inputs[0], inputs[1] or None, dynamic_shapes=shapes, strict=False
+        )
+        torch.export.save(program, file)
+    exported = program.module()
+
+    def run(batch: Inputs) -> list[Any]:
+        return _tensors(exported(*batch[0], **batch[1]))
+
+    _check(module, run, inputs, dynamic_batch, "torch.export")
+    return write_whole(path, [file.getbuffer()])
+
+
+def _example(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, dynamic: bool
+) -> tuple[Inputs, Any]:
+    """The inputs in the order of forward's signature, and which of their sizes may vary."""
+    if isinstance(module, Elastic):
+        raise ExportError("Export a cut network: module = net.cut(widths).")
+    if not args and not kwargs:
+        raise ExportError("Give example inputs: args=(x,).")
+    try:
+        bound = inspect.signature(module.forward).bind(*args, **(kwargs or {}))
+    except TypeError as error:
+        raise ExportError(f"The example inputs do not fit the network: {error}.") from error
+    inputs: Inputs = (bound.args, bound.kwargs)
+    if not dynamic:
+        return inputs, None
+    batch = _batch(inputs)
+    if batch == 1:
+        inputs = _resized(inputs, 2)  # a size of 1 is taken for a constant
+        bound = inspect.signature(module.forward).bind(*inputs[0], **inputs[1])
+        batch = 2
+    shapes = pytree.tree_map(
+        lambda x: {0: Dim.AUTO} if _batched(x, batch) else None, dict(bound.arguments)
+    )
+    return inputs, shapes
+
+
+def _batch(inputs: Inputs) -> int:
+    sizes = [x.shape[0] for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()]
+    return sizes[0] if sizes else 0
+
+
+def _batched(value: Any, batch: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
+
+
+def _resized(inputs: Inputs, batch: int) -> Inputs:
+    """The inputs with their examples repeated, or left out, to make another batch size."""
+    old = _batch(inputs)
+    resized: Inputs = pytree.tree_map(
+        lambda x: x[torch.arange(batch, device=x.device) % old] if _batched(x, old) else x, inputs
+    )
+    return resized
+
+
+def _check(
+    module: nn.Module,
+    run: Callable[[Inputs], list[Any]],
+    inputs: Inputs,
+    dynamic: bool,
+    what: str,
+) -> None:
+    """Compare with PyTorch on the example and on another batch size. Raises ExportError."""
+    name = type(module).__name__
+    batches = [inputs, _resized(inputs, _batch(inputs) + 3)] if dynamic and _batch(inputs) else [inputs]
+    for number, batch in enumerate(batches):
+        with _ready(module):
+            wanted = _tensors(module(*batch[0], **batch[1]))
+            try:
+                found = run(batch)
+            except Exception as error:
+                if number:
+                    raise ExportError(
+                        f"{name} exports to {what} for a batch of {_batch(inputs)} only "
+                        f"({_line(error)}); pass dynamic_batch=False to have it for that size."
+                    ) from error
+                raise ExportError(f"The {what} file of {name} does not run ({_line(error)}).") from error
+        worst = _difference(found, wanted)
+        if worst > 1:
+            raise ExportError(
+                f"The {what} file of {name} computes something else than PyTorch ({worst:.1e} times "
+                "the tolerance), so it was not written; a network that draws random numbers in "
+                "evaluation mode cannot be compared, otherwise please report it."
+            )
+
+
+def _difference(found: list[Any], wanted: list[Tensor]) -> float:
+    """The largest difference in units of the tolerance; infinite where shapes or NaNs differ."""
+    if len(found) != len(wanted):
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(found, wanted, strict=True):
+        b = b.cpu()
+        if a.shape != b.shape:
+            return float("inf")
+        if not b.is_floating_point():
+            worst = max(worst, 0.0 if torch.equal(a.to(b.dtype), b) else float("inf"))
+            continue
+        tolerance = HALF_TOLERANCE if b.dtype.itemsize < 4 else TOLERANCE
+        a, b = a.double(), b.double()
+        same = (a == b) | (a.isnan() & b.isnan())
+        largest = float(b[b.isfinite()].abs().max()) if bool(b.isfinite().any()) else 1.0
+        excess = (a - b).abs().masked_fill(same, 0.0) / (tolerance * max(largest, 1e-30))
+        excess = excess.nan_to_num(nan=float("inf"), posinf=float("inf"))
+        worst = max(worst, float(excess.max()) if excess.numel() else 0.0)
+    return worst
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+
+
+@contextmanager
+def _refusing(module: nn.Module, what: str) -> Iterator[None]:
+    try:
+        with _quiet():
+            yield
+    except WidthwiseError:
+        raise
+    except Exception as error:  # exporters raise errors of many unrelated classes
+        raise ExportError(
+            f"{type(module).__name__} cannot be exported to {what} ({_line(error)}); try the other "
+            "format, or save it with widthwise.save."
+        ) from error
+
+
+@contextmanager
+def _ready(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients, and plain operators instead of torch's fused ones."""
+    modes = [(m, m.training) for m in module.modules()]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for each, training in modes:
+            each.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters' progress, hints and warnings say nothing that a user could act on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,400 @@
+"""The training loop, on Hugging Face Accelerate.
+
+    history = fit(net, train, SandwichLoss(net, F.cross_entropy), recipe=Recipe(epochs=15))
+    history = fit(module, train, F.cross_entropy, recipe=Recipe())      # any module, plainly
+    history = fit(..., valid=valid, metric=ACCURACY, folder="runs/a")   # checkpoints in the folder
+    history = fit(..., valid=valid, metric=ACCURACY, folder="runs/a")   # again: goes on, or is done
+
+The data's order, the learning rate and every random number are functions of seed and step, so a
+run that was stopped, in whatever way, ends with the very weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from widthwise.choose.draws import hashed
+from widthwise.elastic import Elastic
+from widthwise.errors import TrainingError
+from widthwise.measure.metric import Metric, outputs_for
+from widthwise.train import checkpoint
+from widthwise.train.batches import Plan, length, own_randomness, placed, reseed, stream
+from widthwise.train.checkpoint import Checkpoint
+from widthwise.train.ema import Average
+from widthwise.train.history import Epoch, History
+from widthwise.train.layer import StructuralDropout
+from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
+from widthwise.train.progress import Display, Pace
+from widthwise.train.recipe import Recipe, rate
+from widthwise.train.state import gather, restore, state_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def fit(
+    net: nn.Module,
+    train: Dataset[Any],
+    loss: Objective | Criterion,
+    *,
+    recipe: Recipe | None = None,
+    valid: Dataset[Any] | None = None,
+    metric: Metric | None = None,
+    folder: str | PathLike[str] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    workers: int = 0,
+    cpu: bool = False,
+    save_every: float = 300.0,
+) -> History:
+    """Train a network in place, and leave it in evaluation mode.
+
+    net: an `Elastic`, or any module, which is then trained plainly. It moves to the device used.
+    train, valid: map-style data sets of (inputs, target); inputs a tensor, a tuple or a dict. Those
+        with a method `batch(indices)` are fetched a batch at a time.
+    loss: an objective such as `SandwichLoss(net, criterion)`, or a criterion (outputs, target) ->
+        mean loss, which for an Elastic is that of one drawn width a step.
+    recipe: how long and how fast; the default is `Recipe()`.
+    metric: measured on `valid` after every epoch, at full width.
+    folder: where the run is kept, after every epoch and every `save_every` seconds. When it holds
+        an unfinished run, that one goes on; when it is finished, its weights are loaded.
+    seed: of the order of the data, its augmentation and dropout. The draws of widths have a seed
+        of their own, that of the Elastic; its `step` starts at 0.
+    progress: a bar on a terminal, else a line for each epoch; False shows nothing.
+    workers: processes that fetch ahead, for data sets that are slow to index.
+    cpu: stay on the CPU even where there is a GPU.
+
+    Returns what the run was like. The global random generators are left as they were.
+
+    Raises TrainingError when the loss or the weights stop being finite, or the precision is not to
+    be had; RunError when the folder is in use or holds another run; FileError when the checkpoint
+    is damaged or cannot be written; ValueError for arguments that do not fit together.
+    KeyboardInterrupt (Ctrl-C) waits for the step at hand, saves, and says how to go on.
+    """
+    if (valid is None) != (metric is None):
+        raise ValueError("Give valid and metric together, or neither.")
+    if isinstance(loss, (SingleDraw, SandwichLoss)) and loss.net is not net:
+        raise ValueError("The loss was made for another network; make it with the one you train.")
+    place = None if folder is None else Path(folder)
+    job = _Job(
+        net, train, loss, recipe or Recipe(), valid, metric, place, seed, workers, cpu, save_every
+    )
+    with own_randomness():
+        run = _Run(job)
+        with checkpoint.held(place) if place is not None and run.main else nullcontext():
+            return run.go(progress)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of `fit`."""
+
+    net: nn.Module
+    train: Dataset[Any]
+    loss: Objective | Criterion
+    recipe: Recipe
+    valid: Dataset[Any] | None
+    metric: Metric | None
+    folder: Path | None
+    seed: int
+    workers: int
+    cpu: bool
+    save_every: float
+
+    def objective(self) -> Callable[[Any, Any], Tensor]:
+        """(inputs, target) -> loss."""
+        if isinstance(self.loss, Objective):
+            return self.loss
+        net, criterion = self.net, self.loss
+        return lambda inputs, target: criterion(outputs_for(net, inputs), target)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the trained weights, as JSON: a checkpoint goes on with the same only."""
+        loss, net = self.loss, self.net
+        state = state_of(net.model if isinstance(net, Elastic) else net)
+        shapes = [(name, list(t.shape), str(t.dtype)) for name, t in state.items()]
+        return {
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+            "loss": loss.settings() if isinstance(loss, Objective) else name_of(loss),
+            "draws": {name: asdict(d.draw) for name, d in self.drawing().items()},
+            "draws_seed": net.seed if isinstance(net, Elastic) else None,
+            "model": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+            "items": length(self.train),
+            "metric": None if self.metric is None else self.metric.name,
+        }
+
+    def drawing(self) -> dict[str, Elastic | StructuralDropout]:
+        """What draws widths, by module name."""
+        if isinstance(self.net, Elastic):
+            return {"": self.net}
+        return {n: m for n, m in self.net.named_modules() if isinstance(m, StructuralDropout)}
+
+
+class _Step(nn.Module):
+    """One training step's loss as a module, so that Accelerate can wrap all its passes at once."""
+
+    def __init__(self, net: nn.Module, loss: Callable[[Any, Any], Tensor]) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss
+
+    def forward(self, inputs: Any, target: Any) -> Tensor:
+        return self.loss(inputs, target)
+
+
+class _Run:
+    """A run under way."""
+
+    def __init__(self, job: _Job) -> None:
+        self.job = job
+        self.module: nn.Module = job.net.model if isinstance(job.net, Elastic) else job.net
+        recipe = job.recipe
+        self.accelerator = _accelerator(recipe, job.cpu)
+        self.main: bool = self.accelerator.is_main_process
+        self.plan = Plan(
+            length(job.train), recipe.batch_size, job.seed, self.accelerator.num_processes
+        )
+        self.steps = self.plan.steps * recipe.epochs
+        self.identity = job.identity()
+        self.module.to(self.accelerator.device)
+        self.optimizer = _optimizer(self.module, recipe)
+        # Accelerate's wrapper of an optimizer looks up signatures and installed packages at every
+        # step, 0.2 ms in all; only scaled gradients need it.
+        scaled = self.accelerator.scaler is not None
+        self.stepper: Any = (
+            self.accelerator.prepare_optimizer(self.optimizer) if scaled else self.optimizer
+        )
+        self.average = None if recipe.ema is None else Average(self.module, recipe.ema)
+        self.objective = self.accelerator.prepare_model(_Step(job.net, job.objective()))
+        self.step = 0
+        self.epochs: list[Epoch] = []
+        self.losses = (0.0, 0)  # sum and number, of the epoch at hand
+        self.pending: list[Tensor] = []  # losses of the last steps, not looked at yet
+        self.last = math.nan  # the last loss looked at
+        self.kept: int | None = None  # the step of the last checkpoint
+        self.began = time.monotonic()
+        self.interrupted = False
+
+    def go(self, progress: bool) -> History:
+        """Train to the end."""
+        job = self.job
+        for module in job.drawing().values():
+            module.step = 0
+        self._resume()
+        name = job.metric.name if job.metric else None
+        display = Display(
+            self.steps, job.recipe.epochs, self.step, name, shown=progress and self.main
+        )
+        with display, self._interruptible():
+            for epoch in range(len(self.epochs), job.recipe.epochs):
+                self._epoch(epoch, display)
+                if self.interrupted:
+                    self._stop()
+        if self.average is not None:
+            self.average.keep()
+        job.net.eval()
+        return History(tuple(self.epochs), self.step)
+
+    def _epoch(self, epoch: int, display: Display) -> None:
+        job = self.job
+        first = epoch * self.plan.steps
+        share = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+        batches = [indices[share] for indices in self.plan.epoch(epoch)[self.step - first :]]
+        job.net.train()
+        device = self.accelerator.device
+        look, write = Pace(50, 1.0), Pace(self.steps, job.save_every)
+        for inputs, target in stream(job.train, batches, job.seed, self.step, job.workers):
+            self._step(placed(inputs, device), placed(target, device))
+            if look.due():
+                display.step(self.step, self._look())
+                look.reset()
+            if self.interrupted:
+                self._stop()
+            if write.due():
+                self._save()
+                write.reset()
+        display.step(self.step, self._look())
+        self.epochs.append(self._measured())
+        self.losses = (0.0, 0)
+        self.began = time.monotonic()
+        self._save()
+        display.epoch(epoch + 1, self.epochs[-1])
+
+    def _step(self, inputs: Any, target: Any) -> None:
+        recipe = self.job.recipe
+        reseed(hashed(self.job.seed, (self.step, 1, self.accelerator.process_index)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(recipe, self.step, self.steps)
+        loss = self.objective(inputs, target)
+        self.accelerator.backward(loss)
+        if recipe.clip is not None:
+            self.accelerator.clip_grad_norm_(self.module.parameters(), recipe.clip)
+        self.stepper.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update()
+        self.pending.append(loss.detach())
+        self.step += 1
+
+    def _look(self) -> float:
+        """Look at the losses since the last look; a GPU is waited for here and nowhere else."""
+        if self.pending:
+            found = torch.stack(self.pending).float()
+            if self.accelerator.num_processes > 1:
+                found = self.accelerator.reduce(found, "mean")
+            values: list[float] = found.tolist()
+            self.pending.clear()
+            for i, value in enumerate(values):
+                if not math.isfinite(value):
+                    raise self._failed(f"loss is {value}", self.step - len(values) + i + 1)
+            total, count = self.losses
+            self.losses = (math.fsum((total, *values)), count + len(values))
+            self.last = values[-1]
+        return self.last
+
+    def _failed(self, what: str, step: int) -> TrainingError:
+        kept = f"; the checkpoint of step {self.kept} is kept" if self.kept is not None else ""
+        return TrainingError(
+            f"The {what} at step {step} of {self.steps}; train anew with a lower learning rate than"
+            f" {self.job.recipe.lr:g}, and look for values in the data that are not finite{kept}."
+        )
+
+    def _measured(self) -> Epoch:
+        value = None
+        if self.job.metric is not None and self.job.valid is not None:
+            with self.average.shown() if self.average is not None else nullcontext():
+                value = self._metric(self.job.metric, self.job.valid)
+        total, count = self.losses
+        return Epoch(total / count, value, time.monotonic() - self.began)
+
+    @torch.no_grad()
+    def _metric(self, metric: Metric, valid: Dataset[Any]) -> float:
+        """The metric of the network as it is, in evaluation mode at full width."""
+        job, reach = self.job, self.accelerator
+        job.net.eval()
+        indices = torch.arange(length(valid))[reach.process_index :: reach.num_processes]
+        batches = indices.split(job.recipe.batch_size)
+        sums = torch.zeros(2, dtype=torch.float64, device=reach.device)
+        for inputs, target in stream(valid, batches, job.seed, 0, job.workers):
+            with reach.autocast():
+                outputs = outputs_for(job.net, placed(inputs, reach.device))
+            total, count = metric.batch(outputs, placed(target, reach.device))
+            sums[0] += total
+            sums[1] += count
+        total, count = reach.reduce(sums, "sum").tolist()
+        return metric.finish(total / count)
+
+    def _save(self) -> None:
+        folder = self.job.folder
+        if folder is None or not self.main:
+            return
+        self._look()
+        tensors = gather(self.module, self.optimizer, self.average)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise self._failed(f"tensor {name} is not finite", self.step)
+        scaler = self.accelerator.scaler
+        checkpoint.save(
+            folder,
+            Checkpoint(
+                step=self.step,
+                run=self.identity,
+                epochs=tuple(self.epochs),
+                losses=self.losses,
+                draws={name: (d.seed, d.step) for name, d in self.job.drawing().items()},
+                seconds=time.monotonic() - self.began,
+                scaler=None if scaler is None else scaler.state_dict(),
+                tensors=tensors,
+            ),
+        )
+        self.kept = self.step
+
+    def _resume(self) -> None:
+        folder = self.job.folder
+        found = None if folder is None else checkpoint.load(folder)
+        if found is None or folder is None:
+            return
+        checkpoint.check(found, self.identity, folder)
+        self.step = self.kept = found.step
+        self.epochs, self.losses = list(found.epochs), found.losses
+        self.began = time.monotonic() - found.seconds
+        for name, module in self.job.drawing().items():
+            module.seed, module.step = found.draws[name]
+        restore(found.tensors, self.module, self.optimizer, self.average)
+        if self.accelerator.scaler is not None and found.scaler is not None:
+            self.accelerator.scaler.load_state_dict(found.scaler)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C is heard between two steps; a second one at once."""
+        alone = self.accelerator.num_processes == 1
+        if not alone or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def hear(number: int, frame: FrameType | None) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        before = signal.signal(signal.SIGINT, hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _stop(self) -> None:
+        self._look()
+        self._save()
+        folder = self.job.folder
+        raise KeyboardInterrupt(
+            f"Stopped after step {self.step} of {self.steps}; "
+            + (
+                f"the same call or command with {folder} goes on from there."
+                if folder is not None
+                else "nothing was kept, for there is no folder to keep it in."
+            )
+        )
+
+
+def _accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
+    from accelerate import Accelerator  # here, for `import widthwise` should be quick
+
+    name = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
+    try:
+        return Accelerator(cpu=cpu, mixed_precision=name)
+    except ValueError as error:
+        raise TrainingError(
+            f"Training in {recipe.precision}{' on the CPU' if cpu else ''} is not possible in this "
+            f"process ({error}); use precision='float32', or start a new process."
+        ) from error
+
+
+def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW; weights decay, vectors (biases, norms) do not."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise ValueError("The network has no parameters to train.")
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas, fused=fused
+    )
