@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.size import format_size
 from widthwise.report import html, plot, text
 from widthwise.report.curve import best_that_fits, place_labels, size_ticks, what_fits
-from widthwise.report.picks import Pick, load_picks, nearest, save_picks
+from widthwise.report.picks import Pick, load_picks, position, save_picks, size_range
 from widthwise.variant import Widths
 
 
@@ -23,7 +24,13 @@ def point(width: int, metric: float, spread: float | None = None) -> Point:
     params = 75 * width + width * width
     latency = width / 1000 if width % 2 else None
     return Point(
-        Widths({"fc1": width, "fc2": width}), metric, spread, 4 * params + 500, params, params, latency
+        Widths({"fc1": width, "fc2": width}),
+        metric,
+        spread,
+        4 * params + 500,
+        params,
+        params,
+        latency,
     )
 
 
@@ -59,7 +66,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        self.loads += [v for name, v in attrs if name in ("src", "href", "srcset", "data", "action")]
+        self.loads += [
+            v for name, v in attrs if name in ("src", "href", "srcset", "data", "action")
+        ]
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
@@ -127,7 +136,7 @@ def test_the_chart_has_the_frontier_s_numbers_to_the_last_digit():
     ]
     assert data["line"][-1]["bytes"] == max(p.bytes for p in given.points)
     marked = data["picks"][0]
-    assert (marked["bytes"], marked["metric"]) == (given.points[4].bytes, given.points[4].metric)
+    assert (marked["bytes"], marked["metric"]) == (2400, 0.6)
     assert "61.00 %" in marked["hover"]
 
 
@@ -146,7 +155,10 @@ def test_what_users_name_is_escaped():
     found = Page(source)
     assert [tag for tag, _ in found.tags].count("script") == 3
     assert not {"i", "b"} & {tag for tag, _ in found.tags}
-    assert json.loads(found.data)["picks"][0]["name"] == "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;"
+    assert (
+        json.loads(found.data)["picks"][0]["name"]
+        == "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt;"
+    )
 
 
 def test_the_page_can_be_read_without_seeing_the_chart():
@@ -165,7 +177,10 @@ def test_the_lead_compares_a_quarter_with_the_whole():
     words = " ".join(page(frontier=frontier(spread=None)).words).replace("\N{NO-BREAK SPACE}", " ")
     given = frontier(spread=None)
     largest = max(given.points, key=lambda p: p.bytes)
-    assert f"The largest, {format_size(largest.bytes)}, has accuracy {100 * largest.metric:.2f} %" in words
+    assert (
+        f"The largest, {format_size(largest.bytes)}, has accuracy {100 * largest.metric:.2f} %"
+        in words
+    )
     assert "one training" in words
 
 
@@ -191,7 +206,9 @@ def test_a_folder_that_is_missing_is_one_sentence(tmp_path):
 def test_the_report_imports_no_torch():
     for path in Path(widthwise.report.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in getattr(node, "names", [])] + [getattr(node, "module", "") or ""]
+            names = [a.name for a in getattr(node, "names", [])] + [
+                getattr(node, "module", "") or ""
+            ]
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert not any(n.split(".")[0] == "torch" for n in names), path.name
 
@@ -220,10 +237,19 @@ def test_damaged_picks_are_one_sentence(tmp_path, data):
         load_picks(path)
 
 
-def test_a_pick_is_found_by_its_widths_before_its_size():
+def test_a_pick_lies_where_it_was_measured():
     given = frontier()
-    assert nearest(given, Pick("a", {"fc1": 7, "fc2": 7}, 1)).widths["fc1"] == 7
-    assert nearest(given, Pick("a", {"fc1": 7}, given.points[2].bytes)) == given.points[2]
+    assert position(given, PICKS[0]) == (2400, 0.6)
+    on_test = replace(given, split="test")
+    assert position(on_test, PICKS[0]) == (2400, 0.61)
+    # Without a number of its own it lies on the point of its widths, or else of its size.
+    assert position(on_test, PICKS[1]) == (given.points[8].bytes, given.points[8].metric)
+    odd = Pick("odd", {"fc1": 7}, given.points[2].bytes + 1)
+    assert position(given, odd) == (given.points[2].bytes, given.points[2].metric)
+
+
+def test_the_scale_reaches_to_the_picks():
+    assert size_range(frontier(), [Pick("wide", {}, 10**6, 0.9)])[1] == 10**6
 
 
 # The curve.
@@ -259,11 +285,9 @@ def test_ticks_are_round_and_few(low, high, most, expected):
 
 
 def test_labels_that_are_near_go_to_other_rows():
-    given = frontier()
-    near = [given.points[9], given.points[10], given.points[23]]
-    rows = [row for _, row in place_labels(given, near)]
-    assert rows[0] != rows[1]
-    assert [ends for ends, _ in place_labels(given, near)][2]
+    places = place_labels([5000, 5200, 40_000], 1000, 41_000)
+    assert [row for _, row in places] == [0, 1, 0]
+    assert [ends for ends, _ in places] == [False, False, True]
 
 
 # Numbers as text.

@@ -118,7 +118,7 @@ def test_missing_folders_and_folders_without_a_run_are_told_apart(tmp_path):
 
 
 def test_an_unfinished_run_says_how_to_finish_it(tmp_path):
-    with pytest.raises(RunError, match="not finished.*widthwise train digits --out x"):
+    with pytest.raises(RunError, match=r"not finished.*widthwise train digits --out x"):
         started(tmp_path).finished_record()
 
 

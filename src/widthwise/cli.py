@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from widthwise.commands import inspect, pick, sweep, train
+from widthwise.commands import cut, demo, export, inspect, pick, sweep, train
 from widthwise.version import VERSION
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def widthwise(
-    version: Annotated[  # noqa: ARG001 - the callback prints it
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
@@ -38,10 +38,13 @@ def _add(command: Callable[..., Any], examples: Sequence[str]) -> None:
     app.command(epilog="\n\n".join([head, *examples]))(command)
 
 
+_add(demo.demo, demo.EXAMPLES)
 _add(inspect.inspect, inspect.EXAMPLES)
 _add(train.train, train.EXAMPLES)
 _add(sweep.sweep, sweep.EXAMPLES)
 _add(pick.pick, pick.EXAMPLES)
+_add(cut.cut, cut.EXAMPLES)
+_add(export.export, export.EXAMPLES)
 
 
 def main() -> None:

@@ -138,8 +138,7 @@ class Run:
         record = self.record()
         if record.status != "finished":
             raise RunError(
-                f"The training in {self.folder} is not finished; continue it with: "
-                f"{record.command}"
+                f"The training in {self.folder} is not finished; continue it with: {record.command}"
             )
         return record
 
@@ -259,14 +258,22 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def _no_run(folder: Path) -> str:
     if not folder.is_dir():
-        return f"There is no run folder {folder}; make one with: widthwise train TASK --out {folder}"
+        return (
+            f"There is no run folder {folder}; make one with: widthwise train TASK --out {folder}"
+        )
     return f"{folder} is not a run folder (it has no run.json); give one that a training wrote."
 
 
 def _clear(run: Run) -> None:
     """Remove what runs write, and nothing else that the user may keep there."""
     for path in (
-        run.checkpoint, run.model, run.frontier, run.picture, run.page, run.picks, run.record_file
+        run.checkpoint,
+        run.model,
+        run.frontier,
+        run.picture,
+        run.page,
+        run.picks,
+        run.record_file,
     ):
         path.unlink(missing_ok=True)
 

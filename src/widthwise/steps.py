@@ -12,7 +12,6 @@ network that was read.
 from __future__ import annotations
 
 import math
-import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from widthwise.choose.draws import PUBLISHED, Draw
 from widthwise.elastic import Elastic
@@ -32,6 +31,7 @@ from widthwise.measure.sweep import Evaluation, ladder, sweep
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Record, Run, Settings, State, begin, claim, now
+from widthwise.store.export import export_onnx, export_program
 from widthwise.store.file import load, save
 from widthwise.store.manifest import Measured
 from widthwise.tasks.resolve import resolve
@@ -40,6 +40,8 @@ from widthwise.train.batches import Plan, length, own_randomness, stream
 from widthwise.train.fit import fit
 from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
 from widthwise.train.recipe import Recipe
+from widthwise.train.touchup import distill, refit_output
+from widthwise.variant import Widths
 
 METHODS: Final[Mapping[str, Draw]] = {
     "default": Draw(),  # with sandwich passes and distillation
@@ -47,6 +49,7 @@ METHODS: Final[Mapping[str, Draw]] = {
     "plain": Draw(p=0),  # full width only, for comparison
 }
 TouchUp = Literal["none", "refit", "distill"]
+Format = Literal["onnx", "torch"]
 _BATCH = 256  # items evaluated at once
 _STATISTICS = 100  # batches on which batch-norm statistics are estimated
 
@@ -123,14 +126,15 @@ def sweep_run(
 ) -> Frontier:
     """Measure widths of a run on one of its splits and keep the frontier in its folder.
 
-    count: how many widths; None is every width of a small network, else 16.
+    count: how many widths; None is every width of a small network, else 16. Widths below the
+    lowest that training draws are left out.
     recalibrate: estimate batch-norm statistics for each width on training data.
     """
     data = opened.task.splits()
     frontier = sweep(
         opened.net,
         evaluation(opened.task, data, split),
-        ladder(opened.net, count),
+        _prepared(opened.net, ladder(opened.net, count)),
         latency=latency,
         recalibrate=_statistics_batches(opened.task, data) if recalibrate else None,
         progress=progress,
@@ -163,10 +167,13 @@ def cut(
     statistics = recalibrate and has_statistics(module)
     if touch_up == "none" and not statistics:
         module = opened.net  # which knows how to store a cut that is a graph, too
-    if touch_up != "none":
-        _touch_up(opened, module, data, touch_up)
     if statistics:
         estimate_statistics(module, None, _statistics_batches(task, data))
+    if touch_up == "refit":
+        refit_output(module, data.train, task.loss)
+    elif touch_up == "distill":
+        distill(module, opened.net, data.train, batch_size=task.recipe.batch_size)
+    module.cpu()
     results = store_checked(module, out, task, data, kept)
     pick = Pick(
         name=out.stem,
@@ -179,6 +186,36 @@ def cut(
     others = [p for p in load_picks(run.picks) if p.name != pick.name]
     save_picks(run.picks, sorted([*others, pick], key=lambda p: -p.bytes))
     return pick
+
+
+def export(module: nn.Module, task: Task, path: Path, form: Format) -> None:
+    """Write a network for another runtime, where it has been run and compared.
+
+    Raises ExportError, FileError.
+    """
+    write = export_onnx if form == "onnx" else export_program
+    write(module, task.example(), path)
+
+
+def onnx_metric(path: Path, task: Task, data: Splits) -> float:
+    """The metric on the test split of an ONNX file, run by ONNX Runtime."""
+    return evaluation(task, data, "test")(_Served(path))
+
+
+class _Served(nn.Module):
+    """An ONNX file as a module; its inputs are tensors by position."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.names = [given.name for given in self.session.get_inputs()]
+
+    def forward(self, *inputs: Tensor) -> Any:
+        feed = {name: x.numpy() for name, x in zip(self.names, inputs, strict=True)}
+        outputs = [torch.from_numpy(out) for out in self.session.run(None, feed)]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def store_checked(
@@ -204,7 +241,7 @@ def store_checked(
                 f"{results['test']:.6g} and not {value:.6g}; its model's class may keep state that "
                 "is no parameter or buffer."
             )
-        os.replace(beside, path)
+        beside.replace(path)
     except OSError as error:
         raise FileError(f"{path} could not be written ({error.strerror}); give another.") from error
     finally:
@@ -240,6 +277,16 @@ def _new_network(task: Task, settings: Settings) -> Elastic:
         model = task.model()
     draw = METHODS[settings.method]
     return Elastic(model, task.example(), draw=draw, seed=settings.seed)
+
+
+def _prepared(net: Elastic, widths: list[Widths]) -> list[Widths]:
+    """These widths, none of them narrower than training draws: those would be noise."""
+
+    def wide(axis: str, width: int) -> int:
+        return max(width, min(net.draw.lowest, net.free[axis].size))
+
+    raised = [Widths({a: wide(a, w) for a, w in some.items()}) for some in widths]
+    return list(dict.fromkeys(raised))
 
 
 def _objective(net: Elastic, task: Task, method: str) -> Objective:

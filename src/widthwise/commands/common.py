@@ -1,13 +1,15 @@
 """What the commands share: consoles, errors in one sentence, options that several take."""
 
 import functools
+import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, Final, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -19,6 +21,7 @@ from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.curve import what_fits
 from widthwise.runs import Run, members
+from widthwise.train.recipe import Recipe
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,8 +93,40 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
                 # Not through rich, which would break the line at the width of the window.
                 typer.echo(f"Error: {one_line(error)}", err=True)
                 raise typer.Exit(1) from error
+            except ModuleNotFoundError as error:
+                extra = _EXTRAS.get((error.name or "").partition(".")[0])
+                if extra is None:
+                    raise
+                typer.echo(
+                    f"Error: This needs {error.name}, which is not installed; install it with: "
+                    f"pip install 'widthwise[{extra}]'",
+                    err=True,
+                )
+                raise typer.Exit(1) from error
 
     return run
+
+
+# Packages that not everyone needs -> the extra that brings them.
+_EXTRAS: Final[Mapping[str, str]] = {
+    "matplotlib": "report",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "PIL": "tasks",
+    "plotly": "report",
+    "sklearn": "tasks",
+}
+
+
+@contextmanager
+def interruptible(command: str) -> Iterator[None]:
+    """Ctrl-C during a training says how to continue, with exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        typer.echo(f"Interrupted; continue with the same command: {command}", err=True)
+        raise typer.Exit(130) from stopped
 
 
 def one_line(error: object) -> str:
@@ -112,7 +147,7 @@ def _show(shown: Callable[..., None]) -> Callable[..., None]:
 
 
 def table(*columns: str, names: tuple[str, ...] = (), text: tuple[str, ...] = ()) -> Table:
-    """A rich table: columns of numbers, aligned right, of names, and of text that may be wrapped."""
+    """A rich table: columns of numbers, aligned right, of names, and of text that may wrap."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
         left = name in names or name in text
@@ -136,11 +171,17 @@ def facts(runs: list[Run], frontier: Frontier) -> Mapping[str, str]:
     """What the report says of the runs behind it."""
     records = [run.record() for run in runs]
     first = records[0]
-    recipe = first.settings.recipe
+    usual = json.loads(json.dumps(asdict(Recipe())))
+    always = ("epochs", "batch_size", "lr")
+    recipe = {
+        name.replace("_", " "): value
+        for name, value in first.settings.recipe.items()
+        if name in always or value != usual.get(name)
+    }
     return {
         "task": first.settings.task,
         "training": f"{first.settings.method} method, "
-        + ", ".join(f"{name.replace('_', ' ')} {recipe[name]}" for name in recipe if recipe[name]),
+        + ", ".join(f"{name} {value}" for name, value in recipe.items()),
         "seeds": ", ".join(str(record.settings.seed) for record in records),
         "command": first.command,
         "trained": f"{first.started} to {first.finished}",
@@ -151,7 +192,9 @@ def facts(runs: list[Run], frontier: Frontier) -> Mapping[str, str]:
 
 def fits_table(frontier: Frontier) -> Table:
     """The best network within some shares of the largest one's bytes."""
-    made = table("budget", "size", frontier.metric, "params", "MACs", "ms", "widths", text=("widths",))
+    made = table(
+        "budget", "size", frontier.metric, "params", "MACs", "ms", "widths", text=("widths",)
+    )
     for share, point in what_fits(frontier):
         made.add_row(
             f"{100 * share:g} %",

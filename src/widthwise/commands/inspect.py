@@ -32,7 +32,9 @@ def inspect(task: TaskName) -> None:
     if net.free:
         console.print(_free(net.free.values(), model))
     if fixed:
-        console.print(f"\n[bold]Fixed[/]: {_number(len(fixed), 'dimension stays', 'dimensions stay')}")
+        console.print(
+            f"\n[bold]Fixed[/]: {_number(len(fixed), 'dimension stays', 'dimensions stay')}"
+        )
         console.print(_fixed(fixed))
     unknown = net._relations.unknown
     if unknown:
@@ -70,5 +72,3 @@ def _layer(tensor: str, model: nn.Module) -> str:
 
 def _number(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
-
-

@@ -1,5 +1,7 @@
 """`widthwise sweep RUN`: measure every width of a run, and write the report."""
 
+import math
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,12 +11,15 @@ from widthwise import steps
 from widthwise.commands.common import console, facts, fits_table, notes, told
 from widthwise.errors import RunError
 from widthwise.measure.frontier import Frontier, combine
+from widthwise.report.curve import what_fits
 from widthwise.runs import Run, hold, members
 
 EXAMPLES = (
     "widthwise sweep runs/digits",
     "widthwise sweep runs/seed-0 runs/seed-1 --out runs/both --ladder 12",
 )
+
+_QUARTER = 0.25  # of the largest network: what the next command proposes
 
 
 @told
@@ -25,7 +30,7 @@ def sweep(
     ],
     ladder: Annotated[
         int | None,
-        typer.Option(min=1, help="How many widths [all of a small network, else 16]."),
+        typer.Option(min=1, help="How many widths; by default all of a small network, else 16."),
     ] = None,
     split: Annotated[
         Literal["valid", "test"], typer.Option(help="The data to measure on; choose on valid.")
@@ -74,8 +79,10 @@ def sweep(
     console.print(fits_table(frontier))
     for path in (Run(folder).frontier, *pages):
         console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    _, point = [f for f in what_fits(frontier) if f[0] >= _QUARTER][-1]
     console.print(
-        f"Next: widthwise cut {found[0].folder} --max-bytes 10kB --out small.safetensors",
+        f"Next: widthwise cut {shlex.quote(str(found[0].folder))} --max-bytes "
+        f"{math.ceil(point.bytes / 100) / 10:g}kB --out small.safetensors",
         markup=False,
         soft_wrap=True,
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from widthwise import steps
-from widthwise.commands.common import TaskName, console, notes, one_line, told
+from widthwise.commands.common import TaskName, console, interruptible, one_line, told
 from widthwise.errors import RunError
 from widthwise.report import text
 from widthwise.runs import Run, Settings, hold
@@ -64,12 +64,8 @@ def train(
 
 
 def _one(settings: Settings, folder: Path, command: str, overwrite: bool) -> None:
-    try:
-        with hold(folder):
-            run, state = steps.train(settings, folder, command=command, overwrite=overwrite)
-    except KeyboardInterrupt as stopped:
-        notes.print(f"Interrupted; continue with the same command: {command}", markup=False)
-        raise typer.Exit(130) from stopped
+    with interruptible(command), hold(folder):
+        run, state = steps.train(settings, folder, command=command, overwrite=overwrite)
     record = run.record()
     done = {"new": "Trained", "continued": "Continued and finished", "finished": "Finished before"}
     values = ", ".join(
@@ -102,9 +98,10 @@ def _command(
 ) -> str:
     """The command that makes this run, without what it leaves as it is by itself."""
     words = ["widthwise", "train", task, "--out", str(out)]
-    for name, value in changed.items():
+    options: dict[str, str | int | float] = {**changed}
+    usual: dict[str, str | int | float] = {"method": "default", "seed": 0, "seeds": 1}
+    given: dict[str, str | int | float] = {"method": method, "seed": seed, "seeds": seeds}
+    options |= {name: value for name, value in given.items() if value != usual[name]}
+    for name, value in options.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
-    for name, value, usual in (("method", method, "default"), ("seed", seed, 0), ("seeds", seeds, 1)):
-        if value != usual:
-            words += [f"--{name}", str(value)]
     return shlex.join(words)

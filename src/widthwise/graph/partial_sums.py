@@ -36,44 +36,44 @@ def use_partial_sums(graph: fx.Graph, given: set[str]) -> None:
     with graph.inserting_after(last):
         sums = graph.placeholder("sums")
     for number, node in enumerate(found):
-        x, weight, *bias = node.args
-        outer, inner = _bounds(weight)
+        (x, weight, *bias), kept = node.args, _kept(node.args[1])
         whole = [b.args[0] if b.target is part else b for b in bias if b is not None]
         node.target = linear_in_parts
-        node.args = (sums, number, x.args[0], weight.args[0], *(whole or [None]), inner, outer)
-        node.kwargs = {}
+        bounds = kept[1], kept.get(0)
+        node.args = (sums, number, x.args[0], weight.args[0], *(whole or [None]), *bounds)
     for node in reversed(graph.find_nodes(op="call_function", target=part)):
         if not node.users:
             graph.erase_node(node)
 
 
-def _applies(node: fx.Node, given: set[str]) -> bool:
+def _applies(node: Any, given: set[str]) -> bool:
+    """Whether a node is linear(prefix of a given value, prefix of a weight, prefix of a bias)."""
     if node.target is not torch.ops.aten.linear.default or node.kwargs:
         return False
-    x, weight = node.args[:2]
-    bias = node.args[2] if len(node.args) > 2 else None
-    for value in (x, weight):
-        if not isinstance(value, fx.Node) or value.target is not part:
-            return False
-        if not all(simple(spec) for _, spec in value.args[1]):  # type: ignore[union-attr]
-            return False
-    if isinstance(bias, fx.Node) and bias.op != "placeholder" and bias.target is not part:
+    x, weight, *bias = node.args
+    if not (_is_prefix(x) and _is_prefix(weight) and x.args[0].name in given):
         return False
-    assert isinstance(x, fx.Node) and isinstance(weight, fx.Node)
-    source, dims = x.args
-    rank = x.meta["val"].dim() if x.meta.get("val") is not None else 0
-    return (
-        isinstance(source, fx.Node)
-        and source.name in given
-        and [d for d, _ in dims] == [rank - 1]  # type: ignore[union-attr]
-        and 1 in dict(weight.args[1])  # type: ignore[arg-type]
-    )
+    if any(b is not None and b.op != "placeholder" and not _is_prefix(b) for b in bias):
+        return False
+    value = x.meta.get("val")
+    return value is not None and list(_kept(x)) == [value.dim() - 1] and 1 in _kept(weight)
 
 
-def _bounds(weight: fx.Node) -> tuple[Any, Any]:
-    """How many outputs and inputs of a weight (O, I) are kept; None for all."""
-    kept = {d: spec[0][1] for d, spec in weight.args[1]}  # type: ignore[union-attr]
-    return kept.get(0), kept[1]
+def _is_prefix(node: Any) -> bool:
+    """Whether a node is the leading block of an input of the graph."""
+    if not isinstance(node, fx.Node) or node.target is not part:
+        return False
+    source: Any = node.args[0]
+    return source.op == "placeholder" and all(simple(spec) for _, spec in _specs(node))
+
+
+def _specs(node: Any) -> Any:
+    return node.args[1]
+
+
+def _kept(node: Any) -> dict[int, Any]:
+    """Dim -> how many features of it a leading block keeps."""
+    return {d: spec[0][1] for d, spec in _specs(node)}
 
 
 def linear_in_parts(
@@ -105,6 +105,3 @@ def linear_in_parts(
         sums[number] = start, kept = wanted, kept
     out = torch.addmm(kept[:, :outer], flat[:, start:inner], weight[:outer, start:inner].t())
     return out.view(*x.shape[:-1], outer)
-
-
-__all__ = ["linear_in_parts", "use_partial_sums"]

@@ -143,18 +143,19 @@ def _memory(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     for node in graph.nodes:
         memory[node] = node
         if isinstance(node.target, torch._ops.OpOverload):
-            sources = [_arguments(node).get(a.name) for a in _aliased(node)]
-            # Operators that may or may not copy (reshape, contiguous, to) say nothing in schemas.
-            maybe = [] if sources or not _may_alias(node) else node.all_input_nodes[:1]
-            sources = [s for s in (*sources, *maybe) if isinstance(s, fx.Node)]
-        else:
-            sources = node.all_input_nodes[:1] if node.op == "call_function" else []
+            named = [_arguments(node).get(a.name) for a in _aliased(node)]
+            sources = [s for s in named if isinstance(s, fx.Node)]
+            if not sources and _may_alias(node):
+                sources = node.all_input_nodes
+        else:  # getitem
+            sources = node.all_input_nodes if node.op == "call_function" else []
         if sources:
             memory[node] = memory[sources[0]]
     return memory
 
 
 def _may_alias(node: fx.Node) -> bool:
+    """Operators that may or may not copy, of which their schemas say nothing."""
     name = str(node.target).removeprefix("aten.").split(".")[0]
     return name in {"reshape", "contiguous", "to", "flatten", "dropout", "type_as", "reshape_as"}
 

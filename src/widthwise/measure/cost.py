@@ -49,11 +49,12 @@ def macs(module: nn.Module, args: Inputs, kwargs: Mapping[str, Any] | None = Non
     # The fused kernels of nn.TransformerEncoder hide their products from the counter.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluating(module), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+        with evaluating(module), counter:
             module(*args, **(kwargs or {}))
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-    return round(counter.get_total_flops() / 2 / batch_size(args, kwargs))
+    return round(int(counter.get_total_flops()) / 2 / batch_size(args, kwargs))
 
 
 def batch_size(args: Inputs, kwargs: Mapping[str, Any] | None = None) -> int:
@@ -64,7 +65,9 @@ def batch_size(args: Inputs, kwargs: Mapping[str, Any] | None = None) -> int:
     return 1
 
 
-def one_example(args: Inputs, kwargs: Mapping[str, Any] | None = None) -> tuple[Inputs, dict[str, Any]]:
+def one_example(
+    args: Inputs, kwargs: Mapping[str, Any] | None = None
+) -> tuple[Inputs, dict[str, Any]]:
     """The inputs at batch 1: of tensors whose first dim is the batch, the first entry."""
     batch = batch_size(args, kwargs)
     first: tuple[Inputs, dict[str, Any]] = pytree.tree_map(
@@ -111,7 +114,8 @@ def onnx_runtime(threads: int | None = None) -> str:
     """As `runtime`, e.g. "ONNX Runtime 1.31.1, CPU, 2 threads"."""
     import onnxruntime
 
-    return f"ONNX Runtime {onnxruntime.__version__}, CPU, {_threads(threads or torch.get_num_threads())}"
+    count = threads or torch.get_num_threads()
+    return f"ONNX Runtime {onnxruntime.__version__}, CPU, {_threads(count)}"
 
 
 def _threads(count: int) -> str:
@@ -133,6 +137,7 @@ def onnx_latency_ms(
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised; they need not be printed as well
     options.intra_op_num_threads = threads or torch.get_num_threads()
     leaves = [x for x in pytree.tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
     try:
@@ -149,38 +154,43 @@ def onnx_latency_ms(
             start = time.perf_counter()
             session.run(None, feed)
             times.append(time.perf_counter() - start)
-    except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
+    except Exception as error:
         text = (str(error).splitlines() or [""])[0][:200].rstrip(".")
-        raise FileError(f"{path} does not run in ONNX Runtime ({text}); export it again.") from error
+        raise FileError(
+            f"{path} does not run in ONNX Runtime ({text}); export it again."
+        ) from error
     return median(times) * 1e3
 
 
-def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+Shape = Sequence[int]
+
+
+def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
     """query (*, L, E), key (*, S, E), value (*, S, V)."""
-    return int(2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-def _recurrent_layer(x: Sequence[int], w_ih: Sequence[int], w_hh: Sequence[int], *_: Any, **__: Any) -> int:
+def _recurrent_layer(x: Shape, w_ih: Shape, w_hh: Shape, *_: Any, **__: Any) -> int:
     """One layer in one direction: x (L, N, I), w_ih (gates H, I), w_hh (gates H, H)."""
-    return int(2 * x[0] * x[1] * (math.prod(w_ih) + math.prod(w_hh)))
+    return 2 * x[0] * x[1] * (math.prod(w_ih) + math.prod(w_hh))
 
 
-def _recurrent_layers(x: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **__: Any) -> int:
+def _recurrent_layers(x: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:
     """All layers and directions; matrices among the weights are used at every step."""
-    return int(2 * x[0] * x[1] * sum(math.prod(w) for w in weights if len(w) == 2))
+    return 2 * x[0] * x[1] * sum(math.prod(w) for w in weights if len(w) == 2)
 
 
-def _bilinear(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+def _bilinear(x: Shape, weight: Shape, *_: Any, **__: Any) -> int:
     """x (N, I, ...), weight (..., O, I, J)."""
-    return int(2 * x[0] * math.prod(weight))
+    return 2 * x[0] * math.prod(weight)
 
 
-def _matrix_vector(matrix: Sequence[int], *_: Any, **__: Any) -> int:
-    return int(2 * math.prod(matrix))
+def _matrix_vector(matrix: Shape, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(matrix)
 
 
-def _added_matrix_vector(_added: Any, matrix: Sequence[int], *_: Any, **__: Any) -> int:
-    return int(2 * math.prod(matrix))
+def _added_matrix_vector(_added: Shape, matrix: Shape, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(matrix)
 
 
 _aten = torch.ops.aten

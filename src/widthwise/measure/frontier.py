@@ -27,6 +27,8 @@ from widthwise.variant import Widths
 
 FORMAT = "widthwise frontier"
 VERSION = 1
+# What reading a text that is not a frontier can raise.
+_MALFORMED = (ValueError, TypeError, KeyError, OverflowError, WidthError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -90,23 +92,29 @@ class Frontier:
             raise BudgetError(self._unmeetable(limits))
         return min(feasible, key=self._order)
 
-    def _limits(self, *values: Any) -> list[_Limit]:
-        most_bytes, *counts, latency, metric = values
+    def _limits(
+        self,
+        max_bytes: int | str | None,
+        max_params: int | None,
+        max_macs: int | None,
+        max_latency_ms: float | None,
+        min_metric: float | None,
+    ) -> list[_Limit]:
         limits = []
-        if most_bytes is not None:
-            limits.append(_at_most("bytes", parse_size(most_bytes), lambda p: p.bytes, format_size))
-        for name, value in zip(("params", "macs"), counts, strict=True):
-            if value is not None:
-                unit = "parameters" if name == "params" else "MACs"
-                limits.append(
-                    _at_most(name, value, lambda p, n=name: getattr(p, n), lambda v, u=unit: f"{v:,} {u}")
-                )
-        if latency is not None:
+        if max_bytes is not None:
+            limits.append(_at_most("bytes", parse_size(max_bytes), lambda p: p.bytes, _exactly))
+        if max_params is not None:
             limits.append(
-                _at_most("latency_ms", latency, lambda p: p.latency_ms, lambda v: f"{v:.3g} ms")
+                _at_most("params", max_params, lambda p: p.params, lambda v: f"{v:,} parameters")
             )
-        if metric is not None:
-            limits.append(self._at_least(metric))
+        if max_macs is not None:
+            limits.append(_at_most("macs", max_macs, lambda p: p.macs, lambda v: f"{v:,} MACs"))
+        if max_latency_ms is not None:
+            limits.append(
+                _at_most("latency", max_latency_ms, lambda p: p.latency_ms, lambda v: f"{v:.3g} ms")
+            )
+        if min_metric is not None:
+            limits.append(self._at_least(min_metric))
         if not limits:
             raise BudgetError(
                 "Give a budget: max_bytes, max_params, max_macs, max_latency_ms or min_metric."
@@ -119,8 +127,8 @@ class Frontier:
         words = "of at least" if self.higher_is_better else "of at most"
         return _Limit(
             lambda p: sign * (p.metric - value) / max(abs(value), 1e-12),
-            f"{self.metric} {words} {value:.5g}",
-            lambda p: f"{self.metric} {p.metric:.5g}",
+            f"{self.metric} {words} {value:.6g}",
+            lambda p: f"{self.metric} {p.metric:.6g}",
         )
 
     def _order(self, point: Point) -> tuple[float, int, float]:
@@ -135,9 +143,12 @@ class Frontier:
             self.points, key=lambda p: (max(limit.excess(p) for limit in limits), self._order(p))
         )
         has = list(dict.fromkeys(limit.has(nearest) for limit in limits))
-        shown = [format_size(nearest.bytes), f"{self.metric} {nearest.metric:.5g}"]
+        shown = [_exactly(nearest.bytes), f"{self.metric} {nearest.metric:.6g}"]
         has += [s for s in shown if s not in has]
-        return f"No measured variant has {asked}; the nearest has {', '.join(has)}."
+        return (
+            f"No measured variant has {asked}; the nearest has {', '.join(has)}, "
+            "so allow that or sweep other widths."
+        )
 
     def best(self) -> tuple[Point, ...]:
         """The points that no other beats in both metric and bytes, fewest bytes first."""
@@ -171,7 +182,7 @@ class Frontier:
             text = Path(path).read_bytes()
         except OSError as error:
             raise FileError(
-                f"{path} cannot be read ({error.strerror or error}); give the file that a sweep wrote."
+                f"{path} cannot be read ({error.strerror or error}); give one that a sweep wrote."
             ) from error
         return Frontier.from_json(text, str(path))
 
@@ -181,8 +192,10 @@ class Frontier:
         try:
             return _read(json.loads(text, parse_constant=_refuse))
         except _NewerError as error:
-            raise FileError(f"{name} was written by a newer widthwise; update widthwise.") from error
-        except (ValueError, TypeError, KeyError, WidthError, RecursionError) as error:
+            raise FileError(
+                f"{name} was written by a newer widthwise; update widthwise."
+            ) from error
+        except _MALFORMED as error:
             raise FileError(
                 f"{name} is not a frontier that widthwise wrote, or is damaged "
                 f"({str(error)[:200].rstrip('.')}); run the sweep again."
@@ -212,6 +225,10 @@ def _at_most(
         return "no measured latency" if measured is None else show(measured)
 
     return _Limit(excess, f"at most {show(most)}", has)
+
+
+def _exactly(size: int) -> str:
+    return format_size(size) if size < 1000 else f"{format_size(size)} ({size} bytes)"
 
 
 def _check_number(name: str, value: Any) -> None:

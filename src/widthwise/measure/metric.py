@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -47,8 +46,8 @@ def correct(outputs: Tensor, target: Tensor) -> tuple[Tensor, int]:
 ACCURACY = Metric("accuracy", correct)
 
 
-def outputs_for(module: torch.nn.Module, inputs: Any) -> Any:
-    """Call `module` with one batch's inputs: a tensor, a tuple of arguments, or a dict of keywords."""
+def outputs_for(module: Callable[..., Any], inputs: Any) -> Any:
+    """Call `module` with one batch's inputs: a tensor, a tuple of arguments, or a dict."""
     if isinstance(inputs, dict):
         return module(**inputs)
     if isinstance(inputs, (tuple, list)):

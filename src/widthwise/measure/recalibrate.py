@@ -49,7 +49,10 @@ def recalibrate(
             _set_momentum(runner, 1 / count)  # the running average over all batches so far
             outputs_for(runner, inputs)
     if not count:
-        raise DataError("There is no batch to estimate statistics on; give at least one.")
+        raise DataError(
+            "There is no batch to estimate statistics on; give batches that can be gone through "
+            "again, such as a DataLoader or a list."
+        )
     return module
 
 
@@ -89,7 +92,8 @@ def _gathering(module: nn.Module) -> Iterator[None]:
 
 def _set_momentum(module: nn.Module, momentum: float) -> None:
     if isinstance(module, fx.GraphModule):
-        module.momentum = momentum
+        holder: Any = module
+        holder.momentum = momentum
     for layer in module.modules():
         if isinstance(layer, _NormBase):
             layer.momentum = momentum

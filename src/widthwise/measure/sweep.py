@@ -16,10 +16,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from widthwise.elastic import Elastic
@@ -29,8 +29,9 @@ from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, pa
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.measure.modes import evaluating
-from widthwise.measure.recalibrate import has_statistics, recalibrate as estimate_anew
-from widthwise.store.file import prepare
+from widthwise.measure.recalibrate import has_statistics
+from widthwise.measure.recalibrate import recalibrate as estimate_anew
+from widthwise.store.file import Stored, example_inputs, prepare
 from widthwise.variant import Widths
 
 Batches = Iterable[tuple[Any, Any]]
@@ -85,7 +86,10 @@ class Evaluation:
             totals += _vector(sums)
             count += counted
         if not count:
-            raise DataError(f"There is no data to evaluate on in split {self.split!r}.")
+            raise DataError(
+                f"There is no batch to evaluate on in split {self.split!r}; give batches that can "
+                "be gone through again, such as a DataLoader or a list."
+            )
         return [self._finished(total / count) for total in totals.tolist()]
 
     def _finished(self, mean: float) -> float:
@@ -103,11 +107,8 @@ def _vector(sums: Sequence[Tensor | float]) -> Tensor:
 
 
 def _each(net: Elastic, widths: Sequence[Mapping[str, int]], inputs: Any) -> Iterable[Any]:
-    if isinstance(inputs, dict):
-        return net.each(widths, **inputs)
-    if isinstance(inputs, (tuple, list)):
-        return net.each(widths, *inputs)
-    return net.each(widths, inputs)
+    outputs: Iterable[Any] = outputs_for(partial(net.each, widths), inputs)
+    return outputs
 
 
 class AtWidths(nn.Module):
@@ -185,49 +186,24 @@ def sweep(
     A width whose metric is not finite is left out with a NotMeasuredWarning. Raises WidthError,
     DataError, and TrainingError when no width has a metric.
     """
-    chosen = ladder(net) if widths is None else [Widths(w) for w in widths]
-    chosen = list(dict.fromkeys(chosen))
+    chosen = ladder(net) if widths is None else list(dict.fromkeys(map(Widths, widths)))
     for w in chosen:
         net.complete(w)
     say = _Progress(progress, len(chosen))
-    measured = None
-    if recalibrate is None or not has_statistics(net.model):
-        recalibrate = None
-        measured = _metrics(net, evaluate, chosen, say)
-    args, kwargs = _example(net)
-    first = one_example(args, kwargs)
+    together = recalibrate is None or not has_statistics(net.model)
+    values = _metrics(net, evaluate, chosen, say) if together else []
+    costs = _Costs(net, latency)
     points: list[Point] = []
-    batch = 1
     for i, w in enumerate(chosen):
         say(i, "cost")
         stored = prepare(net, w)
-        module = stored.module
-        if measured is None:
-            assert recalibrate is not None
-            value = float(evaluate(estimate_anew(module, None, recalibrate)))
+        if recalibrate is not None and not together:
+            values.append(float(evaluate(estimate_anew(stored.module, None, recalibrate))))
+        if math.isfinite(values[i]):
+            points.append(costs.point(w, values[i], stored))
         else:
-            value = measured[i]
-        if not math.isfinite(value):
-            warnings.warn(
-                f"{dict(w)} is left out: its metric is {value}.", NotMeasuredWarning, stacklevel=2
-            )
-            continue
-        took = None
-        if latency:
-            if batch == 1 and not _runs(module, first):
-                first, batch = (args, kwargs), batch_size(args, kwargs)
-            took = latency_ms(module, *first, seconds=0.02)
-        points.append(
-            Point(
-                widths=w,
-                metric=value,
-                spread=None,
-                bytes=stored.bytes,
-                params=params(module),
-                macs=macs(module, args, kwargs),
-                latency_ms=took,
-            )
-        )
+            message = f"{dict(w)} is left out: its metric is {values[i]}."
+            warnings.warn(message, NotMeasuredWarning, stacklevel=2)
     say.done()
     if not points:
         raise TrainingError("The metric is not a number at any width; train the network again.")
@@ -240,9 +216,33 @@ def sweep(
         higher_is_better=higher_is_better,
         split=split,
         runtime=runtime(net),
-        batch=batch,
+        batch=costs.batch,
         seeds=() if seed is None else (seed,),
     )
+
+
+class _Costs:
+    """What cuts of a network cost, all on the same example."""
+
+    def __init__(self, net: Elastic, latency: bool) -> None:
+        self.latency = latency
+        self.example = example_inputs(net)
+        self.timed, self.batch = one_example(*self.example), 1
+        if not _runs(net, self.timed):
+            self.timed, self.batch = self.example, batch_size(*self.example)
+
+    def point(self, widths: Widths, metric: float, stored: Stored) -> Point:
+        """The point of a stored cut."""
+        module = stored.module
+        return Point(
+            widths=widths,
+            metric=metric,
+            spread=None,
+            bytes=stored.bytes,
+            params=params(module),
+            macs=macs(module, *self.example),
+            latency_ms=latency_ms(module, *self.timed, seconds=0.02) if self.latency else None,
+        )
 
 
 def _metrics(
@@ -263,22 +263,12 @@ def _metrics(
     return values
 
 
-def _example(net: Elastic) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The (args, kwargs) the network was captured with, on its device."""
-    program = net._programs[-1]
-    tensor = next(net.model.parameters(), None)
-    device = torch.device("cpu") if tensor is None else tensor.device
-    leaves = [x.to(device) if isinstance(x, Tensor) else x for x in program.example]
-    args, kwargs = pytree.tree_unflatten(leaves, program.in_spec)
-    return tuple(args), dict(kwargs)
-
-
 def _runs(module: nn.Module, example: tuple[tuple[Any, ...], dict[str, Any]]) -> bool:
-    """Whether a module takes a batch of one; a captured graph need not."""
+    """Whether a network takes these inputs; one may have been captured for one batch size."""
     try:
         with evaluating(module):
             module(*example[0], **example[1])
-    except Exception:
+    except Exception:  # noqa: BLE001  a module may fail in any way
         return False
     return True
 
@@ -292,8 +282,9 @@ class _Progress:
 
     def __call__(self, done: int, what: str) -> None:
         if self.wanted:
-            print(f"\r{what}: {done + 1} of {self.total} widths ", end="", file=sys.stderr, flush=True)
+            sys.stderr.write(f"\r{what}: {done + 1} of {self.total} widths ")
+            sys.stderr.flush()
 
     def done(self) -> None:
         if self.wanted:
-            print(file=sys.stderr)
+            sys.stderr.write("\n")

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from widthwise.measure.frontier import Frontier, Point
 
+_LABEL = 0.17  # the length of a label as a share of the scale, on the page of a phone
+
 
 def best_that_fits(frontier: Frontier) -> list[Point]:
     """The best points by size, the last one again at the largest size, where it still fits."""
@@ -40,23 +42,19 @@ def size_ticks(low: int, high: int, most: int) -> list[int]:
     return kept if len(kept) > 1 else sorted({low, high})
 
 
-def place_labels(frontier: Frontier, points: Sequence[Point]) -> list[tuple[bool, int]]:
-    """For every marked point: whether its label ends there rather than begins, and its row.
+def place_labels(sizes: Sequence[int], low: int, high: int) -> list[tuple[bool, int]]:
+    """For the mark at every size: whether its label ends there rather than begins, and its row.
 
-    Labels lie below or above the points, in rows, so that two that are near do not overlap.
+    Labels lie below or above the marks, in rows, so that two that are near do not overlap.
     """
-    sizes = [p.bytes for p in frontier.points]
-    low, reach = math.log(min(sizes)), math.log(max(sizes) / min(sizes)) or 1.0
-    placed: list[tuple[bool, int]] = [(False, 0)] * len(points)
+    reach = math.log(high / low) or 1.0
+    placed: list[tuple[bool, int]] = [(False, 0)] * len(sizes)
     taken: list[float] = []  # where the last label of each row ends, as a share of the scale
-    for i in sorted(range(len(points)), key=lambda i: points[i].bytes):
-        at = (math.log(points[i].bytes) - low) / reach
+    for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
+        at = math.log(sizes[i] / low) / reach
         ends = at > 0.8
         start = at - _LABEL if ends else at
         row = next((r for r, end in enumerate(taken) if start >= end), len(taken))
         taken[row : row + 1] = [start + _LABEL]
         placed[i] = (ends, row)
     return placed
-
-
-_LABEL = 0.17  # the length of a label as a share of the scale, on the page of a phone

@@ -11,14 +11,16 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Final
 
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.curve import best_that_fits, place_labels, size_ticks, what_fits
-from widthwise.report.picks import Pick, nearest
+from widthwise.report.picks import Pick, position, size_range
 from widthwise.store.atomic import write_whole
+
+_SHARE: Final = "of the largest"  # a column that a phone has no room for
 
 
 def write(
@@ -94,7 +96,9 @@ def _lead(frontier: Frontier) -> str:
 
 def _value(frontier: Frontier, point: Point) -> str:
     # A line break inside a number would make it hard to read.
-    return text.value(frontier.metric, point.metric, point.spread).replace(" ", "\N{NO-BREAK SPACE}")
+    return text.value(frontier.metric, point.metric, point.spread).replace(
+        " ", "\N{NO-BREAK SPACE}"
+    )
 
 
 def _caption(frontier: Frontier) -> str:
@@ -112,12 +116,12 @@ def _picks(frontier: Frontier, picks: Sequence[Pick]) -> str:
     if not picks:
         return ""
     full = max(p.bytes for p in frontier.points)
-    head = ["name", "size", "of the largest", "valid", "test", "widths", "file"]
+    head = ["name", "size", _SHARE, "valid", "test", "widths", "file"]
     rows = [
         [
             _head(pick.name, "text"),
             _cell(format_size(pick.bytes)),
-            _cell(f"{100 * pick.bytes / full:.0f} %"),
+            _cell(f"{100 * pick.bytes / full:.0f} %", "extra"),
             _cell(text.value(frontier.metric, pick.valid)),
             _cell(text.value(frontier.metric, pick.test)),
             _widths(pick.widths),
@@ -150,7 +154,7 @@ def _fits_table(frontier: Frontier) -> str:
 
 
 def _point_table(frontier: Frontier, picks: Sequence[Pick]) -> str:
-    chosen = [nearest(frontier, pick) for pick in picks]
+    chosen = [dict(pick.widths) for pick in picks]
     head = ["size (kB)", frontier.metric, "parameters", "MACs", "latency (ms)", "widths"]
     points = sorted(frontier.points, key=lambda p: p.bytes)
     rows = [
@@ -164,7 +168,7 @@ def _point_table(frontier: Frontier, picks: Sequence[Pick]) -> str:
         ]
         for p in points
     ]
-    marked = [p in chosen for p in points]
+    marked = [dict(p.widths) in chosen for p in points]
     return _table(head, rows, "all measured networks", marked, "scroll tall")
 
 
@@ -175,7 +179,7 @@ def _table(
     marked: Sequence[bool] = (),
     style: str = "scroll",
 ) -> str:
-    words = {"name": "text", "widths": "text", "file": "text"}
+    words = {"name": "text", "widths": "text", "file": "text", _SHARE: "extra"}
     heads = "".join(_element("th", h, words.get(h, ""), scope="col") for h in head)
     starts = ['<tr class="chosen">' if m else "<tr>" for m in marked or [False] * len(rows)]
     lines = [f"{start}{''.join(row)}</tr>" for start, row in zip(starts, rows, strict=True)]
@@ -207,8 +211,7 @@ def _widths(kept: Mapping[str, int]) -> str:
 
 def _chart(frontier: Frontier, picks: Sequence[Pick]) -> dict[str, Any]:
     """What `page.js` draws."""
-    sizes = [p.bytes for p in frontier.points]
-    low, high = min(sizes), max(sizes)
+    low, high = size_range(frontier, picks)
     return {
         "metric": f"{frontier.metric} ({frontier.split})",
         "higher": frontier.higher_is_better,
@@ -216,7 +219,10 @@ def _chart(frontier: Frontier, picks: Sequence[Pick]) -> dict[str, Any]:
         "range": [math.log10(low / 1.12), math.log10(high * 1.12)],
         "ticks": [[t, text.tick(t)] for t in size_ticks(low, high, 9)],
         "fewTicks": [[t, text.tick(t)] for t in size_ticks(low, high, 5)],
-        "points": [_dot(p, _hover(frontier, p)) for p in frontier.points],
+        "points": [
+            {"bytes": p.bytes, "metric": p.metric, "hover": _hover(frontier, p)}
+            for p in frontier.points
+        ],
         "line": [
             {"bytes": p.bytes, "metric": p.metric, "spread": p.spread or 0}
             for p in best_that_fits(frontier)
@@ -225,27 +231,35 @@ def _chart(frontier: Frontier, picks: Sequence[Pick]) -> dict[str, Any]:
     }
 
 
-def _dot(point: Point, hover: str) -> dict[str, Any]:
-    return {"bytes": point.bytes, "metric": point.metric, "hover": hover}
-
-
 def _marked(frontier: Frontier, picks: Sequence[Pick]) -> Iterator[dict[str, Any]]:
-    points = [nearest(frontier, pick) for pick in picks]
-    places = place_labels(frontier, points)
-    for pick, point, (ends, row) in zip(picks, points, places, strict=True):
-        name = escape(pick.name)
-        hover = f"<b>{name}</b><br>{_hover(frontier, point)}"
+    marks = [position(frontier, pick) for pick in picks]
+    places = place_labels([size for size, _ in marks], *size_range(frontier, picks))
+    for pick, (size, value), (ends, row) in zip(picks, marks, places, strict=True):
+        name, metric = escape(pick.name), frontier.metric
+        lines = [f"<b>{name}</b>", f"{format_size(size)}: {text.value(metric, value)}"]
         if pick.test is not None:
-            hover += f"<br>test {frontier.metric} {text.value(frontier.metric, pick.test)}"
-        label = f"{name}<br>{format_size(point.bytes)}"
-        yield _dot(point, hover) | {"name": name, "label": label, "ends": ends, "row": row}
+            lines.append(f"test {escape(metric)} {text.value(metric, pick.test)}")
+        lines.append(escape(text.widths(pick.widths, 4)))
+        yield {
+            "bytes": size,
+            "metric": value,
+            "hover": "<br>".join(lines),
+            "name": name,
+            "label": f"{name}<br>{format_size(size)}",
+            "ends": ends,
+            "row": row,
+        }
 
 
 def _hover(frontier: Frontier, point: Point) -> str:
-    """A point in four lines, as plotly's few HTML tags."""
+    """A point in a few short lines, for a phone, as plotly's few HTML tags."""
     value = text.value(frontier.metric, point.metric, point.spread)
-    costs = f"{text.count(point.params)} parameters, {text.count(point.macs)} MACs"
+    lines = [
+        f"<b>{format_size(point.bytes)}: {value}</b>",
+        escape(text.widths(point.widths, 4)),
+        f"{text.count(point.params)} parameters",
+        f"{text.count(point.macs)} MACs",
+    ]
     if point.latency_ms is not None:
-        costs += f", {text.milliseconds(point.latency_ms)} ms"
-    lines = [f"<b>{format_size(point.bytes)}: {value}</b>", escape(text.widths(point.widths, 4)), costs]
+        lines.append(f"{text.milliseconds(point.latency_ms)} ms")
     return "<br>".join(lines)

@@ -49,7 +49,7 @@
       showarrow: false, align: pick.ends ? "right" : "left",
       xanchor: pick.ends ? "right" : "left", xshift: pick.ends ? 5 : 6,
       yanchor: data.higher ? "top" : "bottom", yshift: down * (6 + (narrow ? 18 : 34) * pick.row),
-      font: { color: colour("--pick"), size: 13 },
+      font: { color: colour("--pick"), size: 13 }, bgcolor: colour("--veil"), borderpad: 1,
     };
   }
 
@@ -60,9 +60,10 @@
       gridcolor: colour("--grid"), zeroline: false, ticks: "outside", ticklen: 4,
       tickcolor: colour("--rule"), linecolor: colour("--rule"), showline: true, automargin: true,
     };
+    const family = getComputedStyle(document.body).fontFamily;
     return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("--ink") },
+      font: { family, size: 13, color: colour("--ink") },
       margin: { l: narrow ? 48 : 64, r: 12, t: 8, b: 48 },
       xaxis: {
         ...axis, type: "log", range: data.range, tickvals: ticks.map((t) => t[0]),
@@ -79,7 +80,7 @@
       },
       hoverlabel: {
         bgcolor: colour("--card"), bordercolor: colour("--rule"), align: "left",
-        font: { color: colour("--ink"), size: 13 },
+        font: { color: colour("--ink"), size: 13, family },
       },
       hovermode: "closest", hoverdistance: 40, dragmode: touch ? false : "zoom",
     };

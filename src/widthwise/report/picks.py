@@ -1,7 +1,7 @@
 """The widths that someone chose, kept as JSON beside the frontier that they come from.
 
-    save_picks(path, [Pick("small", {"fc1": 16}, 4321, valid=0.96)])
-    load_picks(path)                   # what was saved; nothing when there is no such file
+save_picks(path, [Pick("small", {"fc1": 16}, 4321, valid=0.96)])
+load_picks(path)                   # what was saved; nothing when there is no such file
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from widthwise.errors import FileError, WidthError
-from widthwise.measure.frontier import Frontier, Point
+from widthwise.measure.frontier import Frontier
 from widthwise.store.atomic import write_whole
 from widthwise.variant import Widths
 
@@ -56,10 +56,23 @@ def load_picks(path: Path) -> list[Pick]:
         raise FileError(f"{path} is damaged; delete it and choose the sizes again.") from error
 
 
-def nearest(frontier: Frontier, pick: Pick) -> Point:
-    """The measured point that a pick is: of the same widths, else of the nearest size."""
+def position(frontier: Frontier, pick: Pick) -> tuple[int, float]:
+    """Where a pick lies among the points: its bytes and its metric on the frontier's split.
+
+    A pick that was not measured there has those of the point of its widths, or of its size.
+    """
+    value = {"valid": pick.valid, "test": pick.test}.get(frontier.split)
+    if value is not None:
+        return pick.bytes, value
     same = [p for p in frontier.points if dict(p.widths) == dict(pick.widths)]
-    return min(same or frontier.points, key=lambda p: abs(p.bytes - pick.bytes))
+    point = min(same or frontier.points, key=lambda p: abs(p.bytes - pick.bytes))
+    return point.bytes, point.metric
+
+
+def size_range(frontier: Frontier, picks: Sequence[Pick]) -> tuple[int, int]:
+    """The smallest and the largest size of points and picks, in bytes."""
+    sizes = [p.bytes for p in frontier.points] + [position(frontier, pick)[0] for pick in picks]
+    return min(sizes), max(sizes)
 
 
 def _read(entry: dict[str, Any]) -> Pick:

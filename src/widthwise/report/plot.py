@@ -11,7 +11,7 @@ from widthwise.measure.frontier import Frontier
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.curve import best_that_fits, place_labels, size_ticks
-from widthwise.report.picks import Pick, nearest
+from widthwise.report.picks import Pick, position, size_range
 from widthwise.store.atomic import write_whole
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def draw(frontier: Frontier, path: Path, *, title: str, picks: Sequence[Pick] = 
     axes = figure.add_subplot()
     _curve(axes, frontier)
     _picks(axes, frontier, picks)
-    _dress(axes, frontier, title)
+    _dress(axes, frontier, title, *size_range(frontier, picks))
     image = io.BytesIO()
     figure.savefig(image, format="png", metadata={"Title": title})
     write_whole(path, [image.getvalue()])
@@ -61,10 +61,10 @@ def _curve(axes: Axes, frontier: Frontier) -> None:
 def _picks(axes: Axes, frontier: Frontier, picks: Sequence[Pick]) -> None:
     if not picks:
         return
-    points = [nearest(frontier, pick) for pick in picks]
+    marks = [position(frontier, pick) for pick in picks]
     axes.scatter(
-        [p.bytes for p in points],
-        [p.metric for p in points],
+        [size for size, _ in marks],
+        [value for _, value in marks],
         s=70,
         color=_PICK,
         edgecolors="white",
@@ -74,27 +74,27 @@ def _picks(axes: Axes, frontier: Frontier, picks: Sequence[Pick]) -> None:
     )
     # The curve bends towards large and good, so the corner away from it is free for words.
     down = -1 if frontier.higher_is_better else 1
-    places = place_labels(frontier, points)
-    for pick, point, (ends, row) in zip(picks, points, places, strict=True):
+    places = place_labels([size for size, _ in marks], *size_range(frontier, picks))
+    for pick, mark, (ends, row) in zip(picks, marks, places, strict=True):
         axes.annotate(
-            f"{pick.name}\n{format_size(point.bytes)}",
-            (point.bytes, point.metric),
+            f"{pick.name}\n{format_size(mark[0])}",
+            mark,
             xytext=(5 if ends else 7, down * (7 + 26 * row)),
             textcoords="offset points",
             ha="right" if ends else "left",
             va="top" if down < 0 else "bottom",
             color=_PICK,
             fontsize=9,
+            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5},
         )
 
 
-def _dress(axes: Axes, frontier: Frontier, title: str) -> None:
+def _dress(axes: Axes, frontier: Frontier, title: str, low: int, high: int) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-    sizes = [p.bytes for p in frontier.points]
     axes.set_xscale("log")
-    axes.set_xlim(min(sizes) / 1.15, max(sizes) * 1.15)
-    axes.xaxis.set_major_locator(FixedLocator(size_ticks(min(sizes), max(sizes), 9)))
+    axes.set_xlim(low / 1.15, high * 1.15)
+    axes.xaxis.set_major_locator(FixedLocator(size_ticks(low, high, 9)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text.tick(round(x))))
     if text.is_share(frontier.metric):

@@ -1,9 +1,9 @@
 """Numbers as people read them. One kB is 1000 bytes.
 
-    tick(20_000)                        # '20 kB', for the scale of a plot
-    kilobytes(12_345)                   # '12.3', for a column headed kB
-    value("accuracy", 0.9722)           # '97.22 %'
-    widths({"fc1": 32, "fc2": 16})      # 'fc1 32, fc2 16'
+tick(20_000)                        # '20 kB', for the scale of a plot
+kilobytes(12_345)                   # '12.3', for a column headed kB
+value("accuracy", 0.9722)           # '97.22 %'
+widths({"fc1": 32, "fc2": 16})      # 'fc1 32, fc2 16'
 """
 
 from collections.abc import Mapping

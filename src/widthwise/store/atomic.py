@@ -24,7 +24,7 @@ def write_whole(path: str | os.PathLike[str], chunks: Iterable[Chunk]) -> Path:
     try:
         try:
             _write(beside, chunks)
-            os.replace(beside, path)
+            beside.replace(path)
         except BaseException:
             with suppress(OSError):
                 beside.unlink()
@@ -40,7 +40,7 @@ def write_whole(path: str | os.PathLike[str], chunks: Iterable[Chunk]) -> Path:
 
 def _write(path: Path, chunks: Iterable[Chunk]) -> None:
     # "x" refuses to follow what another process may have put there.
-    with open(path, "xb") as file:
+    with path.open("xb") as file:
         for chunk in chunks:
             file.write(chunk)
         file.flush()

@@ -67,7 +67,9 @@ def export_onnx(
         )
         assert program is not None
         data = program.model_proto.SerializeToString()
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # errors are raised; they need not be printed as well
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
 
     def run(batch: Inputs) -> list[Any]:
@@ -87,7 +89,7 @@ def export_program(
     kwargs: Mapping[str, Any] | None = None,
     dynamic_batch: bool = True,
 ) -> Path:
-    """Write a network as a torch.export program (.pt2), checked against the module; returns the path.
+    """Write a network as a torch.export program (.pt2), checked against it; returns the path.
 
     Arguments, tolerance and errors as for `export_onnx`.
     """
@@ -160,7 +162,9 @@ def _check(
 ) -> None:
     """Compare with PyTorch on the example and on another batch size. Raises ExportError."""
     name = type(module).__name__
-    batches = [inputs, _resized(inputs, _batch(inputs) + 3)] if dynamic and _batch(inputs) else [inputs]
+    batches = [inputs]
+    if dynamic and _batch(inputs):
+        batches.append(_resized(inputs, _batch(inputs) + 3))
     for number, batch in enumerate(batches):
         with _ready(module):
             wanted = _tensors(module(*batch[0], **batch[1]))
@@ -172,13 +176,15 @@ def _check(
                         f"{name} exports to {what} for a batch of {_batch(inputs)} only "
                         f"({_line(error)}); pass dynamic_batch=False to have it for that size."
                     ) from error
-                raise ExportError(f"The {what} file of {name} does not run ({_line(error)}).") from error
+                raise ExportError(
+                    f"The {what} file of {name} fails ({_line(error)}); try the other format."
+                ) from error
         worst = _difference(found, wanted)
         if worst > 1:
             raise ExportError(
-                f"The {what} file of {name} computes something else than PyTorch ({worst:.1e} times "
-                "the tolerance), so it was not written; a network that draws random numbers in "
-                "evaluation mode cannot be compared, otherwise please report it."
+                f"The {what} file of {name} would compute something else than PyTorch ({worst:.1e} "
+                "times the tolerance), so it was not written; try the other format, and remove "
+                "random numbers from the network's evaluation mode if it draws any."
             )
 
 
@@ -245,10 +251,11 @@ def _ready(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporters' progress, hints and warnings say nothing that a user could act on."""
+    sink = io.StringIO()
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), redirect_stdout(sink), redirect_stderr(sink):
             warnings.simplefilter("ignore")
             yield
     finally:

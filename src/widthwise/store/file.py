@@ -24,10 +24,10 @@ from widthwise.elastic import Elastic, NothingToCutWarning
 from widthwise.errors import FileError, WidthwiseError
 from widthwise.graph.own_class import Patch, apply_patches
 from widthwise.store import inputs, tensorfile
-from widthwise.store.manifest import Manifest, Measured, from_text, made_by, to_text
+from widthwise.store.manifest import Manifest, Measured, from_text, to_text
 from widthwise.variant import Widths
 
-# The sizes of torch's own layers that a cut can change; of the user's classes every integer counts.
+# The sizes of torch's layers that a cut can change; of the user's classes every integer counts.
 _LAYER_SIZES = frozenset(
     """embed_dim embedding_dim groups head_dim hidden_size in1_features in2_features in_channels
     in_features input_size kdim normalized_shape num_channels num_embeddings num_features num_groups
@@ -57,18 +57,24 @@ def save(
     path: str | os.PathLike[str],
     *,
     widths: Mapping[str, int] | None = None,
+    module: nn.Module | None = None,
     metric: Measured | None = None,
 ) -> Path:
     """Write one safetensors file with the network at these widths; returns its path.
 
-    net: an `Elastic`, which is cut to `widths` (full where they are not given), or a module of the
-        user's class that was cut before, for example to fine-tune it; `widths` is then only noted.
-    metric: what was measured of it, noted in the file.
+        save(net, path, widths=w)                   # cut and stored
+        save(net, path, widths=w, module=small)     # small = net.cut(w), trained further since
+
+    net: an `Elastic`, which is cut to `widths` (full where they are not given). Or a module of the
+        user's own class, cut or not, without its network; `widths` is then only noted.
+    module: the network's cut at these widths, whose tensors are stored in the place of the
+        network's, for example fine-tuned or with statistics estimated anew.
+    metric: what was measured of it, noted in the file; it does not change the file's size.
 
     The file appears whole or not at all. Raises WidthError, and FileError when it cannot be written
     or the network cannot be stored.
     """
-    stored = prepare(net, widths)
+    stored = prepare(net, widths, module)
     manifest = replace(stored.manifest, measured=metric)
     return tensorfile.write(path, stored.tensors, to_text(manifest))
 
@@ -102,14 +108,17 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     return from_text(tensorfile.read(path)[1], str(path))
 
 
-def prepare(net: nn.Module, widths: Mapping[str, int] | None = None) -> Stored:
+def prepare(
+    net: nn.Module, widths: Mapping[str, int] | None = None, module: nn.Module | None = None
+) -> Stored:
     """The network at these widths as `save` would store it. Raises WidthError, FileError."""
     if isinstance(net, Elastic):
-        return _from_net(net, net.complete(widths or {}))
+        stored = _from_net(net, net.complete(widths or {}))
+        return stored if module is None else _with_tensors_of(module, stored)
     if isinstance(net, fx.GraphModule):
         raise FileError(
-            "A graph module cannot be stored by itself; save it from the network it was cut from, "
-            "with save(net, path, widths=...)."
+            "A graph module cannot be stored without the network it was cut from; save it with "
+            "save(net, path, widths=widths, module=module)."
         )
     plain = [name for name, t in _attributes(net) if t.grad_fn is None]
     tensors, tied = _untied(_tensors(net, plain))
@@ -119,7 +128,6 @@ def prepare(net: nn.Module, widths: Mapping[str, int] | None = None) -> Stored:
         widths=Widths(widths),
         patches=tuple(_snapshot(net)),
         tied=tied,
-        **made_by(),
     )
     return Stored(net, manifest, tensors)
 
@@ -142,16 +150,34 @@ def _from_net(net: Elastic, widths: Widths) -> Stored:
         patches=patches,
         full=full,
         tied=tied,
-        inputs=None if reason is None else inputs.describe(_example(net)),
-        **made_by(),
+        inputs=None if reason is None else inputs.describe(example_inputs(net)),
     )
     return Stored(module, manifest, tensors)
 
 
-def _example(net: Elastic) -> Any:
-    """The (args, kwargs) that the network was captured with."""
+def _with_tensors_of(module: nn.Module, stored: Stored) -> Stored:
+    """The same with another module's tensors, which must be of the same names and sizes."""
+    names = {*stored.tensors, *stored.manifest.tied}
+    mine = _tensors(module, [n for n, _ in _attributes(module) if n in names])
+    tensors = {n: mine[n] for n in stored.tensors if n in mine}
+    if mine.keys() != names or any(
+        t.shape != stored.tensors[n].shape or t.dtype != stored.tensors[n].dtype
+        for n, t in tensors.items()
+    ):
+        raise FileError(
+            "The module is not the network's cut at these widths; pass the widths it was cut to."
+        )
+    return Stored(module, stored.manifest, tensors)
+
+
+def example_inputs(net: Elastic) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The (args, kwargs) that the network was captured with, on the network's device."""
     program = net._programs[-1]
-    return pytree.tree_unflatten(program.example, program.in_spec)
+    tensor = next(net.model.parameters(), None)
+    device = "cpu" if tensor is None else tensor.device
+    leaves = [x.to(device) if isinstance(x, Tensor) else x for x in program.example]
+    args, kwargs = pytree.tree_unflatten(leaves, program.in_spec)
+    return tuple(args), dict(kwargs)
 
 
 def _tensors(module: nn.Module, plain: list[str]) -> dict[str, Tensor]:
@@ -202,9 +228,7 @@ def _misfit(path: str | os.PathLike[str], manifest: Manifest, problem: str) -> F
     )
 
 
-def _fits(
-    module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: Any
-) -> None:
+def _fits(module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: Any) -> None:
     """Check that the full-size module is the one that was cut."""
     mine = _tensors(module, [name for name, _ in _attributes(module)])
     for name in tensors.keys() & mine.keys():
@@ -235,7 +259,9 @@ def _recut(full: nn.Module, manifest: Manifest, path: Any) -> nn.Module:
             warnings.simplefilter("ignore", NothingToCutWarning)
             net = Elastic(full.eval(), tuple(args), dict(kwargs))
     except (ValueError, TypeError) as error:
-        raise FileError(f"{path} holds inputs that cannot be made ({error}); save it again.") from error
+        raise FileError(
+            f"{path} holds inputs that cannot be made ({error}); save it again."
+        ) from error
     except WidthwiseError as error:
         raise _misfit(path, manifest, str(error).rstrip(".")) from error
     if dict(net.full()) != dict(manifest.sizes):
@@ -258,7 +284,8 @@ def _install(
         holder, last = _holder(module, name, manifest, path)
         old = mine.get(name)
         if old is not None and old.dtype != tensor.dtype:
-            raise _misfit(path, manifest, f"{name} is {old.dtype} there, {tensor.dtype} in the file")
+            types = f"{old.dtype} there, {tensor.dtype} in the file"
+            raise _misfit(path, manifest, f"{name} is {types}")
         if old is not None and manifest.kind == "graph" and old.shape != tensor.shape:
             raise _misfit(path, manifest, f"{name} has another shape")
         value = made.get(id(tensor), tensor)
@@ -268,9 +295,7 @@ def _install(
         setattr(holder, last, value)
 
 
-def _holder(
-    module: nn.Module, name: str, manifest: Manifest, path: Any
-) -> tuple[nn.Module, str]:
+def _holder(module: nn.Module, name: str, manifest: Manifest, path: Any) -> tuple[nn.Module, str]:
     """The submodule that holds a tensor of this name, and its name there."""
     where, _, last = name.rpartition(".")
     try:
@@ -282,8 +307,3 @@ def _holder(
     if not isinstance(getattr(holder, last, None), Tensor) and not (lazily_made and last):
         raise _misfit(path, manifest, f"it has no tensor {name}")
     return holder, last
-
-
-__all__ = ["Measured", "Stored", "load", "prepare", "read_manifest", "save"]
-
-

@@ -48,7 +48,8 @@ def _example(form: Any, generator: torch.Generator) -> Any:
         raise ValueError("inputs of an unknown form")
     kind, *rest = form
     if kind == "tensor":
-        return _tensor(*rest, generator)
+        name, shape = rest
+        return _tensor(name, shape, generator)
     if kind == "value" and len(rest) == 1 and (rest[0] is None or type(rest[0]) in _PLAIN):
         return rest[0]
     if kind == "tuple":

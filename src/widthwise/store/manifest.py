@@ -21,9 +21,11 @@ import torch
 from widthwise.errors import FileError, WidthError
 from widthwise.graph.own_class import Patch
 from widthwise.variant import Widths
+from widthwise.version import VERSION
 
 FORMAT = "widthwise"
-VERSION = 1
+FORMAT_VERSION = 1
+TORCH = re.sub(r"\+.*", "", torch.__version__)  # without the build, e.g. +cpu
 NOTES = 192  # bytes of the notes in the file
 
 
@@ -42,7 +44,8 @@ class Manifest:
 
     kind: "class" or "graph". class_name: of the user's model. widths: of the axes, where known.
     sizes: of all free axes at full width. patches: sizes to set on the full-size class.
-    full: full shapes of the tensors that were cut, None where unknown. tied: name -> name of the tensor it shares.
+    full: full shapes of the tensors that were cut, None where unknown.
+    tied: name -> name of the tensor it shares.
     inputs: for a graph, the example inputs' form (see inputs.py). measured: its metric, if known.
     torch, widthwise: the versions that wrote it.
     """
@@ -56,8 +59,8 @@ class Manifest:
     tied: Mapping[str, str] = field(default_factory=dict)
     inputs: Any = None
     measured: Measured | None = None
-    torch: str = ""
-    widthwise: str = ""
+    torch: str = TORCH
+    widthwise: str = VERSION
 
 
 def to_text(manifest: Manifest) -> str:
@@ -67,7 +70,7 @@ def to_text(manifest: Manifest) -> str:
         patches.setdefault(patch.module, {})[patch.attribute] = patch.value
     body = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": FORMAT_VERSION,
         "kind": manifest.kind,
         "class": manifest.class_name,
         "widths": dict(manifest.widths),
@@ -106,13 +109,6 @@ def from_text(text: str, name: str) -> Manifest:
         ) from error
 
 
-def made_by() -> dict[str, str]:
-    """The versions that write: for Manifest(**made_by())."""
-    from widthwise import __version__  # at the call: the package imports this module
-
-    return {"torch": re.sub(r"\+.*", "", torch.__version__), "widthwise": __version__}
-
-
 class _NewerError(Exception):
     """A later version of the format."""
 
@@ -124,7 +120,7 @@ def _refuse(text: str) -> Any:
 def _read(data: Any) -> Manifest:
     _need(isinstance(data, dict) and data.get("format") == FORMAT, "another format")
     _need(type(data["version"]) is int and data["version"] > 0, "no version")
-    if data["version"] > VERSION:
+    if data["version"] > FORMAT_VERSION:
         raise _NewerError
     names = {"format", "version", "kind", "class", "widths", "sizes", "patches", "full", "tied"}
     odd = data.keys() ^ {*names, "inputs", "notes"}

@@ -53,16 +53,16 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], manifest:
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
-    """The tensors, on the CPU, and the manifest. Raises FileError for any file that is not whole."""
+    """The tensors, on the CPU, and the manifest. Raises FileError for a file that is not whole."""
     try:
-        data = bytearray(Path(path).read_bytes())
+        data = Path(path).read_bytes()
     except OSError as error:
         raise FileError(
             f"{path} cannot be read ({error.strerror or error}); give a file that widthwise saved."
         ) from error
     manifest = _check(data, path)
     try:
-        return safetensors.torch.load(bytes(data)), manifest
+        return safetensors.torch.load(data), manifest
     except (SafetensorError, ValueError, KeyError) as error:
         raise FileError(f"{path} is damaged ({error}); save or copy it again.") from error
 
@@ -101,11 +101,11 @@ def _header(tensors: Mapping[str, Tensor], manifest: str, digest: str) -> bytes:
 def _data(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
     for name in _order(tensors):
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        yield memoryview(flat.view(torch.uint8).numpy())
+        yield flat.view(torch.uint8).numpy().data
 
 
-def _check(data: bytearray, path: str | os.PathLike[str]) -> str:
-    """The manifest of a whole file. Raises FileError; `data` is left as it was."""
+def _check(data: bytes, path: str | os.PathLike[str]) -> str:
+    """The manifest of a whole file. Raises FileError."""
     foreign = f"{path} was not written by widthwise, or its start is damaged; save it again."
     broken = f"{path} is truncated or damaged; save or copy it again."
     if data[8 : 8 + len(_START)] != _START:
@@ -113,17 +113,14 @@ def _check(data: bytearray, path: str | os.PathLike[str]) -> str:
     length = int.from_bytes(data[:8], "little")
     if len(data) < _SUM.stop or length > min(MAX_HEADER, len(data) - 8):
         raise FileError(broken)
-    given = bytes(data[_SUM])
-    data[_SUM] = _ZEROS.encode()
-    digest = hashlib.sha256(data).hexdigest().encode()
-    data[_SUM] = given
-    try:
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        manifest = metadata.get("widthwise")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise FileError(broken) from None
-    if not isinstance(manifest, str) and digest == given:
-        raise FileError(foreign)
-    if digest != given or not isinstance(manifest, str):
+    digest = hashlib.sha256(data[: _SUM.start] + _ZEROS.encode())
+    digest.update(memoryview(data)[_SUM.stop :])
+    if digest.hexdigest().encode() != data[_SUM]:
         raise FileError(broken)
+    try:
+        manifest = json.loads(data[8 : 8 + length])["__metadata__"]["widthwise"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FileError(foreign) from None
+    if not isinstance(manifest, str):
+        raise FileError(foreign)
     return manifest

@@ -37,7 +37,6 @@ from widthwise.train.losses import (
 )
 from widthwise.train.recipe import Recipe
 
-
 _SOFT = Distill()
 
 

@@ -1,0 +1,43 @@
+"""What the benchmark scripts share: describing the machine and storing results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from widthwise.version import VERSION
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    model = ""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [x.split(":", 1)[1] for x in info.read_text().splitlines() if "model name" in x]
+        model = names[0].strip() if names else ""
+    return {
+        "processor": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "widthwise": VERSION,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def record(name: str, results: Any) -> Path:
+    """Write results with date and machine to bench/results/<name>.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    content = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), "results": results}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path

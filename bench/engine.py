@@ -1,0 +1,171 @@
+"""What the engine costs: tracing with all proofs beside torch.export alone, and cutting.
+
+    python bench/engine.py                   # three networks of ordinary size
+    python bench/engine.py --write           # and store the figures in bench/results/engine.json
+
+Each network runs in a process of its own, so that peak memory is its own; times are medians of
+several runs in turns within that process, after one warm-up. Memory is the peak of the process
+above what it held once the model was built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from common import record
+from torch import Tensor, nn
+
+import widthwise as ww
+
+BOUNDS = {"trace_over_export": 3.0}
+CUT_BOUND = {"resnet18": 0.2}  # seconds
+
+
+class Logits(nn.Module):
+    """A transformers model reduced to its logits."""
+
+    def __init__(self, model: nn.Module, **keywords: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.keywords = keywords
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x, **self.keywords).logits
+        return logits
+
+
+def resnet18() -> tuple[nn.Module, Tensor]:
+    """ResNet-18 for 224 x 224 images and 1,000 classes."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(
+        embedding_size=64,
+        hidden_sizes=[64, 128, 256, 512],
+        depths=[2, 2, 2, 2],
+        layer_type="basic",
+        num_labels=1000,
+    )
+    return Logits(ResNetForImageClassification(config)), torch.randn(2, 3, 224, 224)
+
+
+def vit() -> tuple[nn.Module, Tensor]:
+    """ViT-B/16: 12 layers, 768 wide, 12 heads."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    model = ViTForImageClassification(ViTConfig(num_labels=1000))
+    return Logits(model), torch.randn(2, 3, 224, 224)
+
+
+def llama() -> tuple[nn.Module, Tensor]:
+    """A Llama of 12 layers, 768 wide, 12 query heads on 4 key heads, 32,000 tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+    )
+    return Logits(LlamaForCausalLM(config), use_cache=False), torch.randint(0, 32_000, (2, 64))
+
+
+NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "resnet18": resnet18,
+    "vit_b16": vit,
+    "llama_12_layers": llama,
+}
+
+
+def measure(name: str, runs: int) -> dict[str, Any]:
+    """Seconds and ratios for one network, in this process."""
+    model, x = NETWORKS[name]()
+    model.eval()
+    start = _peak()
+    exports, traces, ratios, cuts = [], [], [], []
+    net = None
+    for run in range(runs + 1):
+        export = _seconds(lambda: _export(model, x))
+        if run == 0:
+            export_peak = _peak()
+        began = time.perf_counter()
+        net = ww.Elastic(model, x)
+        trace = time.perf_counter() - began
+        half = net.widths(0.5)
+        cut = _seconds(lambda net=net, half=half: net.cut(half))
+        if run:
+            exports.append(export)
+            traces.append(trace)
+            ratios.append(trace / export)
+            cuts.append(cut)
+    assert net is not None
+    return {
+        "network": name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "axes": len(net.free),
+        "same_class_at_half": type(net.cut(net.widths(0.5))) is type(model),
+        "export_seconds": round(statistics.median(exports), 3),
+        "trace_seconds": round(statistics.median(traces), 3),
+        "trace_over_export": round(statistics.median(ratios), 2),
+        "cut_seconds": round(statistics.median(cuts), 3),
+        "export_peak_MB": round((export_peak - start) / 1e3),
+        "trace_and_cut_peak_MB": round((_peak() - start) / 1e3),
+        "parameters_MB": round(4 * sum(p.numel() for p in model.parameters()) / 1e6),
+        "runs": runs,
+    }
+
+
+def _export(model: nn.Module, x: Tensor) -> None:
+    dynamic = ({0: torch.export.Dim.AUTO},)
+    torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=False)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _peak() -> int:
+    """Peak resident memory of this process so far, in kB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> int:
+    """Measure, print, and store when asked; 1 when a bound is not kept."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", choices=NETWORKS, help="measure one network in this process")
+    options = parser.parse_args()
+    if options.only:
+        warnings.simplefilter("ignore", ww.GraphModuleWarning)
+        print(json.dumps(measure(options.only, options.runs)))
+        return 0
+    results = []
+    for name in NETWORKS:
+        command = [sys.executable, __file__, "--only", name, "--runs", str(options.runs)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+        print(json.dumps(results[-1], indent=1))
+    kept = all(r["trace_over_export"] <= BOUNDS["trace_over_export"] for r in results)
+    kept &= all(r["cut_seconds"] <= CUT_BOUND.get(r["network"], 1e9) for r in results)
+    print("every bound is kept" if kept else f"a bound is not kept: {BOUNDS}, cut {CUT_BOUND}")
+    if options.write:
+        print(record("engine", results))
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,224 @@
+"""Losses: their values by hand, where gradients go, and what they leave alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from widthwise import PUBLISHED, Draw, Elastic, TrainingError, Widths
+from widthwise.choose.draws import Sandwich, draw_widths, sandwich
+from widthwise.tasks.mlp import MLP
+from widthwise.train.losses import Distill, SandwichLoss, SingleDraw, name_of
+
+
+def elastic(**settings: Any) -> tuple[Elastic, Tensor, Tensor]:
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 6), torch.randint(0, 5, (8,))
+    return Elastic(MLP(6, 16, 5), x, **settings), x, y
+
+
+def kl(narrow: Tensor, full: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence by its definition, in double precision."""
+    p = (full.detach().double() / temperature).softmax(-1)
+    q = (narrow.double() / temperature).softmax(-1)
+    return (p * (p.log() - q.log())).sum(-1).mean() * temperature**2
+
+
+@pytest.mark.parametrize("draw", [Draw(), PUBLISHED, Draw(shared=False)])
+@pytest.mark.parametrize("passes", [2, 4, 7])
+@pytest.mark.parametrize(("temperature", "hard"), [(1.0, 0.0), (3.0, 0.25), (1.0, 1.0)])
+def test_sandwich_equals_manual_computation(draw, passes, temperature, hard):
+    net, x, y = elastic(draw=draw, seed=3)
+    net.step = 11
+    loss = SandwichLoss(
+        net, F.cross_entropy, passes=passes, distill=Distill(temperature=temperature, hard=hard)
+    )
+    value = loss(x, y)
+    value.backward()
+    found = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    assert net.step == 12
+
+    net.zero_grad()
+    plan = sandwich(net.free, draw, 3, 11, Sandwich(passes))
+    assert plan[0] == Widths()
+    assert len(plan) == passes
+    full = net(x, widths={})
+    total = F.cross_entropy(full, y).double()
+    for widths in plan[1:]:
+        narrow = net(x, widths=widths)
+        total = total + (1 - hard) * kl(narrow, full, temperature)
+        total = total + hard * F.cross_entropy(narrow, y)
+    (total / passes).backward()
+    torch.testing.assert_close(value.double(), total / passes, rtol=1e-5, atol=1e-6)
+    for grad, p in zip(found, net.parameters(), strict=True):
+        torch.testing.assert_close(grad, p.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_sandwich_without_distillation_is_the_criterion_everywhere():
+    net, x, y = elastic()
+    value = SandwichLoss(net, F.cross_entropy, passes=3, distill=None)(x, y)
+    widths = sandwich(net.free, net.draw, 0, 0, Sandwich(3))
+    by_hand = torch.stack([F.cross_entropy(net(x, widths=w), y) for w in widths]).mean()
+    torch.testing.assert_close(value, by_hand)
+
+
+def test_gradients_reach_all_of_the_full_parameters():
+    net, x, y = elastic()
+    SandwichLoss(net, F.cross_entropy)(x, y).backward()
+    for name, p in net.model.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.shape == p.shape
+        assert (p.grad != 0).float().mean() > 0.9, name
+
+
+def test_narrow_passes_do_not_teach_the_full_one():
+    """A last feature is in the full pass alone: its gradient is that of the criterion."""
+    net, x, y = elastic(draw=Draw(lowest=4))
+    plan = sandwich(net.free, net.draw, 0, 0)
+    assert all(w < 16 for widths in plan[1:] for w in widths.values())
+    SandwichLoss(net, F.cross_entropy)(x, y).backward()
+    found = net.model.fc3.weight.grad[:, 15].clone()
+    net.zero_grad()
+    (F.cross_entropy(net(x, widths={}), y) / 4).backward()
+    torch.testing.assert_close(found, net.model.fc3.weight.grad[:, 15])
+
+
+def test_single_draw_is_the_criterion_at_drawn_widths():
+    net, x, y = elastic(draw=PUBLISHED, seed=2)
+    loss = SingleDraw(net, F.cross_entropy)
+    for step in range(5):
+        widths = draw_widths(net.free, PUBLISHED, 2, step)
+        assert net.step == step
+        value = loss(x, y)
+        torch.testing.assert_close(value, F.cross_entropy(net(x, widths=widths), y))
+    net.eval()
+    torch.testing.assert_close(loss(x, y), F.cross_entropy(net.model(x), y))
+    assert net.step == 5
+
+
+class Tokens(nn.Module):
+    """(N, T) and (N, T, 3) -> logits (N, T, 7), with more than one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 12)
+        self.more = nn.Linear(3, 12)
+        self.out = nn.Linear(12, 7)
+
+    def forward(self, tokens: Tensor, extra: Tensor) -> Tensor:
+        return self.out(torch.relu(self.embed(tokens) + self.more(extra)))
+
+
+def token_loss(outputs: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(outputs.flatten(0, 1), target.flatten())
+
+
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_sequences_and_several_inputs(as_dict):
+    torch.manual_seed(0)
+    tokens, extra = torch.randint(0, 10, (2, 5)), torch.randn(2, 5, 3)
+    target = torch.randint(0, 7, (2, 5))
+    net = Elastic(Tokens(), (tokens, extra))
+    inputs = {"tokens": tokens, "extra": extra} if as_dict else (tokens, extra)
+    value = SandwichLoss(net, token_loss, passes=2)(inputs, target)
+    full, narrow = net(tokens, extra, widths={}), net(tokens, extra, widths={"embed": 4})
+    by_hand = (token_loss(full, target).double() + kl(narrow, full, 1.0)) / 2
+    torch.testing.assert_close(value.double(), by_hand, rtol=1e-5, atol=1e-6)
+
+
+class Two(nn.Module):
+    """Two outputs in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(4, 8)
+        self.a = nn.Linear(8, 2)
+        self.b = nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = self.fc1(x).relu()
+        return {"a": self.a(h), "b": self.b(h)}
+
+
+def test_other_outputs_need_a_distillation_loss():
+    torch.manual_seed(0)
+    x, y = torch.randn(5, 4), torch.randn(5, 1)
+    net = Elastic(Two(), x)
+
+    def criterion(outputs: dict[str, Tensor], target: Tensor) -> Tensor:
+        return F.mse_loss(outputs["b"], target)
+
+    with pytest.raises(TrainingError, match="distill_loss="):
+        SandwichLoss(net, criterion)(x, y)
+
+    seen = []
+
+    def match(narrow: dict[str, Tensor], full: dict[str, Tensor]) -> Tensor:
+        seen.append(full["b"].requires_grad)
+        return F.mse_loss(narrow["b"], full["b"])
+
+    net.step = 0
+    value = SandwichLoss(net, criterion, passes=2, distill_loss=match)(x, y)
+    full, narrow = net(x, widths={}), net(x, widths={"fc1": 4})
+    by_hand = (F.mse_loss(full["b"], y) + F.mse_loss(narrow["b"], full["b"])) / 2
+    torch.testing.assert_close(value, by_hand)
+    assert seen == [False]
+    SandwichLoss(net, criterion, distill=None)(x, y).backward()
+
+
+def test_images_of_logits_are_refused_not_guessed():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    x = torch.randn(2, 3, 4, 4)
+    net = Elastic(model, x)
+    with pytest.raises(TrainingError, match=r"\[2, 2, 4, 4\].*not logits"):
+        SandwichLoss(net, F.cross_entropy)(x, torch.zeros(2, 4, 4, dtype=torch.int64))
+
+
+def test_running_statistics_are_those_of_the_full_width():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    alone = copy.deepcopy(model)
+    x, y = torch.randn(32, 6), torch.randint(0, 3, (32,))
+    net = Elastic(model, x)
+    loss = SandwichLoss(net, F.cross_entropy)
+    for _ in range(3):
+        value = loss(x, y)
+        alone.train()(x)
+    value.backward()
+    assert int(model[1].num_batches_tracked) == 3
+    for mine, other in zip(model.buffers(), alone.buffers(), strict=True):
+        torch.testing.assert_close(mine, other)
+    assert not torch.equal(model[1].running_mean, torch.zeros(16))
+
+
+def test_settings_tell_losses_apart():
+    net, _, _ = elastic()
+    smooth = partial(F.cross_entropy, label_smoothing=0.1)
+    losses = [
+        SingleDraw(net, F.cross_entropy),
+        SingleDraw(net, smooth),
+        SandwichLoss(net, F.cross_entropy),
+        SandwichLoss(net, F.cross_entropy, passes=5),
+        SandwichLoss(net, F.cross_entropy, passes=Sandwich(4, stratified=False)),
+        SandwichLoss(net, F.cross_entropy, distill=None),
+        SandwichLoss(net, F.cross_entropy, distill=Distill(hard=0.5)),
+        SandwichLoss(net, F.cross_entropy, distill_loss=F.mse_loss),
+    ]
+    texts = [json.dumps(loss.settings(), sort_keys=True) for loss in losses]
+    assert len(set(texts)) == len(texts)
+    assert name_of(smooth) == "torch.nn.functional.cross_entropy(label_smoothing=0.1)"
+    assert name_of(nn.CrossEntropyLoss()) == "torch.nn.modules.loss.CrossEntropyLoss"
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0}, {"hard": 1.5}, {"hard": -1}])
+def test_bad_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"Distill\.\w+ is .*give"):
+        Distill(**wrong)
