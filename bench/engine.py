@@ -22,10 +22,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import record
 from torch import Tensor, nn
 
 import widthwise as ww
+from common import record
 
 BOUNDS = {"trace_over_export": 3.0}
 CUT_BOUND = {"resnet18": 0.2}  # seconds

@@ -5,10 +5,10 @@ from functools import cache
 
 import torch
 import torch.utils._pytree as pytree
-from nets import net as find
 from torch import Tensor
 
 import widthwise as ww
+from nets import net as find
 
 
 @cache

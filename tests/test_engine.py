@@ -1,14 +1,14 @@
-"""The engine on every network of nets.py: what is found, run and cut is what the network computes."""
+"""The engine on every network of nets.py: what is found, run and cut is what it computes."""
 
 import warnings
 
 import pytest
 import torch
-from elastic_nets import close, made, random_widths, run, tensors
-from nets import NETS
 from torch import fx
 
 import widthwise as ww
+from elastic_nets import close, made, random_widths, run, tensors
+from nets import NETS
 from widthwise.graph.cut import cut_state
 from widthwise.graph.relate import Related
 from widthwise.graph.rewrite import cut_graph, scaled_size

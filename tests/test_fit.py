@@ -14,16 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fit_run
 import numpy as np
 import pytest
 import safetensors
 import torch
 import torch.nn.functional as F
-from fit_run import RECIPE, data, run, weights
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+import fit_run
+from fit_run import RECIPE, data, run, weights
 from widthwise import Elastic, FileError, RunError, TrainingError
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.store import atomic
@@ -76,7 +76,7 @@ def assert_same(net: nn.Module, history: History, whole: tuple[dict[str, Tensor]
 def test_plain_training_learns():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
-    recipe = Recipe(epochs=30, batch_size=16, lr=1e-2)
+    recipe = Recipe(epochs=30, batch_size=16, lr=3e-2)
     history = fit(model, data(None), F.cross_entropy, recipe=recipe, valid=data(None),
                   metric=ACCURACY, progress=False)  # fmt: skip
     assert history.steps == 30 * 5
@@ -95,7 +95,7 @@ def test_elastic_training_learns_every_width():
     d = data(None)
     fit(net, d, SandwichLoss(net, F.cross_entropy), progress=False,
         recipe=Recipe(epochs=60, batch_size=16, lr=1e-2))  # fmt: skip
-    for kept, least in ((1.0, 0.95), (0.5, 0.9), (0.25, 0.75)):
+    for kept, least in ((1.0, 0.9), (0.5, 0.85), (0.25, 0.7)):
         outputs = net(d.inputs, widths=net.widths(kept))
         assert (outputs.argmax(1) == d.targets).float().mean() > least
 
@@ -115,12 +115,7 @@ def test_the_same_seed_is_the_same_run_and_leaves_the_world_alone(whole):
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()
     with own_randomness():
         torch.rand(5), random.random(), np.random.rand()
-    net = fit_run.build()
-    torch.set_rng_state(before[0])
-    loss = SandwichLoss(net, F.cross_entropy, passes=3)
-    net(torch.randn(4, 6), widths={}), torch.set_rng_state(before[0])
-    net = fit_run.build()
-    torch.set_rng_state(before[0])
+        net = fit_run.build()
     loss = SandwichLoss(net, F.cross_entropy, passes=3)
     history = fit(net, data(), loss, recipe=RECIPE, valid=data(None), metric=ACCURACY,
                   progress=False, seed=5)  # fmt: skip
@@ -258,19 +253,27 @@ def test_data_sets_of_single_items_are_trained_on():
 # ---------------------------------------------------------------- going on
 
 
-@pytest.mark.parametrize("call", [1, 4, 27, 28, 50, 27 * 4])
-def test_a_run_that_failed_goes_on_as_if_it_had_not(tmp_path, whole, call):
-    """27 calls of the criterion, 9 steps of 3 passes, are an epoch (hard=0: 1 a step)."""
-    call = -(-call // 3)
+@pytest.mark.parametrize(
+    ("step", "save_every", "kept"),
+    [(1, 0.0, None), (2, 0.0, 1), (9, 0.0, 8), (10, 0.0, 9), (9, 1e9, None), (17, 1e9, 9),
+     (28, 1e9, 27), (36, 0.0, 35)],
+)  # fmt: skip
+def test_a_run_that_failed_goes_on_as_if_it_had_not(tmp_path, whole, step, save_every, kept):
     with pytest.raises(StopError):
-        run(tmp_path, failing(call, StopError()), save_every=0.0 if call % 2 else 1e9)
+        run(tmp_path, failing(step, StopError()), save_every=save_every)
     found = checkpoint.load(tmp_path)
-    assert (found is None) == (call == 1)
-    net, history = run(tmp_path, build_seed=1)  # other initial weights: they must not matter
-    if call == 1:
-        assert history.steps == 36
-    else:
-        assert_same(net, history, whole)
+    assert (None if found is None else found.step) == kept
+    # Where something was kept, the initial weights must not matter.
+    net, history = run(tmp_path, build_seed=0 if kept is None else 1)
+    assert_same(net, history, whole)
+
+
+def test_a_run_may_be_stopped_many_times(tmp_path, whole):
+    for _ in range(7):
+        with pytest.raises(StopError):
+            run(tmp_path, failing(6, StopError()), save_every=0.0)
+    net, history = run(tmp_path)
+    assert_same(net, history, whole)
 
 
 def test_a_finished_run_is_not_done_again(tmp_path, whole):
@@ -416,7 +419,10 @@ def finished(tmp_path_factory) -> Path:
 
 def test_a_checkpoint_of_another_model_is_refused(finished):
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    with pytest.raises(RunError, match="model was"):
+    with pytest.raises(
+        RunError,
+        match=r"draws\.net is another.*loss is another.*model.parameters was 195 and is 83",
+    ):
         fit(model, data(), F.cross_entropy, recipe=RECIPE, folder=finished, progress=False)
 
 
@@ -469,7 +475,7 @@ def test_no_space_left_says_so(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(atomic.os, "fsync", full)
-    with pytest.raises(FileError, match="No space left on device.*free some space"):
+    with pytest.raises(FileError, match=r"No space left on device.*free some space"):
         run(tmp_path)
 
 
@@ -494,7 +500,7 @@ def test_arguments_that_do_not_fit_are_refused():
 
 
 def test_another_precision_in_the_same_process_says_what_to_do():
-    with pytest.raises(TrainingError, match="bfloat16.*start a new process"):
+    with pytest.raises(TrainingError, match=r"bfloat16.*start a new process"):
         run(None, recipe=replace(RECIPE, precision="bfloat16"))
 
 

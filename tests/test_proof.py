@@ -4,10 +4,10 @@ import warnings
 
 import pytest
 import torch
-from elastic_nets import close, run
-from nets import net as find
 
 import widthwise as ww
+from elastic_nets import close, run
+from nets import net as find
 from widthwise.graph import rules
 from widthwise.graph.dims import fresh, size
 from widthwise.graph.rules import normalisation, shape
@@ -92,7 +92,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("operator", "broken", "name"), BROKEN)
 def test_a_broken_rule_is_caught(monkeypatch, operator, broken, name):
-    """Whatever is left free after the proof computes the same cut as elastic; wrong axes are fixed."""
+    """Wrong axes are fixed, and with what is left a cut computes what the elastic does."""
     right, _, _ = elastic(name)
     monkeypatch.setitem(rules.RULES, operator, broken)
     unproven, _, _ = elastic(name, prove=False)

@@ -35,7 +35,8 @@ def widthwise(
 
 def _add(command: Callable[..., Any], examples: Sequence[str]) -> None:
     head = "Example:" if len(examples) == 1 else "Examples:"
-    app.command(epilog="\n\n".join([head, *examples]))(command)
+    summary = (command.__doc__ or "").partition("\n")[0]
+    app.command(short_help=summary, epilog="\n\n".join([head, *examples]))(command)
 
 
 _add(demo.demo, demo.EXAMPLES)

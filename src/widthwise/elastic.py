@@ -9,24 +9,21 @@ small = net.cut(net.widths(0.5))    # a plain module, without widthwise
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
-import torch.utils._pytree as pytree
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from widthwise.choose.draws import Draw, draw_widths
-from widthwise.errors import CaptureError
 from widthwise.graph.axes import Axes, Axis, find_axes
-from widthwise.graph.capture import Program, capture
-from widthwise.graph.cut import cut_state, fixed_sizes, graph_module
+from widthwise.graph.capture import capture
+from widthwise.graph.cut import cut_state, graph_module
 from widthwise.graph.own_class import Patch, own_class
 from widthwise.graph.proof import prove
 from widthwise.graph.relate import Relations, relate
 from widthwise.graph.rewrite import elastic_graph
+from widthwise.graph.runner import Runner
 from widthwise.graph.shared import split_graph
 from widthwise.variant import Widths
 
@@ -78,9 +75,8 @@ class Elastic(nn.Module):
         ]
         self._relations: Relations = relate(self._programs)
         self._table: Axes = self._find(prove)
-        self._graphs: dict[bool, _Runner] = {}
-        self._many: _Runner | None = None
-        self._signature = inspect.signature(model.forward)
+        self._graphs: dict[bool, Runner] = {}
+        self._many: Runner | None = None
         self.train(model.training)
         if not self._table.free:
             warnings.warn(
@@ -140,7 +136,7 @@ class Elastic(nn.Module):
         if self._many is None:
             related = next(r for r in self._relations.programs if not r.program.training)
             shared, rest = split_graph(related, self._table, self._scaled())
-            self._many = _Runner(self, related.program, rest, shared)
+            self._many = Runner(self.model, related.program, rest, shared)
         return self._many.each(map(self._table.complete, widths), args, kwargs)
 
     def drawn(self) -> Widths:
@@ -149,11 +145,11 @@ class Elastic(nn.Module):
         self.step += 1
         return widths
 
-    def _runner(self, training: bool) -> _Runner:
+    def _runner(self, training: bool) -> Runner:
         if training not in self._graphs:
             related = next(r for r in self._relations.programs if r.program.training == training)
             graph = elastic_graph(related, self._table, self._scaled())
-            self._graphs[training] = _Runner(self, related.program, graph)
+            self._graphs[training] = Runner(self.model, related.program, graph)
         return self._graphs[training]
 
     def _scaled(self) -> frozenset[tuple[str, int]]:
@@ -219,125 +215,3 @@ class Elastic(nn.Module):
         for name, path in self._relations.unknown.items():
             lines.append(f"widthwise has no rule for {name}" + (f" (in {path})" if path else ""))
         return "\n".join(lines)
-
-
-class _Runner:
-    """An elastic graph ready to run on the model's own tensors."""
-
-    def __init__(
-        self, net: Elastic, program: Program, graph: fx.Graph, shared: fx.Graph | None = None
-    ) -> None:
-        self.net = net
-        self.program = program
-        self.module = fx.GraphModule(nn.Module(), graph)
-        self.shared = None if shared is None else fx.GraphModule(nn.Module(), shared)
-        self.sources = [_source(net.model, program, name) for name in program.state.values()]
-        self.device = torch.device("cpu")
-        self.fixed = fixed_sizes(program)
-
-    def __call__(self, widths: Mapping[str, int], args: tuple[Any, ...], kwargs: Any) -> Any:
-        outputs = self.module(*widths.values(), *self._inputs(args, kwargs))
-        return pytree.tree_unflatten(outputs, self.program.out_spec)
-
-    def each(
-        self, many: Iterable[Mapping[str, int]], args: tuple[Any, ...], kwargs: Any
-    ) -> Iterator[Any]:
-        """The outputs at each of the widths; the shared part is run once."""
-        assert self.shared is not None
-        inputs = self._inputs(args, kwargs)
-        with torch.no_grad():
-            given = self.shared(*inputs)
-        sums: dict[int, Any] = {}
-        for widths in many:
-            with torch.no_grad():
-                outputs = self.module.forward(*widths.values(), *inputs, *given, sums)
-            yield pytree.tree_unflatten(outputs, self.program.out_spec)
-
-    def _inputs(self, args: tuple[Any, ...], kwargs: Any) -> list[Any]:
-        """The model's tensors as they are now, and the flattened arguments."""
-        state = [holder[name] for holder, name in self.sources]
-        if state and state[0].device != self.device:
-            self._move(state[0].device)
-            state = [holder[name] for holder, name in self.sources]
-        return [*state, *self._flatten(args, kwargs)]
-
-    def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        spec = self.program.in_spec
-        if (
-            len(args) == spec.child(0).num_children
-            and not kwargs
-            and not spec.child(1).num_children
-        ):
-            flat, given = pytree.tree_flatten((args, kwargs))
-        else:
-            flat, given = pytree.tree_flatten(self._arranged(args, kwargs))
-        if given != spec:
-            raise CaptureError(
-                "The inputs have another form than the example that the model was captured with; "
-                "pass the same arguments, nested in the same way."
-            )
-        for name, value, example, fixed in zip(
-            self.program.inputs, flat, self.program.example, self.fixed, strict=True
-        ):
-            self._check(name, value, example, fixed)
-        return flat
-
-    def _check(self, name: str, value: Any, example: Any, fixed: dict[int, int]) -> None:
-        """Refuse what the captured graph would silently compute something else for."""
-        if not isinstance(value, Tensor):
-            if value != example:
-                raise CaptureError(
-                    f"The argument {name} is {value!r}, but the model was captured with {example!r}; "
-                    "numbers are part of the graph, so capture it again for another value."
-                )
-            return
-        if value.dim() != example.dim() or any(value.shape[d] != s for d, s in fixed.items()):
-            raise CaptureError(
-                f"The input {name} has shape {tuple(value.shape)}, but the model was captured with "
-                f"{tuple(example.shape)}, where only the sizes of dims "
-                f"{[d for d in range(example.dim()) if d not in fixed]} may vary; capture it again."
-            )
-
-    def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """The arguments as the example gave them, by position or by keyword."""
-        spec = self.program.in_spec
-        try:
-            bound = self.net._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise CaptureError(
-                f"The model's forward does not take these inputs: {error}."
-            ) from error
-        names = list(self.net._signature.parameters)
-        positional = names[: spec.child(0).num_children]
-        if any(n not in bound.arguments for n in positional):
-            return args, kwargs
-        wanted = spec.child(1).context or []
-        return (
-            tuple(bound.arguments[n] for n in positional),
-            {n: bound.arguments[n] for n in wanted if n in bound.arguments},
-        )
-
-    def _move(self, device: torch.device) -> None:
-        """Operators that make tensors make them on the model's device."""
-        for module in filter(None, (self.module, self.shared)):
-            for node in module.graph.nodes:
-                if "device" in node.kwargs:
-                    node.kwargs = {**node.kwargs, "device": device}
-            module.recompile()
-        self.program.constants.update(
-            {name: t.to(device) for name, t in self.program.constants.items()}
-        )
-        self.sources = [
-            _source(self.net.model, self.program, n) for n in self.program.state.values()
-        ]
-        self.device = device
-
-
-def _source(model: nn.Module, program: Program, name: str) -> tuple[dict[str, Any], str]:
-    """Where a tensor is held, so that it is found anew at every call, whatever replaced it."""
-    if name in program.constants:
-        return program.constants, name
-    path, _, last = name.rpartition(".")
-    module = model.get_submodule(path)
-    holder: dict[str, Any] = module._parameters if last in module._parameters else module._buffers
-    return holder, last

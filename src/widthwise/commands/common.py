@@ -43,14 +43,14 @@ MaxBytes = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Most bytes of the stored file, such as 300kB or 1.2MB."),
 ]
-MaxParams = Annotated[int | None, typer.Option(min=1, help="Most parameters.")]
-MaxMacs = Annotated[int | None, typer.Option(min=1, help="Most multiply-accumulates per example.")]
+MaxParams = Annotated[int | None, typer.Option(metavar="N", min=1, help="Most parameters.")]
+MaxMacs = Annotated[int | None, typer.Option(metavar="N", min=1, help="Most multiply-accumulates per example.")]
 MaxLatency = Annotated[
-    float | None, typer.Option("--max-latency-ms", help="Longest time of one call, in ms.")
+    float | None, typer.Option("--max-latency-ms", metavar="MS", help="Longest time of one call, in ms.")
 ]
 MinMetric = Annotated[
     float | None,
-    typer.Option(help="Worst metric allowed, such as 0.97; the most, where lower is better."),
+    typer.Option(metavar="X", help="Worst metric allowed, such as 0.97; the most, where lower is better."),
 ]
 
 

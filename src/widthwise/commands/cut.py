@@ -44,7 +44,7 @@ def cut(
     max_latency_ms: MaxLatency = None,
     min_metric: MinMetric = None,
     fraction: Annotated[
-        float | None, typer.Option(help="Keep this share of every axis, such as 0.5.")
+        float | None, typer.Option(metavar="X", help="Keep this share of every axis, such as 0.5.")
     ] = None,
     width: Annotated[
         list[str] | None,

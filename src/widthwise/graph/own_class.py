@@ -262,7 +262,9 @@ def _few_rows(program: Program) -> list[Any]:
     """The example; of a large one, a single row, which is as good a check and takes less time."""
     if sum(x.numel() for x in program.example if isinstance(x, Tensor)) < LARGE:
         return program.example
-    sizes = {n.name: program.sizes.get(n) for n in program.graph.find_nodes(op="placeholder")}
+    sizes: dict[str, Any] = {
+        n.name: program.sizes.get(n) for n in program.graph.find_nodes(op="placeholder")
+    }
     batched = [sizes[name][:1] for name in program.inputs if isinstance(sizes[name], list)]
     if any(b != batched[0] or b[0] not in program.dynamic for b in batched):
         return program.example

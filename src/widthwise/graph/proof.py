@@ -115,7 +115,8 @@ def random_like(value: Tensor, g: torch.Generator) -> Tensor:
     noise = torch.rand(value.shape, generator=g, dtype=torch.float64)
     if value.dim() > 1 and value.numel() > 1:
         # Uniform with the variance that keeps activations at unit scale.
-        return (noise - 0.5) * (12.0 / value[0].numel()) ** 0.5
+        spread: float = (12.0 / value[0].numel()) ** 0.5
+        return (noise - 0.5) * spread
     if bool((value >= 0).all()):
         return value.double() * (0.5 + noise) + 0.1 * noise
     return value.double() + 0.5 * (noise - 0.5)

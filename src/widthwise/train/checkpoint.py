@@ -118,7 +118,7 @@ def check(found: Checkpoint, run: Mapping[str, Any], folder: Path) -> None:
     changed = list(_differences("", found.run, wanted))
     if changed:
         raise RunError(
-            f"The checkpoint in {folder} is of another run ({'; '.join(changed[:3])}); give the "
+            f"The checkpoint in {folder} is of another run ({'; '.join(changed[:5])}); give the "
             f"same settings to go on, another folder, or delete {folder / NAME} to start anew."
         )
 
@@ -127,6 +127,8 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from _differences(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))
+    elif isinstance(old, dict) or isinstance(new, dict):
+        yield f"{path} is another"
     elif old != new:
         yield f"{path} was {old} and is {new}"
 

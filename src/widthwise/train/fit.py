@@ -132,9 +132,12 @@ class _Job:
             "recipe": asdict(self.recipe),
             "seed": self.seed,
             "loss": loss.settings() if isinstance(loss, Objective) else name_of(loss),
-            "draws": {name: asdict(d.draw) for name, d in self.drawing().items()},
+            "draws": {name or "net": asdict(d.draw) for name, d in self.drawing().items()},
             "draws_seed": net.seed if isinstance(net, Elastic) else None,
-            "model": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+            "model": {
+                "parameters": sum(p.numel() for p in net.parameters()),
+                "tensors": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+            },
             "items": length(self.train),
             "metric": None if self.metric is None else self.metric.name,
         }

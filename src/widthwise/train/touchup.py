@@ -10,7 +10,7 @@ from as it is. What comes back is one variant more: the other widths gain nothin
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ def refit_output(
     batch_size: items at a time. seed: of the data set's augmentation.
 
     When nothing better is found the weights stay as they were. Raises TrainingError when the
-    network does not end in a linear layer of its own.
+    network does not end in a linear layer of its own, or the loss is not finite.
     """
     with evaluating(cut), own_randomness():
         device = next(cut.parameters()).device
@@ -216,10 +216,11 @@ def _in_graph(cut: fx.GraphModule) -> _Layer | None:
     )
     if weight is None or (bias is None and len(node.args) > 2 and node.args[2] is not None):
         return None
-    graph = copy.deepcopy(cut.graph)
-    last = _only_output(graph)
-    assert last is not None
-    last.replace_all_uses_with(last.args[0])  # type: ignore[arg-type]  # a node, as its schema says
+    graph, copies = fx.Graph(), {}
+    graph.graph_copy(cut.graph, copies)
+    (output,) = cut.graph.find_nodes(op="output")
+    graph.output(fx.map_arg(output.args[0], lambda n: copies[node.args[0]]))
+    graph.set_codegen(cut.graph._codegen)
     graph.eliminate_dead_code()
     trunk = fx.GraphModule(cut, graph).eval()
     return _Layer(weight, bias, lambda inputs: outputs_for(trunk, inputs))
@@ -283,9 +284,16 @@ def _solve(
             penalty.backward()
             return mean(new, backward=True) + penalty.item()
 
+    with torch.no_grad():
+        before = mean(old, backward=False)
+        if not math.isfinite(before):
+            raise TrainingError(
+                f"The mean loss of the cut network is {before}; look for values in the data or in "
+                "its weights that are not finite."
+            )
     optimizer.step(closure)
     with torch.no_grad():
-        before, after = mean(old, backward=False), mean(new, backward=False)
+        after = mean(new, backward=False)
         if not after < before:  # not even when it is not a number
             return Refit(before, before)
         for parameter, value in zip(layer.tensors, new, strict=True):

@@ -1,0 +1,86 @@
+"""What it costs to validate every width of a network, in full-width validations.
+
+    python bench/sweep.py                    # 784-256-256-10, 256 widths, 10,000 images
+    python bench/sweep.py --write            # and store the figures in bench/results/sweep.json
+
+Images are random: what they show does not change the time. Full and swept validations take turns;
+figures are medians over the rounds. The second part times the whole of `ww.sweep`, which also
+cuts every width, counts its bytes and multiply-accumulates, and measures its latency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from common import record
+from widthwise.elastic import Elastic
+from widthwise.measure.metric import ACCURACY
+from widthwise.measure.sweep import Evaluation, ladder, sweep
+from widthwise.tasks.mlp import MLP
+
+BOUND = 40.0  # full-width validations for all 256 widths
+IMAGES = 10_000
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure(batch: int, rounds: int) -> dict[str, float]:
+    """Full and swept validation of the MNIST network at one batch size."""
+    torch.manual_seed(0)
+    net = Elastic(MLP(784, 256, 10), (torch.randn(4, 784),)).eval()
+    images, labels = torch.randn(IMAGES, 784), torch.randint(0, 10, (IMAGES,))
+    batches = list(zip(images.split(batch), labels.split(batch), strict=True))
+    evaluation = Evaluation(batches, ACCURACY)
+    widths = ladder(net)
+    assert len(widths) == 256
+    one: list[float] = []
+    all_of_them: list[float] = []
+    for _ in range(rounds + 1):
+        one.append(statistics.median(seconds(lambda: evaluation(net.model)) for _ in range(9)))
+        all_of_them.append(seconds(lambda: evaluation.at(net, widths)))
+    full, swept = (statistics.median(times[1:]) for times in (one, all_of_them))  # 1st: warm-up
+    return {
+        "batch": batch,
+        "full_s": full,
+        "sweep_s": swept,
+        "ratio": swept / full,
+        "whole_sweep_s": seconds(lambda: sweep(net, evaluation, widths, latency=False)),
+        "whole_sweep_with_latency_s": seconds(lambda: sweep(net, evaluation, widths)),
+    }
+
+
+def main() -> int:
+    """Print the figures; 1 when one is out of bounds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="store them in bench/results")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    results = [measure(batch, given.rounds) for batch in (250, 500, 1000, 2000)]
+    for result in results:
+        print(
+            f"batches of {result['batch']:>4}: full {result['full_s'] * 1e3:.0f} ms, 256 widths "
+            f"{result['sweep_s']:.2f} s = {result['ratio']:.1f} x full; with costs "
+            f"{result['whole_sweep_s']:.1f} s, with latency "
+            f"{result['whole_sweep_with_latency_s']:.1f} s"
+        )
+    if given.write:
+        print(record("sweep", results))
+    worst = max(result["ratio"] for result in results)
+    print(f"at most {worst:.1f} x full; the bound is {BOUND:.0f}")
+    return int(worst > BOUND)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
