@@ -1,7 +1,7 @@
 """Write docs/cli.md from the command line itself, or with --check say whether it is current.
 
     python scripts/cli_reference.py            # write
-    python scripts/cli_reference.py --check    # exit code 1 when the file is not what would be written
+    python scripts/cli_reference.py --check    # exit code 1 when it would change
 
 The text is that of `typer ... utils docs`, with the examples set as code.
 """

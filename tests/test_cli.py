@@ -84,7 +84,8 @@ def fails(*words: object) -> str:
     result = widthwise(*words)
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 1
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("epoch ")]
+    progress = ("epoch ", "Training digits")
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(progress)]
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("Error: ")
     assert "Traceback" not in result.output
@@ -93,7 +94,7 @@ def fails(*words: object) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A finished run of a few epochs, swept at a few widths; tests copy it before they change it."""
+    """A finished run of a few epochs, swept at a few widths; to be copied before it is changed."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     works("train", "digits", "--out", folder, "--epochs", 4)
     works("sweep", folder, "--ladder", 5)
@@ -210,7 +211,6 @@ def test_a_touch_up_is_stored_and_helps_on_what_it_was_given(run, tmp_path, how)
     before = load_picks(Run(run).picks)[0]
     works("cut", run, "--fraction", 0.1, "--out", out, "--touch-up", how)
     after = load_picks(Run(run).picks)[0]
-    assert after.bytes == before.bytes
     assert (after.valid or 0) > (before.valid or 0)
 
 
@@ -256,7 +256,14 @@ def test_inspect_shows_sizes_sharing_and_reasons(tasks):
     assert re.search(r"fc1 +64 +3 +fc1, fc2", shown)
     assert re.search(r"fc3 +10 +it is an output of the model", shown)
     assert "8,970 parameters" in shown
-    assert "fft" in works("inspect", f"{tasks}:strange")
+
+
+@pytest.mark.filterwarnings("default::widthwise.elastic.NothingToCutWarning")
+def test_inspect_names_operators_without_a_rule(tasks):
+    result = widthwise("inspect", f"{tasks}:strange")
+    assert result.exit_code == 0
+    assert "fft" in result.stdout
+    assert result.stderr.startswith("Note: No axis of this model can be cut")
 
 
 # Runs that were interrupted, are finished or in use.
@@ -484,13 +491,13 @@ def test_the_demo_shows_three_sizes_and_writes_their_files(shown):
     picks = load_picks(Run(folder).picks)
     assert [p.name for p in picks] == ["large", "medium", "tiny"]
     full = Run(folder).model.stat().st_size
-    for pick, (_, share) in zip(picks, demonstration.SIZES, strict=True):
-        assert (folder / str(pick.file)).stat().st_size == pick.bytes <= share * full
-        assert (folder / f"{pick.name}.onnx").exists()
-        assert re.search(rf"{pick.name} .* {100 * (pick.test or 0):.2f} %", said)
+    for made, (_, share) in zip(picks, demonstration.SIZES, strict=True):
+        assert (folder / str(made.file)).stat().st_size == made.bytes <= share * full
+        assert (folder / f"{made.name}.onnx").exists()
+        assert re.search(rf"{made.name} .* {100 * (made.test or 0):.2f} %", said)
     assert "Next: widthwise cut" in said
     page = (folder / "report.html").read_text()
-    assert all(f"{100 * (pick.test or 0):.2f} %" in page for pick in picks)
+    assert all(f"{100 * (p.test or 0):.2f} %" in page for p in picks)
 
 
 @pytest.mark.parametrize(

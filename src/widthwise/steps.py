@@ -11,9 +11,12 @@ network that was read.
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,11 +26,12 @@ from torch import Tensor, nn
 
 from widthwise.choose.draws import PUBLISHED, Draw
 from widthwise.elastic import Elastic
-from widthwise.errors import FileError
+from widthwise.errors import BudgetError, FileError
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.recalibrate import has_statistics
 from widthwise.measure.recalibrate import recalibrate as estimate_statistics
 from widthwise.measure.sweep import Evaluation, ladder, sweep
+from widthwise.measure.size import format_size
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Record, Run, Settings, State, begin, claim, now
@@ -97,11 +101,11 @@ def train(
             seed=settings.seed,
             progress=progress,
         )
+        net.cpu()
+        results = store_checked(net, run.model, task, data)
     except BaseException:
         run.write(replace(record, status="interrupted"))
         raise
-    net.cpu()
-    results = store_checked(net, run.model, task, data)
     run.write(replace(record, status="finished", finished=now(), results=results))
     return run, state
 
@@ -111,8 +115,18 @@ def open_run(run: Run) -> Opened:
     record = run.finished_record()
     task = resolve(record.settings.task)
     model = load(run.model, build=task.model)
-    draw = Draw(**record.draw)
-    return Opened(run, record, task, Elastic(model, task.example(), draw=draw))
+    return Opened(run, record, task, captured(model, task, draw=Draw(**record.draw)))
+
+
+def captured(model: nn.Module, task: Task, **settings: Any) -> Elastic:
+    """The model as an `Elastic`, without what torch.export prints on its way to an error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return Elastic(model, task.example(), **settings)
+    finally:
+        logging.disable(before)
 
 
 def sweep_run(
@@ -151,14 +165,16 @@ def cut(
     *,
     touch_up: TouchUp = "none",
     recalibrate: bool = True,
+    max_bytes: int | None = None,
 ) -> Pick:
     """Cut a run's network, store it in `out`, and note it among the picks of the run.
 
     touch_up: "refit" fits the output layer anew on the features that are left, "distill" trains
     the cut network for a short while to give the outputs of the full one.
     recalibrate: estimate batch-norm statistics on training data, as `sweep_run` does.
+    max_bytes: of the file, which is not kept when it has more.
 
-    Raises WidthError, DataError, FileError.
+    Raises WidthError, DataError, BudgetError, FileError.
     """
     kept = opened.net.complete(widths)
     task, run = opened.task, opened.run
@@ -174,7 +190,7 @@ def cut(
     elif touch_up == "distill":
         distill(module, opened.net, data.train, batch_size=task.recipe.batch_size)
     module.cpu()
-    results = store_checked(module, out, task, data, kept)
+    results = store_checked(module, out, task, data, kept, max_bytes)
     pick = Pick(
         name=out.stem,
         widths=dict(kept),
@@ -219,12 +235,18 @@ class _Served(nn.Module):
 
 
 def store_checked(
-    net: nn.Module, path: Path, task: Task, data: Splits, widths: Mapping[str, int] | None = None
+    net: nn.Module,
+    path: Path,
+    task: Task,
+    data: Splits,
+    widths: Mapping[str, int] | None = None,
+    max_bytes: int | None = None,
 ) -> dict[str, float]:
     """Store a network, read it back, and measure what was read: split -> metric.
 
     net: an `Elastic`, stored at `widths`, or a network that has them. Raises FileError, leaving
-    what was at `path` before, when the network that is read back is not as good as the stored one.
+    what was at `path` before, when the network that is read back is not as good as the stored one,
+    and BudgetError when the file has more than `max_bytes`.
     """
     module = net
     if isinstance(net, Elastic):
@@ -235,6 +257,12 @@ def store_checked(
         save(net, beside, widths=widths, metric=Measured(task.metric.name, value, "test"))
         read = load(beside, build=task.model)
         results = {split: evaluation(task, data, split)(read) for split in ("valid", "test")}
+        size = beside.stat().st_size
+        if max_bytes is not None and size > max_bytes:
+            raise BudgetError(
+                f"The file would have {format_size(size)} and not the {format_size(max_bytes)} that "
+                "are allowed; ask for less."
+            )
         if not same(results["test"], value):
             raise FileError(
                 f"The network read back from {path.name} has {task.metric.name} "
@@ -275,8 +303,7 @@ def _new_network(task: Task, settings: Settings) -> Elastic:
     with own_randomness():
         torch.manual_seed(settings.seed)
         model = task.model()
-    draw = METHODS[settings.method]
-    return Elastic(model, task.example(), draw=draw, seed=settings.seed)
+    return captured(model, task, draw=METHODS[settings.method], seed=settings.seed)
 
 
 def _prepared(net: Elastic, widths: list[Widths]) -> list[Widths]:

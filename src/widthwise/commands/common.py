@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, ParamSpec, TypeVar
+from typing import Annotated, Any, Final, ParamSpec, TextIO, TypeVar
 
 import typer
 from rich.console import Console
@@ -44,13 +44,18 @@ MaxBytes = Annotated[
     typer.Option(metavar="SIZE", help="Most bytes of the stored file, such as 300kB or 1.2MB."),
 ]
 MaxParams = Annotated[int | None, typer.Option(metavar="N", min=1, help="Most parameters.")]
-MaxMacs = Annotated[int | None, typer.Option(metavar="N", min=1, help="Most multiply-accumulates per example.")]
+MaxMacs = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Most multiply-accumulates per example.")
+]
 MaxLatency = Annotated[
-    float | None, typer.Option("--max-latency-ms", metavar="MS", help="Longest time of one call, in ms.")
+    float | None,
+    typer.Option("--max-latency-ms", metavar="MS", help="Longest time of one call, in ms."),
 ]
 MinMetric = Annotated[
     float | None,
-    typer.Option(metavar="X", help="Worst metric allowed, such as 0.97; the most, where lower is better."),
+    typer.Option(
+        metavar="X", help="Worst metric allowed, such as 0.97; the most, where lower is better."
+    ),
 ]
 
 
@@ -86,7 +91,7 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         with warnings.catch_warnings():
-            warnings.showwarning = _show(warnings.showwarning)
+            warnings.showwarning = _show(warnings.showwarning, sys.stderr)
             try:
                 return command(*args, **kwargs)
             except WidthwiseError as error:
@@ -134,12 +139,12 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def _show(shown: Callable[..., None]) -> Callable[..., None]:
+def _show(shown: Callable[..., None], stderr: TextIO) -> Callable[..., None]:
     """How warnings are shown: our own as remarks, those of others as they always are."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if category.__module__.startswith("widthwise"):
-            typer.echo(f"Note: {one_line(message)}", err=True)
+            typer.echo(f"Note: {one_line(message)}", file=stderr)
         else:
             shown(message, category, *where, **more)
 

@@ -21,7 +21,8 @@ def demo(
         Path, typer.Option(metavar="RUN", help="The folder to make and to work in.")
     ] = Path("runs/demo"),
     epochs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Passes over the data; fewer are quicker and worse.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Passes over the data; fewer are quicker and worse."),
     ] = None,
 ) -> None:
     """Train on small digits, cut three sizes, and check every file that was written."""

@@ -30,7 +30,9 @@ def sweep(
     ],
     ladder: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="How many widths; by default all of a small network, else 16."),
+        typer.Option(
+            metavar="N", min=1, help="How many widths; by default all of a small network, else 16."
+        ),
     ] = None,
     split: Annotated[
         Literal["valid", "test"], typer.Option(help="The data to measure on; choose on valid.")

@@ -27,12 +27,19 @@ Method = Literal["default", "published", "plain"]
 def train(
     task: TaskName,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The folder to make and to train in.")],
-    epochs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Passes over the data.")] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", min=1, help="Items in a step.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Passes over the data.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Items in a step.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="Peak learning rate.")] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of everything random.")] = 0,
     seeds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Train this many seeds, each in a folder inside RUN.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Train this many seeds, each in a folder inside RUN."
+        ),
     ] = 1,
     method: Annotated[
         Method,

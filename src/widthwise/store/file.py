@@ -258,16 +258,17 @@ def _recut(full: nn.Module, manifest: Manifest, path: Any) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NothingToCutWarning)
             net = Elastic(full.eval(), tuple(args), dict(kwargs))
-    except (ValueError, TypeError) as error:
+        if dict(net.full()) != dict(manifest.sizes):
+            raise _misfit(path, manifest, "its axes are others")
+        return net.cut_with_patches(manifest.widths, same_class=False)[0]
+    except FileError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
         raise FileError(
             f"{path} holds inputs that cannot be made ({error}); save it again."
         ) from error
     except WidthwiseError as error:
         raise _misfit(path, manifest, str(error).rstrip(".")) from error
-    if dict(net.full()) != dict(manifest.sizes):
-        raise _misfit(path, manifest, "its axes are others")
-    module, _, _ = net.cut_with_patches(manifest.widths, same_class=False)
-    return module
 
 
 def _install(

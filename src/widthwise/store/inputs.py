@@ -9,6 +9,7 @@ From it an example of the same form can be made, on which a model is captured an
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,12 +17,20 @@ from torch import Tensor
 
 from widthwise.errors import FileError
 
+LARGEST = 2**30  # numbers in one example input
 _PLAIN = (bool, int, float, str)
+_DTYPES = {
+    str(t).removeprefix("torch."): t
+    for t in (
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    )
+}
 
 
 def describe(value: Any) -> list[Any]:
     """The form of nested inputs. Raises FileError for what JSON cannot say."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.dtype in _DTYPES.values():
         return ["tensor", str(value.dtype).removeprefix("torch."), list(value.shape)]
     if value is None or type(value) in _PLAIN:
         return ["value", value]
@@ -62,11 +71,11 @@ def _example(form: Any, generator: torch.Generator) -> Any:
 
 
 def _tensor(name: Any, shape: Any, generator: torch.Generator) -> Tensor:
-    dtype = getattr(torch, name, None) if isinstance(name, str) else None
-    if not isinstance(dtype, torch.dtype) or not isinstance(shape, list):
+    dtype = _DTYPES.get(name) if isinstance(name, str) else None
+    if dtype is None or not isinstance(shape, list):
         raise ValueError("inputs of an unknown form")
-    if not all(type(n) is int and 0 <= n < 2**31 for n in shape):
-        raise ValueError("an input's shape is not made of whole numbers")
+    if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) > LARGEST:
+        raise ValueError("an input's shape is not one of a reasonable size")
     if not dtype.is_floating_point:
         return torch.zeros(shape, dtype=dtype)
     return torch.randn(shape, generator=generator).to(dtype)

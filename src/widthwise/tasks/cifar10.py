@@ -120,18 +120,19 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """The CIFAR ResNet of He et al. (2015) with three stages of `blocks`: 6 * blocks + 2 layers.
 
+    width: channels of the first stage; the second has twice, the third four times as many.
     forward: (B, 3, 32, 32) float32 -> logits (B, 10). Shortcuts that change the shape are
     projections (option B), where the paper pads with zeros (option A).
     """
 
-    def __init__(self, blocks: int = 3) -> None:
+    def __init__(self, blocks: int = 3, width: int = 16) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.stage1 = _stage(16, 16, stride=1, blocks=blocks)
-        self.stage2 = _stage(16, 32, stride=2, blocks=blocks)
-        self.stage3 = _stage(32, 64, stride=2, blocks=blocks)
-        self.fc = nn.Linear(64, 10)
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.stage1 = _stage(width, width, stride=1, blocks=blocks)
+        self.stage2 = _stage(width, 2 * width, stride=2, blocks=blocks)
+        self.stage3 = _stage(2 * width, 4 * width, stride=2, blocks=blocks)
+        self.fc = nn.Linear(4 * width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))

@@ -71,8 +71,9 @@ def fit(
         mean loss, which for an Elastic is that of one drawn width a step.
     recipe: how long and how fast; the default is `Recipe()`.
     metric: measured on `valid` after every epoch, at full width.
-    folder: where the run is kept, after every epoch and every `save_every` seconds. When it holds
-        an unfinished run, that one goes on; when it is finished, its weights are loaded.
+    folder: where the run is kept, after every epoch and (unless there are several processes) every
+        `save_every` seconds. When it holds an unfinished run, that one goes on; when the run is
+        finished, its weights are loaded.
     seed: of the order of the data, its augmentation and dropout. The draws of widths have a seed
         of their own, that of the Elastic; its `step` starts at 0.
     progress: a bar on a terminal, else a line for each epoch; False shows nothing.
@@ -221,7 +222,10 @@ class _Run:
         batches = [indices[share] for indices in self.plan.epoch(epoch)[self.step - first :]]
         job.net.train()
         device = self.accelerator.device
-        look, write = Pace(50, 1.0), Pace(self.steps, job.save_every)
+        # Processes that look at the losses together must do so at the same steps, not times.
+        alone = self.accelerator.num_processes == 1
+        look = Pace(50, 1.0 if alone else math.inf)
+        write = Pace(self.steps, job.save_every if alone else math.inf)
         for inputs, target in stream(job.train, batches, job.seed, self.step, job.workers):
             self._step(placed(inputs, device), placed(target, device))
             if look.due():

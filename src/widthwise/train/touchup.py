@@ -216,10 +216,13 @@ def _in_graph(cut: fx.GraphModule) -> _Layer | None:
     )
     if weight is None or (bias is None and len(node.args) > 2 and node.args[2] is not None):
         return None
-    graph, copies = fx.Graph(), {}
+    reads = node.args[0]
+    assert isinstance(reads, fx.Node)
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     graph.graph_copy(cut.graph, copies)
     (output,) = cut.graph.find_nodes(op="output")
-    graph.output(fx.map_arg(output.args[0], lambda n: copies[node.args[0]]))
+    graph.output(fx.map_arg(output.args[0], lambda n: copies[reads]))
     graph.set_codegen(cut.graph._codegen)
     graph.eliminate_dead_code()
     trunk = fx.GraphModule(cut, graph).eval()
