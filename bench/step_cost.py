@@ -3,6 +3,9 @@
     python bench/step_cost.py                # prints the ratios, each with its bound
     python bench/step_cost.py --write        # and stores them in bench/results/step_cost.json
 
+The bounds hold for the default draws. The published ones cut each axis in every second step only,
+so that even a cut that cost nothing but its arithmetic would leave about 0.8 of the MLP's.
+
 Both sides are one epoch of `fit` on the same random data, one thread, run in turns. Times are CPU
 times, which other programs on the machine disturb less; the ratio is that of the medians. The exit
 code is 1 when a bound is not kept.
@@ -58,10 +61,10 @@ def mlp() -> nn.Module:
 
 GRID = Draw(lowest=8, step=8)
 CASES = (
-    Case("mlp, published draws", mlp, (1, 28, 28), PUBLISHED, 256, 200, 0.8),
-    Case("mlp, uniform independent, p 1", mlp, (1, 28, 28),
-         Draw(p=1, lowest=1, law="uniform", shared=False), 256, 200, 0.8),
     Case("mlp, default draws", mlp, (1, 28, 28), Draw(), 256, 200, 0.8),
+    Case("mlp, uniform draws, p 1", mlp, (1, 28, 28),
+         Draw(p=1, lowest=1, law="uniform", shared=False), 256, 200, None),
+    Case("mlp, published draws", mlp, (1, 28, 28), PUBLISHED, 256, 200, None),
     Case("resnet-20, default draws by 8", ResNet, (3, 32, 32), GRID, 64, 12, 0.9),
     Case("resnet-20, published draws by 8", ResNet, (3, 32, 32),
          Draw(p=0.5, lowest=8, step=8, law="uniform", shared=False), 64, 12, None),

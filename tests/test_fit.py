@@ -234,6 +234,11 @@ def test_randomness_of_a_batch_depends_on_its_number_alone(workers):
     assert not torch.equal(full[0][0]["a"], full[1][0]["a"])
 
 
+def test_fetching_ahead_changes_nothing(whole):
+    net, history = run(None, workers=1)
+    assert_same(net, history, whole)
+
+
 def test_data_sets_of_single_items_are_trained_on():
     items = [((torch.full((3,), float(i % 2)), torch.zeros(2)), i % 2) for i in range(20)]
 

@@ -26,12 +26,11 @@ from torch import Tensor, nn
 
 from widthwise.choose.draws import PUBLISHED, Draw
 from widthwise.elastic import Elastic
-from widthwise.errors import BudgetError, FileError
+from widthwise.errors import FileError
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.recalibrate import has_statistics
 from widthwise.measure.recalibrate import recalibrate as estimate_statistics
 from widthwise.measure.sweep import Evaluation, ladder, sweep
-from widthwise.measure.size import format_size
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Record, Run, Settings, State, begin, claim, now
@@ -102,7 +101,7 @@ def train(
             progress=progress,
         )
         net.cpu()
-        results = store_checked(net, run.model, task, data)
+        results = store_checked(net, net.full(), net.cut(net.full()), run.model, task, data)
     except BaseException:
         run.write(replace(record, status="interrupted"))
         raise
@@ -165,32 +164,26 @@ def cut(
     *,
     touch_up: TouchUp = "none",
     recalibrate: bool = True,
-    max_bytes: int | None = None,
 ) -> Pick:
     """Cut a run's network, store it in `out`, and note it among the picks of the run.
 
     touch_up: "refit" fits the output layer anew on the features that are left, "distill" trains
     the cut network for a short while to give the outputs of the full one.
     recalibrate: estimate batch-norm statistics on training data, as `sweep_run` does.
-    max_bytes: of the file, which is not kept when it has more.
 
-    Raises WidthError, DataError, BudgetError, FileError.
+    Raises WidthError, DataError, FileError.
     """
     kept = opened.net.complete(widths)
     task, run = opened.task, opened.run
     data = task.splits()
-    module: nn.Module = opened.net.cut(kept)
-    statistics = recalibrate and has_statistics(module)
-    if touch_up == "none" and not statistics:
-        module = opened.net  # which knows how to store a cut that is a graph, too
-    if statistics:
+    module = opened.net.cut(kept)
+    if recalibrate and has_statistics(module):
         estimate_statistics(module, None, _statistics_batches(task, data))
     if touch_up == "refit":
         refit_output(module, data.train, task.loss)
     elif touch_up == "distill":
         distill(module, opened.net, data.train, batch_size=task.recipe.batch_size)
-    module.cpu()
-    results = store_checked(module, out, task, data, kept, max_bytes)
+    results = store_checked(opened.net, kept, module.cpu(), out, task, data)
     pick = Pick(
         name=out.stem,
         widths=dict(kept),
@@ -235,39 +228,25 @@ class _Served(nn.Module):
 
 
 def store_checked(
-    net: nn.Module,
-    path: Path,
-    task: Task,
-    data: Splits,
-    widths: Mapping[str, int] | None = None,
-    max_bytes: int | None = None,
+    net: Elastic, widths: Mapping[str, int], module: nn.Module, path: Path, task: Task, data: Splits
 ) -> dict[str, float]:
-    """Store a network, read it back, and measure what was read: split -> metric.
+    """Store a cut network, read it back, and measure what was read: split -> metric.
 
-    net: an `Elastic`, stored at `widths`, or a network that has them. Raises FileError, leaving
-    what was at `path` before, when the network that is read back is not as good as the stored one,
-    and BudgetError when the file has more than `max_bytes`.
+    module: the cut of `net` at `widths`, with weights that may have been changed since. Raises
+    FileError, leaving what was at `path` before, when the network that is read back is not as good
+    as the stored one.
     """
-    module = net
-    if isinstance(net, Elastic):
-        module = net.cut(widths if widths is not None else net.full())
+    name = task.metric.name
     value = evaluation(task, data, "test")(module)
     beside = path.with_name(f".{secrets.token_hex(6)}.{path.name}")
     try:
-        save(net, beside, widths=widths, metric=Measured(task.metric.name, value, "test"))
+        save(net, beside, widths=widths, module=module, metric=Measured(name, value, "test"))
         read = load(beside, build=task.model)
         results = {split: evaluation(task, data, split)(read) for split in ("valid", "test")}
-        size = beside.stat().st_size
-        if max_bytes is not None and size > max_bytes:
-            raise BudgetError(
-                f"The file would have {format_size(size)} and not the {format_size(max_bytes)} that "
-                "are allowed; ask for less."
-            )
         if not same(results["test"], value):
             raise FileError(
-                f"The network read back from {path.name} has {task.metric.name} "
-                f"{results['test']:.6g} and not {value:.6g}; its model's class may keep state that "
-                "is no parameter or buffer."
+                f"The network read back from {path.name} has {name} {results['test']:.6g} and not "
+                f"{value:.6g}; its model's class may keep state that is no parameter or buffer."
             )
         beside.replace(path)
     except OSError as error:

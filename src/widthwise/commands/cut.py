@@ -22,7 +22,7 @@ from widthwise.commands.common import (
 )
 from widthwise.elastic import Elastic
 from widthwise.measure.frontier import Frontier
-from widthwise.measure.size import format_size, parse_size
+from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.runs import Run, hold, single
 from widthwise.variant import Widths
@@ -77,14 +77,7 @@ def cut(
             asked = budget.pick(frontier).widths
         elif fraction is not None:
             asked = opened.net.widths(fraction)
-        pick = steps.cut(
-            opened,
-            asked,
-            out,
-            touch_up=touch_up,
-            recalibrate=recalibrate,
-            max_bytes=None if max_bytes is None else parse_size(max_bytes),
-        )
+        pick = steps.cut(opened, asked, out, touch_up=touch_up, recalibrate=recalibrate)
         _republish(opened)
     metric = opened.record.metric
     console.print(

@@ -255,20 +255,20 @@ def _recut(full: nn.Module, manifest: Manifest, path: Any) -> nn.Module:
     """Capture the full-size module on an example of the stored form, and cut its graph."""
     try:
         args, kwargs = inputs.example(manifest.inputs)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NothingToCutWarning)
-            net = Elastic(full.eval(), tuple(args), dict(kwargs))
-        if dict(net.full()) != dict(manifest.sizes):
-            raise _misfit(path, manifest, "its axes are others")
-        return net.cut_with_patches(manifest.widths, same_class=False)[0]
-    except FileError:
-        raise
+        # The proof was made when the file was: it is needed only where it refused an axis.
+        for prove in (False, True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NothingToCutWarning)
+                net = Elastic(full.eval(), tuple(args), dict(kwargs), prove=prove)
+            if dict(net.full()) == dict(manifest.sizes):
+                return net.cut_with_patches(manifest.widths, same_class=False)[0]
     except (ValueError, TypeError, RecursionError) as error:
         raise FileError(
             f"{path} holds inputs that cannot be made ({error}); save it again."
         ) from error
     except WidthwiseError as error:
         raise _misfit(path, manifest, str(error).rstrip(".")) from error
+    raise _misfit(path, manifest, "its axes are others")
 
 
 def _install(

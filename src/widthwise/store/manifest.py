@@ -127,6 +127,7 @@ def _read(data: Any) -> Manifest:
     _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
     _need(data["kind"] in ("class", "graph"), f"kind {data['kind']!r}")
     notes = data["notes"]
+    _need(isinstance(notes, dict), "no notes")
     _need(notes.keys() == {"metric", "torch", "widthwise"}, "other notes")
     patches = _table(data["patches"], lambda v: _table(v, _patch_value))
     return Manifest(
