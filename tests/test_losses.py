@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from functools import partial
 from typing import Any
 
@@ -33,12 +34,18 @@ def kl(narrow: Tensor, full: Tensor, temperature: float) -> Tensor:
 
 @pytest.mark.parametrize("draw", [Draw(), PUBLISHED, Draw(shared=False)])
 @pytest.mark.parametrize("passes", [2, 4, 7])
-@pytest.mark.parametrize(("temperature", "hard"), [(1.0, 0.0), (3.0, 0.25), (1.0, 1.0)])
-def test_sandwich_equals_manual_computation(draw, passes, temperature, hard):
+@pytest.mark.parametrize(
+    ("temperature", "hard", "emphasis"), [(1.0, 0.0, 0.0), (3.0, 0.25, 0.5), (1.0, 1.0, 1.0)]
+)
+def test_sandwich_equals_manual_computation(draw, passes, temperature, hard, emphasis):
     net, x, y = elastic(draw=draw, seed=3)
     net.step = 11
     loss = SandwichLoss(
-        net, F.cross_entropy, passes=passes, distill=Distill(temperature=temperature, hard=hard)
+        net,
+        F.cross_entropy,
+        passes=passes,
+        distill=Distill(temperature=temperature, hard=hard),
+        emphasis=emphasis,
     )
     value = loss(x, y)
     value.backward()
@@ -53,8 +60,10 @@ def test_sandwich_equals_manual_computation(draw, passes, temperature, hard):
     total = F.cross_entropy(full, y).double()
     for widths in plan[1:]:
         narrow = net(x, widths=widths)
-        total = total + (1 - hard) * kl(narrow, full, temperature)
-        total = total + hard * F.cross_entropy(narrow, y)
+        kept = [widths.get(name, axis.size) / axis.size for name, axis in net.free.items()]
+        weight = (sum(kept) / len(kept)) ** -emphasis
+        total = total + weight * (1 - hard) * kl(narrow, full, temperature)
+        total = total + weight * hard * F.cross_entropy(narrow, y)
     (total / passes).backward()
     torch.testing.assert_close(value.double(), total / passes, rtol=1e-5, atol=1e-6)
     for grad, p in zip(found, net.parameters(), strict=True):
@@ -63,10 +72,20 @@ def test_sandwich_equals_manual_computation(draw, passes, temperature, hard):
 
 def test_sandwich_without_distillation_is_the_criterion_everywhere():
     net, x, y = elastic()
-    value = SandwichLoss(net, F.cross_entropy, passes=3, distill=None)(x, y)
+    value = SandwichLoss(net, F.cross_entropy, passes=3, distill=None, emphasis=0)(x, y)
     widths = sandwich(net.free, net.draw, 0, 0, Sandwich(3))
     by_hand = torch.stack([F.cross_entropy(net(x, widths=w), y) for w in widths]).mean()
     torch.testing.assert_close(value, by_hand)
+
+
+def test_by_default_every_octave_is_visited_in_every_step():
+    net, x, y = elastic(draw=Draw(lowest=2))  # 16 wide: 2..4, 4..8, 8..16
+    loss = SandwichLoss(net, F.cross_entropy)
+    assert loss.plan == Sandwich(passes=4, narrowest=False)
+    for step in range(20):
+        _, *narrow = sandwich(net.free, net.draw, 0, step, loss.plan)
+        octaves = sorted(int(math.log2(max(widths.values()))) for widths in narrow)
+        assert octaves == [1, 2, 3]
 
 
 def test_gradients_reach_all_of_the_full_parameters():
@@ -83,7 +102,7 @@ def test_narrow_passes_do_not_teach_the_full_one():
     net, x, y = elastic(draw=Draw(lowest=4))
     plan = sandwich(net.free, net.draw, 0, 0)
     assert all(w < 16 for widths in plan[1:] for w in widths.values())
-    SandwichLoss(net, F.cross_entropy)(x, y).backward()
+    SandwichLoss(net, F.cross_entropy, passes=4)(x, y).backward()
     found = net.model.fc3.weight.grad[:, 15].clone()
     net.zero_grad()
     (F.cross_entropy(net(x, widths={}), y) / 4).backward()
@@ -127,7 +146,7 @@ def test_sequences_and_several_inputs(as_dict):
     target = torch.randint(0, 7, (2, 5))
     net = Elastic(Tokens(), (tokens, extra))
     inputs = {"tokens": tokens, "extra": extra} if as_dict else (tokens, extra)
-    value = SandwichLoss(net, token_loss, passes=2)(inputs, target)
+    value = SandwichLoss(net, token_loss, passes=2, distill=Distill(), emphasis=0)(inputs, target)
     full, narrow = net(tokens, extra, widths={}), net(tokens, extra, widths={"embed": 4})
     by_hand = (token_loss(full, target).double() + kl(narrow, full, 1.0)) / 2
     torch.testing.assert_close(value.double(), by_hand, rtol=1e-5, atol=1e-6)
@@ -165,7 +184,9 @@ def test_other_outputs_need_a_distillation_loss():
         return F.mse_loss(narrow["b"], full["b"])
 
     net.step = 0
-    value = SandwichLoss(net, criterion, passes=2, distill_loss=match)(x, y)
+    value = SandwichLoss(
+        net, criterion, passes=2, distill=Distill(), distill_loss=match, emphasis=0
+    )(x, y)
     full, narrow = net(x, widths={}), net(x, widths={"fc1": 4})
     by_hand = (F.mse_loss(full["b"], y) + F.mse_loss(narrow["b"], full["b"])) / 2
     torch.testing.assert_close(value, by_hand)
@@ -209,7 +230,8 @@ def test_settings_tell_losses_apart():
         SandwichLoss(net, F.cross_entropy, passes=5),
         SandwichLoss(net, F.cross_entropy, passes=Sandwich(4, stratified=False)),
         SandwichLoss(net, F.cross_entropy, distill=None),
-        SandwichLoss(net, F.cross_entropy, distill=Distill(hard=0.5)),
+        SandwichLoss(net, F.cross_entropy, distill=Distill(hard=0.25)),
+        SandwichLoss(net, F.cross_entropy, emphasis=0),
         SandwichLoss(net, F.cross_entropy, distill_loss=F.mse_loss),
     ]
     texts = [json.dumps(loss.settings(), sort_keys=True) for loss in losses]

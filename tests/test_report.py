@@ -307,6 +307,8 @@ def test_labels_that_are_near_go_to_other_rows():
         (text.value("accuracy", 0.97224, 0.0012), "97.22 ± 0.12 %"),
         (text.value("top-5 accuracy", 1.0), "100.00 %"),
         (text.value("perplexity", 123.456, 1.234), "123.5 ± 1.2"),
+        (text.value("perplexity", 154.0), "154.0"),
+        (text.value("perplexity", 12345.6), "12,346"),
         (text.value("loss", None), "-"),
         (text.widths({"a": 1, "b": 2}), "a 1, b 2"),
         (text.widths({"a": 1, "b": 2, "c": 9}, most=2), "3 axes, 1 to 9"),

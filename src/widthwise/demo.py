@@ -45,7 +45,14 @@ class Demo:
     cuts: tuple[Cut, ...]
 
 
-def run(folder: Path, *, command: str, progress: bool, epochs: int | None = None) -> Demo:
+def run(
+    folder: Path,
+    *,
+    command: str,
+    progress: bool,
+    epochs: int | None = None,
+    overwrite: bool = False,
+) -> Demo:
     """Run the demo in `folder`; what it finds trained there it does not train again.
 
     Raises FileError when a file that is read back does not give what was reported.
@@ -53,7 +60,9 @@ def run(folder: Path, *, command: str, progress: bool, epochs: int | None = None
     recipe = asdict(resolve(TASK).recipe)
     settings = Settings(TASK, "default", 0, recipe | ({} if epochs is None else {"epochs": epochs}))
     with hold(folder), _one_thread():
-        found, _ = steps.train(settings, folder, command=command, progress=progress)
+        found, _ = steps.train(
+            settings, folder, command=command, overwrite=overwrite, progress=progress
+        )
         opened = steps.open_run(found)
         frontier = steps.sweep_run(opened, progress=progress)
         full = max(p.bytes for p in frontier.points)

@@ -91,6 +91,19 @@ class Sandwich:
         return self.passes - 1 - self.narrowest
 
 
+def one_per_octave(axes: Mapping[str, Axis], draw: Draw) -> Sandwich:
+    """The full width and, in every step, one drawn width from each octave of the widest axis."""
+    widest = max((a.size for a in axes.values() if a.inner_of is None), default=draw.lowest)
+    octaves = max(1, round(math.log2(max(widest / draw.lowest, 2))))
+    return Sandwich(passes=1 + octaves, narrowest=False)
+
+
+def share_kept(axes: Mapping[str, Axis], widths: Mapping[str, int]) -> float:
+    """How much of a network these widths keep: the mean share of its axes, in (0, 1]."""
+    shares = [widths.get(n, a.size) / a.size for n, a in axes.items() if a.inner_of is None]
+    return sum(shares) / len(shares) if shares else 1.0
+
+
 def sandwich(
     axes: Mapping[str, Axis], draw: Draw, seed: int, step: int, plan: Sandwich | None = None
 ) -> list[Widths]:

@@ -24,6 +24,9 @@ def demo(
         int | None,
         typer.Option(metavar="N", min=1, help="Passes over the data; fewer are quicker and worse."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
+    ] = False,
 ) -> None:
     """Train on small digits, cut three sizes, and check every file that was written."""
     command = shlex.join(["widthwise", "demo", "--out", str(out)])
@@ -31,7 +34,9 @@ def demo(
         command += f" --epochs {epochs}"
     notes.print("Training digits once; every width is cut from this one network.")
     with interruptible(command):
-        made = demonstration.run(out, command=command, progress=notes.is_terminal, epochs=epochs)
+        made = demonstration.run(
+            out, command=command, epochs=epochs, overwrite=overwrite, progress=notes.is_terminal
+        )
     frontier, run = made.frontier, made.opened.run
     title = f"{made.opened.task.name}: {frontier.metric} at every size"
     pages = steps.publish(out, frontier, title=title, facts=facts([run], frontier))

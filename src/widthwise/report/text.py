@@ -44,7 +44,8 @@ def value(metric: str, number: float | None, spread: float | None = None) -> str
     if is_share(metric):
         more = f" ± {100 * spread:.2f}" if spread else ""
         return f"{100 * number:.2f}{more} %"
-    return f"{number:.4g}" + (f" ± {spread:.2g}" if spread else "")
+    plain = f"{number:,.0f}" if abs(number) >= 1000 else f"{number:#.4g}".rstrip(".")
+    return plain + (f" ± {spread:.2g}" if spread else "")
 
 
 def widths(kept: Mapping[str, int], most: int | None = None) -> str:

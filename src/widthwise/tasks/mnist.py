@@ -74,6 +74,10 @@ FASHION_FILES: Final = tuple(
     for name, sha256, size in _FASHION
 )
 
+# Chosen on the validation images of MNIST for the accuracy of all widths together: more steps and a
+# higher rate help the narrow ones, weight decay the wide ones.
+MLP_RECIPE: Final = Recipe(epochs=20, batch_size=128, lr=3e-3, weight_decay=0.1, betas=(0.9, 0.99))
+
 
 def load_splits(files: tuple[Published, ...], mean: float, std: float) -> Splits:
     """50,000 train, 10,000 valid (the last of the train file) and 10,000 test images.
@@ -133,7 +137,7 @@ def mnist() -> Task:
         example=_example,
         splits=_mnist_splits,
         loss=F.cross_entropy,
-        recipe=Recipe(epochs=15, batch_size=256, lr=2e-3),
+        recipe=MLP_RECIPE,
     )
 
 
@@ -157,7 +161,7 @@ def fashion_mnist() -> Task:
         example=_example,
         splits=_fashion_splits,
         loss=F.cross_entropy,
-        recipe=Recipe(epochs=15, batch_size=256, lr=2e-3),
+        recipe=MLP_RECIPE,
     )
 
 

@@ -25,7 +25,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.nn import functional as F
 
-from widthwise.choose.draws import Sandwich, sandwich
+from widthwise.choose.draws import Sandwich, one_per_octave, sandwich, share_kept
 from widthwise.elastic import Elastic
 from widthwise.errors import TrainingError
 from widthwise.measure.metric import outputs_for
@@ -87,15 +87,18 @@ class Distill:
 
 
 class SandwichLoss(Objective):
-    """Full width, drawn widths and the narrowest in one step (Yu & Huang, 2019).
+    """Full width and drawn widths in one step (after Yu & Huang, 2019).
 
     The full pass has the criterion; the narrow ones learn from its outputs, which take no gradient
     from that. The loss is the mean over the passes. Every call advances `net.step` by one.
 
     net: an Elastic, whose `draw` and `seed` say which widths.
     criterion: (outputs, target) -> mean loss of a batch.
-    passes: how many widths in a step, or a `Sandwich` with more to say.
+    passes: how many widths in a step, or a `Sandwich` with more to say; by default the full width
+        and one from every octave of the widest axis, so that no width is long without practice.
     distill: how narrow passes learn from the full one; None gives them the criterion alone.
+    emphasis: a pass that keeps a share s of the features weighs s ** -emphasis. Narrow networks
+        are harder to train, and wide ones hardly notice; 0 weighs all alike.
     distill_loss: (narrow outputs, full outputs) -> mean loss, for outputs other than logits of
         shape (N, classes) or (N, T, classes); it replaces the temperature, not the hard share.
 
@@ -110,13 +113,16 @@ class SandwichLoss(Objective):
         net: Elastic,
         criterion: Criterion,
         *,
-        passes: int | Sandwich = 4,
-        distill: Distill | None = Distill(),
+        passes: int | Sandwich | None = None,
+        distill: Distill | None = Distill(hard=0.5),
         distill_loss: DistillLoss | None = None,
+        emphasis: float = 0.5,
     ) -> None:
         self.net = net
         self.criterion = criterion
-        self.plan = Sandwich(passes) if isinstance(passes, int) else passes
+        planned = one_per_octave(net.free, net.draw) if passes is None else passes
+        self.plan = Sandwich(planned) if isinstance(planned, int) else planned
+        self.emphasis = emphasis
         self.distill = distill
         self.distill_loss = distill_loss
 
@@ -129,7 +135,8 @@ class SandwichLoss(Objective):
         kept = [(b, b.clone()) for b in net.model.buffers()] if net.training else []
         teach = lesson(outputs, self.distill, self.criterion, self.distill_loss)
         for widths in narrow:
-            total = total + teach(run_at(net, inputs, widths), target)
+            weight = share_kept(net.free, widths) ** -self.emphasis
+            total = total + weight * teach(run_at(net, inputs, widths), target)
         for buffer, value in kept:
             # `.data`: autograd would take the write for a change to what backward needs.
             buffer.data.copy_(value)
@@ -140,6 +147,7 @@ class SandwichLoss(Objective):
             "loss": "sandwich",
             "criterion": name_of(self.criterion),
             "passes": asdict(self.plan),
+            "emphasis": self.emphasis,
             "distill": None if self.distill is None else asdict(self.distill),
             "distill_loss": None if self.distill_loss is None else name_of(self.distill_loss),
         }
