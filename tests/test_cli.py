@@ -21,7 +21,7 @@ from widthwise import steps
 from widthwise.cli import app
 from widthwise.commands import cut, demo, export, inspect, pick, sweep, train
 from widthwise.measure.frontier import Frontier
-from widthwise.report.picks import load_picks
+from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Run, hold
 from widthwise.store.file import load, read_manifest
 from widthwise.tasks import data as public_data
@@ -212,7 +212,8 @@ def test_a_touch_up_is_stored_and_helps_on_what_it_was_given(run, tmp_path, how)
     works("cut", run, "--fraction", 0.1, "--out", out, "--touch-up", how)
     after = load_picks(Run(run).picks)[0]
     assert after.bytes == before.bytes
-    assert (after.valid or 0) > (before.valid or 0)
+    assert (after.valid or 0) >= (before.valid or 0)
+    assert after != before
 
 
 def test_a_cut_that_cuts_nothing_says_so(run, tmp_path):
@@ -398,10 +399,14 @@ def foreign(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [truncated, altered, foreign, Path.unlink])
-@pytest.mark.parametrize("name", ["run.json", "frontier.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["run.json", "frontier.json", "model.safetensors", "picks.json"])
 def test_a_damaged_run_folder_is_one_sentence(run, tmp_path, name, harm: Callable[[Path], None]):
     if harm is altered and name.endswith(".json"):
         pytest.skip("an altered number in JSON is still a number")
+    if name == "picks.json":
+        if harm is Path.unlink:
+            pytest.skip("a run without picks is whole")
+        save_picks(run / name, [Pick("old", {"fc1": 3}, 1000)])
     harm(run / name)
     before = {p.name: p.read_bytes() for p in run.iterdir()}
     fails("cut", run, "--max-bytes", "20kB", "--out", tmp_path / "x.safetensors")
@@ -429,6 +434,20 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, monkeypatch):
     assert "checkpoint.safetensors is damaged" in fails(
         "train", "digits", "--out", folder, "--epochs", 1
     )
+
+
+def test_a_draw_that_cannot_be_is_one_sentence(run, tmp_path):
+    data = json.loads((run / "run.json").read_text())
+    for draw in ({"p": 7}, {"q": 0.5}):
+        (run / "run.json").write_text(json.dumps(data | {"draw": draw}))
+        fails("cut", run, "--fraction", 0.5, "--out", tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "run.json", "frontier.json"])
+def test_a_cut_does_not_replace_a_file_of_its_run(run, name):
+    before = (run / name).read_bytes()
+    assert "belongs to the run" in fails("cut", run, "--fraction", 0.5, "--out", run / name)
+    assert (run / name).read_bytes() == before
 
 
 def test_a_file_that_fits_no_run_names_the_remedy(run, tmp_path):

@@ -20,8 +20,10 @@ from widthwise.choose.draws import (
     drawn_width,
     hashed,
     narrowest,
+    one_per_octave,
     same_share,
     sandwich,
+    share_kept,
     uniforms,
 )
 from widthwise.graph.axes import Axis
@@ -222,6 +224,21 @@ def test_sandwich_without_strata_draws_from_the_whole_law():
         widths["fc1"] for s in range(STEPS) for widths in sandwich(one, draw, 0, s, plan)[1:-1]
     )
     assert likelihood(counts, law(64, draw)) > 0.001
+
+
+@pytest.mark.parametrize(
+    ("size", "lowest", "passes"), [(256, 4, 7), (256, 1, 9), (100, 4, 6), (8, 4, 2), (4, 4, 2)]
+)
+def test_a_pass_for_every_octave(size, lowest, passes):
+    assert one_per_octave(axes(size, 4), Draw(lowest=lowest)) == Sandwich(passes, narrowest=False)
+    assert one_per_octave({}, Draw()).passes == 2
+
+
+def test_share_kept_is_the_mean_over_the_axes():
+    many = axes(8, 4) | {"size": Axis("size", 9, (), inner_of="fc1")}
+    assert share_kept(many, Widths()) == 1
+    assert share_kept(many, {"fc1": 2, "fc2": 4, "size": 3}) == pytest.approx(0.625)
+    assert share_kept({}, Widths()) == 1
 
 
 # ---------------------------------------------------------------- bounds and edges

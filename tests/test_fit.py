@@ -34,7 +34,7 @@ from widthwise.train.ema import Average
 from widthwise.train.fit import fit
 from widthwise.train.history import History
 from widthwise.train.layer import StructuralDropout
-from widthwise.train.losses import SandwichLoss, SingleDraw
+from widthwise.train.losses import Distill, SandwichLoss, SingleDraw
 from widthwise.train.recipe import Recipe, rate
 
 
@@ -116,7 +116,7 @@ def test_the_same_seed_is_the_same_run_and_leaves_the_world_alone(whole):
     with own_randomness():
         torch.rand(5), random.random(), np.random.rand()
         net = fit_run.build()
-    loss = SandwichLoss(net, F.cross_entropy, passes=3)
+    loss = SandwichLoss(net, F.cross_entropy, passes=3, distill=Distill())
     history = fit(net, data(), loss, recipe=RECIPE, valid=data(None), metric=ACCURACY,
                   progress=False, seed=5)  # fmt: skip
     assert_same(net, history, whole)

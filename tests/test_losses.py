@@ -79,7 +79,7 @@ def test_sandwich_without_distillation_is_the_criterion_everywhere():
 
 
 def test_by_default_every_octave_is_visited_in_every_step():
-    net, x, y = elastic(draw=Draw(lowest=2))  # 16 wide: 2..4, 4..8, 8..16
+    net, _, _ = elastic(draw=Draw(lowest=2))  # 16 wide: 2..4, 4..8, 8..16
     loss = SandwichLoss(net, F.cross_entropy)
     assert loss.plan == Sandwich(passes=4, narrowest=False)
     for step in range(20):
@@ -244,3 +244,6 @@ def test_settings_tell_losses_apart():
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=r"Distill\.\w+ is .*give"):
         Distill(**wrong)
+    net, _, _ = elastic()
+    with pytest.raises(ValueError, match="emphasis is nan"):
+        SandwichLoss(net, F.cross_entropy, emphasis=float("nan"))

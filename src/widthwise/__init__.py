@@ -1,11 +1,12 @@
 """widthwise: train once, cut to any width."""
 
-from widthwise.choose.draws import PUBLISHED, Draw
+from widthwise.choose.draws import PUBLISHED, Draw, Sandwich
 from widthwise.elastic import Elastic, GraphModuleWarning, NothingToCutWarning
 from widthwise.errors import (
     BudgetError,
     CaptureError,
     DataError,
+    ExportError,
     FileError,
     RunError,
     TaskError,
@@ -14,26 +15,59 @@ from widthwise.errors import (
     WidthwiseError,
 )
 from widthwise.graph.axes import Axis
+from widthwise.measure.frontier import Frontier, Point
+from widthwise.measure.metric import ACCURACY, Metric
+from widthwise.measure.recalibrate import recalibrate
+from widthwise.measure.sweep import Evaluation, ladder, sweep
+from widthwise.store.export import export_onnx, export_program
+from widthwise.store.file import load, save
+from widthwise.train.fit import fit
+from widthwise.train.layer import StructuralDropout
+from widthwise.train.losses import Distill, SandwichLoss, SingleDraw
+from widthwise.train.recipe import Recipe
+from widthwise.train.touchup import distill, refit_output
 from widthwise.variant import Widths
 from widthwise.version import VERSION
 
 __version__ = VERSION
 
 __all__ = [
+    "ACCURACY",
     "PUBLISHED",
     "Axis",
     "BudgetError",
     "CaptureError",
     "DataError",
+    "Distill",
     "Draw",
     "Elastic",
+    "Evaluation",
+    "ExportError",
     "FileError",
+    "Frontier",
     "GraphModuleWarning",
+    "Metric",
     "NothingToCutWarning",
+    "Point",
+    "Recipe",
     "RunError",
+    "Sandwich",
+    "SandwichLoss",
+    "SingleDraw",
+    "StructuralDropout",
     "TaskError",
     "TrainingError",
     "WidthError",
     "Widths",
     "WidthwiseError",
+    "distill",
+    "export_onnx",
+    "export_program",
+    "fit",
+    "ladder",
+    "load",
+    "recalibrate",
+    "refit_output",
+    "save",
+    "sweep",
 ]

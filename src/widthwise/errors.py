@@ -25,6 +25,10 @@ class FileError(WidthwiseError):
     """A file is missing, truncated, altered, or was not written by widthwise."""
 
 
+class ExportError(WidthwiseError):
+    """A network cannot be exported, or the exported one computes something else."""
+
+
 class DataError(WidthwiseError):
     """A data set is missing or damaged; the message says how to get it."""
 

@@ -115,6 +115,19 @@ class Run:
         """The chosen widths."""
         return self.folder / "picks.json"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of these; other files in the folder are the user's."""
+        return (
+            self.checkpoint,
+            self.model,
+            self.frontier,
+            self.picture,
+            self.page,
+            self.picks,
+            self.record_file,
+        )
+
     def record(self) -> Record:
         """What run.json says. Raises RunError when it is missing, damaged or foreign."""
         try:
@@ -266,15 +279,7 @@ def _no_run(folder: Path) -> str:
 
 def _clear(run: Run) -> None:
     """Remove what runs write, and nothing else that the user may keep there."""
-    for path in (
-        run.checkpoint,
-        run.model,
-        run.frontier,
-        run.picture,
-        run.page,
-        run.picks,
-        run.record_file,
-    ):
+    for path in run.files:
         path.unlink(missing_ok=True)
 
 

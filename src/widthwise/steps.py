@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from widthwise.choose.draws import PUBLISHED, Draw
 from widthwise.elastic import Elastic
-from widthwise.errors import FileError
+from widthwise.errors import FileError, RunError
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.recalibrate import has_statistics
 from widthwise.measure.recalibrate import recalibrate as estimate_statistics
@@ -113,8 +113,15 @@ def open_run(run: Run) -> Opened:
     """The network that a finished run trained. Raises RunError, FileError, TaskError."""
     record = run.finished_record()
     task = resolve(record.settings.task)
+    try:
+        draw = Draw(**record.draw)
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{run.record_file} holds a draw that cannot be ({str(error).rstrip('.')}); train "
+            "again with --overwrite."
+        ) from error
     model = load(run.model, build=task.model)
-    return Opened(run, record, task, captured(model, task, draw=Draw(**record.draw)))
+    return Opened(run, record, task, captured(model, task, draw=draw))
 
 
 def captured(model: nn.Module, task: Task, **settings: Any) -> Elastic:
@@ -175,6 +182,9 @@ def cut(
     """
     kept = opened.net.complete(widths)
     task, run = opened.task, opened.run
+    if out.resolve() in [path.resolve() for path in run.files]:
+        raise FileError(f"{out} belongs to the run itself; give another file.")
+    picks = load_picks(run.picks)
     data = task.splits()
     module = opened.net.cut(kept)
     if recalibrate and has_statistics(module):
@@ -192,7 +202,7 @@ def cut(
         test=results["test"],
         file=_inside(out, run.folder),
     )
-    others = [p for p in load_picks(run.picks) if p.name != pick.name]
+    others = [p for p in picks if p.name != pick.name]
     save_picks(run.picks, sorted([*others, pick], key=lambda p: -p.bytes))
     return pick
 

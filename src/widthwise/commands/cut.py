@@ -24,7 +24,7 @@ from widthwise.elastic import Elastic
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.size import format_size
 from widthwise.report import text
-from widthwise.runs import Run, hold, single
+from widthwise.runs import hold, single
 from widthwise.variant import Widths
 
 EXAMPLES = (
@@ -68,17 +68,20 @@ def cut(
             "say how much to keep in one way: by limits such as --max-bytes 10kB, by --fraction, "
             "or by --width AXIS=N."
         )
-    asked = Widths(dict(map(_parsed, width or [])))
+    named = Widths(dict(map(_parsed, width or [])))
     source = single(run)
     with hold(source.folder):
-        frontier = read_frontier(run) if budget.given else None
+        # Read before anything is written: a damaged file must not stop the work half-way.
+        swept = budget.given or source.frontier.exists()
+        frontier = read_frontier(source.folder) if swept else None
         opened = steps.open_run(source)
-        if frontier is not None:
+        if budget.given and frontier is not None:
             asked = budget.pick(frontier).widths
-        elif fraction is not None:
-            asked = opened.net.widths(fraction)
+        else:
+            asked = named if fraction is None else opened.net.widths(fraction)
         pick = steps.cut(opened, asked, out, touch_up=touch_up, recalibrate=recalibrate)
-        _republish(opened)
+        if frontier is not None:
+            _republish(opened, frontier)
     metric = opened.record.metric
     console.print(
         f"Wrote {out}: {format_size(pick.bytes)}, {text.widths(pick.widths)}\n"
@@ -108,13 +111,10 @@ def _parsed(said: str) -> tuple[str, int]:
     raise typer.BadParameter(f"{said!r} is not a width; write AXIS=N, such as fc1=64.")
 
 
-def _republish(opened: steps.Opened) -> None:
-    """Mark the pick in the picture and the page, where there are any."""
-    run: Run = opened.run
-    if run.frontier.exists():
-        frontier = Frontier.load(run.frontier)
-        title = f"{opened.task.name}: {frontier.metric} at every size"
-        steps.publish(run.folder, frontier, title=title, facts=facts([run], frontier))
+def _republish(opened: steps.Opened, frontier: Frontier) -> None:
+    """Mark the pick in the picture and the page."""
+    title = f"{opened.task.name}: {frontier.metric} at every size"
+    steps.publish(opened.run.folder, frontier, title=title, facts=facts([opened.run], frontier))
 
 
 def _say_when_nothing(net: Elastic, asked: Widths) -> None:

@@ -54,8 +54,9 @@ def train(
 ) -> None:
     """Train a task so that every width can be cut from it.
 
-    The same command continues a run that was interrupted. What is not given is as the task's
-    recipe says.
+    The same command continues a run that was interrupted.
+
+    What is not given is as the task's recipe says.
     """
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     changed = {name: value for name, value in given.items() if value is not None}

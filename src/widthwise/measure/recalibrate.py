@@ -112,6 +112,8 @@ def _graph_with_momentum(module: fx.GraphModule) -> fx.GraphModule:
                 rate = graph.create_node("get_attr", "momentum")
             # (input, weight, bias, mean, variance, training, momentum, ...)
             node.args = (*node.args[:5], True, rate, *node.args[7:])
+    for target in {str(n.target) for node in graph.nodes for n in _statistics(node)}:
+        module.get_buffer(target).zero_()  # so that no value from before, NaN say, remains
     holder: Any = module
     holder.momentum = 1.0
     try:

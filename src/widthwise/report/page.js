@@ -41,14 +41,15 @@
     return [...spread, line, dots, ...(data.picks.length ? [picks] : [])];
   }
 
-  // The curve bends towards large and good, so the corner away from it is free for words.
+  // The curve bends towards large and good: away from it, and from the dots beside it, is room for
+  // words, each with a short line to its mark.
   function label(pick, narrow) {
-    const down = data.higher ? -1 : 1;
+    const away = (data.higher ? 1 : -1) * (narrow ? 26 + 18 * pick.row : 32 + 36 * pick.row);
     return {
       x: Math.log10(pick.bytes), y: unit * pick.metric, text: narrow ? pick.name : pick.label,
-      showarrow: false, align: pick.ends ? "right" : "left",
-      xanchor: pick.ends ? "right" : "left", xshift: pick.ends ? 5 : 6,
-      yanchor: data.higher ? "top" : "bottom", yshift: down * (6 + (narrow ? 18 : 34) * pick.row),
+      showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: colour("--pick"), standoff: 7,
+      ax: pick.ends ? -8 : 8, ay: away, align: pick.ends ? "right" : "left",
+      xanchor: pick.ends ? "right" : "left", yanchor: data.higher ? "top" : "bottom",
       font: { color: colour("--pick"), size: 13 }, bgcolor: colour("--veil"), borderpad: 1,
     };
   }

@@ -72,14 +72,15 @@ def _picks(axes: Axes, frontier: Frontier, picks: Sequence[Pick]) -> None:
         zorder=3,
         label="chosen",
     )
-    # The curve bends towards large and good, so the corner away from it is free for words.
+    # The curve bends towards large and good, so away from it there is room for words.
     down = -1 if frontier.higher_is_better else 1
     places = place_labels([size for size, _ in marks], *size_range(frontier, picks))
     for pick, mark, (ends, row) in zip(picks, marks, places, strict=True):
         axes.annotate(
             f"{pick.name}\n{format_size(mark[0])}",
             mark,
-            xytext=(5 if ends else 7, down * (7 + 26 * row)),
+            xytext=(-8 if ends else 8, down * (22 + 28 * row)),
+            arrowprops={"arrowstyle": "-", "color": _PICK, "linewidth": 0.8, "shrinkB": 5},
             textcoords="offset points",
             ha="right" if ends else "left",
             va="top" if down < 0 else "bottom",

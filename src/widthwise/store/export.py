@@ -29,17 +29,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from widthwise.elastic import Elastic
-from widthwise.errors import WidthwiseError
+from widthwise.errors import ExportError, WidthwiseError
 from widthwise.store.atomic import write_whole
 
 TOLERANCE = 1e-4  # of the largest output; float32 kernels of two runtimes differ by some 1e-6
 HALF_TOLERANCE = 2e-2
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-class ExportError(WidthwiseError):
-    """A network cannot be exported, or the exported one computes something else."""
 
 
 def export_onnx(
@@ -167,8 +163,8 @@ def _check(
         batches.append(_resized(inputs, _batch(inputs) + 3))
     for number, batch in enumerate(batches):
         with _ready(module):
-            wanted = _tensors(module(*batch[0], **batch[1]))
             try:
+                wanted = _tensors(module(*batch[0], **batch[1]))
                 found = run(batch)
             except Exception as error:
                 if number:

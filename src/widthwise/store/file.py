@@ -223,7 +223,7 @@ def _is_size(value: Any) -> bool:
 
 def _misfit(path: str | os.PathLike[str], manifest: Manifest, problem: str) -> FileError:
     return FileError(
-        f"{path} holds a {manifest.class_name} that does not fit what build() makes ({problem}); "
+        f"{path} holds {manifest.class_name}, which does not fit what build() makes ({problem}); "
         "pass the function that builds the full-size model it was saved from."
     )
 
@@ -231,7 +231,7 @@ def _misfit(path: str | os.PathLike[str], manifest: Manifest, problem: str) -> F
 def _fits(module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: Any) -> None:
     """Check that the full-size module is the one that was cut."""
     mine = _tensors(module, [name for name, _ in _attributes(module)])
-    for name in tensors.keys() & mine.keys():
+    for name in (n for n in mine if n in tensors):
         here, stored = tuple(mine[name].shape), tuple(tensors[name].shape)
         if manifest.full is not None:
             wanted = tuple(manifest.full.get(manifest.tied.get(name, name), stored))

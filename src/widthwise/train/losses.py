@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -90,7 +91,8 @@ class SandwichLoss(Objective):
     """Full width and drawn widths in one step (after Yu & Huang, 2019).
 
     The full pass has the criterion; the narrow ones learn from its outputs, which take no gradient
-    from that. The loss is the mean over the passes. Every call advances `net.step` by one.
+    from that. The loss is the mean over the passes, each times its weight. Every call advances
+    `net.step` by one.
 
     net: an Elastic, whose `draw` and `seed` say which widths.
     criterion: (outputs, target) -> mean loss of a batch.
@@ -105,7 +107,8 @@ class SandwichLoss(Objective):
     Running statistics (batch norm) are those of the full width: each step's narrow passes leave
     them alone, so estimate them anew for a cut network.
 
-    Raises TrainingError, at the first call, when the outputs need a `distill_loss`.
+    Raises ValueError for settings out of range, and TrainingError, at the first call, when the
+    outputs need a `distill_loss`.
     """
 
     def __init__(
@@ -118,6 +121,8 @@ class SandwichLoss(Objective):
         distill_loss: DistillLoss | None = None,
         emphasis: float = 0.5,
     ) -> None:
+        if not math.isfinite(emphasis):
+            raise ValueError(f"emphasis is {emphasis}; give a number such as 0 or 0.5.")
         self.net = net
         self.criterion = criterion
         planned = one_per_octave(net.free, net.draw) if passes is None else passes

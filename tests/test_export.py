@@ -1,0 +1,148 @@
+"""Exported networks run elsewhere, at any batch size, and compute the same."""
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import widthwise as ww
+from elastic_nets import made
+from widthwise.measure.cost import onnx_latency_ms
+from widthwise.store import export
+from widthwise.errors import ExportError
+from widthwise.store.export import export_onnx, export_program
+
+
+@pytest.mark.parametrize("same_class", [True, False])
+@pytest.mark.parametrize("name", ["cnn", "lstm"])
+def test_onnx_runs_any_batch(name, same_class, tmp_path, capfd):
+    _, net, args, kwargs = made(name)
+    small = net.cut_with_patches(net.widths(0.5), same_class=same_class)[0].eval()
+    path = export_onnx(small, args, tmp_path / "a.onnx", kwargs=kwargs)
+    onnx.checker.check_model(onnx.load(path))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch in (1, 2, 9):
+        inputs = [torch.randn(batch, *x.shape[1:]) for x in args]
+        feed = dict(zip((i.name for i in session.get_inputs()), inputs, strict=True))
+        found = session.run(None, {n: x.numpy() for n, x in feed.items()})[0]
+        with torch.no_grad():
+            torch.testing.assert_close(
+                torch.from_numpy(found), small(*inputs), rtol=1e-4, atol=1e-5
+            )
+    assert onnx_latency_ms(path, args, seconds=0.01) > 0
+    assert capfd.readouterr() == ("", "")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
+
+
+@pytest.mark.parametrize("same_class", [True, False])
+@pytest.mark.parametrize("name", ["cnn", "lstm", "mha"])
+def test_programs_run_any_batch(name, same_class, tmp_path, capfd):
+    _, net, args, kwargs = made(name)
+    widths = net.widths(0.5) if not same_class else net.full()
+    small = net.cut_with_patches(widths, same_class=same_class)[0].eval()
+    path = export_program(small, args, tmp_path / "a.pt2", kwargs=kwargs)
+    loaded = torch.export.load(path).module()  # a file of our own, just written
+    inputs = [torch.randn(9, *x.shape[1:]) for x in args]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(*inputs), small(*inputs), rtol=1e-4, atol=1e-5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_keywords_nested_inputs_and_an_example_of_one(tmp_path):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, pair, *, scale=None, flag=True):
+            y = self.fc(pair["a"] + pair["b"])
+            return {"y": y if scale is None else y * scale, "n": y.argmax(1)}
+
+    pair = {"a": torch.randn(1, 4), "b": torch.randn(1, 4)}
+    keywords = {"flag": False, "scale": torch.rand(1, 1)}
+    for function in (export_onnx, export_program):
+        path = function(Named(), (pair,), tmp_path / function.__name__, kwargs=keywords)
+        assert path.stat().st_size > 0
+
+
+class TwoAtATime(nn.Module):
+    """Runs for one batch size only."""
+
+    def forward(self, x):
+        return x.reshape(2, 2, 3).sum(1)
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize("function", [export_onnx, export_program])
+def test_what_cannot_be_exported_is_said_and_leaves_no_file(function, tmp_path):
+    x = torch.randn(4, 3)
+    path = tmp_path / "a"
+    with pytest.raises(ExportError, match="dynamic_batch=False"):
+        function(TwoAtATime(), (x,), path)
+    with pytest.raises(ExportError, match="random"):
+        function(Random(), (x,), path)
+    with pytest.raises(ExportError, match="Branches"):
+        function(Branches(), (x,), path)
+    with pytest.raises(ExportError, match="do not fit"):
+        function(Random(), (x, x), path)
+    with pytest.raises(ExportError, match="args"):
+        function(Random(), (), path)
+    with pytest.raises(ExportError, match=r"net\.cut"):
+        function(made("mlp")[1], made("mlp")[2], path)
+    assert issubclass(ExportError, ww.WidthwiseError)
+    assert not list(tmp_path.iterdir())
+    function(TwoAtATime(), (x,), path, dynamic_batch=False)
+    assert path.stat().st_size > 0
+
+
+def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+    _, net, args, _ = made("mlp")
+    small = net.cut(net.widths(0.5))
+    compared = export._difference
+
+    def altered(found, wanted):
+        return compared([f * (1 + 1e-3) for f in found], wanted)
+
+    monkeypatch.setattr(export, "_difference", altered)
+    with pytest.raises(ExportError, match="something else"):
+        export_onnx(small, args, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "refused"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], False),
+        ([1.0, 2.0 + 1e-5], [1.0, 2.0], False),
+        ([1.0, 2.001], [1.0, 2.0], True),
+        ([1.0, float("nan")], [1.0, float("nan")], False),
+        ([1.0, float("nan")], [1.0, 2.0], True),
+        ([1.0, float("inf")], [1.0, float("inf")], False),
+        ([1.0, float("inf")], [1.0, 2.0], True),
+        ([1.0], [1.0, 2.0], True),
+        ([0.0, 0.0], [0.0, 0.0], False),
+    ],
+)
+def test_differences(found, wanted, refused):
+    assert (export._difference([torch.tensor(found)], [torch.tensor(wanted)]) > 1) == refused
+
+
+def test_modes_and_settings_are_given_back(tmp_path):
+    _, net, args, _ = made("cnn")
+    small = net.cut(net.widths(0.5)).train()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    export_program(small, args, tmp_path / "a")
+    assert small.training
+    assert all(m.training for m in small.modules())
+    assert torch.backends.mha.get_fastpath_enabled() == fused
+    assert torch.is_grad_enabled()
