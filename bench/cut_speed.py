@@ -4,9 +4,9 @@
     python bench/cut_speed.py --write        # and stores them in bench/results/cut_speed.json
 
 The bound is for what `cut` returns. The same cut as a graph module, which is what is returned where
-the user's class cannot be had, is timed beside it. The cut and the network built small have the same shapes and other weights. They run in turns, block
-by block, in one process; each ratio is the median over the blocks of cut time / built time of the
-same block, which a machine that changes its speed disturbs little.
+the user's class cannot be had, is timed beside it. Cut and built have the same shapes and other
+weights. They run in turns, block by block, in one process; each ratio is the median over the blocks
+of cut time / built time of the same block, which a machine that changes its speed disturbs little.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 import onnxruntime
 import torch
-from common import record
 from torch import Tensor, nn
 
 import widthwise as ww
+from common import record
 from widthwise.store.export import export_onnx
 from widthwise.tasks.cifar10 import ResNet
 from widthwise.tasks.mlp import MLP

@@ -1,7 +1,7 @@
 """How good is every width of one elastic training? MNIST MLP 784-256-256-10, test accuracy.
 
     python bench/quality.py                  # three seeds; about half an hour on two cores
-    python bench/quality.py --write          # and store table and costs in bench/results/quality.json
+    python bench/quality.py --write          # and store them in bench/results/quality.json
 
 Compared, at both hidden layers of width 2..256:
 
@@ -33,10 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import record
 from torch.nn import functional as F
 
 import widthwise as ww
+from common import record
 from widthwise.measure.sweep import Evaluation, sweep
 from widthwise.tasks import BUILT_IN
 from widthwise.tasks.arrays import Arrays

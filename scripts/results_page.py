@@ -55,9 +55,7 @@ def quality_rows(found: dict[str, Any], widths: list[str], methods: list[str]) -
     rows = []
     for width in widths:
         row = found["results"]["accuracy_percent"][width]
-        cells = [
-            f"{row[m]['mean']:.2f} ± {row[m]['std']:.2f}" if m in row else "" for m in methods
-        ]
+        cells = [f"{row[m]['mean']:.2f} ± {row[m]['std']:.2f}" if m in row else "" for m in methods]
         rows.append([width, *cells])
     return rows
 

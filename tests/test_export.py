@@ -8,9 +8,9 @@ from torch import nn
 
 import widthwise as ww
 from elastic_nets import made
+from widthwise.errors import ExportError
 from widthwise.measure.cost import onnx_latency_ms
 from widthwise.store import export
-from widthwise.errors import ExportError
 from widthwise.store.export import export_onnx, export_program
 
 

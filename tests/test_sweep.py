@@ -100,6 +100,44 @@ def test_the_scale_of_structural_dropout_is_kept():
     assert not close(run(plain, (x,), {}, widths=half), run(scaled, (x,), {}, widths=half))
 
 
+class TiedEmbedding(nn.Module):
+    """The head reads features with the very weights that make them."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 12)
+        self.fc = nn.Linear(12, 12)
+
+    def forward(self, x):
+        return nn.functional.linear(torch.relu(self.fc(self.embed(x))), self.embed.weight)
+
+
+def test_a_scaled_weight_is_not_shared():
+    torch.manual_seed(0)
+    x = torch.randint(0, 9, (4, 3))
+    net = ww.Elastic(TiedEmbedding(), x, draw=ww.PUBLISHED).eval()
+    agree_with_one_by_one(net, (x,), {}, several(net))
+
+
+class Noisy(nn.Module):
+    """Draws at every width by itself, also in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 10), nn.Linear(10, 3)
+
+    def forward(self, x):
+        h = self.fc1(x)
+        return self.fc2(h + torch.randn_like(h))
+
+
+def test_noise_is_not_shared():
+    torch.manual_seed(0)
+    x = torch.randn(4, 6)
+    net = ww.Elastic(Noisy(), x).eval()
+    agree_with_one_by_one(net, (x,), {}, several(net))
+
+
 class Overwritten(nn.Module):
     """Writes in place to values that all widths share; `how` says when."""
 

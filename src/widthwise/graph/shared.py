@@ -39,9 +39,6 @@ def split_graph(
         if n.op != "placeholder" and n in shared and any(u not in shared for u in n.users)
     ]
     rest = elastic_graph(related, axes, scaled, shared=shared, given=given)
-    for node in rest.find_nodes(op="call_function", target=torch.ops.aten.view.default):
-        # A slice of a shared value need not be contiguous.
-        node.target = torch.ops.aten.reshape.default
     use_partial_sums(rest, {n.name for n in given})
     return _only(graph, shared, given), rest
 

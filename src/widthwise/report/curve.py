@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from widthwise.measure.frontier import Frontier, Point
 
-_LABEL = 0.17  # the length of a label as a share of the scale, on the page of a phone
+_LABEL = 0.24  # the length of a label as a share of the scale, on the page of a phone
 
 
 def best_that_fits(frontier: Frontier) -> list[Point]:

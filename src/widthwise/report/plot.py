@@ -79,7 +79,7 @@ def _picks(axes: Axes, frontier: Frontier, picks: Sequence[Pick]) -> None:
         axes.annotate(
             f"{pick.name}\n{format_size(mark[0])}",
             mark,
-            xytext=(-8 if ends else 8, down * (22 + 28 * row)),
+            xytext=(-8 if ends else 8, down * (28 + 28 * row)),
             arrowprops={"arrowstyle": "-", "color": _PICK, "linewidth": 0.8, "shrinkB": 5},
             textcoords="offset points",
             ha="right" if ends else "left",
@@ -91,7 +91,7 @@ def _picks(axes: Axes, frontier: Frontier, picks: Sequence[Pick]) -> None:
 
 
 def _dress(axes: Axes, frontier: Frontier, title: str, low: int, high: int) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("log")
     axes.set_xlim(low / 1.15, high * 1.15)
@@ -99,7 +99,7 @@ def _dress(axes: Axes, frontier: Frontier, title: str, low: int, high: int) -> N
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text.tick(round(x))))
     if text.is_share(frontier.metric):
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
     axes.set_xlabel("stored size (logarithmic)", color=_INK)
     axes.set_ylabel(f"{frontier.metric} ({frontier.split})", color=_INK)
     axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")

@@ -1,0 +1,76 @@
+"""What the documents say is true: their code runs, their figures are those of the results."""
+
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import widthwise as ww
+
+ROOT = Path(__file__).parent.parent
+FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def blocks(page, language):
+    """The fenced blocks of a page in one language."""
+    return [text for name, text in FENCE.findall((ROOT / page).read_text()) if name == language]
+
+
+def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks("docs/tutorial.md", "python"))
+    scope = {"__name__": "tutorial"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ww.GraphModuleWarning)
+        exec(compile(code, "tutorial.md", "exec"), scope)
+    printed = capsys.readouterr().out
+    (explained,) = blocks("docs/tutorial.md", "text")
+    assert explained in printed
+    assert (tmp_path / "small.onnx").exists()
+    assert scope["point"].bytes <= 20_000
+    test = scope["test"]
+    assert ww.Evaluation([test], ww.ACCURACY)(scope["again"]) > 0.9
+    assert scope["task"]().name == "mine"
+
+
+def test_the_readmes_lines_run(tmp_path, monkeypatch, capsys):
+    import torch
+    from torch import nn
+    from torch.utils.data import TensorDataset
+
+    monkeypatch.chdir(tmp_path)
+
+    def make_model():
+        return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
+
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 20), torch.randint(5, (200,))
+    scope = {
+        "model": make_model(),
+        "make_model": make_model,
+        "train": TensorDataset(x, y),
+        "x": x[:4],
+        "batches": [(x, y)],
+    }
+    (code,) = blocks("README.md", "python")
+    exec(compile(code, "README.md", "exec"), scope)
+    assert "2 axes can be cut" in capsys.readouterr().out
+    assert torch.equal(scope["again"](x), scope["small"].eval()(x))
+    assert len(code.strip().splitlines()) <= 13
+
+
+@pytest.mark.parametrize("script", ["results_page.py", "cli_reference.py"])
+def test_what_is_generated_is_current(script):
+    command = [sys.executable, str(ROOT / "scripts" / script), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_link_of_the_documents_leads_somewhere():
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
