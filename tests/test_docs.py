@@ -44,7 +44,8 @@ def test_the_readmes_lines_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def make_model():
-        return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
+        first, second, last = nn.Linear(20, 64), nn.Linear(64, 64), nn.Linear(64, 5)
+        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
     torch.manual_seed(0)
     x, y = torch.randn(200, 20), torch.randint(5, (200,))

@@ -80,7 +80,7 @@ def test_every_intermediate_shape_equals_its_term(name):
     """Names the exact operator whose rule is wrong."""
     _, net, _, _ = made(name)
     widths = random_widths(net, 3)
-    state = cut_state(net._relations, net._table, widths, net._state(), frozenset())
+    state = cut_state(net._relations, net._table, widths, net.state(), frozenset())
     for related in net._relations.programs:
         graph = cut_graph(related, net._table, widths)
         inputs = [state[target] for target in related.program.state.values()]
@@ -137,19 +137,19 @@ def test_a_cut_is_the_full_network_with_zeros(name):
     widths = random_widths(net, 5)
     kept = {f: widths[axis] for f, axis in net._table.of.items()}
     expected = run(net, args, kwargs, widths=widths)
-    saved = {n: t.detach().clone() for n, t in net._state().items()}
+    saved = {n: t.detach().clone() for n, t in net.state().items()}
     try:
         _zero_what_is_cut(net, kept)
         assert close(run(net, args, kwargs), expected)
     finally:
         with torch.no_grad():
-            for tensor_name, tensor in net._state().items():
+            for tensor_name, tensor in net.state().items():
                 tensor.copy_(saved[tensor_name])
 
 
 def _zero_what_is_cut(net, kept):
     with torch.no_grad():
-        for name, tensor in net._state().items():
+        for name, tensor in net.state().items():
             if not tensor.is_floating_point():
                 continue
             for d, term in enumerate(net._relations.state.get(name, ())):

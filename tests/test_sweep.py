@@ -435,7 +435,7 @@ def test_statistics_of_class_and_graph_are_the_same(name):
     net.train()
     trainable = net.cut_with_patches(w, same_class=False)[0]
     net.eval()
-    results = [dict(recalibrate(m, None, batches).named_buffers()) for m in (own, graph, trainable)]
+    results = [dict(recalibrate(m, batches).named_buffers()) for m in (own, graph, trainable)]
     for result in results[1:]:
         for key, value in result.items():
             if not key.endswith("tracked"):
@@ -452,7 +452,7 @@ def test_statistics_are_the_average_over_batches():
     net = ww.Elastic(model, torch.randn(5, 3))
     net.train()
     batches = [(torch.randn(6, 3), None) for _ in range(5)]
-    small = recalibrate(net, net.widths(0.5), batches)
+    small = recalibrate(net.cut(net.widths(0.5)), batches)
     with torch.no_grad():
         features = torch.stack([small[0](x) for x, _ in batches])
     torch.testing.assert_close(small[2].running_mean, features.mean(1).mean(0))
@@ -467,16 +467,16 @@ def test_recalibrating_changes_no_weight_and_needs_batches():
     net, args = fresh("cnn")
     small = net.cut(net.widths(0.5))
     before = [p.detach().clone() for p in small.parameters()]
-    recalibrate(small, None, images(args[0].shape[1:]))
+    recalibrate(small, images(args[0].shape[1:]))
     assert all(torch.equal(a, b) for a, b in zip(before, small.parameters(), strict=True))
     with pytest.raises(ww.DataError, match="no batch"):
-        recalibrate(small, None, [])
+        recalibrate(small, [])
 
 
 def test_a_network_without_statistics_stays_as_it_is():
     _, net, args, _ = made("mlp")
     assert not has_statistics(net.model)
-    small = recalibrate(net, {"0": 3}, [])
+    small = recalibrate(net.cut({"0": 3}), [])
     assert torch.equal(small(*args), net(*args, widths={"0": 3}))
 
 
@@ -488,7 +488,8 @@ def test_a_sweep_with_statistics_estimated_for_each_width():
     widths = [net.widths(0.5), net.full()]
     frontier = sweep(net, evaluation, widths, recalibrate=batches, latency=False)
     for point in frontier.points:
-        assert point.metric == pytest.approx(evaluation(recalibrate(net, point.widths, batches)))
+        expected = evaluation(recalibrate(net.cut(point.widths), batches))
+        assert point.metric == pytest.approx(expected)
     plain = sweep(net, evaluation, widths, latency=False)
     assert plain.points[0].metric != frontier.points[0].metric
     assert [p.bytes for p in plain.points] == [p.bytes for p in frontier.points]

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from widthwise.choose.draws import Draw, draw_widths
@@ -88,7 +89,7 @@ class Elastic(nn.Module):
     def _find(self, proof: bool) -> Axes:
         parameters = {n for n, _ in self.model.named_parameters(remove_duplicate=False)}
         axes = find_axes(self._relations, parameters)
-        return prove(self._relations, axes, self._state(), parameters) if proof else axes
+        return prove(self._relations, axes, self.state(), parameters) if proof else axes
 
     @property
     def axes(self) -> dict[str, Axis]:
@@ -155,8 +156,22 @@ class Elastic(nn.Module):
     def _scaled(self) -> frozenset[tuple[str, int]]:
         return frozenset(self._relations.consumed) if self.draw.scale else frozenset()
 
-    def _state(self) -> dict[str, Tensor]:
-        """The user's own tensors by name, as they are now."""
+    @property
+    def unknown(self) -> dict[str, str]:
+        """Operators without a rule, and a module that runs each; what they touch is fixed."""
+        return dict(self._relations.unknown)
+
+    def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The (args, kwargs) that the model was captured with, on the model's device."""
+        program = self._programs[-1]
+        tensor = next(self.model.parameters(), None)
+        device = "cpu" if tensor is None else tensor.device
+        leaves = [x.to(device) if isinstance(x, Tensor) else x for x in program.example]
+        args, kwargs = pytree.tree_unflatten(leaves, program.in_spec)
+        return tuple(args), dict(kwargs)
+
+    def state(self) -> dict[str, Tensor]:
+        """The user's own tensors by name, as they are now, constants included."""
         state: dict[str, Tensor] = {}
         for program in self._programs:
             state.update(program.constants)
@@ -188,7 +203,7 @@ class Elastic(nn.Module):
     ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
         """As `cut`, with the sizes set on the user's class, or what to tell of a graph module."""
         kept = self._table.complete(widths)
-        full = self._state()
+        full = self.state()
         state = cut_state(self._relations, self._table, kept, full, self._scaled())
         graph, trainable = graph_module(self.model, self._relations, self._table, kept, state)
         only = "training mode does other things, which it leaves out: it computes evaluation only"
@@ -212,6 +227,6 @@ class Elastic(nn.Module):
         if fixed:
             lines.append("These stay as they are:")
             lines += [f"  {a.name}: {a.size}, because {a.fixed_because}" for a in fixed]
-        for name, path in self._relations.unknown.items():
+        for name, path in self.unknown.items():
             lines.append(f"widthwise has no rule for {name}" + (f" (in {path})" if path else ""))
         return "\n".join(lines)

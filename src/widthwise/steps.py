@@ -188,7 +188,7 @@ def cut(
     data = task.splits()
     module = opened.net.cut(kept)
     if recalibrate and has_statistics(module):
-        estimate_statistics(module, None, _statistics_batches(task, data))
+        estimate_statistics(module, _statistics_batches(task, data))
     if touch_up == "refit":
         refit_output(module, data.train, task.loss)
     elif touch_up == "distill":

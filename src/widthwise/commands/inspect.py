@@ -36,7 +36,7 @@ def inspect(task: TaskName) -> None:
             f"\n[bold]Fixed[/]: {_number(len(fixed), 'dimension stays', 'dimensions stay')}"
         )
         console.print(_fixed(fixed))
-    unknown = net._relations.unknown
+    unknown = net.unknown
     if unknown:
         console.print("\n[bold]No rule[/]: what these operators touch stays as it is")
         for operator, where in unknown.items():

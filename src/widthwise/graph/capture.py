@@ -193,7 +193,9 @@ def _register_dataclasses(value: Any) -> bool:
     inner = _register_all(getattr(value, f.name) for f in dataclasses.fields(value))
     if type(value) in pytree.SUPPORTED_NODES:
         return inner
-    torch.export.register_dataclass(type(value))
+    kind = type(value)
+    named = f"{kind.__module__}.{kind.__qualname__}"
+    torch.export.register_dataclass(kind, serialized_type_name=named)
     return True
 
 

@@ -10,7 +10,7 @@ class), and for graph modules, whose batch-norm operators are run in training mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,26 +18,20 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from widthwise.elastic import Elastic
 from widthwise.errors import DataError
 from widthwise.measure.metric import outputs_for
 
 _OPERATORS = (torch.ops.aten.batch_norm.default, torch.ops.aten.instance_norm.default)
 
 
-def recalibrate(
-    net: nn.Module, widths: Mapping[str, int] | None, batches: Iterable[tuple[Any, Any]]
-) -> nn.Module:
-    """Estimate the statistics of a cut network on batches of training data; returns the network.
+def recalibrate(module: nn.Module, batches: Iterable[tuple[Any, Any]]) -> nn.Module:
+    """Estimate the statistics of a cut network anew, in place, on batches of training data.
 
-    net: an `Elastic`, which is cut to `widths` first and stays as it is, or a module that was cut
-        before (widths None), whose statistics are replaced in place.
+    module: a cut network; returned in evaluation mode. One without statistics stays as it is.
     batches: pairs (inputs, target); about a hundred batches are plenty. Not random ones of size 1.
 
-    The module returned is in evaluation mode. One without statistics is returned as it is. Raises
-    DataError when there is no batch.
+    Raises DataError when there is no batch.
     """
-    module = net.cut(widths or {}) if isinstance(net, Elastic) else net
     module.eval()
     if not has_statistics(module):
         return module

@@ -31,7 +31,7 @@ from widthwise.measure.metric import Metric, outputs_for
 from widthwise.measure.modes import evaluating
 from widthwise.measure.recalibrate import has_statistics
 from widthwise.measure.recalibrate import recalibrate as estimate_anew
-from widthwise.store.file import Stored, example_inputs, prepare
+from widthwise.store.file import Stored, prepare
 from widthwise.variant import Widths
 
 Batches = Iterable[tuple[Any, Any]]
@@ -198,7 +198,7 @@ def sweep(
         say(i, "cost")
         stored = prepare(net, w)
         if recalibrate is not None and not together:
-            values.append(float(evaluate(estimate_anew(stored.module, None, recalibrate))))
+            values.append(float(evaluate(estimate_anew(stored.module, recalibrate))))
         if math.isfinite(values[i]):
             points.append(costs.point(w, values[i], stored))
         else:
@@ -226,7 +226,7 @@ class _Costs:
 
     def __init__(self, net: Elastic, latency: bool) -> None:
         self.latency = latency
-        self.example = example_inputs(net)
+        self.example = net.example()
         self.timed, self.batch = one_example(*self.example), 1
         if not _runs(net, self.timed):
             self.timed, self.batch = self.example, batch_size(*self.example)

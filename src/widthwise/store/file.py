@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from widthwise.elastic import Elastic, NothingToCutWarning
@@ -134,7 +133,7 @@ def prepare(
 
 def _from_net(net: Elastic, widths: Widths) -> Stored:
     module, patches, reason = net.cut_with_patches(widths)
-    known = net._state()
+    known = net.state()
     plain = [name for name, _ in _attributes(module) if name in known]
     tensors, tied = _untied(_tensors(module, plain))
     full = {
@@ -150,7 +149,7 @@ def _from_net(net: Elastic, widths: Widths) -> Stored:
         patches=patches,
         full=full,
         tied=tied,
-        inputs=None if reason is None else inputs.describe(example_inputs(net)),
+        inputs=None if reason is None else inputs.describe(net.example()),
     )
     return Stored(module, manifest, tensors)
 
@@ -168,16 +167,6 @@ def _with_tensors_of(module: nn.Module, stored: Stored) -> Stored:
             "The module is not the network's cut at these widths; pass the widths it was cut to."
         )
     return Stored(module, stored.manifest, tensors)
-
-
-def example_inputs(net: Elastic) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The (args, kwargs) that the network was captured with, on the network's device."""
-    program = net._programs[-1]
-    tensor = next(net.model.parameters(), None)
-    device = "cpu" if tensor is None else tensor.device
-    leaves = [x.to(device) if isinstance(x, Tensor) else x for x in program.example]
-    args, kwargs = pytree.tree_unflatten(leaves, program.in_spec)
-    return tuple(args), dict(kwargs)
 
 
 def _tensors(module: nn.Module, plain: list[str]) -> dict[str, Tensor]:
