@@ -14,21 +14,17 @@ code is 1 when a bound is not kept.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from common import record
 from widthwise.choose.draws import PUBLISHED, Draw
 from widthwise.elastic import Elastic
 from widthwise.tasks.arrays import Arrays
@@ -37,9 +33,6 @@ from widthwise.tasks.mlp import MLP
 from widthwise.train.fit import fit
 from widthwise.train.losses import SingleDraw
 from widthwise.train.recipe import Recipe
-from widthwise.version import VERSION
-
-RESULTS = Path(__file__).parent / "results" / "step_cost.json"
 
 
 @dataclass(frozen=True)
@@ -111,7 +104,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="", help="cases whose name has this in it")
-    parser.add_argument("--write", action="store_true", help=f"store the result in {RESULTS}")
+    parser.add_argument("--write", action="store_true", help="store the result")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     found = []
@@ -125,15 +118,7 @@ def main() -> int:
                 f"   ratio {found[-1]['ratio']:.2f}" + (f"  (at most {bound})" if bound else "")
             )
     if asked.write:
-        record = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-            "threads": 1,
-            "versions": {"widthwise": VERSION, "torch": torch.__version__},
-            "cases": found,
-        }
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(record, indent=2) + "\n")
+        print(record("step_cost", found))
     return int(any(c["bound"] is not None and c["ratio"] > c["bound"] for c in found))
 
 

@@ -24,6 +24,7 @@ from widthwise.choose.draws import (
     same_share,
     sandwich,
     share_kept,
+    smallest,
     uniforms,
 )
 from widthwise.graph.axes import Axis
@@ -47,7 +48,7 @@ def axes(*sizes: int) -> dict[str, Axis]:
 
 def law(size: int, draw: Draw) -> dict[int, float]:
     """Probability of every width of a cut, from the definition."""
-    widths = range(draw.lowest, size, draw.step)
+    widths = range(min(draw.lowest, max(draw.step, size // 4)), size, draw.step)
     if draw.law == "uniform":
         return dict.fromkeys(widths, 1 / len(widths))
     share = {w: math.log((w + draw.step) / w) for w in widths}
@@ -227,7 +228,7 @@ def test_sandwich_without_strata_draws_from_the_whole_law():
 
 
 @pytest.mark.parametrize(
-    ("size", "lowest", "passes"), [(256, 4, 7), (256, 1, 9), (100, 4, 6), (8, 4, 2), (4, 4, 2)]
+    ("size", "lowest", "passes"), [(256, 4, 7), (256, 1, 9), (100, 4, 6), (8, 4, 3), (4, 1, 3)]
 )
 def test_a_pass_for_every_octave(size, lowest, passes):
     assert one_per_octave(axes(size, 4), Draw(lowest=lowest)) == Sandwich(passes, narrowest=False)
@@ -250,15 +251,15 @@ def test_every_draw_keeps_to_its_bounds(draw, sizes, seed, step):
     found = draw_widths(many, draw, seed, step)
     for name, width in found.items():
         size = many[name].size
-        assert draw.lowest <= width < size
-        assert (width - draw.lowest) % draw.step == 0
+        assert smallest(size, draw) <= width < size
+        assert (width - smallest(size, draw)) % draw.step == 0
     assert draw_widths(many, draw, seed, step) == found
 
 
 @given(DRAWS, st.integers(1, 300), st.floats(0, 1, exclude_max=True))
 def test_every_place_of_a_law_is_a_width(draw, size, place):
     width = drawn_width(size, draw, place)
-    if size <= draw.lowest:
+    if size <= smallest(size, draw):
         assert width == size
     else:
         assert width in law(size, draw)
@@ -270,7 +271,7 @@ def test_a_shared_cut_keeps_the_share(draw, size, widest, place):
     width = drawn_width(widest, draw, place)
     kept = same_share(size, draw, width, widest)
     assert 1 <= kept <= size
-    if draw.lowest < size and width < widest and draw.lowest < kept < size:
+    if width < widest and smallest(size, draw) < kept < size:
         assert abs(kept - size * width / widest) <= draw.step / 2
 
 
@@ -287,10 +288,20 @@ def test_shared_means_the_same_share_as_an_even_cut():
 def test_narrow_axes_stay_whole():
     draw = Draw(p=1, lowest=8, shared=False)
     for shared in (True, False):
-        found = draw_widths(axes(64, 8, 3), replace(draw, shared=shared), 0, 1)
+        found = draw_widths(axes(64, 2, 1), replace(draw, step=3, shared=shared), 0, 1)
         assert list(found) == ["fc1"]
-    assert draw_widths(axes(8), draw, 0, 1) == Widths()
-    assert narrowest(axes(64, 3), draw) == Widths({"fc1": 8, "fc2": 3})
+    assert draw_widths(axes(1), draw, 0, 1) == Widths()
+    assert narrowest(axes(64, 1), draw) == Widths({"fc1": 8, "fc2": 1})
+
+
+def test_small_axes_are_drawn_down_to_a_quarter():
+    """Twelve heads beside a stream of 768 would otherwise hardly be cut."""
+    draw = Draw(lowest=4)
+    sizes = (768, 12, 8, 4, 3, 1)
+    assert [smallest(s, draw) for s in sizes] == [4, 3, 2, 1, 1, 1]
+    assert smallest(16, Draw(lowest=8, step=8)) == 8  # never off the grid
+    seen = {draw_widths(axes(768, 12), draw, 0, step).get("fc2", 12) for step in range(300)}
+    assert seen == set(range(3, 13))
 
 
 def test_axes_inside_another_stay_full():

@@ -30,7 +30,8 @@ class Draw:
 
     p: probability that a step cuts (of each axis by itself when not shared); otherwise nothing is
         cut. The full size is never among the widths that a cut draws.
-    lowest: smallest width drawn, in features; axes that are no wider stay whole.
+    lowest: smallest width drawn, in features. A small axis, such as 12 heads, is drawn down to a
+        quarter of its size; one that is no wider than its smallest width stays whole.
     step: a cut keeps lowest, lowest + step, ... features, always fewer than the axis has.
     law: "uniform" over those widths, or "log-uniform": a width w stands for w..w + step on a
         logarithmic scale, so that every octave is drawn equally often.
@@ -93,8 +94,8 @@ class Sandwich:
 
 def one_per_octave(axes: Mapping[str, Axis], draw: Draw) -> Sandwich:
     """The full width and, in every step, one drawn width from each octave of the widest axis."""
-    widest = max((a.size for a in axes.values() if a.inner_of is None), default=draw.lowest)
-    octaves = max(1, round(math.log2(max(widest / draw.lowest, 2))))
+    widest = max((a.size for a in axes.values() if a.inner_of is None), default=1)
+    octaves = max(1, round(math.log2(max(widest / smallest(widest, draw), 2))))
     return Sandwich(passes=1 + octaves, narrowest=False)
 
 
@@ -141,7 +142,7 @@ def draw_widths(
     found: dict[str, int] = {}
     for number, (name, size) in enumerate(sizes.items()):
         cut, place = values[2 * number : 2 * number + 2]
-        if cut >= draw.p or size <= draw.lowest:
+        if cut >= draw.p or size <= smallest(size, draw):
             continue
         if of > 1:
             place = (_stratum(seed, step, number, index, of) + place) / of
@@ -152,31 +153,42 @@ def draw_widths(
 def drawn_width(size: int, draw: Draw, place: float) -> int:
     """The width at a place in [0, 1) of the draw's law, for an axis of this size that is cut.
 
-    Below `size`, but for axes that are no wider than `draw.lowest`: those stay whole.
+    Below `size`, but for axes that are no wider than their smallest width: those stay whole.
     """
-    if size <= draw.lowest:
+    lowest = smallest(size, draw)
+    if size <= lowest:
         return size
-    choices = -(-(size - draw.lowest) // draw.step)  # lowest, lowest + step, ... below size
+    choices = -(-(size - lowest) // draw.step)  # lowest, lowest + step, ... below size
     if draw.law == "uniform":
         rank = int(place * choices)
     else:
-        span = math.log1p(choices * draw.step / draw.lowest)
-        rank = int(draw.lowest * math.expm1(place * span) / draw.step)
-    return draw.lowest + draw.step * min(rank, choices - 1)  # rounding may reach past the end
+        span = math.log1p(choices * draw.step / lowest)
+        rank = int(lowest * math.expm1(place * span) / draw.step)
+    return lowest + draw.step * min(rank, choices - 1)  # rounding may reach past the end
 
 
 def same_share(size: int, draw: Draw, width: int, widest: int) -> int:
     """The share width / widest of an axis of this size, rounded to a width of the draw."""
-    if size <= draw.lowest or width >= widest:
+    lowest = smallest(size, draw)
+    if size <= lowest or width >= widest:
         return size
-    rank = round((size * width / widest - draw.lowest) / draw.step)
-    return min(size, draw.lowest + draw.step * max(rank, 0))
+    rank = round((size * width / widest - lowest) / draw.step)
+    return min(size, lowest + draw.step * max(rank, 0))
+
+
+def smallest(size: int, draw: Draw) -> int:
+    """The smallest width drawn for an axis of this size: `draw.lowest`, less for a small axis."""
+    return min(draw.lowest, max(draw.step, size // 4))
 
 
 def narrowest(axes: Mapping[str, Axis], draw: Draw) -> Widths:
     """Every axis as narrow as the draw allows; axes inside another stay full."""
     return Widths(
-        {name: min(axis.size, draw.lowest) for name, axis in axes.items() if axis.inner_of is None}
+        {
+            name: min(axis.size, smallest(axis.size, draw))
+            for name, axis in axes.items()
+            if axis.inner_of is None
+        }
     )
 
 

@@ -82,7 +82,11 @@ def part(tensor: Tensor, dims: tuple[tuple[int, Layout], ...]) -> Tensor:
 
     A view where every layout is simple, otherwise a copy. Gradients flow to the full tensor.
     """
-    if tensor.requires_grad and torch.is_grad_enabled() and all(simple(spec) for _, spec in dims):
+    if not torch.compiler.is_compiling():
+        # What is kept whole needs no slice, whose backward would fill and copy a full gradient.
+        dims = tuple((d, s) for d, s in dims if not (simple(s) and s[0][0] == s[0][1]))
+    learns = tensor.requires_grad and torch.is_grad_enabled()
+    if learns and len(dims) > 1 and all(simple(spec) for _, spec in dims):
         cut: Tensor = _Prefix.apply(tensor, tuple((d, spec[0][1]) for d, spec in dims))
         return cut
     for d, spec in dims:

@@ -48,7 +48,7 @@ class Arrays(Dataset[tuple[Tensor, Tensor]]):
 
         Raises IndexError for an index outside -N..N-1.
         """
-        inputs = self.inputs[indices]
+        inputs = self.inputs.index_select(0, indices % len(self))  # quicker than [indices]
         if self.augment is not None:
             inputs = self.augment(inputs)
         return inputs, self.targets[indices]
