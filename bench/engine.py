@@ -4,8 +4,8 @@
     python bench/engine.py --write           # and store the figures in bench/results/engine.json
 
 Each network runs in a process of its own, so that peak memory is its own; times are medians of
-several runs in turns within that process, after one warm-up. Memory is the peak of the process
-above what it held once the model was built.
+several runs in turns within that process, after one warm-up. Export leaves the same sizes free as
+widthwise does. Memory is the peak of the process above what it held once the model was built.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def measure(name: str, runs: int) -> dict[str, Any]:
 
 
 def _export(model: nn.Module, x: Tensor) -> None:
-    dynamic = ({0: torch.export.Dim.AUTO},)
+    # The same freedom that widthwise gives: the batch of images, batch and length of sequences.
+    free = range(1 if x.dim() > 3 else x.dim())
+    dynamic = ({d: torch.export.Dim.AUTO for d in free},)
     torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=False)
 
 

@@ -36,8 +36,9 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure(batch: int, rounds: int) -> dict[str, float]:
+def measure(batch: int, threads: int, rounds: int) -> dict[str, float]:
     """Full and swept validation of the MNIST network at one batch size."""
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     net = Elastic(MLP(784, 256, 10), (torch.randn(4, 784),)).eval()
     images, labels = torch.randn(IMAGES, 784), torch.randint(0, 10, (IMAGES,))
@@ -53,6 +54,7 @@ def measure(batch: int, rounds: int) -> dict[str, float]:
     full, swept = (statistics.median(times[1:]) for times in (one, all_of_them))  # 1st: warm-up
     return {
         "batch": batch,
+        "threads": threads,
         "full_s": full,
         "sweep_s": swept,
         "ratio": swept / full,
@@ -67,10 +69,12 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="store them in bench/results")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    results = [measure(batch, given.rounds) for batch in (250, 500, 1000, 2000)]
+    both = sorted({1, torch.get_num_threads()})
+    results = [measure(b, t, given.rounds) for t in both for b in (250, 500, 1000, 2000)]
     for result in results:
         print(
-            f"batches of {result['batch']:>4}: full {result['full_s'] * 1e3:.0f} ms, 256 widths "
+            f"threads {result['threads']}, batches of {result['batch']:>4}: "
+            f"full {result['full_s'] * 1e3:.0f} ms, 256 widths "
             f"{result['sweep_s']:.2f} s = {result['ratio']:.1f} x full; with costs "
             f"{result['whole_sweep_s']:.1f} s, with latency "
             f"{result['whole_sweep_with_latency_s']:.1f} s"

@@ -152,7 +152,12 @@ def sweep() -> str:
     """The section on the cost of validating all widths."""
     found = load("sweep")
     rows = [
-        [f"batches of {r['batch']}", f"{r['ratio']:.1f}", f"{r['whole_sweep_s']:.1f} s"]
+        [
+            f"batches of {r['batch']}",
+            str(r["threads"]),
+            f"{r['ratio']:.1f}",
+            f"{r['whole_sweep_s']:.1f} s",
+        ]
         for r in found["results"]
     ]
     return f"""## Sweep
@@ -160,7 +165,7 @@ def sweep() -> str:
 Time to validate all 256 widths of the MNIST MLP on 10,000 images ÷ time of one validation of the full
 network, bound 40; and of the whole sweep with sizes and multiply-accumulates (`bench/sweep.py`).
 
-{table(["10,000 images in", "ratio", "whole sweep"], rows)}
+{table(["10,000 images in", "threads", "ratio", "whole sweep"], rows)}
 
 {measured(found)}
 """
