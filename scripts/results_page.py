@@ -234,7 +234,7 @@ def picture() -> None:
     axes.set_xticks(ticks, [f"{t} kB" for t in ticks])
     axes.set_xticks([], minor=True)
     axes.set_ylim(78, 99.4)
-    axes.set_xlabel("stored size of the cut network")
+    axes.set_xlabel("weights of the cut network, float32")
     axes.set_ylabel("test accuracy, %")
     axes.set_title("MNIST MLP: one training, every size", loc="left", fontweight="bold")
     axes.grid(alpha=0.25)
