@@ -129,7 +129,7 @@ def measure(name: str, runs: int) -> dict[str, Any]:
 def _export(model: nn.Module, x: Tensor) -> None:
     # The same freedom that widthwise gives: the batch of images, batch and length of sequences.
     free = range(1 if x.dim() > 3 else x.dim())
-    dynamic = ({d: torch.export.Dim.AUTO for d in free},)
+    dynamic = (dict.fromkeys(free, torch.export.Dim.AUTO),)
     torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=False)
 
 
