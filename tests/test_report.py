@@ -285,9 +285,24 @@ def test_ticks_are_round_and_few(low, high, most, expected):
 
 
 def test_labels_that_are_near_go_to_other_rows():
-    places = place_labels([5000, 5200, 40_000], 1000, 41_000)
-    assert [row for _, row in places] == [0, 1, 0]
-    assert [ends for ends, _ in places] == [False, False, True]
+    given = frontier()
+    low, high = given.points[0], given.points[-1]
+    marks = [(2000, 0.9), (2050, 0.9), (high.bytes, high.metric)]
+    assert place_labels(given, marks) == [(False, 0), (False, 1), (True, 0)]
+    # Far apart in height, two may stand above each other in the same row.
+    assert place_labels(given, [(2000, 0.9), (2000, low.metric)]) == [(False, 0), (False, 0)]
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_no_two_labels_overlap_whatever_the_height_of_their_marks(higher):
+    given = frontier(higher)
+    marks = [(2000 + 40 * i, given.points[6 + i % 5].metric) for i in range(6)]
+    reach = max(p.metric for p in given.points) - min(p.metric for p in given.points)
+    heights = [
+        value / reach + (-0.12 if higher else 0.12) * row
+        for (_, value), (_, row) in zip(marks, place_labels(given, marks), strict=True)
+    ]
+    assert all(abs(a - b) > 0.119 for i, a in enumerate(heights) for b in heights[:i])
 
 
 # Numbers as text.

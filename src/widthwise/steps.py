@@ -11,12 +11,9 @@ network that was read.
 
 from __future__ import annotations
 
-import io
-import logging
 import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,7 +21,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from widthwise.choose.draws import PUBLISHED, Draw
+from widthwise.choose.draws import PUBLISHED, Draw, smallest
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError, RunError
 from widthwise.measure.frontier import Frontier
@@ -121,18 +118,7 @@ def open_run(run: Run) -> Opened:
             "again with --overwrite."
         ) from error
     model = load(run.model, build=task.model)
-    return Opened(run, record, task, captured(model, task, draw=draw))
-
-
-def captured(model: nn.Module, task: Task, **settings: Any) -> Elastic:
-    """The model as an `Elastic`, without what torch.export prints on its way to an error."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            return Elastic(model, task.example(), **settings)
-    finally:
-        logging.disable(before)
+    return Opened(run, record, task, Elastic(model, task.example(), draw=draw))
 
 
 def sweep_run(
@@ -292,14 +278,14 @@ def _new_network(task: Task, settings: Settings) -> Elastic:
     with own_randomness():
         torch.manual_seed(settings.seed)
         model = task.model()
-    return captured(model, task, draw=METHODS[settings.method], seed=settings.seed)
+    return Elastic(model, task.example(), draw=METHODS[settings.method], seed=settings.seed)
 
 
 def _prepared(net: Elastic, widths: list[Widths]) -> list[Widths]:
     """These widths, none of them narrower than training draws: those would be noise."""
 
     def wide(axis: str, width: int) -> int:
-        return max(width, min(net.draw.lowest, net.free[axis].size))
+        return max(width, smallest(net.free[axis].size, net.draw))
 
     raised = [Widths({a: wide(a, w) for a, w in some.items()}) for some in widths]
     return list(dict.fromkeys(raised))

@@ -8,9 +8,9 @@ from rich.table import Table
 from torch import nn
 
 from widthwise.commands.common import TaskName, console, table, told
+from widthwise.elastic import Elastic
 from widthwise.graph.axes import Axis
 from widthwise.report import text
-from widthwise.steps import captured
 from widthwise.tasks.resolve import resolve
 
 EXAMPLES = ("widthwise inspect digits", "widthwise inspect mine.py:task")
@@ -22,7 +22,7 @@ def inspect(task: TaskName) -> None:
     """Show what can be cut in a task's model, and what cannot and why."""
     found = resolve(task)
     model = found.model()
-    net = captured(model, found)
+    net = Elastic(model, found.example())
     params = sum(p.numel() for p in model.parameters())
     fixed = [axis for axis in net.axes.values() if axis.fixed_because]
     console.print(

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import io
+import logging
 import math
 import operator
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,10 +151,26 @@ def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
 
 
 def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
-    with warnings.catch_warnings(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-        # Export warns of module attributes that recurrent layers set in passing; nothing is lost.
-        warnings.simplefilter("ignore")
+    with _quietly(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
         return torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep to itself what torch.export prints on its way.
+
+    It warns of module attributes that recurrent layers set in passing, where nothing is lost, and
+    prints pages before an error, whose gist the CaptureError tells.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        printed = io.StringIO()
+        with warnings.catch_warnings(), redirect_stdout(printed), redirect_stderr(printed):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _explains_itself(model: nn.Module, args: Any, kwargs: Any) -> bool:

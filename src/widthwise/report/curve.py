@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from widthwise.measure.frontier import Frontier, Point
 
-_LABEL = 0.24  # the length of a label as a share of the scale, on the page of a phone
+# The size of a label as a share of the plot, on the page of a phone.
+_LONG, _HIGH = 0.26, 0.12
 
 
 def best_that_fits(frontier: Frontier) -> list[Point]:
@@ -42,19 +43,28 @@ def size_ticks(low: int, high: int, most: int) -> list[int]:
     return kept if len(kept) > 1 else sorted({low, high})
 
 
-def place_labels(sizes: Sequence[int], low: int, high: int) -> list[tuple[bool, int]]:
-    """For the mark at every size: whether its label ends there rather than begins, and its row.
+def place_labels(frontier: Frontier, marks: Sequence[tuple[int, float]]) -> list[tuple[bool, int]]:
+    """For every mark (bytes, metric): whether its label ends there or begins, and in which row.
 
-    Labels lie below or above the marks, in rows, so that two that are near do not overlap.
+    Labels lie on the worse side of their marks, row 0 nearest; rows are chosen so that no two
+    labels overlap.
     """
-    reach = math.log(high / low) or 1.0
-    placed: list[tuple[bool, int]] = [(False, 0)] * len(sizes)
-    taken: list[float] = []  # where the last label of each row ends, as a share of the scale
-    for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
-        at = math.log(sizes[i] / low) / reach
+    known = [(p.bytes, p.metric) for p in frontier.points] + list(marks)
+    low, high = min(size for size, _ in known), max(size for size, _ in known)
+    worst, best = min(value for _, value in known), max(value for _, value in known)
+    across, up = math.log(high / low) or 1.0, (best - worst) or 1.0
+    sign = -1 if frontier.higher_is_better else 1
+    placed: list[tuple[bool, int]] = [(False, 0)] * len(marks)
+    taken: list[tuple[float, float]] = []  # left end and height of each label, shares of the plot
+    for i in sorted(range(len(marks)), key=lambda i: marks[i]):
+        at = math.log(marks[i][0] / low) / across
         ends = at > 0.8
-        start = at - _LABEL if ends else at
-        row = next((r for r, end in enumerate(taken) if start >= end), len(taken))
-        taken[row : row + 1] = [start + _LABEL]
+        left, height = at - _LONG * ends, (marks[i][1] - worst) / up
+        row = 0
+        while any(
+            abs(left - x) < _LONG and abs(height + sign * _HIGH * row - y) < _HIGH for x, y in taken
+        ):
+            row += 1
+        taken.append((left, height + sign * _HIGH * row))
         placed[i] = (ends, row)
     return placed

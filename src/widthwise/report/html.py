@@ -233,7 +233,7 @@ def _chart(frontier: Frontier, picks: Sequence[Pick]) -> dict[str, Any]:
 
 def _marked(frontier: Frontier, picks: Sequence[Pick]) -> Iterator[dict[str, Any]]:
     marks = [position(frontier, pick) for pick in picks]
-    places = place_labels([size for size, _ in marks], *size_range(frontier, picks))
+    places = place_labels(frontier, marks)
     for pick, (size, value), (ends, row) in zip(picks, marks, places, strict=True):
         name, metric = escape(pick.name), frontier.metric
         lines = [f"<b>{name}</b>", f"{format_size(size)}: {text.value(metric, value)}"]

@@ -74,7 +74,7 @@ def _picks(axes: Axes, frontier: Frontier, picks: Sequence[Pick]) -> None:
     )
     # The curve bends towards large and good, so away from it there is room for words.
     down = -1 if frontier.higher_is_better else 1
-    places = place_labels([size for size, _ in marks], *size_range(frontier, picks))
+    places = place_labels(frontier, marks)
     for pick, mark, (ends, row) in zip(picks, marks, places, strict=True):
         axes.annotate(
             f"{pick.name}\n{format_size(mark[0])}",
