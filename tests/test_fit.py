@@ -27,6 +27,7 @@ from fit_run import RECIPE, data, run, weights
 from widthwise import Elastic, FileError, RunError, TrainingError
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.store import atomic
+from widthwise.store.lock import held
 from widthwise.tasks.arrays import Arrays
 from widthwise.train import checkpoint
 from widthwise.train.batches import Plan, own_randomness, stream
@@ -485,7 +486,7 @@ def test_no_space_left_says_so(tmp_path, monkeypatch):
 
 
 def test_a_folder_in_use_or_unusable_is_refused(tmp_path):
-    with checkpoint.held(tmp_path), pytest.raises(RunError, match="Another training runs in"):
+    with held(tmp_path), pytest.raises(RunError, match="is in use by another"):
         run(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be used as a run folder"):

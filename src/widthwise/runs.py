@@ -20,11 +20,9 @@ nothing has to be repaired after a crash.
 from __future__ import annotations
 
 import json
-import os
 import platform
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +32,7 @@ import torch
 
 from widthwise.errors import RunError
 from widthwise.store.atomic import write_whole
+from widthwise.store.lock import held
 from widthwise.version import VERSION
 
 Status = Literal["running", "interrupted", "finished"]
@@ -161,40 +160,12 @@ class Run:
         write_whole(self.record_file, [text.encode()])
 
 
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path) -> AbstractContextManager[None]:
     """Keep other widthwise commands out of `folder`, which is made if it is missing.
 
     Raises RunError when another process holds it, or when it cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise RunError(
-            f"{folder} cannot be used as a run folder ({error.strerror}); give another --out."
-        ) from error
-    try:
-        _lock(handle, folder)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, folder: Path) -> None:
-    if sys.platform == "win32":  # has no locks that go with the process
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RunError(
-            f"{folder} is in use by another widthwise command; wait until it is done, or give "
-            "another folder."
-        ) from error
-    except OSError:
-        pass  # some network file systems have no locks
+    return held(folder, _LOCK)
 
 
 def claim(folder: Path, settings: Settings, *, overwrite: bool = False) -> tuple[Run, State]:

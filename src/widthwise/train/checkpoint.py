@@ -11,11 +11,8 @@ JSON in the file's metadata, with a checksum over all of it.
 from __future__ import annotations
 
 import json
-import os
-import sys
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,38 +128,3 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
         yield f"{path} is another"
     elif old != new:
         yield f"{path} was {old} and is {new}"
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a run folder, made if need be, against other runs; they meet a RunError.
-
-    The lock is on the folder itself and goes with the process, so nothing is ever left behind.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY) if sys.platform != "win32" else None
-    except OSError as error:
-        raise RunError(
-            f"{folder} cannot be used as a run folder ({error.strerror or error}); give another."
-        ) from error
-    try:
-        if handle is not None:
-            _lock(handle, folder)
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def _lock(handle: int, folder: Path) -> None:
-    import fcntl  # not on Windows
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RunError(
-            f"Another training runs in {folder}; wait until it is done, or give another folder."
-        ) from error
-    except OSError:
-        pass  # some network file systems have no locks

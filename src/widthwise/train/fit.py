@@ -32,6 +32,7 @@ from widthwise.choose.draws import hashed
 from widthwise.elastic import Elastic
 from widthwise.errors import TrainingError
 from widthwise.measure.metric import Metric, outputs_for
+from widthwise.store.lock import held
 from widthwise.train import checkpoint
 from widthwise.train.batches import Plan, length, own_randomness, placed, reseed, stream
 from widthwise.train.checkpoint import Checkpoint
@@ -97,7 +98,7 @@ def fit(
     )
     with own_randomness():
         run = _Run(job)
-        with checkpoint.held(place) if place is not None and run.main else nullcontext():
+        with held(place) if place is not None and run.main else nullcontext():
             return run.go(progress)
 
 

@@ -75,8 +75,8 @@ def refit_output(
     with evaluating(cut), own_randomness():
         device = next(cut.parameters()).device
         layer = _last_linear(cut, _first(data, seed, device))
-        held = _features(layer, data, batch_size, seed)
-    return _solve(layer, held, criterion, steps, pull)
+        kept = _features(layer, data, batch_size, seed)
+    return _solve(layer, kept, criterion, steps, pull)
 
 
 def distill(
