@@ -1,4 +1,4 @@
-"""The networks of nets.py made elastic, once for each test process."""
+"""The networks of `nets` made elastic, once for each test process."""
 
 import warnings
 from functools import cache

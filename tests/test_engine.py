@@ -1,4 +1,4 @@
-"""The engine on every network of nets.py: what is found, run and cut is what it computes."""
+"""The engine on every network of the test set: what is found, run and cut is what it computes."""
 
 import warnings
 
