@@ -317,7 +317,7 @@ def test_the_published_scale_is_folded_away_at_the_cut():
 def test_moving_the_model_moves_everything():
     _, net, args, _ = made("lstm_2")
     moved = ww.Elastic(net.model, args).eval()
-    runner = moved._runner(False)
+    runner = moved._runners[False]
     runner._move(torch.device("meta"))
     devices = {n.kwargs["device"] for n in runner.module.graph.nodes if "device" in n.kwargs}
     assert devices == {torch.device("meta")}
@@ -365,3 +365,21 @@ def test_widths_are_frozen_mappings():
     assert {w: 1}[ww.Widths({"a": 1, "b": 2})] == 1
     with pytest.raises(TypeError):
         w["a"] = 3
+
+
+def test_one_compiled_graph_serves_every_width():
+    """Widths are inputs of the graph, so other widths need no other graph."""
+    net = ww.Elastic(mlp(32), X).train()
+    graphs = []
+
+    def note(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda w, x: net(x, widths=w), backend=note, dynamic=True)
+    for width in (20, 7, 13, 31):
+        widths = ww.Widths({"0": width})
+        assert torch.allclose(compiled(widths, X), net(X, widths=widths), atol=1e-6)
+    assert len(graphs) == 1
+    torch._dynamo.reset()

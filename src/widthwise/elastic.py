@@ -76,7 +76,12 @@ class Elastic(nn.Module):
         ]
         self._relations: Relations = relate(self._programs)
         self._table: Axes = self._find(prove)
-        self._graphs: dict[bool, Runner] = {}
+        self._runners = {
+            related.program.training: Runner(
+                model, related.program, elastic_graph(related, self._table, self._scaled())
+            )
+            for related in self._relations.programs
+        }
         self._many: Runner | None = None
         self.train(model.training)
         if not self._table.free:
@@ -125,7 +130,7 @@ class Elastic(nn.Module):
         """
         if widths is None:
             widths = self.drawn() if self.training else {}
-        return self._runner(self.training)(self._table.complete(widths), args, kwargs)
+        return self._runners[self.training](self._table.complete(widths), args, kwargs)
 
     def each(self, widths: Iterable[Mapping[str, int]], *args: Any, **kwargs: Any) -> Iterator[Any]:
         """The outputs at each of several widths, in evaluation mode and without gradients.
@@ -145,13 +150,6 @@ class Elastic(nn.Module):
         widths = draw_widths(self.free, self.draw, self.seed, self.step)
         self.step += 1
         return widths
-
-    def _runner(self, training: bool) -> Runner:
-        if training not in self._graphs:
-            related = next(r for r in self._relations.programs if r.program.training == training)
-            graph = elastic_graph(related, self._table, self._scaled())
-            self._graphs[training] = Runner(self.model, related.program, graph)
-        return self._graphs[training]
 
     def _scaled(self) -> frozenset[tuple[str, int]]:
         return frozenset(self._relations.consumed) if self.draw.scale else frozenset()
