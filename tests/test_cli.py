@@ -139,11 +139,6 @@ def test_the_program_lists_its_commands_and_says_its_version():
     assert re.fullmatch(r"widthwise \d+\.\d+\.\d+\S*\n", works("--version"))
 
 
-def test_the_reference_is_current():
-    script = Path(__file__).parent.parent / "scripts" / "cli_reference.py"
-    subprocess.run([sys.executable, script, "--check"], check=True)
-
-
 # From training to a file.
 
 

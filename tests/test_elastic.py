@@ -314,6 +314,32 @@ def test_the_published_scale_is_folded_away_at_the_cut():
     assert torch.allclose(cut(X), expected, atol=1e-6)
 
 
+def test_draws_can_be_replaced_but_not_the_scale_in_the_graphs():
+    net = ww.Elastic(mlp(), X)
+    net.draw = ww.Draw(lowest=2, law="uniform")
+    assert net.drawn()["0"] >= 2
+    with pytest.raises(ValueError, match="make a new Elastic"):
+        net.draw = ww.PUBLISHED
+
+
+class TwoMinds(nn.Module):
+    """In training it scales by a size of its own that no evaluation shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        return self.b(h / self.a.out_features) if self.training else self.b(h)
+
+
+def test_a_class_that_differs_in_training_alone_is_not_used():
+    net = ww.Elastic(TwoMinds(), X)
+    with pytest.warns(ww.GraphModuleWarning, match="something else"):
+        net.cut({"a": 8})
+
+
 def test_moving_the_model_moves_everything():
     _, net, args, _ = made("lstm_2")
     moved = ww.Elastic(net.model, args).eval()

@@ -66,7 +66,7 @@ class Elastic(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.draw = draw if draw is not None else Draw()
+        self._draw = draw if draw is not None else Draw()
         self.seed = seed
         self.step = 0
         args = (args,) if isinstance(args, Tensor) else tuple(args)
@@ -95,6 +95,20 @@ class Elastic(nn.Module):
         parameters = {n for n, _ in self.model.named_parameters(remove_duplicate=False)}
         axes = find_axes(self._relations, parameters)
         return prove(self._relations, axes, self.state(), parameters) if proof else axes
+
+    @property
+    def draw(self) -> Draw:
+        """How training draws widths; may be replaced by one with the same scale."""
+        return self._draw
+
+    @draw.setter
+    def draw(self, draw: Draw) -> None:
+        if draw.scale != self._draw.scale:
+            raise ValueError(
+                "The scale is part of the network's graphs; make a new Elastic(model, args, "
+                f"draw=...) for draws with scale={draw.scale}."
+            )
+        self._draw = draw
 
     @property
     def axes(self) -> dict[str, Axis]:
@@ -203,16 +217,16 @@ class Elastic(nn.Module):
         kept = self._table.complete(widths)
         full = self.state()
         state = cut_state(self._relations, self._table, kept, full, self._scaled())
-        graph, trainable = graph_module(self.model, self._relations, self._table, kept, state)
+        graph, training = graph_module(self.model, self._relations, self._table, kept, state)
         only = "training mode does other things, which it leaves out: it computes evaluation only"
         if not same_class:
-            return graph, (), None if trainable else only
+            return graph, (), None if training is None else only
         found = own_class(
-            self.model, self._relations, self._table, kept, full, state, graph, trainable
+            self.model, self._relations, self._table, kept, full, state, graph.eval(), training
         )
         if isinstance(found, str):
-            reason = found if trainable else f"{found}; and {only}"
-            return graph.train(self.model.training and trainable), (), reason
+            reason = found if training is None else f"{found}; and {only}"
+            return graph.train(self.model.training and training is None), (), reason
         return *found, None
 
     def explain(self) -> str:

@@ -67,25 +67,36 @@ def graph_module(
     axes: Axes,
     widths: Mapping[str, int],
     state: Mapping[str, Tensor],
-) -> tuple[fx.GraphModule, bool]:
+) -> tuple[fx.GraphModule, fx.GraphModule | None]:
     """The cut network as a graph module over the given cut tensors.
 
-    Returns the module and whether it can be trained (one graph serves both modes).
+    Returns it and None where one graph serves both modes, so that it can be trained; otherwise the
+    graph of evaluation and, for comparison only, that of training.
     """
-    by_mode = {r.program.training: r for r in relations.programs}
-    graphs = {mode: _with_state(r, axes, widths) for mode, r in by_mode.items()}
-    merged = _merge(graphs[True], graphs[False]) if True in graphs else None
-    trainable = merged is not None
-    graph = merged if merged is not None else graphs[False]
-    check_inputs(graph, by_mode[False].program)
-    _calling_convention(graph, by_mode[False].program, model)
+    training, evaluation = sorted(relations.programs, key=lambda r: not r.program.training)
+    merged = _merge(*(_with_state(r, axes, widths) for r in (training, evaluation)))
+    if merged is not None:
+        module = _module(model, merged, evaluation.program, state)
+        return module.train(model.training), None
+    modules = [
+        _module(model, _with_state(r, axes, widths), r.program, state)
+        for r in (evaluation, training)
+    ]
+    return modules[0].eval(), modules[1].train()
+
+
+def _module(
+    model: nn.Module, graph: fx.Graph, program: Program, state: Mapping[str, Tensor]
+) -> fx.GraphModule:
+    check_inputs(graph, program)
+    _calling_convention(graph, program, model)
     attributes: dict[str, Any] = {n: t for n, t in state.items() if _reads(graph, n)}
     module = fx.GraphModule(attributes | {"training": False}, graph, type(model).__name__)
     module.meta = {}
     for node in module.graph.nodes:
         # Traces of the user's files have no place in what is shipped.
         node.meta = {}
-    return module.train(model.training and trainable), trainable
+    return module
 
 
 def _reads(graph: fx.Graph, name: str) -> bool:

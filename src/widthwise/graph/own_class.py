@@ -3,7 +3,7 @@
 A copy of the module gets the cut tensors, and the sizes that its layers and classes hold as
 attributes are set to match: those of torch's layers from the shapes of their parameters, those of
 the user's classes where a literal size in the captured graph changed. Whether that was right is
-not assumed: the result must compute what the cut graph computes, in both modes, or it is not used.
+not assumed: the result must compute what the cut graph computes, or it is not used.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ def own_class(
     widths: Mapping[str, int],
     full: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
-    reference: fx.GraphModule,
-    trainable: bool,
+    evaluation: fx.GraphModule,
+    training: fx.GraphModule | None,
 ) -> tuple[nn.Module, tuple[Patch, ...]] | str:
     """The user's class over the cut tensors with the patches made, or why it cannot be had.
 
-    full, state: the model's tensors and their cut versions, by name. reference: the cut graph.
+    full, state: the model's tensors and their cut versions, by name. evaluation: the cut graph to
+    compare with; training: that of training mode, None where the same operators serve both modes,
+    so that one mode tells for both.
     """
     changes = _changes(relations, axes, widths)
     groups = _groups(relations, axes, widths)
@@ -70,7 +72,9 @@ def own_class(
                 return f"it cannot be copied ({type(error).__name__})"
             patches = [*_patch_layers(shell, groups), *wanted]
             apply_patches(shell, wanted)
-            problem = _difference(shell, reference, relations, trainable)
+            problem = _difference(shell.eval(), evaluation, relations)
+            if problem is None and training is not None:
+                problem = _difference(shell.train(), training, relations)
             if problem is None:
                 return shell.train(model.training), tuple(patches)
             reason = problem
@@ -222,22 +226,17 @@ def _recurrent_sizes(module: nn.Module) -> list[tuple[str, int | tuple[int, ...]
     return [("input_size", w_ih.shape[1]), ("hidden_size", w_hh.shape[1])]
 
 
-def _difference(
-    shell: nn.Module, reference: fx.GraphModule, relations: Relations, trainable: bool
-) -> str | None:
-    """How the class differs from the cut graph on the example, or None.
-
-    Where one graph serves both modes, both run the same operators, so one mode tells for both.
-    """
+def _difference(shell: nn.Module, reference: fx.GraphModule, relations: Relations) -> str | None:
+    """How the class differs from a cut graph on the example, or None; both in the mode they are."""
     program = relations.programs[-1].program
     args, kwargs = pytree.tree_unflatten(_few_rows(program), program.in_spec)
     with _random_values(reference):
         try:
-            mine = _run(shell.eval(), args, kwargs)
+            mine = _run(shell, args, kwargs)
         except Exception as error:  # noqa: BLE001 - the user's code runs inside
             text = (str(error).splitlines() or [""])[0][:160].rstrip(".")
             return f"its code does not run at these sizes ({text})"
-        if not _close(mine, _run(reference.eval(), args, kwargs)):
+        if not _close(mine, _run(reference, args, kwargs)):
             return "its code computes something else at these sizes"
     return None
 
