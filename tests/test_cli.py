@@ -250,9 +250,16 @@ def test_a_task_of_one_s_own_is_found_again_from_elsewhere(tasks, tmp_path, monk
 
 def test_inspect_shows_sizes_sharing_and_reasons(tasks):
     shown = works("inspect", "digits")
-    assert re.search(r"fc1 +64 +3 +fc1, fc2", shown)
-    assert re.search(r"fc3 +10 +it is an output of the model", shown)
+    assert re.search(r"fc1 +64 +92 % +fc1, fc2", shown)
+    assert "fc3: 10, because it is an output of the model" in shown
     assert "8,970 parameters" in shown
+
+
+def test_inspect_as_json_holds_every_axis():
+    found = json.loads(works("inspect", "digits", "--json"))
+    assert found["full"] == {"params": 8970, "bytes": 4 * 8970}
+    assert [group["sizes"] for group in found["cuttable"]] == [{"fc1": 64}, {"fc2": 64}]
+    assert found["staying"][0]["sizes"] == {"fc3": 10}
 
 
 @pytest.mark.filterwarnings("default::widthwise.elastic.NothingToCutWarning")

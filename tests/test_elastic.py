@@ -20,11 +20,11 @@ def mlp(hidden=16):
 X = torch.randn(4, 6)
 
 PUBLIC = """
-    ACCURACY Axis BudgetError CaptureError DataError Distill Draw Elastic Evaluation ExportError
-    FileError Frontier GraphModuleWarning Metric NothingToCutWarning PUBLISHED Point Recipe
-    RunError Sandwich SandwichLoss SingleDraw StructuralDropout TaskError TrainingError WidthError
-    Widths WidthwiseError distill export_onnx export_program fit ladder load recalibrate
-    refit_output save sweep
+    ACCURACY Axis BudgetError CaptureError Constraints DataError Distill Draw Elastic Evaluation
+    ExportError FileError Frontier GraphModuleWarning Inspection Metric NothingToCutWarning
+    PUBLISHED Point Recipe RunError Sandwich SandwichLoss SingleDraw StructuralDropout TaskError
+    TrainingError WidthError Widths WidthwiseError distill export_onnx export_program fit ladder
+    load recalibrate refit_output save sweep
 """.split()
 
 

@@ -15,6 +15,8 @@ from widthwise.errors import (
     WidthwiseError,
 )
 from widthwise.graph.axes import Axis
+from widthwise.graph.constraints import Constraints
+from widthwise.graph.explain import Inspection
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.measure.recalibrate import recalibrate
@@ -37,6 +39,7 @@ __all__ = [
     "Axis",
     "BudgetError",
     "CaptureError",
+    "Constraints",
     "DataError",
     "Distill",
     "Draw",
@@ -46,6 +49,7 @@ __all__ = [
     "FileError",
     "Frontier",
     "GraphModuleWarning",
+    "Inspection",
     "Metric",
     "NothingToCutWarning",
     "Point",

@@ -10,7 +10,7 @@ small = net.cut(net.widths(0.5))    # a plain module, without widthwise
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch.utils._pytree as pytree
@@ -19,13 +19,19 @@ from torch import Tensor, nn
 from widthwise.choose.draws import Draw, draw_widths
 from widthwise.graph.axes import Axes, Axis, find_axes
 from widthwise.graph.capture import capture
+from widthwise.graph.constraints import Constraints, constrain
 from widthwise.graph.cut import cut_state, graph_module
+from widthwise.graph.dims import fully_fixed, size
+from widthwise.graph.explain import Inspection, inspect
+from widthwise.graph.expressible import expressible
 from widthwise.graph.own_class import Patch, own_class
 from widthwise.graph.proof import prove
+from widthwise.graph.refusal import check
 from widthwise.graph.relate import Relations, relate
-from widthwise.graph.rewrite import elastic_graph
+from widthwise.graph.rewrite import elastic_graph, keeper
 from widthwise.graph.runner import Runner
 from widthwise.graph.shared import split_graph
+from widthwise.graph.slicing import KeptDim, count, layout
 from widthwise.variant import Widths
 
 
@@ -47,10 +53,14 @@ class Elastic(nn.Module):
     seed: of the draws, which are a function of (seed, step) and nothing else.
     dynamic_shapes: as for torch.export.export, instead of the sizes widthwise frees by itself.
     prove: run the shuffle proof on every axis (recommended).
+    constraints: axes that share a width or stay whole, and which widths the others may have.
+    outputs: names of the outputs that matter, such as ("logits",) or ("0",), where a model returns
+        inner features as well: those then come at the widths that they have. By default all matter.
 
     `step` is the number of the next draw; set it to resume. In train mode every call advances it.
 
-    Raises CaptureError, naming operator, module and remedy, when the model cannot be captured.
+    Raises CaptureError, naming operator, module and remedy, when the model cannot be captured, and
+    WidthError for constraints that do not fit its axes.
     """
 
     def __init__(
@@ -63,17 +73,23 @@ class Elastic(nn.Module):
         seed: int = 0,
         dynamic_shapes: Any = None,
         prove: bool = True,
+        constraints: Constraints | None = None,
+        outputs: Sequence[str] | None = None,
     ) -> None:
+        args = (args,) if isinstance(args, Tensor) else args
+        check(model, args, kwargs or {})
         super().__init__()
         self.model = model
         self._draw = draw if draw is not None else Draw()
+        self.constraints = constraints if constraints is not None else Constraints()
         self.seed = seed
         self.step = 0
-        args = (args,) if isinstance(args, Tensor) else tuple(args)
-        self._programs = [
-            capture(model, args, kwargs or {}, training=mode, dynamic_shapes=dynamic_shapes)
-            for mode in (True, False)
-        ]
+        if any(p.is_meta for p in model.parameters()):
+            args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
+        self.outputs = None if outputs is None else tuple(outputs)
+        self._programs = capture(
+            model, tuple(args), kwargs or {}, dynamic_shapes=dynamic_shapes, outputs=self.outputs
+        )
         self._relations: Relations = relate(self._programs)
         self._table: Axes = self._find(prove)
         self._runners = {
@@ -94,7 +110,8 @@ class Elastic(nn.Module):
     def _find(self, proof: bool) -> Axes:
         parameters = {n for n, _ in self.model.named_parameters(remove_duplicate=False)}
         axes = find_axes(self._relations, parameters)
-        return prove(self._relations, axes, self.state(), parameters) if proof else axes
+        proven = prove(self._relations, axes, self.state(), parameters) if proof else axes
+        return constrain(proven, self.constraints)
 
     @property
     def draw(self) -> Draw:
@@ -123,8 +140,8 @@ class Elastic(nn.Module):
     def widths(self, kept: float, multiple_of: int = 1) -> Widths:
         """Every free axis at this fraction of its size, rounded to a multiple, at least one.
 
-        Axes that lie inside another (a head size inside its heads) stay full. Raises WidthError for
-        a fraction outside (0, 1].
+        Rounded to what the constraints allow, too. Axes that lie inside another (a head size inside
+        its heads) stay full. Raises WidthError for a fraction outside (0, 1].
         """
         return self._table.fraction(kept, multiple_of)
 
@@ -133,7 +150,10 @@ class Elastic(nn.Module):
         return Widths({name: axis.size for name, axis in self.free.items()})
 
     def complete(self, widths: Mapping[str, int]) -> Widths:
-        """The widths with the axes that they do not name at full size; raises WidthError."""
+        """The widths with the axes that they do not name at full size.
+
+        Raises WidthError for unknown axes and widths that an axis cannot have.
+        """
         return Widths(self._table.complete(widths))
 
     def forward(self, *args: Any, widths: Mapping[str, int] | None = None, **kwargs: Any) -> Any:
@@ -145,6 +165,14 @@ class Elastic(nn.Module):
         if widths is None:
             widths = self.drawn() if self.training else {}
         return self._runners[self.training](self._table.complete(widths), args, kwargs)
+
+    def at(self, widths: Iterable[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The model in evaluation mode at one width for each of `free`, in order, unchecked.
+
+        For exporters, whose widths are symbols rather than numbers.
+        """
+        named = dict(zip(self.free, widths, strict=True))
+        return self._runners[False](named, args, dict(kwargs))
 
     def each(self, widths: Iterable[Mapping[str, int]], *args: Any, **kwargs: Any) -> Iterator[Any]:
         """The outputs at each of several widths, in evaluation mode and without gradients.
@@ -210,6 +238,22 @@ class Elastic(nn.Module):
             )
         return module
 
+    def expressible(self, widths: Mapping[str, int]) -> Widths:
+        """Widths near these at which `cut` returns the user's own class.
+
+            small = net.cut(net.expressible(net.widths(0.5)))
+
+        First these widths are tried, then such that heads x head size are the stream, layers are
+        alike, heads stay whole; in the last resort kinds of axes are cut one after another. Takes
+        as long as a cut for each try. Raises WidthError.
+        """
+        return expressible(
+            self._relations,
+            self._table,
+            widths,
+            lambda tried: isinstance(self.cut_with_patches(tried)[0], type(self.model)),
+        )
+
     def cut_with_patches(
         self, widths: Mapping[str, int], *, same_class: bool = True
     ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
@@ -221,24 +265,40 @@ class Elastic(nn.Module):
         only = "training mode does other things, which it leaves out: it computes evaluation only"
         if not same_class:
             return graph, (), None if training is None else only
-        found = own_class(
-            self.model, self._relations, self._table, kept, full, state, graph.eval(), training
-        )
+        if any(t.is_meta for t in state.values()):
+            found: Any = "its weights are on the meta device, so that the two cannot be compared"
+        else:
+            found = own_class(
+                self.model, self._relations, self._table, kept, full, state, graph.eval(), training
+            )
         if isinstance(found, str):
             reason = found if training is None else f"{found}; and {only}"
             return graph.train(self.model.training and training is None), (), reason
         return *found, None
 
+    def kept(self, widths: Mapping[str, int]) -> dict[str, tuple[KeptDim, ...]]:
+        """For every tensor that these widths cut, by each of its names, what is kept of its dims.
+
+        Raises WidthError.
+        """
+        keep = keeper(self._table, self._table.complete(widths))
+        state, scaled = self.state(), self._scaled()
+        found = {
+            id(state[name]): tuple(
+                KeptDim(
+                    d, layout(t, keep), size(t) / count(t, keep) if (name, d) in scaled else 1.0
+                )
+                for d, t in enumerate(dims)
+                if not fully_fixed(t)
+            )
+            for name, dims in self._relations.state.items()
+        }
+        return {name: found[id(t)] for name, t in state.items() if found.get(id(t))}
+
+    def inspect(self) -> Inspection:
+        """What can be cut, what cannot and why, as data."""
+        return inspect(self.model, self._relations, self._table)
+
     def explain(self) -> str:
-        """What can be cut, what cannot and why, as text."""
-        lines = [f"{len(self.free)} axes can be cut:"]
-        for axis in self.free.values():
-            inside = f", inside {axis.inner_of}" if axis.inner_of else ""
-            lines.append(f"  {axis.name}: {axis.size}{inside} ({len(axis.places)} places)")
-        fixed = [a for a in self._table.table.values() if a.fixed_because]
-        if fixed:
-            lines.append("These stay as they are:")
-            lines += [f"  {a.name}: {a.size}, because {a.fixed_because}" for a in fixed]
-        for name, path in self.unknown.items():
-            lines.append(f"widthwise has no rule for {name}" + (f" (in {path})" if path else ""))
-        return "\n".join(lines)
+        """What can be cut, what cannot and why, as text; of many layers alike, one line."""
+        return str(self.inspect())

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from widthwise.graph.axes import Axis
+from widthwise.graph.axes import Axis, Grid
 from widthwise.variant import Widths
 
 
@@ -59,6 +59,8 @@ class Draw:
             raise ValueError(f"Draw.law is {self.law!r}; give 'uniform' or 'log-uniform'.")
 
 
+ANY = Grid()  # every width
+
 PUBLISHED = Draw(p=0.5, lowest=1, law="uniform", shared=False, scale=True)
 """Structural dropout as published (Knodt 2022)."""
 
@@ -94,8 +96,8 @@ class Sandwich:
 
 def one_per_octave(axes: Mapping[str, Axis], draw: Draw) -> Sandwich:
     """The full width and, in every step, one drawn width from each octave of the widest axis."""
-    widest = max((a.size for a in axes.values() if a.inner_of is None), default=1)
-    octaves = max(1, round(math.log2(max(widest / smallest(widest, draw), 2))))
+    size, grid = _widest(a for a in axes.values() if a.inner_of is None)
+    octaves = max(1, round(math.log2(max(size / smallest(size, draw, grid), 2))))
     return Sandwich(passes=1 + octaves, narrowest=False)
 
 
@@ -124,68 +126,81 @@ def draw_widths(
 ) -> Widths:
     """The widths of one pass of one training step; axes that are not cut are left out.
 
-    axes: the axes that can be cut. Axes inside another (head size in heads) stay full.
+    axes: the axes that can be cut. Axes inside another (head size in heads) stay full. An axis with
+        a grid of its own takes widths of that grid: `draw.lowest` and `draw.step` rounded up to it.
     index: tells several passes of a step apart.
     of: when above 1, index 0..of - 1 is the part of the law to draw from, narrow widths first;
         axes drawn by themselves each take the parts in an order of their own.
     """
-    sizes = {name: axis.size for name, axis in axes.items() if axis.inner_of is None}
+    outer = {name: axis for name, axis in axes.items() if axis.inner_of is None}
     if draw.shared:
         cut, place = uniforms(seed, (step, index), 2)
-        if not sizes or cut >= draw.p:
+        if not outer or cut >= draw.p:
             return Widths()
-        widest = max(sizes.values())
-        width = drawn_width(widest, draw, (index + place) / of if of > 1 else place)
-        kept = {name: same_share(size, draw, width, widest) for name, size in sizes.items()}
-        return Widths({name: w for name, w in kept.items() if w < sizes[name]})
-    values = uniforms(seed, (step, index), 2 * len(sizes))
+        widest, grid = _widest(outer.values())
+        width = drawn_width(widest, draw, (index + place) / of if of > 1 else place, grid)
+        kept = {n: same_share(a.size, draw, width, widest, a.grid) for n, a in outer.items()}
+        return Widths({name: w for name, w in kept.items() if w < outer[name].size})
+    values = uniforms(seed, (step, index), 2 * len(outer))
     found: dict[str, int] = {}
-    for number, (name, size) in enumerate(sizes.items()):
+    for number, (name, axis) in enumerate(outer.items()):
         cut, place = values[2 * number : 2 * number + 2]
-        if cut >= draw.p or size <= smallest(size, draw):
+        if cut >= draw.p or axis.size <= smallest(axis.size, draw, axis.grid):
             continue
         if of > 1:
             place = (_stratum(seed, step, number, index, of) + place) / of
-        found[name] = drawn_width(size, draw, place)
+        found[name] = drawn_width(axis.size, draw, place, axis.grid)
     return Widths(found)
 
 
-def drawn_width(size: int, draw: Draw, place: float) -> int:
+def _widest(axes: Iterable[Axis]) -> tuple[int, Grid]:
+    """Size and grid of the widest axis, for which a shared draw is made.
+
+    Without its smallest width: that would keep the other axes from being cut as far as they may.
+    """
+    found = max(((a.size, -a.grid.multiple_of) for a in axes), default=(1, -1))
+    return found[0], Grid(-found[1])
+
+
+def drawn_width(size: int, draw: Draw, place: float, grid: Grid = ANY) -> int:
     """The width at a place in [0, 1) of the draw's law, for an axis of this size that is cut.
 
     Below `size`, but for axes that are no wider than their smallest width: those stay whole.
     """
-    lowest = smallest(size, draw)
+    lowest, step = smallest(size, draw, grid), grid.multiple(draw.step)
     if size <= lowest:
         return size
-    choices = -(-(size - lowest) // draw.step)  # lowest, lowest + step, ... below size
+    choices = -(-(size - lowest) // step)  # lowest, lowest + step, ... below size
     if draw.law == "uniform":
         rank = int(place * choices)
     else:
-        span = math.log1p(choices * draw.step / lowest)
-        rank = int(lowest * math.expm1(place * span) / draw.step)
-    return lowest + draw.step * min(rank, choices - 1)  # rounding may reach past the end
+        span = math.log1p(choices * step / lowest)
+        rank = int(lowest * math.expm1(place * span) / step)
+    return lowest + step * min(rank, choices - 1)  # rounding may reach past the end
 
 
-def same_share(size: int, draw: Draw, width: int, widest: int) -> int:
+def same_share(size: int, draw: Draw, width: int, widest: int, grid: Grid = ANY) -> int:
     """The share width / widest of an axis of this size, rounded to a width of the draw."""
-    lowest = smallest(size, draw)
+    lowest, step = smallest(size, draw, grid), grid.multiple(draw.step)
     if size <= lowest or width >= widest:
         return size
-    rank = round((size * width / widest - lowest) / draw.step)
-    return min(size, lowest + draw.step * max(rank, 0))
+    rank = round((size * width / widest - lowest) / step)
+    return min(size, lowest + step * max(rank, 0))
 
 
-def smallest(size: int, draw: Draw) -> int:
-    """The smallest width drawn for an axis of this size: `draw.lowest`, less for a small axis."""
-    return min(draw.lowest, max(draw.step, size // 4))
+def smallest(size: int, draw: Draw, grid: Grid = ANY) -> int:
+    """The smallest width drawn for an axis of this size: `draw.lowest`, less for a small axis.
+
+    Rounded up to the axis' own grid.
+    """
+    return grid.up(min(draw.lowest, max(draw.step, size // 4)))
 
 
 def narrowest(axes: Mapping[str, Axis], draw: Draw) -> Widths:
     """Every axis as narrow as the draw allows; axes inside another stay full."""
     return Widths(
         {
-            name: min(axis.size, smallest(axis.size, draw))
+            name: min(axis.size, smallest(axis.size, draw, axis.grid))
             for name, axis in axes.items()
             if axis.inner_of is None
         }

@@ -6,6 +6,8 @@ features lie in which tensors; the same place serves to slice, permute, mask and
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +32,34 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Which widths an axis may have: multiples of a number from a least one on, and its full size.
+
+    Grid()                                # every width
+    Grid(multiple_of=8, at_least=20)      # 24, 32, 40, ... and the full size
+    """
+
+    multiple_of: int = 1
+    at_least: int = 1
+
+    def multiple(self, number: int) -> int:
+        """The number rounded up to a multiple."""
+        return -(-number // self.multiple_of) * self.multiple_of
+
+    def up(self, width: int) -> int:
+        """The smallest width of the grid that is not below this one."""
+        return self.multiple(max(width, self.at_least))
+
+    def near(self, width: float, size: int) -> int:
+        """The width of the grid nearest to this one, for an axis of this size."""
+        return min(size, max(self.up(1), round(width / self.multiple_of) * self.multiple_of))
+
+    def allows(self, width: int, size: int) -> bool:
+        """Whether an axis of this size may have this width."""
+        return width == size or (self.at_least <= width < size and not width % self.multiple_of)
+
+
+@dataclass(frozen=True)
 class Axis:
     """A group of features that can be cut together, or the reason why they cannot.
 
@@ -38,7 +68,8 @@ class Axis:
     role: "heads", "head_size", "groups", "hidden", ... where the operators tell. inner_of: the
     axis whose every feature holds this many of these (a head holds its head size), or None.
     normalised: whether features are compared with each other (layer norm, softmax), so that a cut
-    feature is not the same as a zero.
+    feature is not the same as a zero. grid: the widths it may have. tied: the axes of equal size
+    that constraints made into this one, by name.
     """
 
     name: str
@@ -48,6 +79,13 @@ class Axis:
     role: str | None = None
     inner_of: str | None = None
     normalised: bool = False
+    grid: Grid = Grid()
+    tied: tuple[str, ...] = ()
+
+    def near(self, width: float, multiple_of: int = 1) -> int:
+        """The nearest width that it may have, a multiple of this number too, or its full size."""
+        both = Grid(math.lcm(multiple_of, self.grid.multiple_of), self.grid.at_least)
+        return both.near(width, self.size)
 
 
 @dataclass(frozen=True)
@@ -68,21 +106,23 @@ class Axes:
     def complete(self, widths: Mapping[str, int]) -> dict[str, int]:
         """A width for every free axis; those not named stay full.
 
-        Raises WidthError for an axis that does not exist, is fixed, or is narrower than asked.
+        Raises WidthError for an axis that does not exist, is fixed, or may not have that width.
         """
         for name, width in widths.items():
             axis = self.table.get(name)
             if axis is None:
-                raise WidthError(
-                    f"There is no axis {name!r}; the axes that can be cut are "
-                    f"{', '.join(map(repr, self.free)) or 'none'}."
-                )
+                raise WidthError(f"There is no axis {name!r}; {self._instead(name)}.")
             if axis.fixed_because is not None and width != axis.size:
                 raise WidthError(
                     f"Axis {name!r} cannot be cut because {axis.fixed_because}; leave it out."
                 )
             if not 1 <= width <= axis.size:
                 raise WidthError(f"Axis {name!r} cannot have width {width}; give 1 to {axis.size}.")
+            if not axis.grid.allows(width, axis.size):
+                raise WidthError(
+                    f"Axis {name!r} cannot have width {width}, because {_asked(axis)}; give "
+                    f"{_allowed(axis, width)}."
+                )
         return {name: int(widths.get(name, axis.size)) for name, axis in self.free.items()}
 
     def fraction(self, kept: float, multiple_of: int = 1) -> Widths:
@@ -95,16 +135,48 @@ class Axes:
             raise WidthError(f"The fraction to keep is {kept}; give a number above 0, at most 1.")
         return Widths(
             {
-                name: rounded(axis.size, kept, multiple_of)
+                name: axis.near(kept * axis.size, multiple_of)
                 for name, axis in self.free.items()
                 if axis.inner_of is None
             }
         )
 
+    def _instead(self, name: str) -> str:
+        """What to give instead of an axis that does not exist."""
+        for axis in self.table.values():
+            if name in axis.tied:
+                return f"it is tied into {axis.name!r}, give that"
+        return f"the axes that can be cut are {named_near(name, self.free) or 'none'}"
 
-def rounded(full: int, kept: float, multiple_of: int = 1) -> int:
-    """A width near `kept * full` on the grid of `multiple_of`, within 1..full."""
-    return min(full, max(min(multiple_of, full), round(kept * full / multiple_of) * multiple_of))
+
+SHOWN = 8  # names in a message
+
+
+def named_near(name: str, names: Iterable[str]) -> str:
+    """The names, for a message: all of a few, the nearest of many."""
+    every = list(names)
+    if len(every) <= SHOWN:
+        return ", ".join(map(repr, every))
+    some = difflib.get_close_matches(name, every, SHOWN, cutoff=0.3) or every[:SHOWN]
+    return f"{', '.join(map(repr, some))} and {len(every) - len(some)} more"
+
+
+def _asked(axis: Axis) -> str:
+    """What constraints ask of an axis' widths."""
+    grid = axis.grid
+    if grid.multiple_of > 1 and grid.up(1) > grid.multiple_of:
+        return f"its widths are multiples of {grid.multiple_of} from {grid.up(1)} on"
+    if grid.multiple_of > 1:
+        return f"its widths are multiples of {grid.multiple_of}"
+    return f"its smallest width is {grid.at_least}"
+
+
+def _allowed(axis: Axis, width: int) -> str:
+    """The nearest widths that an axis may have, on either side of one that it may not."""
+    above = min(axis.size, axis.grid.up(width))
+    below = above - axis.grid.multiple_of if above < axis.size else axis.size - 1
+    below -= below % axis.grid.multiple_of
+    return f"{below} or {above}" if axis.grid.allows(below, axis.size) else f"{above}"
 
 
 def find_axes(relations: Relations, parameters: Iterable[str]) -> Axes:
@@ -153,7 +225,7 @@ def _names(
     wanted: dict[Factor, str] = {}
     for factor, held in places.items():
         maker = min(held, key=lambda p: _rank(p, relations))
-        base = _module_of(maker.tensor)
+        base = module_of(maker.tensor)
         role = roles.get(factor)
         wanted[factor] = f"{base}.{role}" if role and role != "hidden" else base
     counts: dict[str, int] = {}
@@ -170,11 +242,12 @@ def _names(
 def _rank(place: Place, relations: Relations) -> tuple[bool, bool, bool]:
     """Makers first: a dim of a layer's matrix that does not read features."""
     reads = (place.tensor, place.dim) in relations.consumed
-    plain = _module_of(place.tensor) == place.tensor
+    plain = module_of(place.tensor) == place.tensor
     return reads, plain, len(relations.state[place.tensor]) < 2
 
 
-def _module_of(tensor: str) -> str:
+def module_of(tensor: str) -> str:
+    """The layer that holds a tensor; a plain parameter goes by its own name."""
     path, _, last = tensor.rpartition(".")
     # Plain parameters are called by their own name, a layer's tensors by the layer's.
     ordinary = last.startswith(("weight", "bias", "in_proj", "running_", "original"))
@@ -220,7 +293,7 @@ def _fixed(relations: Relations, parameters: set[str], free: Mapping[str, Any]) 
             makes = d < 2 and (tensor, d) not in relations.consumed
             if not makes or size(term) == 1 or not fully_fixed(term):
                 continue
-            name = _module_of(tensor)
+            name = module_of(tensor)
             if name in free:
                 name = f"{name}[{d}]"
             if name not in found:

@@ -8,14 +8,13 @@ running one fetches the user's own parameters, so nothing is copied.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import io
 import logging
-import math
-import operator
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +28,16 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from widthwise.errors import CaptureError
+from widthwise.graph.modes import computes_the_same, turn_off_training
+from widthwise.graph.refusal import cannot, check, check_graph
+from widthwise.graph.tidy import flatten, spell_out
+from widthwise.graph.tryout import try_out, twin
 
 aten = torch.ops.aten
+
+
+class EvaluationOnlyWarning(UserWarning):
+    """Training mode could not be captured: training runs the network as in evaluation mode."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Program:
     inputs: placeholder names of the flattened (args, kwargs), in order.
     sizes: every tensor's sizes by node; each symbolic size has a prime of its own, so that it
     never equals a number of features.
+    matters: for each of the flattened outputs, whether it must keep its size.
     """
 
     graph: fx.Graph
@@ -55,6 +63,7 @@ class Program:
     example: list[Any]
     sizes: dict[fx.Node, Any]
     dynamic: frozenset[int]
+    matters: tuple[bool, ...]
 
 
 def capture(
@@ -62,27 +71,101 @@ def capture(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     *,
-    training: bool,
     dynamic_shapes: Any = None,
-) -> Program:
-    """Record what `model` computes on the example, in one mode; the model is left as it was.
+    outputs: Sequence[str] | None = None,
+) -> tuple[Program, Program]:
+    """Record what `model` computes on the example in training and in evaluation mode.
 
-    Raises CaptureError, naming what stood in the way, when the example does not fit the model or
-    the model cannot be captured.
+    The model is left as it was. Where training mode alone cannot be captured, the program of
+    evaluation serves for both, and an EvaluationOnlyWarning says why. Raises CaptureError, naming
+    what stood in the way, when the example does not fit the model or it cannot be captured.
+
+    outputs: names of those that must keep their size, as `name_leaves` gives them; None for all.
     """
+    check(model, args, kwargs)
     args, kwargs = _at_least_two(args, dict(kwargs))
-    modes = {m: m.training for m in model.modules()}
+    with _plain_attention():
+        try:
+            training = _export(twin(model).train(), args, kwargs, dynamic_shapes)
+        except CaptureError as error:
+            evaluation = _program(_export(twin(model).eval(), args, kwargs, dynamic_shapes), False)
+            warnings.warn(
+                f"Training will run the network as in evaluation mode, without dropout: {error}",
+                EvaluationOnlyWarning,
+                stacklevel=3,
+            )
+            evaluation = _choose(evaluation, outputs)
+            return dataclasses.replace(evaluation, training=True), evaluation
+        evaluation = _without_flags(training, twin(model).eval(), args, kwargs) or _program(
+            _export(twin(model).eval(), args, kwargs, dynamic_shapes), False
+        )
+    return _choose(_program(training, True), outputs), _choose(evaluation, outputs)
+
+
+def _choose(program: Program, outputs: Sequence[str] | None) -> Program:
+    """The program with the outputs marked that matter."""
+    if outputs is None:
+        return program
+    names = name_leaves(program.out_spec)
+    for wanted in outputs:
+        if not any(_is_in(name, wanted) for name in names):
+            known = ", ".join(map(repr, names))
+            raise CaptureError(f"The model has no output {wanted!r}; it has {known}.")
+    matters = tuple(any(_is_in(name, wanted) for wanted in outputs) for name in names)
+    return dataclasses.replace(program, matters=matters)
+
+
+def _is_in(name: str, wanted: str) -> bool:
+    return name == wanted or name.startswith(f"{wanted}.")
+
+
+def name_leaves(spec: pytree.TreeSpec) -> list[str]:
+    """What the leaves of a model's output are called: "logits", "0", "hidden_states.2", ..."""
+    names = [""] * spec.num_leaves
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, int):
+            names[value] = path
+            return
+        if dataclasses.is_dataclass(value):
+            items: Any = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        elif isinstance(value, Mapping):
+            items = value.items()
+        elif isinstance(value, (list, tuple)):
+            items = zip(getattr(value, "_fields", range(len(value))), value, strict=True)
+        else:
+            items = ()
+        for key, inner in items:
+            walk(inner, f"{path}.{key}" if path else str(key))
+
+    walk(pytree.tree_unflatten(list(range(spec.num_leaves)), spec), "")
+    return names
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """The fused kernels of nn.TransformerEncoder hide their heads; the plain path is equal."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    # The fused kernels of nn.TransformerEncoder hide their heads; the plain path is equal.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        model.train(training)
-        exported = _export(model, args, kwargs, dynamic_shapes)
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        for module, mode in modes.items():
-            module.training = mode
-    return _program(exported, training)
+
+
+def _without_flags(
+    training: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Program | None:
+    """The program of evaluation from that of training, if they differ in nothing but flags."""
+    derived = copy.copy(training)
+    derived._graph_module = copy.deepcopy(training.graph_module)
+    inputs = (g.find_nodes(op="placeholder") for g in (training.graph, derived.graph))
+    for old, new in zip(*inputs, strict=True):
+        new.name = old.name  # copying changes names such as `input`
+    state, _, constants = _state(derived)
+    turn_off_training(derived.graph, state)
+    same = computes_the_same(derived.graph, state, constants, model, args, kwargs)
+    return _program(derived, False) if same else None
 
 
 def _at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -116,19 +199,16 @@ def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> Ex
             (pytree.tree_map(lambda x, m=most: _dynamic(x, m), (args, kwargs)))
             for most in (3, 1, 0)
         ]
+    try_out(model, args, kwargs)
     failure: Exception | None = None
-    for attempt, choice in enumerate(choices):
+    for choice in choices:
         shapes = choice if dynamic_shapes is not None else _by_name(model, args, choice)
         try:
             return _export_once(model, args, kwargs, shapes)
         except Exception as error:  # noqa: BLE001 - the user's code runs inside
             failure = failure or error
-            if attempt == 0 and _explains_itself(model, args, kwargs):
-                try:
-                    return _export_once(model, args, kwargs, shapes)
-                except Exception as second:  # noqa: BLE001 - the same
-                    failure = second
-    raise CaptureError(_cannot(model, failure)) from failure
+    assert failure is not None
+    raise CaptureError(cannot(model, failure)) from failure
 
 
 def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
@@ -152,7 +232,11 @@ def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
 
 def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
     with _quietly(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-        return torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
+        exported = torch.export.export(
+            model, args, kwargs or None, dynamic_shapes=shapes, strict=False
+        )
+    flatten(exported.graph_module, exported.graph)
+    return exported
 
 
 @contextmanager
@@ -173,98 +257,12 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def _explains_itself(model: nn.Module, args: Any, kwargs: Any) -> bool:
-    """Run the model for real: an example that does not fit shows here, in the model's own words.
-
-    Returns whether capturing is worth another try, because an output type was made known.
-    """
-    try:
-        with torch.no_grad(), _kept_buffers(model):
-            out = model(*args, **kwargs)
-    except Exception as error:
-        raise CaptureError(
-            f"The model does not run on the example inputs: {_first_line(error)}; "
-            "give an example that model(*args, **kwargs) accepts."
-        ) from error
-    return _register_dataclasses(out)
-
-
-@contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    saved = {name: b.clone() for name, b in model.named_buffers()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, b in model.named_buffers():
-                b.copy_(saved[name])
-
-
-def _register_dataclasses(value: Any) -> bool:
-    """Teach torch.export the dataclasses that the model returns; say whether one was new."""
-    if isinstance(value, (list, tuple)):
-        return _register_all(value)
-    if isinstance(value, dict):
-        return _register_all(value.values())
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return False
-    inner = _register_all(getattr(value, f.name) for f in dataclasses.fields(value))
-    if type(value) in pytree.SUPPORTED_NODES:
-        return inner
-    kind = type(value)
-    named = f"{kind.__module__}.{kind.__qualname__}"
-    torch.export.register_dataclass(kind, serialized_type_name=named)
-    return True
-
-
-def _register_all(values: Iterable[Any]) -> bool:
-    new = [
-        _register_dataclasses(v) for v in values
-    ]  # all of them, not only up to the first new one
-    return any(new)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _cannot(model: nn.Module, error: Exception | None) -> str:
-    name = type(model).__name__
-    text = str(error)
-    if "data-dependent" in text or "DataDependent" in type(error).__name__:
-        place = next((ln.strip() for ln in text.splitlines() if ln.strip().startswith("File ")), "")
-        return (
-            f"{name} cannot be captured because its control flow depends on data"
-            f"{' (' + place + ')' if place else ''}; use torch.where or torch.cond there, or give "
-            "widthwise the part of the model without it."
-        )
-    assert error is not None
-    return (
-        f"torch.export cannot capture {name} ({type(error).__name__}: {_first_line(error)}); make "
-        "torch.export.export(model, args) succeed, or give widthwise a part for which it does."
-    )
-
-
 def _program(exported: ExportedProgram, training: bool) -> Program:
     """Pull apart what torch.export returns, and tidy the graph."""
     graph = exported.graph
-    state: dict[str, str] = {}
-    inputs: list[str] = []
-    constants: dict[str, Tensor] = {}
-    for spec in exported.graph_signature.input_specs:
-        if spec.kind is InputKind.USER_INPUT:
-            inputs.append(spec.arg.name)
-        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            state[spec.arg.name] = str(spec.target)
-        elif spec.kind is InputKind.CONSTANT_TENSOR:
-            state[spec.arg.name] = str(spec.target)
-            constants[str(spec.target)] = exported.constants[str(spec.target)]
-        else:
-            raise CaptureError(
-                f"The model holds an object of kind {spec.kind.name} ({spec.target}) that cannot "
-                "be carried along; replace it by tensors or plain numbers."
-            )
-    _tidy(exported.graph_module, graph)
+    state, inputs, constants = _state(exported)
+    spell_out(graph)
+    check_graph(graph)
     # Parameters that nothing reads are not part of what the module computes.
     for node in list(graph.find_nodes(op="placeholder")):
         if node.name in state and not node.users:
@@ -282,98 +280,29 @@ def _program(exported: ExportedProgram, training: bool) -> Program:
         example=pytree.tree_leaves(exported.example_inputs),
         sizes=sizes,
         dynamic=dynamic,
+        matters=(True,) * exported.call_spec.out_spec.num_leaves,
     )
 
 
-_CHECKS = {
-    aten._assert_scalar.default,
-    aten._assert_tensor_metadata.default,
-    aten._assert_async.msg,
-    aten.sym_constrain_range_for_size.default,
-    aten.sym_constrain_range.default,
-}
-
-
-def _tidy(owner: fx.GraphModule, graph: fx.Graph) -> None:
-    """Bring a captured graph to the form that the rules expect."""
-    _inline_regions(owner, graph)
-    for node in list(graph.nodes):
-        if node.target in _CHECKS:
-            graph.erase_node(node)
-        elif node.target in (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
-            _explicit_squeeze(graph, node)
-        elif node.target is aten.scaled_dot_product_attention.default:
-            _explicit_scale(node)
-        elif node.target in _SPLITS:
-            _explicit_split(node)
-    graph.eliminate_dead_code()
-    graph.lint()
-
-
-def _explicit_squeeze(graph: fx.Graph, node: fx.Node) -> None:
-    """Say which dims are squeezed, so that a dim cut to width 1 is not squeezed as well."""
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    shape = source.meta["val"].shape
-    asked: Any = node.args[1] if len(node.args) > 1 else list(range(len(shape)))
-    dims = [d % len(shape) for d in (asked if isinstance(asked, (list, tuple)) else [asked])]
-    dims = [d for d in dims if isinstance(shape[d], int) and shape[d] == 1]
-    if dims:
-        node.target = aten.squeeze.dims
-        node.args = (source, dims)
-    else:
-        node.replace_all_uses_with(source)
-        graph.erase_node(node)
-
-
-_SPLITS = {aten.split.Tensor, aten.split.sizes, aten.chunk.default}
-
-
-def _explicit_split(node: fx.Node) -> None:
-    """Say how large each piece is, so that pieces can be cut one by one."""
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    rank = source.meta["val"].dim()
-    given: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    dim = int(given) % rank
-    counts = [piece.shape[dim] for piece in node.meta["val"]]
-    if all(isinstance(c, int) for c in counts):
-        node.target = aten.split_with_sizes.default
-        node.args = (source, counts, dim)
-        node.kwargs = {}
-
-
-def _explicit_scale(node: fx.Node) -> None:
-    """Freeze attention's scale at full width: a cut head size must not change it."""
-    query = node.args[0]
-    assert isinstance(query, fx.Node)
-    head_size = query.meta["val"].shape[-1]
-    if node.kwargs.get("scale") is None and isinstance(head_size, int):
-        node.kwargs = {**node.kwargs, "scale": 1.0 / math.sqrt(head_size)}
-
-
-def _inline_regions(owner: fx.GraphModule, graph: fx.Graph) -> None:
-    """Put the bodies of `no_grad` and autocast regions in line; the regions only set modes."""
-    for node in list(graph.nodes):
-        name = getattr(node.target, "__name__", "")
-        if node.op != "call_function" or not name.startswith("wrap_with_"):
-            continue
-        at = next(
-            i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr"
-        )
-        body = getattr(owner, str(node.args[at].target))
-        _inline_regions(body, body.graph)
-        values = dict(
-            zip(body.graph.find_nodes(op="placeholder"), node.args[at + 1 :], strict=True)
-        )
-        with graph.inserting_before(node):
-            result = graph.graph_copy(body.graph, values)
-        results = result if isinstance(result, (tuple, list)) else (result,)
-        for user in list(node.users):
-            if user.target is operator.getitem:
-                user.replace_all_uses_with(results[user.args[1]])
-                graph.erase_node(user)
-        graph.erase_node(node)
+def _state(exported: ExportedProgram) -> tuple[dict[str, str], list[str], dict[str, Tensor]]:
+    """Placeholder -> tensor name, the placeholders of inputs, and constants by name."""
+    state: dict[str, str] = {}
+    inputs: list[str] = []
+    constants: dict[str, Tensor] = {}
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind is InputKind.USER_INPUT:
+            inputs.append(spec.arg.name)
+        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            state[spec.arg.name] = str(spec.target)
+        elif spec.kind is InputKind.CONSTANT_TENSOR:
+            state[spec.arg.name] = str(spec.target)
+            constants[str(spec.target)] = exported.constants[str(spec.target)]
+        else:
+            raise CaptureError(
+                f"The model holds an object of kind {spec.kind.name} ({spec.target}) that cannot "
+                "be carried along; replace it by tensors or plain numbers."
+            )
+    return state, inputs, constants
 
 
 def _sizes(graph: fx.Graph) -> tuple[dict[fx.Node, Any], frozenset[int]]:

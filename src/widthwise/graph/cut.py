@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,9 +19,9 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from widthwise.graph.axes import Axes
 from widthwise.graph.capture import Program
-from widthwise.graph.dims import Factor, fully_fixed, size
+from widthwise.graph.dims import fully_fixed, size
 from widthwise.graph.relate import Related, Relations
-from widthwise.graph.rewrite import cut_graph
+from widthwise.graph.rewrite import cut_graph, keeper
 from widthwise.graph.slicing import count, layout, part
 
 
@@ -54,11 +54,6 @@ def cut_state(
             value = nn.Parameter(value, requires_grad=full.requires_grad)
         made[name] = copies[id(full)] = value
     return made
-
-
-def keeper(axes: Axes, widths: Mapping[str, int]) -> Callable[[Factor], int]:
-    """How many features of a factor are kept at these widths."""
-    return lambda f: widths[axes.of[f]] if f in axes.of else f.size
 
 
 def graph_module(

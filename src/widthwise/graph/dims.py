@@ -57,6 +57,8 @@ class Factor:
 
 def fresh(size: int, fixed: str | None = None) -> Term:
     """A new term of one factor, free or fixed; the empty product for size 1."""
+    if size == 0:
+        fixed = fixed or "it is empty"
     return () if size == 1 else (Factor(size, fixed),)
 
 

@@ -4,6 +4,8 @@ It runs on the network cut to a few features for each axis, with all parameters 
 random in float64: ones, zeros and equal rows would hide mistakes, small widths cost nothing, and in
 double precision a wrong axis stands far above rounding. All axes are shuffled together; only when
 that fails are they searched for the wrong ones, which are then fixed, with that reason.
+
+It needs shapes only, so a model on the meta device is proven without its weights ever being made.
 """
 
 from __future__ import annotations
@@ -105,9 +107,24 @@ def _random_state(
             if not fully_fixed(t)
         )
         with torch.no_grad():
-            value = part(state[name].detach(), specs).cpu()
+            value = part(state[name].detach(), specs)
+        value = _stand_in(value, 1) if value.is_meta else value.cpu()
         made[name] = random_like(value, g) if value.is_floating_point() else value.clone()
     return made
+
+
+def _stand_in(value: Tensor, choices: int) -> Tensor:
+    """Values for a tensor on the meta device: ones, to be made random; integers below `choices`.
+
+    The integers of a model mostly pick rows (position or relative-position tables): zero is in
+    every table. Those of an input must differ, or attention would average equal tokens. Masks
+    alternate, so that nothing is masked as a whole.
+    """
+    if value.is_floating_point() or value.is_complex():
+        return torch.ones(value.shape, dtype=value.dtype)
+    top = 2 if value.dtype is torch.bool else choices
+    row = torch.arange(value.shape[-1] if value.dim() else 1) % top
+    return row.flip(0).to(value.dtype).expand(value.shape or (1,)).reshape(value.shape).clone()
 
 
 def random_like(value: Tensor, g: torch.Generator) -> Tensor:
@@ -147,10 +164,7 @@ def _outputs(
     graph = cut_graph(related, axes, widths)
     _without_chance(graph)
     tensors = [state[target].clone() for target in program.state.values()]
-    inputs = [
-        x.detach().cpu().double() if isinstance(x, Tensor) and x.is_floating_point() else x
-        for x in program.example
-    ]
+    inputs = [_example(x) if isinstance(x, Tensor) else x for x in program.example]
     # New tensors without a dtype of their own take the default one.
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -160,16 +174,26 @@ def _outputs(
             outputs = fx.GraphModule(torch.nn.Module(), graph)(*tensors, *inputs)
     finally:
         torch.set_default_dtype(usual)
-    return [o for o in outputs if isinstance(o, Tensor)]
+    pairs = zip(outputs, program.matters, strict=True)
+    return [o for o, matters in pairs if matters and isinstance(o, Tensor)]
+
+
+def _example(x: Tensor) -> Tensor:
+    """An example input on the CPU, in double precision."""
+    if x.is_meta:
+        x = _stand_in(x, 2)
+        return random_like(x, torch.Generator().manual_seed(0)) if x.is_floating_point() else x
+    x = x.detach().cpu()
+    return x.double() if x.is_floating_point() else x
 
 
 def _without_chance(graph: fx.Graph) -> None:
-    """Randomness off and every float in double precision."""
+    """Randomness off, every float in double precision, everything on the CPU."""
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        node.args = fx.node.map_aggregate(node.args, _double)
-        node.kwargs = fx.node.map_aggregate(node.kwargs, _double)
+        node.args = fx.node.map_aggregate(node.args, in_double)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, in_double)
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
         name = node.target._schema.name.removeprefix("aten::")
@@ -190,7 +214,10 @@ def _constant(node: fx.Node, name: str) -> None:
     node.kwargs = {k: v for k, v in node.kwargs.items() if k in known}
 
 
-def _double(value: Any) -> Any:
+def in_double(value: Any) -> Any:
+    """An argument as the proof has it: floats in double precision, everything on the CPU."""
+    if isinstance(value, torch.device):
+        return torch.device("cpu")
     narrow = (torch.float32, torch.float16, torch.bfloat16)
     return torch.float64 if value in narrow and isinstance(value, torch.dtype) else value
 
@@ -201,6 +228,8 @@ def _agree(first: list[Any], second: list[Any]) -> bool:
             if not torch.equal(a, b):
                 return False
             continue
+        if a.numel() and a.isnan().all():
+            return False  # it would hide any difference
         scale = a[a.isfinite()].abs().max() if a.isfinite().any() else torch.tensor(1.0)
         if not torch.allclose(a, b, rtol=TOLERANCE, atol=float(TOLERANCE * scale), equal_nan=True):
             return False

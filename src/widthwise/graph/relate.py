@@ -63,8 +63,10 @@ def relate(programs: Iterable[Program]) -> Relations:
             elif node.op == "call_function":
                 _call(relations, related, node)
             elif node.op == "output":
-                for out in node.all_input_nodes:
-                    _fix_all(related.dims.get(out), "it is an output of the model")
+                outputs: Any = node.args[0]
+                for out, matters in zip(outputs, program.matters, strict=True):
+                    if matters and isinstance(out, fx.Node):
+                        _fix_all(related.dims.get(out), "it is an output of the model")
     return relations
 
 

@@ -50,15 +50,25 @@ def elastic_graph(
     names = {name: graph.placeholder(f"width_{i}") for i, name in enumerate(axes.free)}
     tracer = GraphAppendingTracer(graph)
     proxies = {name: fx.Proxy(node, tracer) for name, node in names.items()}
-    rewriter = _Rewriter(related, graph, lambda f: proxies[axes.of[f]], scaled, slices=True)
+    # What no parameter holds (copies made by expand, say) is no axis and stays full.
+    rewriter = _Rewriter(
+        related,
+        graph,
+        lambda f: proxies[axes.of[f]] if f in axes.of else f.size,
+        scaled,
+        slices=True,
+    )
     return rewriter.run(shared, given)
 
 
 def cut_graph(related: Related, axes: Axes, widths: Mapping[str, int]) -> fx.Graph:
     """The graph of the network cut to these widths; its state inputs are the cut tensors."""
-    return _Rewriter(
-        related, fx.Graph(), lambda f: widths[axes.of[f]], frozenset(), slices=False
-    ).run()
+    return _Rewriter(related, fx.Graph(), keeper(axes, widths), frozenset(), slices=False).run()
+
+
+def keeper(axes: Axes, widths: Mapping[str, int]) -> Callable[[Factor], int]:
+    """How many features of a factor are kept at these widths."""
+    return lambda f: widths[axes.of[f]] if f in axes.of else f.size
 
 
 class _Rewriter:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,15 @@ from torch import Tensor
 from widthwise.graph.dims import Factor, Term, fully_fixed, resolve
 
 Layout = tuple[tuple[int, Any], ...]
+
+
+@dataclass(frozen=True)
+class KeptDim:
+    """What a cut keeps of one dim of a tensor, and by which number it multiplies what is kept."""
+
+    dim: int
+    layout: Layout
+    scale: float
 
 
 def layout(
@@ -68,7 +78,7 @@ def _kept(kept: Any) -> Tensor:
     pieces, offset = [], 0
     for part in kept:
         pieces.append(positions(part) + offset)
-        offset += math.prod(f[0] for f in part)
+        offset += math.prod([f[0] for f in part])
     return torch.cat(pieces)
 
 
@@ -82,15 +92,19 @@ def part(tensor: Tensor, dims: tuple[tuple[int, Layout], ...]) -> Tensor:
 
     A view where every layout is simple, otherwise a copy. Gradients flow to the full tensor.
     """
-    if not torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()
+    if not compiling:
         # What is kept whole needs no slice, whose backward would fill and copy a full gradient.
         dims = tuple((d, s) for d, s in dims if not (simple(s) and s[0][0] == s[0][1]))
     learns = tensor.requires_grad and torch.is_grad_enabled()
-    if learns and len(dims) > 1 and all(simple(spec) for _, spec in dims):
+    if learns and len(dims) > 1 and all(simple(s) for _, s in dims) and not compiling:
         cut: Tensor = _Prefix.apply(tensor, tuple((d, spec[0][1]) for d, spec in dims))
         return cut
+    # A view of inner dims is contiguous at full width only, which would compile another graph;
+    # buffers stay views, since operators write to them.
+    copied = compiling and tensor.requires_grad
     for d, spec in dims:
-        if simple(spec):
+        if simple(spec) and not (copied and d):
             tensor = tensor.narrow(d, 0, spec[0][1])
         else:
             tensor = tensor.index_select(d, positions(spec).to(tensor.device))

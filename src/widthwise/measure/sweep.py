@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError, WidthError
-from widthwise.graph.axes import rounded
 from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, params, runtime
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.metric import Metric, outputs_for
@@ -138,17 +137,19 @@ def ladder(
     Where all axes have the same size (an MLP 784-256-256-10) and no count is given: every width
     from 1 to that size. Otherwise `count` (16) fractions from `lowest` to 1, each the same factor
     above the last, because budgets are thought of in factors; those that round to the same widths
-    come once. Axes inside another (a head size) stay full, as in `net.widths`.
+    come once. Axes inside another (a head size) stay full, as in `net.widths`; all widths are ones
+    that the network's constraints allow.
 
     Raises WidthError for a count below 1 or a fraction outside (0, 1].
     """
-    sizes = {name: axis.size for name, axis in net.free.items() if axis.inner_of is None}
+    axes = {name: axis for name, axis in net.free.items() if axis.inner_of is None}
+    sizes = {name: axis.size for name, axis in axes.items()}
     if not sizes:
         return [Widths()]
     if count is None and len(set(sizes.values())) == 1:
-        size = max(sizes.values())
-        steps = sorted({rounded(size, w / size, multiple_of) for w in range(1, size + 1)})
-        return [Widths(dict.fromkeys(sizes, w)) for w in steps]
+        steps = range(1, max(sizes.values()) + 1)
+        every = [Widths({n: a.near(w, multiple_of) for n, a in axes.items()}) for w in steps]
+        return list(dict.fromkeys(every))
     count = 16 if count is None else count
     if count < 1:
         raise WidthError(f"The number of widths is {count}; give at least 1.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,8 +13,14 @@ from widthwise.errors import FileError
 Chunk = bytes | bytearray | memoryview
 
 
-def write_whole(path: str | os.PathLike[str], chunks: Iterable[Chunk]) -> Path:
+def write_whole(
+    path: str | os.PathLike[str],
+    chunks: Iterable[Chunk],
+    last: Callable[[], tuple[int, bytes]] | None = None,
+) -> Path:
     """Write the chunks, one after another, as the file at `path`, replacing what was there.
+
+    last: called after the chunks, for (offset, bytes) to write over what is there: a checksum, say.
 
     Raises FileError when that cannot be done (folder missing, disk full, ...); the file that was
     there before is then untouched and nothing is left over.
@@ -23,7 +29,7 @@ def write_whole(path: str | os.PathLike[str], chunks: Iterable[Chunk]) -> Path:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         try:
-            _write(beside, chunks)
+            _write(beside, chunks, last)
             beside.replace(path)
         except BaseException:
             with suppress(OSError):
@@ -38,11 +44,17 @@ def write_whole(path: str | os.PathLike[str], chunks: Iterable[Chunk]) -> Path:
     return path
 
 
-def _write(path: Path, chunks: Iterable[Chunk]) -> None:
+def _write(
+    path: Path, chunks: Iterable[Chunk], last: Callable[[], tuple[int, bytes]] | None
+) -> None:
     # "x" refuses to follow what another process may have put there.
     with path.open("xb") as file:
         for chunk in chunks:
             file.write(chunk)
+        if last is not None:
+            offset, data = last()
+            file.seek(offset)
+            file.write(data)
         file.flush()
         os.fsync(file.fileno())
 

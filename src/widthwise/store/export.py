@@ -35,6 +35,8 @@ from widthwise.store.atomic import write_whole
 TOLERANCE = 1e-4  # of the largest output; float32 kernels of two runtimes differ by some 1e-6
 HALF_TOLERANCE = 2e-2
 
+_OTHER = "try the other format, or save it with widthwise.save"
+
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -56,8 +58,8 @@ def export_onnx(
     """
     import onnxruntime
 
-    inputs, shapes = _example(module, args, kwargs, dynamic_batch)
-    with _ready(module), _refusing(module, "ONNX"):
+    inputs, shapes = example(module, args, kwargs, dynamic_batch)
+    with ready(module), refusing(module, "ONNX", _OTHER):
         program = torch.onnx.export(
             module, inputs[0], kwargs=inputs[1], dynamo=True, dynamic_shapes=shapes, verbose=False
         )
@@ -73,7 +75,7 @@ def export_onnx(
         feed = {n: x.detach().cpu().numpy() for n, x in zip(names, tensors, strict=True)}
         return [torch.from_numpy(out) for out in session.run(None, feed)]
 
-    _check(module, run, inputs, dynamic_batch, "ONNX")
+    check(module, type(module).__name__, run, inputs, dynamic_batch, "ONNX")
     return write_whole(path, [data])
 
 
@@ -89,9 +91,9 @@ def export_program(
 
     Arguments, tolerance and errors as for `export_onnx`.
     """
-    inputs, shapes = _example(module, args, kwargs, dynamic_batch)
+    inputs, shapes = example(module, args, kwargs, dynamic_batch)
     file = io.BytesIO()
-    with _ready(module), _refusing(module, "torch.export"):
+    with ready(module), refusing(module, "torch.export", _OTHER):
         program: ExportedProgram = torch.export.export(
             module, inputs[0], inputs[1] or None, dynamic_shapes=shapes, strict=False
         )
@@ -101,16 +103,19 @@ def export_program(
     def run(batch: Inputs) -> list[Any]:
         return _tensors(exported(*batch[0], **batch[1]))
 
-    _check(module, run, inputs, dynamic_batch, "torch.export")
+    check(module, type(module).__name__, run, inputs, dynamic_batch, "torch.export")
     return write_whole(path, [file.getbuffer()])
 
 
-def _example(
+def example(
     module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, dynamic: bool
 ) -> tuple[Inputs, Any]:
     """The inputs in the order of forward's signature, and which of their sizes may vary."""
     if isinstance(module, Elastic):
-        raise ExportError("Export a cut network: module = net.cut(widths).")
+        raise ExportError(
+            "Export a cut network, module = net.cut(widths), or all widths in one file with "
+            "export_elastic(net, path)."
+        )
     if not args and not kwargs:
         raise ExportError("Give example inputs: args=(x,).")
     try:
@@ -120,56 +125,56 @@ def _example(
     inputs: Inputs = (bound.args, bound.kwargs)
     if not dynamic:
         return inputs, None
-    batch = _batch(inputs)
+    batch = batch_size(inputs)
     if batch == 1:
-        inputs = _resized(inputs, 2)  # a size of 1 is taken for a constant
+        inputs = resized(inputs, 2)  # a size of 1 is taken for a constant
         bound = inspect.signature(module.forward).bind(*inputs[0], **inputs[1])
         batch = 2
     shapes = pytree.tree_map(
-        lambda x: {0: Dim.AUTO} if _batched(x, batch) else None, dict(bound.arguments)
+        lambda x: {0: Dim.AUTO} if batched(x, batch) else None, dict(bound.arguments)
     )
     return inputs, shapes
 
 
-def _batch(inputs: Inputs) -> int:
+def batch_size(inputs: Inputs) -> int:
     sizes = [x.shape[0] for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()]
     return sizes[0] if sizes else 0
 
 
-def _batched(value: Any, batch: int) -> bool:
+def batched(value: Any, batch: int) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
 
 
-def _resized(inputs: Inputs, batch: int) -> Inputs:
+def resized(inputs: Inputs, batch: int) -> Inputs:
     """The inputs with their examples repeated, or left out, to make another batch size."""
-    old = _batch(inputs)
+    old = batch_size(inputs)
     resized: Inputs = pytree.tree_map(
-        lambda x: x[torch.arange(batch, device=x.device) % old] if _batched(x, old) else x, inputs
+        lambda x: x[torch.arange(batch, device=x.device) % old] if batched(x, old) else x, inputs
     )
     return resized
 
 
-def _check(
+def check(
     module: nn.Module,
+    name: str,
     run: Callable[[Inputs], list[Any]],
     inputs: Inputs,
     dynamic: bool,
     what: str,
 ) -> None:
     """Compare with PyTorch on the example and on another batch size. Raises ExportError."""
-    name = type(module).__name__
     batches = [inputs]
-    if dynamic and _batch(inputs):
-        batches.append(_resized(inputs, _batch(inputs) + 3))
+    if dynamic and batch_size(inputs):
+        batches.append(resized(inputs, batch_size(inputs) + 3))
     for number, batch in enumerate(batches):
-        with _ready(module):
+        with ready(module):
             try:
                 wanted = _tensors(module(*batch[0], **batch[1]))
                 found = run(batch)
             except Exception as error:
                 if number:
                     raise ExportError(
-                        f"{name} exports to {what} for a batch of {_batch(inputs)} only "
+                        f"{name} exports to {what} for a batch of {batch_size(inputs)} only "
                         f"({_line(error)}); pass dynamic_batch=False to have it for that size."
                     ) from error
                 raise ExportError(
@@ -211,11 +216,15 @@ def _tensors(outputs: Any) -> list[Tensor]:
 
 
 def _line(error: BaseException) -> str:
+    if isinstance(error, torch.onnx.OnnxExporterError) and error.__cause__ is not None:
+        # torch.onnx speaks of its own steps; which operator it was stands one level below.
+        error = RuntimeError(str(error.__cause__).split(". ")[0])
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 @contextmanager
-def _refusing(module: nn.Module, what: str) -> Iterator[None]:
+def refusing(module: nn.Module, what: str, instead: str) -> Iterator[None]:
+    """Turn whatever an exporter raises into an ExportError that says what to do instead."""
     try:
         with _quiet():
             yield
@@ -223,13 +232,12 @@ def _refusing(module: nn.Module, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # exporters raise errors of many unrelated classes
         raise ExportError(
-            f"{type(module).__name__} cannot be exported to {what} ({_line(error)}); try the other "
-            "format, or save it with widthwise.save."
+            f"{type(module).__name__} cannot be exported to {what} ({_line(error)}); {instead}."
         ) from error
 
 
 @contextmanager
-def _ready(module: nn.Module) -> Iterator[None]:
+def ready(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, and plain operators instead of torch's fused ones."""
     modes = [(m, m.training) for m in module.modules()]
     fused = torch.backends.mha.get_fastpath_enabled()

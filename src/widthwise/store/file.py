@@ -150,6 +150,7 @@ def _from_net(net: Elastic, widths: Widths) -> Stored:
         full=full,
         tied=tied,
         inputs=None if reason is None else inputs.describe(net.example()),
+        constraints=net.constraints,
     )
     return Stored(module, manifest, tensors)
 
@@ -248,7 +249,13 @@ def _recut(full: nn.Module, manifest: Manifest, path: Any) -> nn.Module:
         for prove in (False, True):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NothingToCutWarning)
-                net = Elastic(full.eval(), tuple(args), dict(kwargs), prove=prove)
+                net = Elastic(
+                    full.eval(),
+                    tuple(args),
+                    dict(kwargs),
+                    prove=prove,
+                    constraints=manifest.constraints,
+                )
             if dict(net.full()) == dict(manifest.sizes):
                 return net.cut_with_patches(manifest.widths, same_class=False)[0]
     except (ValueError, TypeError, RecursionError) as error:

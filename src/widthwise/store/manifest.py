@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from widthwise.errors import FileError, WidthError
+from widthwise.graph.constraints import Constraints
 from widthwise.graph.own_class import Patch
 from widthwise.variant import Widths
 from widthwise.version import VERSION
@@ -47,7 +48,8 @@ class Manifest:
     full: full shapes of the tensors that were cut, None where unknown.
     tied: name -> name of the tensor it shares.
     inputs: for a graph, the example inputs' form (see inputs.py). measured: its metric, if known.
-    torch, widthwise: the versions that wrote it.
+    torch, widthwise: the versions that wrote it. constraints: those of the network, from which the
+    names of its axes follow; in the file only where there are any.
     """
 
     kind: str
@@ -61,6 +63,7 @@ class Manifest:
     measured: Measured | None = None
     torch: str = TORCH
     widthwise: str = VERSION
+    constraints: Constraints = field(default_factory=Constraints)
 
 
 def to_text(manifest: Manifest) -> str:
@@ -80,6 +83,8 @@ def to_text(manifest: Manifest) -> str:
         "tied": dict(manifest.tied),
         "inputs": manifest.inputs,
     }
+    if manifest.constraints != Constraints():
+        body["constraints"] = manifest.constraints.to_dict()
     measured = manifest.measured
     notes = {
         "metric": None if measured is None else [measured.name, measured.value, measured.split],
@@ -123,7 +128,7 @@ def _read(data: Any) -> Manifest:
     if data["version"] > FORMAT_VERSION:
         raise _NewerError
     names = {"format", "version", "kind", "class", "widths", "sizes", "patches", "full", "tied"}
-    odd = data.keys() ^ {*names, "inputs", "notes"}
+    odd = data.keys() - {"constraints"} ^ {*names, "inputs", "notes"}
     _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
     _need(data["kind"] in ("class", "graph"), f"kind {data['kind']!r}")
     notes = data["notes"]
@@ -142,6 +147,7 @@ def _read(data: Any) -> Manifest:
         measured=_measured(notes["metric"]),
         torch=_word(notes["torch"]),
         widthwise=_word(notes["widthwise"]),
+        constraints=Constraints(**_table(data.get("constraints", {}), lambda value: value)),
     )
 
 

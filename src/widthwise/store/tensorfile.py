@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -45,11 +45,36 @@ def size(tensors: Mapping[str, Tensor], manifest: str) -> int:
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], manifest: str) -> Path:
     """Write the file, whole or not at all. Raises FileError."""
-    digest = hashlib.sha256(_header(tensors, manifest, _ZEROS))
-    for chunk in _data(tensors):
-        digest.update(chunk)
-    header = _header(tensors, manifest, digest.hexdigest())
-    return write_whole(path, _chunks(header, tensors))
+    return write_one_by_one(path, tensors, manifest, tensors.__getitem__)
+
+
+def write_one_by_one(
+    path: str | os.PathLike[str],
+    forms: Mapping[str, Tensor],
+    manifest: str,
+    value: Callable[[str], Tensor],
+) -> Path:
+    """As `write`, for tensors that are made one after another, so that memory holds one at a time.
+
+    forms: name -> a tensor of the right shape and dtype, without values where it is on the meta
+    device. value: name -> the tensor to write. Raises FileError, and what `value` raises.
+    """
+    digest = hashlib.sha256()
+
+    def chunks() -> Iterator[bytes | memoryview]:
+        yield _header(forms, manifest, _ZEROS)
+        for name in _order(forms):
+            tensor = value(name)
+            if tensor.shape != forms[name].shape or tensor.dtype != forms[name].dtype:
+                raise FileError(f"{name} has another shape or type than its file says; save again.")
+            yield _bytes(tensor)
+
+    def hashed() -> Iterator[bytes | memoryview]:
+        for chunk in chunks():
+            digest.update(chunk)
+            yield chunk
+
+    return write_whole(path, hashed(), lambda: (_SUM.start, digest.hexdigest().encode()))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
@@ -65,11 +90,6 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
         return safetensors.torch.load(data), manifest
     except (SafetensorError, ValueError, KeyError) as error:
         raise FileError(f"{path} is damaged ({error}); save or copy it again.") from error
-
-
-def _chunks(header: bytes, tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    yield header
-    yield from _data(tensors)
 
 
 def _order(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -98,10 +118,10 @@ def _header(tensors: Mapping[str, Tensor], manifest: str, digest: str) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _data(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
-    for name in _order(tensors):
-        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        yield flat.view(torch.uint8).numpy().data
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    data: memoryview = flat.view(torch.uint8).numpy().data
+    return data
 
 
 def _check(data: bytes, path: str | os.PathLike[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from widthwise.graph.dims import Term, resolve, size, split
 from widthwise.graph.rules.op import Op, Result
 
@@ -94,6 +96,28 @@ def pixel_unshuffle(op: Op) -> Result:
     return Result([*x[:-3], channels, *op.fixed(op.sizes[-2:], "space is not a feature")])
 
 
+def im2col(op: Op) -> Result:
+    """im2col((N, C, H, W), kernel) -> (N, C kh kw, L), unfold of torch.nn; unbatched input too."""
+    x = op.dims("self")
+    op.fix(x[-2:], "space is not a feature")
+    window = op.fixed([math.prod(op.args["kernel_size"])], "it is a window")[0]
+    return Result([*x[:-3], (*x[-3], *window), *op.fixed(op.sizes[-1:], "space is not a feature")])
+
+
+def col2im(op: Op) -> Result:
+    """col2im((N, C kh kw, L), size, kernel) -> (N, C, H, W), fold of torch.nn."""
+    x = op.dims("self")
+    op.fix(x[-1], "space is not a feature")
+    window = math.prod(op.args["kernel_size"])
+    pair = split(x[-2], size(x[-2]) // window, window)
+    if pair is None:
+        op.fix(x[-2], "its parts do not fall on whole windows")
+        pair = split(x[-2], size(x[-2]) // window, window)
+    assert pair is not None
+    op.fix(pair[1], "it is a window")
+    return Result([*x[:-2], pair[0], *op.fixed(op.sizes[-2:], "space is not a feature")])
+
+
 def channel_shuffle(op: Op) -> Result:
     """channel_shuffle((N, g c, *), g): channels as g x c become c x g."""
     x = op.dims("self")
@@ -127,6 +151,8 @@ RULES = {
     "upsample_trilinear3d": spatial(3),
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
+    "im2col": im2col,
+    "col2im": col2im,
     "channel_shuffle": channel_shuffle,
     "native_channel_shuffle": channel_shuffle,
 }

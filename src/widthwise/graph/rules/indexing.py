@@ -63,6 +63,69 @@ def gather(op: Op) -> Result:
     return Result(op.dims("index"))
 
 
+def index_put(op: Op) -> Result:
+    """x[i, :, j] = values: indexed dims stay; the others are those of the values."""
+    x = op.dims("self")
+    indices: list[Any] = list(op.args["indices"])
+    given = [i for i, v in enumerate(indices) if v is not None]
+    op.fix([x[i] for i in given], PICKED)
+    nodes = [indices[i] for i in given]
+    values = op.dims("values")
+    if any(n.meta["val"].dtype.itemsize == 1 for n in nodes):
+        op.fix([*x, *values], "it is picked by a mask")
+        return Result(op.dims("self"))
+    picked = broadcast(op, [op.dims_of(n) for n in nodes])
+    rest = [t for i, t in enumerate(x) if i not in given]
+    adjacent = given == list(range(given[0], given[-1] + 1))
+    at = given[0] if adjacent else 0
+    broadcast(op, [[*rest[:at], *picked, *rest[at:]], values])
+    return Result(op.dims("self"))
+
+
+def index_add(op: Op) -> Result:
+    """index_add, index_copy, index_fill(dim, index, source): rows of one dim are written to."""
+    x = op.dims("self")
+    at = op.dim(op.args["dim"], len(x))
+    op.fix(x[at], PICKED)
+    if op.has("source"):
+        source = op.dims("source")
+        op.fix(source[at], PICKED)
+        for i, (mine, its) in enumerate(zip(x, source, strict=True)):
+            if i != at:
+                op.unify(mine, its)
+    return Result(op.dims("self"))
+
+
+def scatter(op: Op) -> Result:
+    """scatter, scatter_add, scatter_reduce(dim, index, src): dims of equal size are the same."""
+    x, chosen = op.dims("self"), op.dims("index")
+    at = op.dim(op.args["dim"], len(x))
+    op.fix([x[at], chosen[at]], PICKED)
+    others = [chosen] + ([op.dims("src")] if op.has("src") else [])
+    for other in others:
+        for i, (mine, its) in enumerate(zip(x, other, strict=True)):
+            if i != at and size(mine) == size(its):
+                op.unify(mine, its)
+            else:
+                op.fix([mine, its], PICKED)
+    return Result(op.dims("self"))
+
+
+def histogram(op: Op) -> Result:
+    """histc, bincount: counts of values, whatever their places."""
+    for node in op.tensors():
+        op.fix(op.dims_of(node), "its features are counted")
+    return Result(op.fixed(op.sizes, "it counts values"))
+
+
+def meshgrid(op: Op) -> Result:
+    """meshgrid(a, b, ...): as many dims as there are tensors."""
+    dims = [(op.dims_of(t) or [()])[0] for t in op.tensors()]
+    if op.args.get("indexing") == "xy" and len(dims) > 1:
+        dims[:2] = dims[1], dims[0]
+    return Result([list(dims) for _ in op.sizes])
+
+
 def made(op: Op) -> Result:
     """zeros, ones, full, empty, new_zeros: any number of equal entries would do."""
     literals = op.args["size"]
@@ -97,6 +160,11 @@ RULES = {
     "index": index,
     "index_select": index_select,
     "gather": gather,
+    "index_put": index_put,
+    **dict.fromkeys(("index_add", "index_copy", "index_fill"), index_add),
+    **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce"), scatter),
+    **dict.fromkeys(("histc", "bincount"), histogram),
+    "meshgrid": meshgrid,
     **dict.fromkeys(MADE, made),
     "arange": counted,
     "linspace": counted,

@@ -46,6 +46,19 @@ def addmm(op: Op) -> Result:
     return Result(broadcast(op, [op.dims_of(added), product]))
 
 
+def grouped(op: Op) -> Result:
+    """_grouped_mm(tokens (T, I), weights (experts, I, O), offsets (experts)): rows by expert."""
+    x, weight = (op.dims_of(t) for t in op.tensors()[:2])
+    if len(x) != 2 or len(weight) != 3:
+        op.fix([*x, *weight], "its rows are grouped in another way")
+        return Result(op.kept())
+    op.fix([x[0], weight[0]], "experts are picked by number")
+    op.unify(x[1], weight[1])
+    op.contract(x[1])
+    op.consumed.append((op.tensors()[1], 1))
+    return Result([x[0], weight[2]])
+
+
 def bilinear(op: Op) -> Result:
     """bilinear(input1 (*, I), input2 (*, J), weight (O, I, J), bias (O))."""
     x, y, weight = op.dims("input1"), op.dims("input2"), op.dims("weight")
@@ -145,6 +158,8 @@ RULES = {
     "addmm": addmm,
     "baddbmm": addmm,
     "bilinear": bilinear,
+    "_grouped_mm": grouped,
+    "transformers::grouped_mm_fallback": grouped,
     "outer": outer,
     "einsum": einsum,
     "scaled_dot_product_attention": scaled_dot_product_attention,

@@ -129,6 +129,18 @@ def ordered(op: Op) -> Result:
     return Result(outs if _several(op) else outs[0])
 
 
+def transformed(op: Op) -> Result:
+    """fft and its kin: every value along the transformed dims depends on all of them, by place."""
+    x = op.dims_of(op.tensors()[0])
+    asked: Any = op.args.get("dim")
+    listed = asked if isinstance(asked, (list, tuple)) else [asked]
+    dims = range(len(x)) if asked is None else [op.dim(d, len(x)) for d in listed]
+    for d in dims:
+        op.fix(x[d], "a Fourier transform mixes its features by place")
+        x[d] = op.fixed([op.sizes[d]], "a Fourier transform mixes its features by place")[0]
+    return Result(x)
+
+
 def lower_triangle(op: Op) -> Result:
     """tril, triu: positions in the last two dims."""
     x = op.dims_of(op.tensors()[0])
@@ -137,6 +149,7 @@ def lower_triangle(op: Op) -> Result:
 
 
 AVERAGES = "mean var std var_mean std_mean amax amin prod logsumexp linalg_vector_norm norm".split()
+FOURIER = "fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn".split()
 ORDERED = "cumsum cumprod sort argsort topk flip roll diff logcumsumexp".split()
 
 RULES = {
@@ -154,6 +167,7 @@ RULES = {
     **dict.fromkeys([*AVERAGES, "any", "all", "nansum", "nanmean"], reduction(plain_sum=False)),
     **dict.fromkeys(["max", "min", "median", "argmax", "argmin"], chosen),
     **dict.fromkeys(ORDERED, ordered),
+    **dict.fromkeys([f"fft_{name}" for name in FOURIER], transformed),
     "tril": lower_triangle,
     "triu": lower_triangle,
 }

@@ -33,16 +33,16 @@ def same(op: Op) -> Result:
 
 
 COPIES = """
-    _to_copy alias alpha_dropout bernoulli clone contiguous copy detach dropout empty_like
-    feature_alpha_dropout feature_dropout fill full_like lift_fresh_copy native_dropout ones_like
-    rand_like randn_like requires_grad_ to type_as zero zeros_like
+    _to_copy alias alpha_dropout bernoulli clone contiguous detach dropout empty_like exponential
+    feature_alpha_dropout feature_dropout fill full_like imag lift_fresh_copy native_dropout normal
+    ones_like rand_like randn_like real requires_grad_ to type_as uniform zero zeros_like
 """.split()
 
 UNTAGGED = """
-    add addcdiv addcmul celu clamp clamp_max clamp_min div divide elu gelu hardshrink hardsigmoid
-    hardswish hardtanh leaky_relu lerp log_sigmoid logical_and logical_not logical_or logical_xor
-    masked_fill mish mul multiply pow relu6 rrelu rsub selu silu softplus softshrink square sub
-    subtract threshold true_divide where __and__ __or__
+    add addcdiv addcmul celu clamp clamp_max clamp_min complex copy div divide elu floor_divide gelu
+    hardshrink hardsigmoid hardswish hardtanh leaky_relu lerp log_sigmoid logical_and logical_not
+    logical_or logical_xor masked_fill mish mul multiply polar pow relu6 rrelu rsub selu silu
+    softplus softshrink square sub subtract threshold true_divide where __and__ __or__
 """.split()  # pointwise in meaning, though not all are tagged so
 
 RULES = dict.fromkeys(COPIES, same) | dict.fromkeys(UNTAGGED, pointwise)

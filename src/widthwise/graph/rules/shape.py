@@ -133,7 +133,7 @@ def repeat_interleave(op: Op) -> Result:
     at = op.dim(op.args["dim"], len(x))
     copies = fresh(count)
     x[at] = (*x[at], *copies)
-    return Result(x, follow={"repeats": copies})
+    return Result(x, follow={"repeats": copies, "output_size": x[at]})
 
 
 def cat(op: Op) -> Result:
@@ -217,6 +217,10 @@ def slices(op: Op) -> Result:
     total, kept = size(x[at]), op.sizes[at]
     if kept == total:
         return Result(x, follow={"length": x[at]} if "length" in op.args else {})
+    if kept == 0:
+        op.fix(x[at], "none of its features are picked")
+        x[at] = op.fixed([0], "none of its features are picked")[0]
+        return Result(x)
     literal = all(isinstance(op.args.get(n), int | None) for n in ("start", "end", "length"))
     step = int(op.args.get("step") or 1)
     start = (int(op.args.get("start") or 0)) if literal else 0
@@ -272,6 +276,18 @@ def pad(op: Op) -> Result:
     return Result(x)
 
 
+def as_real(op: Op) -> Result:
+    """view_as_real: a last dim of real and imaginary part."""
+    return Result([*op.dims("self"), op.fixed([2], "it is real and imaginary part")[0]])
+
+
+def as_complex(op: Op) -> Result:
+    """view_as_complex: the last dim, of two, goes."""
+    x = op.dims("self")
+    op.fix(x[-1], "it is real and imaginary part")
+    return Result(x[:-1])
+
+
 def diagonal(op: Op) -> Result:
     """diagonal, unfold and the like: the dims they touch stay, the others pass where they are."""
     x = op.dims("self")
@@ -317,6 +333,8 @@ RULES = {
     "narrow": slices,
     "pad": pad,
     "constant_pad_nd": pad,
+    "view_as_real": as_real,
+    "view_as_complex": as_complex,
     "diagonal": diagonal,
     "unfold": unfold,
 }

@@ -1,0 +1,79 @@
+"""The graph of evaluation mode from that of training mode, without capturing twice.
+
+Most networks do the same in both modes but for flags: dropout, batch statistics. Their evaluation
+graph is the training graph with the flags turned off. Whether that is so is not assumed: the model
+in evaluation mode and the derived graph both run on tensors without data, every operator that they
+call is recorded, and what comes out must be built of the same operators on the same arguments.
+Where it is not, or anything stands in the way, the model has to be captured again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensorMode
+
+from widthwise.graph.recorder import recorded
+
+aten = torch.ops.aten
+
+# Arguments that say "training", and what evaluation passes for them.
+_FLAGS = {"train": False, "training": False, "use_input_stats": False, "dropout_p": 0.0}
+
+
+def turn_off_training(graph: fx.Graph, state: Mapping[str, str]) -> None:
+    """Turn off the flags of training in a captured graph; `state` names its tensors."""
+    for node in list(graph.nodes):
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if node.target is aten.add_.Tensor and _counts_batches(node.args[0], state):
+            graph.erase_node(node)
+            continue
+        for i, argument in enumerate(node.target._schema.arguments):
+            value = _FLAGS.get(argument.name)
+            if value is not None and i < len(node.args):
+                node.args = (*node.args[:i], value, *node.args[i + 1 :])
+            elif value is not None and argument.name in node.kwargs:
+                node.kwargs = {**node.kwargs, argument.name: value}
+
+
+def _counts_batches(source: Any, state: Mapping[str, str]) -> bool:
+    return isinstance(source, fx.Node) and state.get(source.name, "").endswith(
+        "num_batches_tracked"
+    )
+
+
+def computes_the_same(
+    graph: fx.Graph,
+    state: Mapping[str, str],
+    constants: Mapping[str, Tensor],
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> bool:
+    """Whether a graph calls the operators that the model calls, on the same arguments.
+
+    state: placeholder -> tensor name; constants: those of them that the model does not hold. Both
+    run on fake tensors, so that no weight is read. False as well where that cannot be told.
+    """
+    tensors = dict(model.named_buffers(remove_duplicate=False))
+    tensors |= dict(model.named_parameters(remove_duplicate=False))
+    known: dict[Any, int] = {}
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fakes: dict[str, Tensor] = {n: mode.from_tensor(t.detach()) for n, t in tensors.items()}
+            call = pytree.tree_map_only(Tensor, mode.from_tensor, (args, dict(kwargs)))
+            held = {**fakes, **constants}
+            flat = [*(held[n] for n in state.values()), *pytree.tree_leaves(call)]
+            module = fx.GraphModule(nn.Module(), graph)
+            wanted = recorded(
+                known, fakes, call, lambda: torch.func.functional_call(model, fakes, *call)
+            )
+            mine = recorded(known, fakes, call, lambda: fx.Interpreter(module).run(*flat))
+    except Exception:  # noqa: BLE001 - the user's code runs inside; then it has to be captured
+        return False
+    return bool(wanted == mine)

@@ -1,0 +1,165 @@
+"""Which operators a computation calls, on what: recorded on tensors without data.
+
+Every tensor gets a number by how its memory was computed; equal numbers mean equal computations.
+So two runs are compared operator by operator, whatever their order and by whichever views they
+reach the same entries, with all arguments that are numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch._export.utils import _compiling_state_context
+from torch._subclasses import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+
+def recorded(
+    known: dict[Any, int], fakes: Mapping[str, Tensor], call: Any, run: Callable[[], Any]
+) -> Any:
+    """What stands for the outputs of `run`, and for the tensors of the model after it.
+
+    known: shared by all runs that are to be compared. fakes: the model's tensors, by names that
+    mean the same in all runs. call: the inputs. Raises where the origin of a tensor cannot be told.
+    """
+    recorder = _Recorder(known)
+    for name, tensor in fakes.items():
+        recorder.name(tensor, ("state", name))
+    for i, leaf in enumerate(pytree.tree_leaves(call)):
+        if isinstance(leaf, Tensor):
+            recorder.name(leaf, ("input", i))
+    # Some models take another path while they are exported, which is the one that was captured.
+    with _compiling_state_context(), recorder:
+        outputs = pytree.tree_leaves(run())
+    found = [recorder.number(value) for value in outputs]
+    return found, [recorder.number(t) for t in fakes.values()]
+
+
+_LARGE = 65_536  # numbers in a constant above which it is not looked at
+
+
+class _UnknownError(Exception):
+    """A tensor whose origin cannot be told."""
+
+
+class _Recorder(TorchDispatchMode):
+    """Numbers every tensor by how it was computed; equal numbers mean equal computations.
+
+    known: (operator, arguments) -> number, shared by all runs that are to be compared.
+    """
+
+    def __init__(self, known: dict[Any, int]) -> None:
+        super().__init__()
+        self.known = known
+        self.held: list[Tensor] = []  # so that no id is used twice
+        self.numbers: dict[int, int] = {}
+        self.draws = 0  # two random numbers are never the same
+        self.written: dict[int, int] = {}  # storage -> number of the last operator that wrote to it
+
+    def name(self, tensor: Tensor, key: Any) -> None:
+        """Say where a tensor came from."""
+        self.held.append(tensor)
+        self.numbers.setdefault(id(tensor), self._known(key))
+
+    def number(self, value: Any) -> Any:
+        """What stands for an argument or a result."""
+        if isinstance(value, Tensor):
+            if id(value) not in self.numbers:
+                self.name(value, _content(value))
+            where = tuple(value.shape), value.stride(), value.storage_offset(), value.dtype
+            return "tensor", self.numbers[id(value)], self.written.get(_storage(value)), where
+        if isinstance(value, (list, tuple)):
+            return tuple(map(self.number, value))
+        return value, type(value)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = _by_name(func, args, kwargs)
+        if _draws(func, given):
+            self.draws += 1
+            given["draw"] = self.draws
+        out = func(*args, **kwargs)
+        results = [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]
+        if not results or _changes_nothing(func, given):
+            return out
+        if _is_view(func):
+            for result in results:
+                self.held.append(result)
+                self.numbers[id(result)] = self.number(args[0])[1]
+            return out
+        number = self._known((_plain(func), self.number(list(given.items()))))
+        for argument in func._schema.arguments:
+            value = given.get(argument.name)
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for written in value if isinstance(value, (list, tuple)) else (value,):
+                    if isinstance(written, Tensor):
+                        self.written[_storage(written)] = number
+        for at, result in enumerate(results):
+            self.name(result, (number, at))
+        return out
+
+    def _known(self, key: Any) -> int:
+        return self.known.setdefault(key, len(self.known))
+
+
+def _content(tensor: Tensor) -> Any:
+    """What a constant is known by: its values."""
+    if isinstance(tensor, FakeTensor) or tensor.numel() > _LARGE or tensor.is_meta:
+        raise _UnknownError
+    return "constant", tensor.dtype, tuple(tensor.shape), tuple(tensor.flatten().tolist())
+
+
+def _draws(func: Any, given: Mapping[str, Any]) -> bool:
+    """Whether an operator uses random numbers; attention without dropout does not."""
+    rated = any(a.name == "dropout_p" for a in func._schema.arguments)
+    return torch.Tag.nondeterministic_seeded in func.tags and (not rated or "dropout_p" in given)
+
+
+def _changes_nothing(func: Any, given: Mapping[str, Any]) -> bool:
+    """A batch counter that evaluation does not advance."""
+    return func is aten.add_.Tensor and given.get("other") is False
+
+
+_ARANGES = {aten.arange.default, aten.arange.start, aten.arange.start_step}
+
+
+def _plain(func: Any) -> Any:
+    """One name for operators that differ in the arguments they leave out."""
+    return aten.arange if func in _ARANGES else func
+
+
+def _is_view(func: Any) -> bool:
+    """Whether the result shares the memory of the first argument."""
+    aliases = [r.alias_info for r in func._schema.returns]
+    return bool(aliases) and all(a is not None and not a.is_write for a in aliases)
+
+
+# Arguments that do not change what is computed.
+_SILENT = {"device", "layout", "pin_memory", "non_blocking"}
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by the names of the schema, defaults left out."""
+    given: dict[str, Any] = {}
+    for i, argument in enumerate(func._schema.arguments):
+        value = args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
+        if argument.name == "scale" and value is None and "query" in given:
+            value = 1.0 / math.sqrt(given["query"].shape[-1])
+        default = 0 if argument.name == "start" else argument.default_value
+        if argument.name in _SILENT or (not isinstance(value, Tensor) and value == default):
+            continue
+        given[argument.name] = value
+    return given

@@ -1,0 +1,114 @@
+"""Bringing a captured graph to the form that the rules expect."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from widthwise.errors import CaptureError
+
+aten = torch.ops.aten
+
+_CHECKS = {
+    aten._assert_scalar.default,
+    aten._assert_tensor_metadata.default,
+    aten._assert_async.msg,
+    aten.sym_constrain_range_for_size.default,
+    aten.sym_constrain_range.default,
+}
+
+
+def flatten(owner: fx.GraphModule, graph: fx.Graph) -> None:
+    """Put the bodies of regions in line and leave out checks of the example's sizes."""
+    _inline_regions(owner, graph)
+    for node in list(graph.nodes):
+        if node.target in _CHECKS or (node.op == "get_attr" and not node.users):
+            graph.erase_node(node)
+
+
+def spell_out(graph: fx.Graph) -> None:
+    """Say outright what operators leave to the sizes of their inputs, and drop dead code."""
+    for node in list(graph.nodes):
+        if node.target in (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
+            _explicit_squeeze(graph, node)
+        elif node.target is aten.scaled_dot_product_attention.default:
+            _explicit_scale(node)
+        elif node.target in _SPLITS:
+            _explicit_split(node)
+    graph.eliminate_dead_code()
+    graph.lint()
+
+
+def _explicit_squeeze(graph: fx.Graph, node: fx.Node) -> None:
+    """Say which dims are squeezed, so that a dim cut to width 1 is not squeezed as well."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    shape = source.meta["val"].shape
+    asked: Any = node.args[1] if len(node.args) > 1 else list(range(len(shape)))
+    dims = [d % len(shape) for d in (asked if isinstance(asked, (list, tuple)) else [asked])]
+    dims = [d for d in dims if isinstance(shape[d], int) and shape[d] == 1]
+    if dims:
+        node.target = aten.squeeze.dims
+        node.args = (source, dims)
+    else:
+        node.replace_all_uses_with(source)
+        graph.erase_node(node)
+
+
+_SPLITS = {aten.split.Tensor, aten.split.sizes, aten.chunk.default}
+
+
+def _explicit_split(node: fx.Node) -> None:
+    """Say how large each piece is, so that pieces can be cut one by one."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    rank = source.meta["val"].dim()
+    given: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    dim = int(given) % rank
+    counts = [piece.shape[dim] for piece in node.meta["val"]]
+    if all(isinstance(c, int) for c in counts):
+        node.target = aten.split_with_sizes.default
+        node.args = (source, counts, dim)
+        node.kwargs = {}
+
+
+def _explicit_scale(node: fx.Node) -> None:
+    """Freeze attention's scale at full width: a cut head size must not change it."""
+    query = node.args[0]
+    assert isinstance(query, fx.Node)
+    head_size = query.meta["val"].shape[-1]
+    if node.kwargs.get("scale") is None and isinstance(head_size, int):
+        node.kwargs = {**node.kwargs, "scale": 1.0 / math.sqrt(head_size)}
+
+
+def _inline_regions(owner: fx.GraphModule, graph: fx.Graph) -> None:
+    """Put the bodies of `no_grad` and autocast regions in line; the regions only set modes."""
+    for node in list(graph.nodes):
+        name = getattr(node.target, "__name__", "")
+        if node.op != "call_function" or not name.startswith("wrap_with_"):
+            continue
+        if name == "wrap_with_autocast" and node.args[2]:
+            raise CaptureError(
+                "The model switches autocast on inside forward, which its narrower networks would "
+                "lose; take it out of forward and call the network under autocast instead."
+            )
+        at = next(
+            i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr"
+        )
+        body = getattr(owner, str(node.args[at].target))
+        _inline_regions(body, body.graph)
+        values = dict(
+            zip(body.graph.find_nodes(op="placeholder"), node.args[at + 1 :], strict=True)
+        )
+        with graph.inserting_before(node):
+            result = graph.graph_copy(body.graph, values)
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        for user in list(node.users):
+            if user.target is operator.getitem:
+                user.replace_all_uses_with(results[user.args[1]])
+                graph.erase_node(user)
+        graph.erase_node(node)

@@ -1,0 +1,180 @@
+"""One ONNX file that runs at every width: the widths are inputs.
+
+    export_elastic(net, "net.onnx")
+    session = onnxruntime.InferenceSession("net.onnx")
+    session.run(None, {"x": x, "width.fc1": np.array(16), "width.fc2": np.array(8)})
+
+A device that must be quicker today and better tomorrow needs no other file. The file holds the
+full-size weights; what a network is cut to for good is smaller with `export_onnx`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.export import Dim
+
+from widthwise.elastic import Elastic
+from widthwise.errors import ExportError
+from widthwise.store.atomic import write_whole
+from widthwise.store.export import Inputs, batch_size, batched, check, example, ready, refusing
+
+PREFIX = "width."  # of the names of the widths' inputs
+_INSTEAD = "export the widths that you need, each with export_onnx(net.cut(widths), ...)"
+CHECKED = 8  # random settings of the widths at which the file is compared with PyTorch
+
+
+def export_elastic(
+    net: Elastic, path: str | os.PathLike[str], *, dynamic_batch: bool = True
+) -> Path:
+    """Write an elastic network as one ONNX file with its widths as inputs; returns the path.
+
+    Besides the model's inputs the file takes one number (int64, no dims) for every axis that can be
+    cut, by the name of the axis after "width."; numbers outside 1..size count as the nearest one.
+    It computes evaluation mode, is compared with the network at full, smallest and random widths in
+    ONNX Runtime before it is written, and needs no widthwise. dynamic_batch: take any batch size.
+
+    Raises ExportError when the network cannot be exported so (ONNX's recurrent operators, for
+    example, hold their hidden size as a constant) or the file computes something else, and
+    FileError when it cannot be written.
+    """
+    import onnxruntime
+
+    if not isinstance(net, Elastic):
+        raise ExportError("Give the elastic network, or export a cut one with export_onnx.")
+    if not net.free:
+        raise ExportError("No axis of this network can be cut; export it with export_onnx.")
+    if any(t.is_meta for t in net.state().values()):
+        raise ExportError("The network has no weights, only shapes; load them before exporting.")
+    args, kwargs = net.example()
+    inputs, _ = example(net.model, args, kwargs, dynamic_batch)
+    names = _names(net, inputs)
+    with ready(net), refusing(net.model, "ONNX with its widths as inputs", _INSTEAD):
+        data = _onnx(net, inputs, names, dynamic_batch)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # errors are raised; they need not be printed as well
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    for widths in _settings(net):
+        run = _runner(session, names, widths)
+        check(_At(net, widths), type(net.model).__name__, run, inputs, dynamic_batch, "ONNX")
+    return write_whole(path, [data])
+
+
+class _AtShapes(nn.Module):
+    """The network at widths that are the lengths of empty tensors, the only symbols torch takes."""
+
+    def __init__(self, net: Elastic) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, widths: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.net.at([w.shape[0] for w in widths], args, kwargs)
+
+
+class _At(nn.Module):
+    """The network at given widths, to compare with."""
+
+    def __init__(self, net: Elastic, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.net = net
+        self.widths = widths
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.net(*args, widths=self.widths, **kwargs)
+
+
+def _names(net: Elastic, inputs: Inputs) -> list[str]:
+    """A name for every input tensor: its parameter of forward, and where it lies inside."""
+    bound = inspect.signature(net.model.forward).bind(*inputs[0], **inputs[1])
+    leaves, _ = pytree.tree_flatten_with_path(dict(bound.arguments))
+    return [
+        "_".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", "")))) for k in path)
+        for path, leaf in leaves
+        if isinstance(leaf, Tensor)
+    ]
+
+
+def _onnx(net: Elastic, inputs: Inputs, names: list[str], dynamic_batch: bool) -> bytes:
+    """The ONNX file's bytes. Raises what torch's exporters raise."""
+    empties = [torch.empty(axis.size, 0) for axis in net.free.values()]
+    args, kwargs = inputs
+    batch = batch_size(inputs) if dynamic_batch else -1
+    sizes = pytree.tree_map(lambda x: {0: Dim.AUTO} if batched(x, batch) else None, inputs)
+    widths = [{0: Dim.DYNAMIC} for _ in empties]
+    dynamic = {"widths": widths, "args": sizes[0], "kwargs": sizes[1]}
+    program = torch.export.export(
+        _AtShapes(net),
+        (empties, args, kwargs),
+        dynamic_shapes=dynamic,
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,  # sizes of 1 are no special case
+    )
+    made = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=[f"shape.{name}" for name in net.free] + names,
+    )
+    assert made is not None
+    model = made.model_proto
+    _numbers_for_shapes(model.graph, {name: axis.size for name, axis in net.free.items()})
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def _numbers_for_shapes(graph: Any, sizes: Mapping[str, int]) -> None:
+    """Let the graph take each width as a number, and make the empty tensor of that length of it."""
+    from onnx import TensorProto, helper
+
+    constants = {"widths.one": [1], "widths.zero": [0]}
+    made = [
+        helper.make_node("Constant", [], [name], value_ints=value)
+        for name, value in constants.items()
+    ]
+    numbers = []
+    for name, size in sizes.items():
+        number = PREFIX + name
+        numbers.append(helper.make_tensor_value_info(number, TensorProto.INT64, []))
+        steps = [f"{number}.{step}" for step in ("size", "clipped", "length", "shape")]
+        made += [
+            helper.make_node("Constant", [], [steps[0]], value_ints=[size]),
+            helper.make_node("Max", [number, "widths.one"], [steps[1]]),
+            helper.make_node("Min", [steps[1], steps[0]], [steps[2]]),
+            helper.make_node("Concat", [steps[2], "widths.zero"], [steps[3]], axis=0),
+            helper.make_node("ConstantOfShape", [steps[3]], [f"shape.{name}"]),
+        ]
+    others = [i for i in graph.input if i.name.removeprefix("shape.") not in sizes]
+    nodes = [*made, *graph.node]
+    del graph.input[:], graph.node[:]
+    graph.input.extend([*others, *numbers])
+    graph.node.extend(nodes)
+
+
+def _settings(net: Elastic) -> list[dict[str, int]]:
+    """Widths at which the file is tried: full, all one, and random ones."""
+    g = torch.Generator().manual_seed(0)
+    random = [
+        {n: int(torch.randint(1, a.size + 1, (1,), generator=g)) for n, a in net.free.items()}
+        for _ in range(CHECKED)
+    ]
+    return [dict(net.full()), dict.fromkeys(net.free, 1), *random]
+
+
+def _runner(
+    session: Any, names: list[str], widths: Mapping[str, int]
+) -> Callable[[Inputs], list[Any]]:
+    given = {PREFIX + name: torch.tensor(width).numpy() for name, width in widths.items()}
+
+    def run(batch: Inputs) -> list[Any]:
+        tensors = [x for x in pytree.tree_leaves(batch) if isinstance(x, Tensor)]
+        feed = {n: x.detach().cpu().numpy() for n, x in zip(names, tensors, strict=True)}
+        return [torch.from_numpy(out) for out in session.run(None, feed | given)]
+
+    return run
