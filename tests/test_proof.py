@@ -156,7 +156,7 @@ FORGETTABLE = [
     ("conv2d", "cnn"),
     ("batch_norm", "resnet"),
     ("cat", "unet"),
-    ("view", "gpt"),
+    ("reshape", "gpt"),
     ("layer_norm", "encoder"),
     ("scaled_dot_product_attention", "llama_sdpa"),
     ("lstm", "lstm_2"),

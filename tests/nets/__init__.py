@@ -17,8 +17,9 @@ from nets.convolution import CONVOLUTION
 from nets.dense import DENSE
 from nets.inputs import INPUTS
 from nets.recurrent import RECURRENT
+from nets.routing import ROUTING
 
-NETS: tuple[Net, ...] = (*DENSE, *CONVOLUTION, *ATTENTION, *RECURRENT, *INPUTS)
+NETS: tuple[Net, ...] = (*DENSE, *CONVOLUTION, *ATTENTION, *RECURRENT, *ROUTING, *INPUTS)
 
 
 def net(name: str) -> Net:

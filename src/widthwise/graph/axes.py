@@ -56,6 +56,9 @@ class Grid:
 
     def allows(self, width: int, size: int) -> bool:
         """Whether an axis of this size may have this width."""
+        if not size % self.multiple_of:  # no special case of the full size, for compiled graphs
+            least = min(self.at_least, size)
+            return least <= width <= size and not width % self.multiple_of
         return width == size or (self.at_least <= width < size and not width % self.multiple_of)
 
 

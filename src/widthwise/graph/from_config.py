@@ -328,14 +328,15 @@ def _build(kind: Callable[[Any], nn.Module], config: Any) -> nn.Module:
 
 def _configured(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The outermost modules with a configuration, by path."""
-    if _is_config(getattr(module, "config", None)):
+    if is_configuration(getattr(module, "config", None)):
         yield path, module
         return
     for name, child in module.named_children():
         yield from _configured(child, _join(path, name))
 
 
-def _is_config(value: Any) -> bool:
+def is_configuration(value: Any) -> bool:
+    """Whether a value is a configuration that can be written and read, as transformers has them."""
     return callable(getattr(value, "to_dict", None)) and callable(getattr(value, "from_dict", None))
 
 
@@ -346,7 +347,7 @@ def _integers(value: Any, keys: tuple[str | int, ...] = ()) -> Iterator[tuple[An
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from _integers(item, (*keys, i))
-    elif _is_config(value):
+    elif is_configuration(value):
         for name in value.to_dict():
             yield from _integers(getattr(value, name, None), (*keys, name))
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from widthwise.graph.axes import Axes
 from widthwise.graph.class_sizes import Number, search, size_groups
-from widthwise.graph.from_config import rebuilt
+from widthwise.graph.from_config import is_configuration, rebuilt
 from widthwise.graph.layer_sizes import layer_sizes
 from widthwise.graph.relate import Relations
 from widthwise.graph.same import Outcome, Reference
@@ -26,7 +26,10 @@ from widthwise.graph.sizes import Evidence, evidence
 
 @dataclass(frozen=True)
 class Patch:
-    """One size attribute that was set: module path, attribute name, new value (int or ints)."""
+    """One size that was set: module path, attribute, new value (int or ints).
+
+    The attribute may lie in a configuration that the module holds: "config.hidden_size".
+    """
 
     module: str
     attribute: str
@@ -114,20 +117,44 @@ def _set_numbers(shell: nn.Module, values: Mapping[Number, int]) -> None:
 
 def _changed(model: nn.Module, found: nn.Module) -> Iterator[Patch]:
     """The sizes that differ between the model and its smaller twin."""
-    twins = dict(found.named_modules())
+    before = {(patch.module, patch.attribute): patch.value for patch in held_sizes(model)}
+    for patch in held_sizes(found):
+        if before.get((patch.module, patch.attribute), patch.value) != patch.value:
+            yield patch
+
+
+def held_sizes(model: nn.Module) -> Iterator[Patch]:
+    """The sizes that modules and their configurations hold, each configuration once."""
+    seen: set[int] = set()
     for path, module in model.named_modules():
-        before = dict(_held(module))
-        for name, value in _held(twins[path]):
-            if before.get(name, value) != value:
-                yield Patch(path, name, value)
+        for name, value in _held(module, seen):
+            yield Patch(path, name, value)
 
 
-def _held(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _held(module: nn.Module, seen: set[int]) -> Iterator[tuple[str, Any]]:
     for name, value in vars(module).items():
-        if type(value) is int:
-            yield name, value
-        elif isinstance(value, (tuple, list)) and all(type(v) is int for v in value):
-            yield name, tuple(value)
+        if is_configuration(value):
+            if id(value) not in seen:
+                seen.add(id(value))
+                yield from _configured(name, value)
+        elif is_size(value):
+            yield name, tuple(value) if isinstance(value, list) else value
+
+
+def _configured(path: str, config: Any) -> Iterator[tuple[str, Any]]:
+    for name in config.to_dict():
+        value = getattr(config, name, None)
+        if is_configuration(value):
+            yield from _configured(f"{path}.{name}", value)
+        elif is_size(value):
+            yield f"{path}.{name}", tuple(value) if isinstance(value, list) else value
+
+
+def is_size(value: Any) -> bool:
+    """Whether a value is an int, or a tuple or list of nothing but ints."""
+    if isinstance(value, (tuple, list)):
+        return bool(value) and all(type(v) is int for v in value)
+    return type(value) is int
 
 
 def apply_patches(model: nn.Module, patches: Iterable[Patch]) -> None:
@@ -136,9 +163,11 @@ def apply_patches(model: nn.Module, patches: Iterable[Patch]) -> None:
     Raises AttributeError for a module that the model does not have.
     """
     for patch in patches:
-        module = model.get_submodule(patch.module)
-        if not hasattr(module, patch.attribute):
+        where, _, name = patch.attribute.rpartition(".")
+        holder: Any = model.get_submodule(patch.module)
+        for part in where.split(".") if where else ():
+            holder = getattr(holder, part)
+        if not hasattr(holder, name):
             raise AttributeError(f"{patch.module or 'the model'} has no {patch.attribute}")
-        held = getattr(module, patch.attribute)
-        value = list(patch.value) if isinstance(held, list) else patch.value  # type: ignore[arg-type]
-        setattr(module, patch.attribute, value)
+        held, value = getattr(holder, name), patch.value
+        setattr(holder, name, list(value) if isinstance(held, list) else value)  # type: ignore[arg-type]

@@ -104,11 +104,15 @@ def _same_operators(module: nn.Module, graph: fx.GraphModule, call: Any) -> bool
     names = {id(t): n for n, t in _tensors(graph).items()}
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            fakes: dict[int, Tensor] = {id(t): mode.from_tensor(t.detach()) for t in _tensors(graph).values()}
+            fakes: dict[int, Tensor] = {
+                id(t): mode.from_tensor(t.detach()) for t in _tensors(graph).values()
+            }
             inputs = pytree.tree_map_only(Tensor, mode.from_tensor, call)
             found = []
             for each in (module, graph):
-                mine: dict[str, Tensor] = {n: fakes[id(t)] for n, t in _tensors(each).items() if id(t) in fakes}
+                mine: dict[str, Tensor] = {
+                    n: fakes[id(t)] for n, t in _tensors(each).items() if id(t) in fakes
+                }
                 shared: dict[str, Tensor] = {names[key]: fake for key, fake in fakes.items()}
                 found.append(recorded(known, shared, inputs, _calling(each, mine, inputs)))
     except Exception:  # noqa: BLE001 - the user's code runs inside
@@ -137,6 +141,8 @@ def _same_numbers(module: nn.Module, graph: fx.GraphModule, call: Any) -> bool:
         mine = copy.deepcopy(module, memo).double()
         its: Any = copy.deepcopy(graph, memo).double()
         found = _run(mine, wide)
+        if any(t.is_floating_point() and not t.isfinite().any() for t in found):
+            return False  # not a number would hide any difference
         # The graph names dtypes outright; the class may do so too, or take that of its input.
         if _close(found, _run(its, wide), TOLERANCE, TOLERANCE):
             return True
@@ -222,12 +228,12 @@ def _close(
 ) -> bool:
     return len(mine) == len(theirs) and all(
         a.shape == b.shape
-        and torch.allclose(
-            a,
-            b,
-            rtol=relative,
-            atol=absolute * float(b.abs().max() if b.is_floating_point() else 0),
-            equal_nan=True,
-        )
+        and torch.allclose(a, b, rtol=relative, atol=absolute * _largest(b), equal_nan=True)
         for a, b in zip(mine, theirs, strict=True)
     )
+
+
+def _largest(value: Tensor) -> float:
+    """The largest finite magnitude of a float tensor; 0 for others."""
+    finite = value[value.isfinite()] if value.is_floating_point() else value[:0].flatten()
+    return float(finite.abs().max()) if finite.numel() else 0.0

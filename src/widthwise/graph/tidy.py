@@ -37,6 +37,9 @@ def spell_out(graph: fx.Graph) -> None:
             _explicit_squeeze(graph, node)
         elif node.target is aten.scaled_dot_product_attention.default:
             _explicit_scale(node)
+        elif node.target is aten.view.default:
+            # At other widths memory may lie so that no view is possible.
+            node.target = aten.reshape.default
         elif node.target in _SPLITS:
             _explicit_split(node)
     graph.eliminate_dead_code()

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from widthwise.elastic import Elastic, NothingToCutWarning
 from widthwise.errors import FileError, WidthwiseError
-from widthwise.graph.own_class import Patch, apply_patches
+from widthwise.graph.own_class import Patch, apply_patches, held_sizes
 from widthwise.store import inputs, tensorfile
 from widthwise.store.manifest import Manifest, Measured, from_text, to_text
 from widthwise.variant import Widths
@@ -151,6 +151,7 @@ def _from_net(net: Elastic, widths: Widths) -> Stored:
         tied=tied,
         inputs=None if reason is None else inputs.describe(net.example()),
         constraints=net.constraints,
+        outputs=net.outputs,
     )
     return Stored(module, manifest, tensors)
 
@@ -198,17 +199,10 @@ def _untied(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
 
 def _snapshot(module: nn.Module) -> Iterator[Patch]:
     """The sizes that a module and its layers hold."""
-    for path, sub in module.named_modules():
-        own = not type(sub).__module__.startswith("torch.nn.")
-        for name, value in vars(sub).items():
-            if _is_size(value) and (name in _LAYER_SIZES or (own and not name.startswith("_"))):
-                yield Patch(path, name, value)
-
-
-def _is_size(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return bool(value) and all(type(v) is int for v in value)
-    return type(value) is int
+    for patch in held_sizes(module):
+        own = not type(module.get_submodule(patch.module)).__module__.startswith("torch.nn.")
+        if patch.attribute in _LAYER_SIZES or (own and not patch.attribute.startswith("_")):
+            yield patch
 
 
 def _misfit(path: str | os.PathLike[str], manifest: Manifest, problem: str) -> FileError:
@@ -232,10 +226,9 @@ def _fits(module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], 
 
 
 def _set_sizes(module: nn.Module, manifest: Manifest, path: Any) -> None:
-    modules = dict(module.named_modules())
+    held = {(patch.module, patch.attribute) for patch in held_sizes(module)}
     for patch in manifest.patches:
-        held = vars(modules[patch.module]).get(patch.attribute) if patch.module in modules else None
-        if not _is_size(held):
+        if (patch.module, patch.attribute) not in held:
             name = f"{patch.module}.{patch.attribute}".lstrip(".")
             raise _misfit(path, manifest, f"it has no size {name}")
     apply_patches(module, manifest.patches)
@@ -255,6 +248,7 @@ def _recut(full: nn.Module, manifest: Manifest, path: Any) -> nn.Module:
                     dict(kwargs),
                     prove=prove,
                     constraints=manifest.constraints,
+                    outputs=manifest.outputs,
                 )
             if dict(net.full()) == dict(manifest.sizes):
                 return net.cut_with_patches(manifest.widths, same_class=False)[0]

@@ -48,8 +48,8 @@ class Manifest:
     full: full shapes of the tensors that were cut, None where unknown.
     tied: name -> name of the tensor it shares.
     inputs: for a graph, the example inputs' form (see inputs.py). measured: its metric, if known.
-    torch, widthwise: the versions that wrote it. constraints: those of the network, from which the
-    names of its axes follow; in the file only where there are any.
+    torch, widthwise: the versions that wrote it. constraints, outputs: those of the network, from
+    which its axes and their names follow; in the file only where there are any.
     """
 
     kind: str
@@ -64,6 +64,7 @@ class Manifest:
     torch: str = TORCH
     widthwise: str = VERSION
     constraints: Constraints = field(default_factory=Constraints)
+    outputs: tuple[str, ...] | None = None
 
 
 def to_text(manifest: Manifest) -> str:
@@ -85,6 +86,8 @@ def to_text(manifest: Manifest) -> str:
     }
     if manifest.constraints != Constraints():
         body["constraints"] = manifest.constraints.to_dict()
+    if manifest.outputs is not None:
+        body["outputs"] = list(manifest.outputs)
     measured = manifest.measured
     notes = {
         "metric": None if measured is None else [measured.name, measured.value, measured.split],
@@ -128,7 +131,7 @@ def _read(data: Any) -> Manifest:
     if data["version"] > FORMAT_VERSION:
         raise _NewerError
     names = {"format", "version", "kind", "class", "widths", "sizes", "patches", "full", "tied"}
-    odd = data.keys() - {"constraints"} ^ {*names, "inputs", "notes"}
+    odd = data.keys() - {"constraints", "outputs"} ^ {*names, "inputs", "notes"}
     _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
     _need(data["kind"] in ("class", "graph"), f"kind {data['kind']!r}")
     notes = data["notes"]
@@ -148,6 +151,7 @@ def _read(data: Any) -> Manifest:
         torch=_word(notes["torch"]),
         widthwise=_word(notes["widthwise"]),
         constraints=Constraints(**_table(data.get("constraints", {}), lambda value: value)),
+        outputs=_words(data["outputs"]) if "outputs" in data else None,
     )
 
 
@@ -164,6 +168,11 @@ def _table(data: Any, value: Callable[[Any], Any]) -> dict[str, Any]:
 def _word(value: Any) -> str:
     _need(isinstance(value, str), "a name is not text")
     return str(value)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    _need(isinstance(value, list), "a list of names is missing")
+    return tuple(map(_word, value))
 
 
 def _count(value: Any) -> int:

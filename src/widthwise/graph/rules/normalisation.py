@@ -18,6 +18,9 @@ def batch_norm(op: Op) -> Result:
     for name in ("weight", "bias", "running_mean", "running_var"):
         if op.has(name):
             op.unify(x[1], op.dims(name)[0])
+    if op.args.get("training") or op.args.get("use_input_stats"):
+        # Statistics of weights (weight standardisation) are taken over features.
+        op.normalise(*(t for i, t in enumerate(x) if i != 1))
     return Result(op.dims("input"))
 
 
