@@ -22,7 +22,9 @@ from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.measure.recalibrate import recalibrate
 from widthwise.measure.sweep import Evaluation, ladder, sweep
 from widthwise.store.export import export_onnx, export_program
+from widthwise.store.export_elastic import export_elastic
 from widthwise.store.file import load, save
+from widthwise.store.stream import cut_file
 from widthwise.train.fit import fit
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Distill, SandwichLoss, SingleDraw
@@ -64,7 +66,9 @@ __all__ = [
     "WidthError",
     "Widths",
     "WidthwiseError",
+    "cut_file",
     "distill",
+    "export_elastic",
     "export_onnx",
     "export_program",
     "fit",

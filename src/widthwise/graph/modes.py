@@ -33,6 +33,8 @@ def turn_off_training(graph: fx.Graph, state: Mapping[str, str]) -> None:
         if node.target is aten.add_.Tensor and _counts_batches(node.args[0], state):
             graph.erase_node(node)
             continue
+        if node.target is aten.batch_norm.default and node.args[3] is None:
+            continue  # without running statistics it takes those of its input in both modes
         for i, argument in enumerate(node.target._schema.arguments):
             value = _FLAGS.get(argument.name)
             if value is not None and i < len(node.args):
@@ -65,7 +67,8 @@ def computes_the_same(
     known: dict[Any, int] = {}
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            fakes: dict[str, Tensor] = {n: mode.from_tensor(t.detach()) for n, t in tensors.items()}
+            once = {id(t): mode.from_tensor(t.detach()) for t in tensors.values()}
+            fakes: dict[str, Tensor] = {n: once[id(t)] for n, t in tensors.items()}
             call = pytree.tree_map_only(Tensor, mode.from_tensor, (args, dict(kwargs)))
             held = {**fakes, **constants}
             flat = [*(held[n] for n in state.values()), *pytree.tree_leaves(call)]

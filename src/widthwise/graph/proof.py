@@ -35,7 +35,8 @@ def prove(
     `state` holds the model's tensors by name; it is read, never written.
     """
     while axes.free:
-        wrong = _wrong(relations, axes, state, list(axes.free))
+        with torch.device("cpu"):  # the user may be inside `with torch.device("meta")`
+            wrong = _wrong(relations, axes, state, list(axes.free))
         if not wrong:
             return axes
         for factor, name in axes.of.items():

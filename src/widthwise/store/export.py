@@ -218,7 +218,7 @@ def _tensors(outputs: Any) -> list[Tensor]:
 def _line(error: BaseException) -> str:
     if isinstance(error, torch.onnx.OnnxExporterError) and error.__cause__ is not None:
         # torch.onnx speaks of its own steps; which operator it was stands one level below.
-        error = RuntimeError(str(error.__cause__).split(". ")[0])
+        error = RuntimeError(str(error.__cause__).split(". ")[0].split(" : ")[0])
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 

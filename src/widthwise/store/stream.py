@@ -50,8 +50,8 @@ def cut_file(
         computes for itself, is taken from the model where it has values.
 
     Tensors are stored in the types that the model has them in. The file appears whole or not at
-    all, and `load` reads it. Raises WidthError, and FileError when a tensor is missing or of another
-    shape, or a file cannot be read or written.
+    all, and `load` reads it. Raises WidthError, and FileError when a tensor is missing or of
+    another shape, or a file cannot be read or written.
     """
     stored = prepare(net, widths)
     cut = _Cut(net.state(), _files(Path(source)), net.kept(widths), str(source))
