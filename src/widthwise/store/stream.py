@@ -6,7 +6,7 @@
     small = load("half.safetensors", build=make_model)
 
 Of every tensor only the kept rows are read where these are the first ones; memory holds one tensor
-at a time. The file is the one that `save` writes of the same network.
+at a time. The file is the one that `save` writes of a network with weights.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def cut_file(
 ) -> Path:
     """Cut the weights in `source` to these widths and write them to `path`; returns the path.
 
-    net: the elastic network, whose weights are not used and may be on the meta device.
+    net: the elastic network, whose weights are not used and may be on the meta device; the file
+        then holds the cut graph, since without weights the class cannot be compared with it.
     source: full-size weights under their names in `state_dict()`, as a safetensors file, the index
         of several (model.safetensors.index.json), or a folder that holds either, as Hugging Face
         writes them. Of tied tensors one is enough. What it lacks, such as buffers that the model

@@ -26,14 +26,30 @@ def convolution(op: Op) -> Result:
     space = len(weight) - 2
     groups = int(op.args["groups"])
     channels = x[-space - 1]
-    op.fix([*x[len(x) - space :], *weight[2:]], "space and kernel are not features")
+    through = [_one_by_one(op, i, size(weight[2 + i])) for i in range(space)]
+    beyond = [t for t, one in zip(x[len(x) - space :], through, strict=True) if not one]
+    op.fix([*beyond, *weight[2:]], "space and kernel are not features")
     group, inner = _grouped(op, channels, groups)
     out_group, _ = _grouped(op, weight[0], groups)
     op.unify(group, out_group)
     op.unify(inner, weight[1])
     op.contract(resolve(inner))
     op.consume("weight", 1)
-    return _finish(op, x, resolve(weight[0]), space, group)
+    found = _finish(op, x, resolve(weight[0]), space, group)
+    for i, one in enumerate(through):
+        if one:
+            found.outputs[i - space] = x[i - space]
+    return found
+
+
+def _one_by_one(op: Op, i: int, kernel: int) -> bool:
+    """Whether places along a dim of space stay apart: a kernel of one that goes step by step."""
+    stride, padding = op.args["stride"], op.args["padding"]
+    return (
+        kernel == 1
+        and stride[i % len(stride)] == 1
+        and (padding in ("valid", "same") or padding[i % len(padding)] == 0)
+    )
 
 
 def transposed(op: Op) -> Result:
@@ -148,6 +164,8 @@ RULES = {
     "upsample_linear1d": spatial(1),
     "upsample_bilinear2d": spatial(2),
     "upsample_bicubic2d": spatial(2),
+    "_upsample_bilinear2d_aa": spatial(2),
+    "_upsample_bicubic2d_aa": spatial(2),
     "upsample_trilinear3d": spatial(3),
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
