@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import torchvision_operators
 import widthwise as ww
 from common import record
 
@@ -151,6 +152,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", choices=NETWORKS, help="measure one network in this process")
     options = parser.parse_args()
+    torchvision_operators.declare()
     if options.only:
         warnings.simplefilter("ignore", ww.GraphModuleWarning)
         print(json.dumps(measure(options.only, options.runs)))

@@ -1,8 +1,8 @@
 """Lets torchvision be imported where its compiled operators cannot be loaded.
 
-Its builds for another torch (one with CUDA, say) bring models but no operators; `import torchvision`
-then fails on two names, and with it `import transformers` and `import timm`. Model definitions need
-no more than the names.
+Its builds for another torch (one with CUDA, say) bring models but no operators, so that importing
+torchvision fails on two names, and with it transformers and timm. Model definitions need no more
+than the names.
 """
 
 from importlib.util import find_spec

@@ -20,7 +20,7 @@ from widthwise.choose.draws import Draw, draw_widths
 from widthwise.graph.axes import Axes, Axis, find_axes
 from widthwise.graph.capture import capture
 from widthwise.graph.constraints import Constraints, constrain
-from widthwise.graph.cut import cut_state, graph_module
+from widthwise.graph.cut import cut_state, graph_module, make_on_cpu
 from widthwise.graph.dims import fully_fixed, size
 from widthwise.graph.explain import Inspection, inspect
 from widthwise.graph.expressible import expressible
@@ -263,9 +263,12 @@ class Elastic(nn.Module):
         state = cut_state(self._relations, self._table, kept, full, self._scaled())
         graph, training = graph_module(self.model, self._relations, self._table, kept, state)
         only = "training mode does other things, which it leaves out: it computes evaluation only"
+        without_weights = any(t.is_meta for t in state.values())
+        if without_weights:
+            make_on_cpu(graph)
         if not same_class:
             return graph, (), None if training is None else only
-        if any(t.is_meta for t in state.values()):
+        if without_weights:
             found: Any = "its weights are on the meta device, so that the two cannot be compared"
         else:
             found = own_class(

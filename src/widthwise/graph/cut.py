@@ -197,6 +197,18 @@ def _either(graph: fx.Graph, mode: fx.Node, a: Any, b: Any, matched: Mapping[Any
     raise _DifferentError
 
 
+def make_on_cpu(graph: fx.GraphModule) -> None:
+    """Let operators that make tensors make them on the CPU.
+
+    For a graph without weights: once it has some, tensors on the meta device would spoil its
+    results without an error.
+    """
+    for node in graph.graph.nodes:
+        if "device" in node.kwargs:
+            node.kwargs = {**node.kwargs, "device": torch.device("cpu")}
+    graph.recompile()
+
+
 def check_inputs(graph: fx.Graph, program: Program) -> None:
     """Let the graph refuse inputs whose fixed sizes are not those that it was captured with."""
     placeholders = graph.find_nodes(op="placeholder")

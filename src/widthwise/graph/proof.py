@@ -150,11 +150,12 @@ def _stand_in(value: Tensor, choices: int) -> Tensor:
 def random_like(value: Tensor, g: torch.Generator) -> Tensor:
     """Random float64 values as a trained tensor might hold them; positive ones stay positive."""
     noise = torch.rand(value.shape, generator=g, dtype=torch.float64)
-    if value.dim() > 1 and value.numel() > 1:
+    positive = bool((value > 0).all() if value.dim() > 1 else (value >= 0).all())
+    if value.dim() > 1 and value.numel() > 1 and not positive:
         # Uniform with the variance that keeps activations at unit scale.
         spread: float = (12.0 / value[0].numel()) ** 0.5
         return (noise - 0.5) * spread
-    if bool((value >= 0).all()):
+    if positive:
         return value.double() * (0.5 + noise) + 0.1 * noise
     return value.double() + 0.5 * (noise - 0.5)
 

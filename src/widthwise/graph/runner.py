@@ -31,7 +31,8 @@ class Runner:
         self.module = fx.GraphModule(nn.Module(), graph)
         self.shared = None if shared is None else fx.GraphModule(nn.Module(), shared)
         self.sources = [_source(model, program, name) for name in program.state.values()]
-        self.device = torch.device("cpu")
+        held = (source[name] for source, name in self.sources)
+        self.device = next((t.device for t in held), torch.device("cpu"))
         self.fixed = fixed_sizes(program)
 
     def __call__(self, widths: Mapping[str, int], args: tuple[Any, ...], kwargs: Any) -> Any:

@@ -23,6 +23,7 @@ from widthwise.graph.capture import Program
 from widthwise.graph.proof import TOLERANCE, in_double, random_like
 from widthwise.graph.recorder import recorded
 from widthwise.graph.relate import Relations
+from widthwise.graph.tryout import twin
 
 LARGE = 65_536  # numbers in an example above which one row of it serves for the check
 
@@ -52,10 +53,11 @@ class Reference:
         program = relations.programs[-1].program
         self.call: Any = pytree.tree_unflatten(_few_rows(program), program.in_spec)
         self.graphs = [evaluation] if training is None else [evaluation, training]
+        self.constants = {name for r in relations.programs for name in r.program.constants}
         self.wanted: list[list[Tensor]] = []
 
     def __enter__(self) -> Reference:
-        self._saved = _randomised(self.graphs[0])
+        self._saved = _randomised(self.graphs[0], self.constants)
         self.wanted = [_run(graph, self.call) for graph in self.graphs]
         return self
 
@@ -69,8 +71,12 @@ class Reference:
         return self.compare(module).problem
 
     def compare(self, module: nn.Module) -> Outcome:
-        """Run the module on the cut graph's tensors, which it must hold, and compare."""
+        """Run the module on the cut graph's tensors, which it must hold, and compare.
+
+        It is a twin that runs: some models keep what they computed, here from random weights.
+        """
         outcome = Outcome(None, 0, ())
+        module = twin(module)
         for training, graph, wanted in zip((False, True), self.graphs, self.wanted, strict=False):
             outcome = _compared(module.train(training), self.call, wanted)
             if outcome.problem is None and not (
@@ -109,7 +115,7 @@ def _same_operators(module: nn.Module, graph: fx.GraphModule, call: Any) -> bool
             }
             inputs = pytree.tree_map_only(Tensor, mode.from_tensor, call)
             found = []
-            for each in (module, graph):
+            for each in (twin(module), graph):
                 mine: dict[str, Tensor] = {
                     n: fakes[id(t)] for n, t in _tensors(each).items() if id(t) in fakes
                 }
@@ -185,9 +191,13 @@ class _Calls:
         self.finished += 1
 
 
-def _randomised(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Put random values into the module's tensors; returns each with a copy of what it held."""
-    held = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+def _randomised(module: nn.Module, constants: set[str]) -> list[tuple[Tensor, Tensor]]:
+    """Put random values into the module's tensors; returns each with a copy of what it held.
+
+    Constants stay: what a model makes while it runs, it makes again.
+    """
+    named = [*module.named_parameters(), *module.named_buffers()]
+    held = [t for n, t in named if t.is_floating_point() and n not in constants]
     saved = [(t, t.detach().clone()) for t in held]
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():

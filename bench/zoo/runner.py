@@ -1,0 +1,96 @@
+"""Looks at each network in a process of its own, with a time limit, and keeps what comes back.
+
+The processes are forked from a server that has imported torch, which takes longer than most
+networks do.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+TOOLS = ("widthwise", "torch-pruning")
+Row = dict[str, Any]
+
+
+def look(tool: str, name: str) -> Row:
+    """What a tool makes of a network, in this process and with one thread."""
+    import torch
+    from bench.zoo.families import network
+
+    torch.set_num_threads(1)
+    if tool == "widthwise":
+        from bench.zoo.check import check as looked
+    else:
+        from bench.zoo.peer import judge as looked
+    return {"tool": tool, **looked(network(name))}
+
+
+def look_apart(tool: str, name: str, limit: float) -> Row:
+    """The same in a process of its own, which is ended after `limit` processor seconds.
+
+    One that waits rather than computes is ended after ten times as many seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # Read when the server starts, which is at the first call.
+    os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    context.set_forkserver_preload(["bench.zoo.check", "bench.zoo.families", "torch._dynamo"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, tool, name, limit))
+    process.start()
+    sender.close()
+    late = {"failures": {"time": f"did not finish in {limit:.0f} processor seconds"}}
+    row: Row = {"tool": tool, "name": name}
+    try:
+        if not receiver.poll(10 * limit):
+            return {**row, **late, "verdict": "hangs"}
+        found = receiver.recv()
+        process.join(10)  # it tidies up after itself
+        return {**row, **found}
+    except EOFError:
+        process.join()
+        if process.exitcode == -signal.SIGXCPU:
+            return {**row, **late, "verdict": "hangs"}
+        text = f"the process ended with code {process.exitcode}"
+        return {**row, "failures": {"process": text}, "verdict": "crashed"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send(sender: Connection, tool: str, name: str, limit: float) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), math.ceil(limit) + 5))
+    logging.disable()  # torch.export logs pages on its way; what matters is in the row
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            row = look(tool, name)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+            text = f"{type(error).__name__}: {str(error)[:600]}"
+            row = {"failures": {"process": text}, "verdict": "crashed"}
+    sender.send(row)
+
+
+def look_at_all(wanted: Iterable[tuple[str, str]], jobs: int, limit: float) -> Iterator[Row]:
+    """The findings on (tool, network) pairs as they come, `jobs` at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
+        pending = [pool.submit(look_apart, tool, name, limit) for tool, name in wanted]
+        for future in as_completed(pending):
+            yield future.result()
+
+
+def rows(path: Path) -> dict[tuple[str, str], Row]:
+    """The latest findings in a file of lines, by tool and network."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    read = [json.loads(line) for line in lines]
+    return {(row["tool"], row["name"]): row for row in read}
