@@ -23,8 +23,8 @@ PUBLIC = """
     ACCURACY Axis BudgetError CaptureError Constraints DataError Distill Draw Elastic Evaluation
     ExportError FileError Frontier GraphModuleWarning Inspection Metric NothingToCutWarning
     PUBLISHED Point Recipe RunError Sandwich SandwichLoss SingleDraw StructuralDropout TaskError
-    TrainingError WidthError Widths WidthwiseError distill export_onnx export_program fit ladder
-    load recalibrate refit_output save sweep
+    TrainingError WidthError Widths WidthwiseError cut_file distill export_elastic export_onnx
+    export_program fit ladder load recalibrate refit_output save sweep
 """.split()
 
 

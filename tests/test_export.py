@@ -1,5 +1,6 @@
 """Exported networks run elsewhere, at any batch size, and compute the same."""
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -7,11 +8,12 @@ import torch
 from torch import nn
 
 import widthwise as ww
-from elastic_nets import made
+from elastic_nets import made, random_widths
 from widthwise.errors import ExportError
 from widthwise.measure.cost import onnx_latency_ms
 from widthwise.store import export
 from widthwise.store.export import export_onnx, export_program
+from widthwise.store.export_elastic import export_elastic
 
 
 @pytest.mark.parametrize("same_class", [True, False])
@@ -146,3 +148,65 @@ def test_modes_and_settings_are_given_back(tmp_path):
     assert all(m.training for m in small.modules())
     assert torch.backends.mha.get_fastpath_enabled() == fused
     assert torch.is_grad_enabled()
+
+
+# ---------------------------------------------------------------- all widths in one file
+
+
+def at_widths(session, widths, args):
+    """What ONNX Runtime computes at these widths."""
+    names = [i.name for i in session.get_inputs()]
+    given = dict(zip(names, (x.numpy() for x in args), strict=False))
+    numbers = {f"width.{axis}": np.array(width) for axis, width in widths.items()}
+    assert set(names[len(args) :]) == set(numbers)
+    return torch.from_numpy(session.run(None, given | numbers)[0])
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "vit"])
+def test_one_file_runs_every_width_and_any_batch(name, tmp_path, capfd):
+    _, net, args, _ = made(name)
+    path = export_elastic(net, tmp_path / "a.onnx")
+    onnx.checker.check_model(onnx.load(path))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch in (1, 2, 7):
+        inputs = [torch.randn(batch, *x.shape[1:]) for x in args]
+        for seed in range(100, 105):
+            widths = net.complete(random_widths(net, seed))
+            with torch.no_grad():
+                wanted = net(*inputs, widths=widths)
+            found = at_widths(session, widths, inputs)
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert capfd.readouterr() == ("", "")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_widths_outside_count_as_the_nearest_ones(tmp_path):
+    _, net, args, _ = made("mlp")
+    session = onnxruntime.InferenceSession(export_elastic(net, tmp_path / "a"))
+    wanted = [net(*args), net(*args, widths=dict.fromkeys(net.free, 1))]
+    for width, outputs in zip((10**6, -3), wanted, strict=True):
+        found = at_widths(session, dict.fromkeys(net.free, width), args)
+        torch.testing.assert_close(found, outputs.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_keyword_inputs_of_an_elastic_file_are_named(tmp_path):
+    _, net, _, _ = made("dict_kwargs")
+    session = onnxruntime.InferenceSession(export_elastic(net, tmp_path / "a"))
+    names = [i.name for i in session.get_inputs() if not i.name.startswith("width.")]
+    assert sorted(names) == ["batch_category", "batch_x", "weight"]
+
+
+def test_what_cannot_be_elastic_elsewhere_is_said(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    with pytest.raises(ExportError, match=r"lstm.*net\.cut\(widths\)"):
+        export_elastic(made("lstm")[1], path)
+    with pytest.raises(ExportError, match="elastic network"):
+        export_elastic(nn.Linear(3, 2), path)
+    with torch.device("meta"):
+        empty = ww.Elastic(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), torch.randn(2, 3))
+    with pytest.raises(ExportError, match="no weights"):
+        export_elastic(empty, path)
+    monkeypatch.setattr(export, "_difference", lambda found, wanted: 2.0)
+    with pytest.raises(ExportError, match="something else"):
+        export_elastic(made("mlp")[1], path)
+    assert not list(tmp_path.iterdir())

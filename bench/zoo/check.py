@@ -27,7 +27,7 @@ from bench.zoo.compare import (
     run,
     zeroed,
 )
-from bench.zoo.names import TOLERANCE
+from bench.zoo.names import TOLERANCE, engine
 from bench.zoo.network import Made, Network
 from torch import Tensor, nn
 
@@ -53,6 +53,7 @@ def check(network: Network) -> dict[str, Any]:
 def _check(network: Network, dtype: torch.dtype) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": network.name,
+        "engine": engine(),
         "note": network.note,
         "dtype": str(dtype).removeprefix("torch."),
         "failures": {},

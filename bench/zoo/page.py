@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.zoo.names import FAMILIES, TOLERANCE, VERDICTS
+from bench.zoo.names import FAMILIES, TOLERANCE, VERDICTS, engine
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results" / "zoo.json"
@@ -225,6 +225,18 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
+def _states(found: dict[str, Any]) -> str:
+    """How many rows are of the engine as it is, and how many were taken before."""
+    rows = found["networks"]
+    earlier = sum(r.get("engine") != found.get("engine") for r in rows)
+    if not earlier:
+        return ""
+    return (
+        f"{earlier} of these {len(rows)} rows were taken by earlier states of the engine, while it "
+        "was being changed, and have not been taken again.\n"
+    )
+
+
 def page(found: dict[str, Any]) -> str:
     """The page as Markdown."""
     from bench.zoo.exceptions import exceptions
@@ -233,6 +245,7 @@ def page(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
     parts = [
         HEAD.format(count=len(found["networks"]), tolerance=TOLERANCE).rstrip() + "\n",
+        _states(found),
         summary(found),
         peer_table(found),
         exceptions(found),
@@ -254,6 +267,7 @@ def store(rows: Iterable[Row]) -> None:
     found = json.loads(path.read_text())
     del found["results"]
     packages = ("torch", "torchvision", "timm", "transformers")
+    found["engine"] = engine()
     found["versions"] = {p: version(p) for p in packages}
     found["peer_version"] = version("torch-pruning")
     found["networks"] = [r for r in rows if r["tool"] == "widthwise"]

@@ -263,17 +263,15 @@ class Elastic(nn.Module):
         state = cut_state(self._relations, self._table, kept, full, self._scaled())
         graph, training = graph_module(self.model, self._relations, self._table, kept, state)
         only = "training mode does other things, which it leaves out: it computes evaluation only"
-        without_weights = any(t.is_meta for t in state.values())
-        if without_weights:
-            make_on_cpu(graph)
-        if not same_class:
-            return graph, (), None if training is None else only
-        if without_weights:
-            found: Any = "its weights are on the meta device, so that the two cannot be compared"
-        else:
+        found: Any = None
+        if same_class:
             found = own_class(
                 self.model, self._relations, self._table, kept, full, state, graph.eval(), training
             )
+        if any(t.is_meta for t in state.values()):
+            make_on_cpu(graph)
+        if not same_class:
+            return graph, (), None if training is None else only
         if isinstance(found, str):
             reason = found if training is None else f"{found}; and {only}"
             return graph.train(self.model.training and training is None), (), reason

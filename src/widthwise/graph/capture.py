@@ -164,7 +164,8 @@ def _without_flags(
         new.name = old.name  # copying changes names such as `input`
     state, _, constants = _state(derived)
     turn_off_training(derived.graph, state)
-    same = computes_the_same(derived.graph, state, constants, model, args, kwargs)
+    with quietly():
+        same = computes_the_same(derived.graph, state, constants, model, args, kwargs)
     return _program(derived, False) if same else None
 
 
@@ -219,7 +220,8 @@ def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
     positional = list(shapes)
     for name, p in parameters.items():
         if p.kind is p.VAR_POSITIONAL:
-            named[name] = tuple(positional)
+            if positional:
+                named[name] = tuple(positional)
             positional = []
         elif p.kind is p.VAR_KEYWORD:
             named[name] = {k: v for k, v in kwshapes.items() if k not in parameters}
@@ -231,7 +233,7 @@ def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
 
 
 def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
-    with _quietly(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+    with quietly(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
         exported = torch.export.export(
             model, args, kwargs or None, dynamic_shapes=shapes, strict=False
         )
@@ -240,7 +242,7 @@ def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> Expor
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep to itself what torch.export prints on its way.
 
     It warns of module attributes that recurrent layers set in passing, where nothing is lost, and

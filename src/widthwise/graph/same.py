@@ -19,7 +19,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
 
-from widthwise.graph.capture import Program
+from widthwise.graph.capture import Program, quietly
 from widthwise.graph.proof import TOLERANCE, in_double, random_like
 from widthwise.graph.recorder import recorded
 from widthwise.graph.relate import Relations
@@ -55,10 +55,14 @@ class Reference:
         self.graphs = [evaluation] if training is None else [evaluation, training]
         self.constants = {name for r in relations.programs for name in r.program.constants}
         self.wanted: list[list[Tensor]] = []
+        # Without weights there are no numbers to compare, only what is called on what.
+        self.without_values = any(t.is_meta for t in _tensors(evaluation).values())
 
     def __enter__(self) -> Reference:
-        self._saved = _randomised(self.graphs[0], self.constants)
-        self.wanted = [_run(graph, self.call) for graph in self.graphs]
+        self._saved: list[tuple[Tensor, Tensor]] = []
+        if not self.without_values:
+            self._saved = _randomised(self.graphs[0], self.constants)
+            self.wanted = [_run(graph, self.call) for graph in self.graphs]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -77,6 +81,12 @@ class Reference:
         """
         outcome = Outcome(None, 0, ())
         module = twin(module)
+        if self.without_values:
+            for training, graph in zip((False, True), self.graphs, strict=False):
+                outcome = _compared_without_values(module.train(training), graph, self.call)
+                if outcome.problem is not None:
+                    break
+            return outcome
         for training, graph, wanted in zip((False, True), self.graphs, self.wanted, strict=False):
             outcome = _compared(module.train(training), self.call, wanted)
             if outcome.problem is None and not (
@@ -101,6 +111,23 @@ def _compared(module: nn.Module, call: Any, wanted: list[Tensor]) -> Outcome:
     return Outcome(None if same else _ANOTHER, seen.finished + 1, ())
 
 
+def _compared_without_values(module: nn.Module, graph: fx.GraphModule, call: Any) -> Outcome:
+    """Of models on the meta device only the operators can be compared."""
+    seen = _Calls()
+    try:
+        with seen.watched(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            held = _tensors(module)
+            made = {id(t): mode.from_tensor(t.detach()) for t in held.values()}  # tied ones once
+            fakes: dict[str, Tensor] = {name: made[id(t)] for name, t in held.items()}
+            _calling(module, fakes, pytree.tree_map_only(Tensor, mode.from_tensor, call))()
+    except Exception as error:  # noqa: BLE001 - the user's code runs inside
+        text = (str(error).splitlines() or [type(error).__name__])[0][:160].rstrip(".")
+        problem = f"its code does not run at these sizes ({text})"
+        return Outcome(problem, seen.finished, tuple(seen.stack))
+    same = _same_operators(module, graph, call)
+    return Outcome(None if same else _ANOTHER, seen.finished + 1, ())
+
+
 _ANOTHER = "its code computes something else at these sizes"
 
 
@@ -109,7 +136,7 @@ def _same_operators(module: nn.Module, graph: fx.GraphModule, call: Any) -> bool
     known: dict[Any, int] = {}
     names = {id(t): n for n, t in _tensors(graph).items()}
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with quietly(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
             fakes: dict[int, Tensor] = {
                 id(t): mode.from_tensor(t.detach()) for t in _tensors(graph).values()
             }

@@ -43,8 +43,7 @@ def cut_file(
 ) -> Path:
     """Cut the weights in `source` to these widths and write them to `path`; returns the path.
 
-    net: the elastic network, whose weights are not used and may be on the meta device; the file
-        then holds the cut graph, since without weights the class cannot be compared with it.
+    net: the elastic network, whose weights are not used and may be on the meta device.
     source: full-size weights under their names in `state_dict()`, as a safetensors file, the index
         of several (model.safetensors.index.json), or a folder that holds either, as Hugging Face
         writes them. Of tied tensors one is enough. What it lacks, such as buffers that the model
