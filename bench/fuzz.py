@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,10 @@ def shrunk(recipe: Recipe, failing: str) -> Recipe:
 def run(seeds: list[int], log: Path, processes: int) -> None:
     """Check the networks of these seeds; each result is added to the log at once."""
     began, done, failed = time.monotonic(), 0, 0
-    context = get_context("spawn")
+    # What tracing leaves behind would grow with every network: workers are replaced now and then.
+    pool_of = partial(ProcessPoolExecutor, mp_context=get_context("spawn"), max_tasks_per_child=200)
     with (
-        ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool,
+        pool_of(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         log.open("a") as out,
     ):
         futures = [pool.submit(one, seed) for seed in seeds]

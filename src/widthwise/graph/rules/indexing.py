@@ -22,21 +22,28 @@ def embedding(op: Op) -> Result:
 
 def index(op: Op) -> Result:
     """x[i, :, j]: indexed dims stay; the index tensors' own dims appear in the result."""
+    picked = _picked(op)
+    if picked is None:
+        op.fix(op.dims("self"), "it is picked by a mask")
+        return Result(op.kept())
+    return Result(picked)
+
+
+def _picked(op: Op) -> Dims | None:
+    """The dims of x[i, :, j], whose indexed dims stay; None where a mask picks."""
     x = op.dims("self")
     indices: list[Any] = list(op.args["indices"])
     given = [i for i, v in enumerate(indices) if v is not None]
     op.fix([x[i] for i in given], PICKED)
     nodes = [indices[i] for i in given]
-    if any(
-        n.meta["val"].dtype.is_floating_point or not n.meta["val"].dtype.itemsize > 1 for n in nodes
-    ):
-        op.fix([*x, *(t for n in nodes for t in op.dims_of(n))], "it is picked by a mask")
-        return Result(op.kept())
+    if any(n.meta["val"].dtype.itemsize == 1 for n in nodes):
+        op.fix([t for n in nodes for t in op.dims_of(n)], "it is picked by a mask")
+        return None
     picked = broadcast(op, [op.dims_of(n) for n in nodes])
     rest = [t for i, t in enumerate(x) if i not in given]
     adjacent = given == list(range(given[0], given[-1] + 1))
     at = given[0] if adjacent else 0
-    return Result([*rest[:at], *picked, *rest[at:]])
+    return [*rest[:at], *picked, *rest[at:]]
 
 
 def index_select(op: Op) -> Result:
@@ -65,20 +72,11 @@ def gather(op: Op) -> Result:
 
 def index_put(op: Op) -> Result:
     """x[i, :, j] = values: indexed dims stay; the others are those of the values."""
-    x = op.dims("self")
-    indices: list[Any] = list(op.args["indices"])
-    given = [i for i, v in enumerate(indices) if v is not None]
-    op.fix([x[i] for i in given], PICKED)
-    nodes = [indices[i] for i in given]
-    values = op.dims("values")
-    if any(n.meta["val"].dtype.itemsize == 1 for n in nodes):
-        op.fix([*x, *values], "it is picked by a mask")
-        return Result(op.dims("self"))
-    picked = broadcast(op, [op.dims_of(n) for n in nodes])
-    rest = [t for i, t in enumerate(x) if i not in given]
-    adjacent = given == list(range(given[0], given[-1] + 1))
-    at = given[0] if adjacent else 0
-    broadcast(op, [[*rest[:at], *picked, *rest[at:]], values])
+    picked = _picked(op)
+    if picked is None:
+        op.fix([*op.dims("self"), *op.dims("values")], "it is picked by a mask")
+    else:
+        broadcast(op, [picked, op.dims("values")])
     return Result(op.dims("self"))
 
 

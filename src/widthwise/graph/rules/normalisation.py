@@ -57,7 +57,7 @@ def weight_norm(op: Op) -> Result:
     v, g = op.dims("v"), op.dims("g")
     at = op.dim(op.args["dim"], len(v))
     op.unify(v[at], g[at])
-    op.normalise(*(t for i, t in enumerate(v) if i != at))
+    op.normalise(*v)  # a zero in the place of a cut feature would have no norm to be divided by
     return Result(op.dims("v"))
 
 
