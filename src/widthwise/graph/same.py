@@ -20,11 +20,12 @@ from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
 
 from widthwise.graph.capture import Program, quietly
-from widthwise.graph.proof import TOLERANCE, in_double, random_like
+from widthwise.graph.proof import in_double, random_like
 from widthwise.graph.recorder import recorded
 from widthwise.graph.relate import Relations
 from widthwise.graph.tryout import twin
 
+DOUBLE = 1e-11  # relative difference in double precision; right classes stay below 1e-13
 LARGE = 65_536  # numbers in an example above which one row of it serves for the check
 
 
@@ -177,13 +178,13 @@ def _same_numbers(module: nn.Module, graph: fx.GraphModule, call: Any) -> bool:
         if any(t.is_floating_point() and not t.isfinite().any() for t in found):
             return False  # not a number would hide any difference
         # The graph names dtypes outright; the class may do so too, or take that of its input.
-        if _close(found, _run(its, wide), TOLERANCE, TOLERANCE):
+        if _close(found, _run(its, wide), DOUBLE, DOUBLE):
             return True
         for node in its.graph.nodes:
             node.args = fx.node.map_aggregate(node.args, in_double)
             node.kwargs = fx.node.map_aggregate(node.kwargs, in_double)
         its.recompile()
-        return _close(found, _run(its, wide), TOLERANCE, TOLERANCE)
+        return _close(found, _run(its, wide), DOUBLE, DOUBLE)
     except Exception:  # noqa: BLE001 - the user's code runs inside, and may insist on its dtype
         return False
     finally:
