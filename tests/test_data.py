@@ -7,6 +7,7 @@ import io
 import socketserver
 import tarfile
 import threading
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 
 from widthwise.errors import DataError
-from widthwise.tasks import cifar10, data, formats, meshes, mnist, modelnet10
+from widthwise.tasks import cifar10, data, formats, meshes, mnist, modelnet10, nsl_kdd
 from widthwise.tasks.arrays import Arrays, stratified
 from widthwise.tasks.data import Published
 
@@ -113,6 +114,47 @@ def test_local_file_with_another_checksum_is_refused_and_kept(cache: Path) -> No
     assert (cache / "toy" / "toy.bin").read_bytes() == BODY[:-1]
 
 
+def test_a_gzipped_copy_serves_as_well(tmp_path: Path, cache: Path) -> None:
+    file = published("https://unused.invalid")
+    (cache / "toy").mkdir(parents=True)
+    packed = cache / "toy" / "toy.bin.gz"
+    packed.write_bytes(gzip.compress(BODY))
+    assert data.content(file) == BODY
+    (cache / "toy" / "toy.bin").write_bytes(BODY)
+    packed.write_bytes(b"the file itself comes first")
+    assert data.content(file) == BODY
+
+
+@pytest.mark.parametrize(
+    ("packed", "reason"),
+    [
+        (gzip.compress(BODY)[:-9], "cannot be unpacked"),
+        (gzip.compress(BODY)[:15] + bytes(40), "cannot be unpacked"),
+        (BODY, "cannot be unpacked"),
+        (gzip.compress(BODY[::-1]), "not the published file"),
+    ],
+)
+def test_a_damaged_gzipped_copy_is_refused(cache: Path, packed: bytes, reason: str) -> None:
+    (cache / "toy").mkdir(parents=True)
+    (cache / "toy" / "toy.bin.gz").write_bytes(packed)
+    with pytest.raises(DataError, match=reason) as caught:
+        data.content(published("https://unused.invalid"))
+    assert "toy.bin.gz" in str(caught.value)
+    assert "https://unused.invalid" in str(caught.value)
+
+
+def test_finding_what_is_put_there_by_hand(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WIDTHWISE_DATA", str(tmp_path))
+    assert data.find("toy", "toy.bin") is None
+    for folder in reversed(data.folders("toy")):
+        folder.mkdir(parents=True)
+        (folder / "toy.bin").write_bytes(BODY)
+        assert data.find("toy", "toy.bin") == folder / "toy.bin"
+    assert str(cache / "toy") in data.by_hand("toy")
+
+
 # Downloading.
 
 
@@ -176,11 +218,13 @@ def test_unwritable_cache_is_explained(cache: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_published_files_are_https_with_whole_checksums() -> None:
-    files = (*mnist.MNIST_FILES, *mnist.FASHION_FILES, cifar10.ARCHIVE)
-    assert len({file.sha256 for file in files}) == 9
+    files = (
+        *mnist.MNIST_FILES, *mnist.FASHION_FILES, cifar10.ARCHIVE, nsl_kdd.TRAIN, nsl_kdd.TEST_PLUS
+    )  # fmt: skip
+    assert len({file.sha256 for file in files}) == 11
     for file in files:
         assert file.url.startswith("https://")
-        assert file.url.endswith(file.name)
+        assert urllib.parse.unquote(file.url).endswith(file.name)
         assert len(file.sha256) == 64
         assert int(file.sha256, 16)
 
@@ -327,7 +371,7 @@ def test_cifar_prefers_the_original_pixels(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "cifar-10" / cifar10.ARCHIVE.name
     path.parent.mkdir()
     save_jpegs(path.parent / "train_jpeg.npz", [jpeg(9)] * 3, [0, 1, 2])
-    cifar_archive(path, dict.fromkeys((*cifar10._TRAIN, *cifar10._TEST), record * 2))
+    cifar_archive(path, dict.fromkeys((*cifar10.TRAIN_FILES, *cifar10.TEST_FILES), record * 2))
     body = path.read_bytes()
     sha256 = hashlib.sha256(body).hexdigest()
     tiny = Published("cifar-10", path.name, "https://unused.invalid", sha256, len(body))

@@ -21,7 +21,14 @@ from widthwise.tasks.task import Task
 NAMES = sorted(BUILT_IN)
 
 # Parameters of the published shapes, counted by hand.
-PARAMETERS = {"digits": 64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10, "mnist": 269_322}
+PARAMETERS = {
+    "digits": 64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10,
+    "mnist": 269_322,
+    "cifar10-resnet20": 269_722,
+    "cifar10-resnet56": 853_018,
+    "nsl-kdd": 122 * 256 + 256 + 256 * 256 + 256 + 256 * 2 + 2,
+}
+CLASSES = {"nsl-kdd": 2, "nsl-kdd-test-plus": 2}  # all others have 10
 
 # task: (train, valid, test), shape of one input
 SIZES = {
@@ -29,9 +36,14 @@ SIZES = {
     "mnist": ((50_000, 10_000, 10_000), (1, 28, 28)),
     "fashion-mnist": ((50_000, 10_000, 10_000), (1, 28, 28)),
     "cifar10": ((45_000, 5_000, 10_000), (3, 32, 32)),
+    "cifar10-resnet20": ((45_000, 5_000, 10_000), (3, 32, 32)),
     "modelnet10": ((3_592, 399, 908), (3, 1024)),
+    "nsl-kdd": ((88_181, 12_597, 25_195), (122,)),
+    "nsl-kdd-test-plus": ((88_181, 12_597, 22_544), (122,)),
 }
 
+AUGMENTED = ("cifar10", "cifar10-resnet20", "modelnet10")
+NORMALISED = ("mnist", "fashion-mnist", "cifar10")  # by the mean and deviation of all values
 
 # The first six classes of train, valid and test: a split that moved would leak test images.
 GOLDEN_TARGETS = [[1, 2, 5, 6, 7, 8], [9, 5, 8, 6, 4, 7], [0, 3, 4, 2, 8, 5]]
@@ -68,9 +80,10 @@ def test_task_fits_together(name: str) -> None:
     inputs = task.example()
     assert len(inputs[0]) >= 2
     assert torch.equal(inputs[0], task.example()[0])
-    target = torch.arange(len(inputs[0])) % 10
+    classes = CLASSES.get(name, 10)
+    target = torch.arange(len(inputs[0])) % classes
     outputs = model.train()(*inputs)
-    assert outputs.shape == (len(inputs[0]), 10)
+    assert outputs.shape == (len(inputs[0]), classes)
     loss = task.loss(outputs, target)
     assert loss.ndim == 0
     assert torch.isfinite(loss)
@@ -190,18 +203,18 @@ def test_real_data_has_the_promised_form(name: str) -> None:
         assert part.inputs.dtype == torch.float32
         assert part.inputs.shape[1:] == shape
         assert part.targets.dtype == torch.int64
-        assert part.targets.unique().tolist() == list(range(10))
+        assert part.targets.unique().tolist() == list(range(CLASSES.get(name, 10)))
         inputs, targets = part.batch(torch.arange(0, len(part), max(1, len(part) // 64)))
         assert torch.isfinite(inputs).all()
         assert inputs.shape[1:] == shape
         assert len(inputs) == len(targets)
-    assert (parts[0].augment is not None) == (name in ("cifar10", "modelnet10"))
+    assert (parts[0].augment is not None) == (name in AUGMENTED)
     assert parts[1].augment is None
     assert parts[2].augment is None
     if name == "modelnet10":
         radius = parts[2].inputs.norm(dim=1).amax(dim=1)
         assert (radius - 1).abs().max() < 1e-2
-    else:
+    if name in NORMALISED:
         assert abs(parts[0].inputs.mean()) < 0.02
         assert abs(parts[0].inputs.std() - 1) < 0.05
 
@@ -369,5 +382,9 @@ def test_built_in_names_are_pinned() -> None:
         "fashion-mnist-cnn",
         "cifar10",
         "cifar10-vit",
+        "cifar10-resnet20",
+        "cifar10-resnet56",
         "modelnet10",
+        "nsl-kdd",
+        "nsl-kdd-test-plus",
     ]

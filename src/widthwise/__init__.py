@@ -1,5 +1,6 @@
 """widthwise: train once, cut to any width."""
 
+from widthwise import importance
 from widthwise.choose.draws import PUBLISHED, Draw, Sandwich
 from widthwise.elastic import Elastic, GraphModuleWarning, NothingToCutWarning
 from widthwise.errors import (
@@ -9,6 +10,7 @@ from widthwise.errors import (
     ExportError,
     FileError,
     RunError,
+    ScoreError,
     TaskError,
     TrainingError,
     WidthError,
@@ -59,6 +61,7 @@ __all__ = [
     "RunError",
     "Sandwich",
     "SandwichLoss",
+    "ScoreError",
     "SingleDraw",
     "StructuralDropout",
     "TaskError",
@@ -72,6 +75,7 @@ __all__ = [
     "export_onnx",
     "export_program",
     "fit",
+    "importance",
     "ladder",
     "load",
     "recalibrate",

@@ -27,7 +27,7 @@ from widthwise.graph.expressible import expressible
 from widthwise.graph.own_class import Patch, own_class
 from widthwise.graph.proof import prove
 from widthwise.graph.refusal import check
-from widthwise.graph.relate import Relations, relate
+from widthwise.graph.relate import Related, Relations, relate
 from widthwise.graph.rewrite import elastic_graph, keeper
 from widthwise.graph.runner import Runner
 from widthwise.graph.shared import split_graph
@@ -182,7 +182,7 @@ class Elastic(nn.Module):
         is that of one full-width pass. Raises as `forward`.
         """
         if self._many is None:
-            related = next(r for r in self._relations.programs if not r.program.training)
+            related = self.evaluation
             shared, rest = split_graph(related, self._table, self._scaled())
             self._many = Runner(self.model, related.program, rest, shared)
         return self._many.each(map(self._table.complete, widths), args, kwargs)
@@ -195,6 +195,21 @@ class Elastic(nn.Module):
 
     def _scaled(self) -> frozenset[tuple[str, int]]:
         return frozenset(self._relations.consumed) if self.draw.scale else frozenset()
+
+    @property
+    def relations(self) -> Relations:
+        """What the rules found in the captured graphs of both modes."""
+        return self._relations
+
+    @property
+    def table(self) -> Axes:
+        """All axes, and which factors of the relations belong to which."""
+        return self._table
+
+    @property
+    def evaluation(self) -> Related:
+        """The captured graph of evaluation mode, with what the rules found in it."""
+        return next(r for r in self._relations.programs if not r.program.training)
 
     @property
     def unknown(self) -> dict[str, str]:

@@ -33,6 +33,10 @@ class DataError(WidthwiseError):
     """A data set is missing or damaged; the message says how to get it."""
 
 
+class ScoreError(WidthwiseError):
+    """Scores cannot be computed, or are not numbers."""
+
+
 class TrainingError(WidthwiseError):
     """Training cannot go on, for example because the loss is not a number."""
 

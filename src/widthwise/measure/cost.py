@@ -49,7 +49,7 @@ def macs(module: nn.Module, args: Inputs, kwargs: Mapping[str, Any] | None = Non
     # The fused kernels of nn.TransformerEncoder hide their products from the counter.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         with evaluating(module), counter:
             module(*args, **(kwargs or {}))
     finally:
@@ -195,7 +195,7 @@ def _added_matrix_vector(_added: Shape, matrix: Shape, *_: Any, **__: Any) -> in
 
 _aten = torch.ops.aten
 # What FlopCounterMode does not know, among what networks use on a CPU or with cuDNN.
-_FORMULAS: dict[Any, Any] = {
+FORMULAS: dict[Any, Any] = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten.mkldnn_rnn_layer: _recurrent_layer,
     _aten._cudnn_rnn: _recurrent_layers,

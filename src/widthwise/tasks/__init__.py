@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from widthwise.tasks import cifar10, digits, mnist, modelnet10
+from widthwise.tasks import cifar10, cifar10_trained, digits, mnist, modelnet10, nsl_kdd
 from widthwise.tasks.task import Task
 
 BUILT_IN: dict[str, Callable[[], Task]] = {
@@ -13,5 +13,9 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
     "fashion-mnist-cnn": mnist.fashion_mnist_cnn,
     "cifar10": cifar10.resnet,
     "cifar10-vit": cifar10.vit,
+    "cifar10-resnet20": cifar10_trained.resnet20,
+    "cifar10-resnet56": cifar10_trained.resnet56,
     "modelnet10": modelnet10.task,
+    "nsl-kdd": nsl_kdd.held_out,
+    "nsl-kdd-test-plus": nsl_kdd.test_plus,
 }

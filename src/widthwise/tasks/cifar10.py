@@ -6,6 +6,8 @@ Two forms of the data are read: the original pixels (`cifar-10-binary.tar.gz`, w
 downloaded), or `train_jpeg.npz` and `test_jpeg.npz` (see `formats.read_jpegs`), a small copy in
 which every image went through JPEG. **The JPEG copy is lossy**: a network trained and tested on
 it cannot be compared with published CIFAR-10 figures.
+
+The published ResNets, which come trained, are in `cifar10_trained`.
 """
 
 from functools import partial
@@ -30,18 +32,20 @@ ARCHIVE: Final = Published(
     sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
     size=170_052_171,
 )
-_TRAIN = tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6))
-_TEST = ("cifar-10-batches-bin/test_batch.bin",)
+TRAIN_FILES = tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6))
+TEST_FILES = ("cifar-10-batches-bin/test_batch.bin",)
 _VALID = 5_000
+Colours = tuple[float, float, float]
 # Of the train pixels in 0..1, per colour.
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def load_splits() -> Splits:
+def load_splits(mean: Colours = _MEAN, std: Colours = _STD) -> Splits:
     """45,000 train (cropped and flipped at random), 5,000 valid and 10,000 test images.
 
-    Inputs: (3, 32, 32) float32. The original pixels are used unless the first folder that has
-    any CIFAR-10 has the JPEG copy, whose accuracies are not comparable with published ones.
+    mean, std: red, green and blue; they normalise pixels in 0..1 to the inputs, (3, 32, 32)
+    float32. The original pixels are used unless the first folder that has any CIFAR-10 has the
+    JPEG copy, whose accuracies are not comparable with published ones.
     Raises DataError when the data is missing or damaged.
     """
     folder, cure = _jpeg_folder(), remedy(ARCHIVE)
@@ -50,13 +54,13 @@ def load_splits() -> Splits:
         test = read_jpegs(folder / "test_jpeg.npz", cure)
     else:
         archive = fetch(ARCHIVE)
-        train = read_cifar(archive, _TRAIN, cure)
-        test = read_cifar(archive, _TEST, cure)
-    inputs, targets = _tensors(*train)
+        train = read_cifar(archive, TRAIN_FILES, cure)
+        test = read_cifar(archive, TEST_FILES, cure)
+    inputs, targets = tensors(*train, mean, std)
     return Splits(
         train=Arrays(inputs[:-_VALID], targets[:-_VALID], augment=crop_and_flip),
         valid=Arrays(inputs[-_VALID:], targets[-_VALID:]),
-        test=Arrays(*_tensors(*test)),
+        test=Arrays(*tensors(*test, mean, std)),
     )
 
 
@@ -70,9 +74,12 @@ def _jpeg_folder() -> Path | None:
     return None
 
 
-def _tensors(images: NDArray[np.uint8], labels: NDArray[Any]) -> tuple[Tensor, Tensor]:
-    inputs = torch.tensor(images).float().div_(255)  # (N, 3, 32, 32)
-    inputs.sub_(torch.tensor(_MEAN).view(3, 1, 1)).div_(torch.tensor(_STD).view(3, 1, 1))
+def tensors(
+    images: NDArray[np.uint8], labels: NDArray[Any], mean: Colours, std: Colours
+) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, 32, 32) and labels (N,) -> normalised float32 inputs and int64 targets."""
+    inputs = torch.tensor(images).float().div_(255)
+    inputs.sub_(torch.tensor(mean).view(3, 1, 1)).div_(torch.tensor(std).view(3, 1, 1))
     return inputs, torch.tensor(labels).long()
 
 

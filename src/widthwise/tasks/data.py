@@ -7,13 +7,16 @@ A data set is a folder of files. `fetch` looks for a file in
 
 and otherwise downloads it into the cache. A file counts only when its SHA-256 is the published
 one, wherever it was found, so that two machines that train on "mnist" train on the same bytes.
+What has no download is placed there by hand, and `find` looks for it in the same folders.
 """
 
+import gzip
 import hashlib
 import http.client
 import os
 import urllib.error
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -96,6 +99,37 @@ def fetch(file: Published) -> Path:
     return target
 
 
+def content(file: Published) -> bytes:
+    """The bytes of `file`; a gzipped copy, called `<name>.gz`, serves as well as the file itself.
+
+    Raises DataError as `fetch` does, and when the copy cannot be unpacked.
+    """
+    for place in folders(file.data_set):
+        packed = place / f"{file.name}.gz"
+        if (place / file.name).is_file():
+            break
+        if packed.is_file():
+            return _unpacked(packed, file)
+    return fetch(file).read_bytes()
+
+
+def find(data_set: str, name: str) -> Path | None:
+    """The file `name` of `data_set` where it lies, unchecked; None where it does not.
+
+    Raises DataError when WIDTHWISE_DATA names something that is not a folder.
+    """
+    paths = (folder / name for folder in folders(data_set))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def by_hand(data_set: str) -> str:
+    """Where to put a file that is not downloaded, as a part of a sentence."""
+    return (
+        f"put it into {cache_folder() / data_set} or into {data_set}/ of the folder that"
+        f" {VARIABLE} names"
+    )
+
+
 def remedy(file: Published) -> str:
     """What to do about a damaged copy of `file`, as the second half of a sentence."""
     return (
@@ -121,10 +155,25 @@ def _check(path: Path, file: Published) -> None:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}); make it readable.") from error
     if found != file.sha256:
-        raise DataError(
-            f"{path} is not the published file (SHA-256 {found[:12]}..., expected"
-            f" {file.sha256[:12]}...); {remedy(file)}."
-        )
+        raise _altered(path, found, file)
+
+
+def _unpacked(path: Path, file: Published) -> bytes:
+    try:
+        data = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be unpacked ({error}); {remedy(file)}.") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != file.sha256:
+        raise _altered(path, found, file)
+    return data
+
+
+def _altered(path: Path, found: str, file: Published) -> DataError:
+    return DataError(
+        f"{path} is not the published file (SHA-256 {found[:12]}..., expected"
+        f" {file.sha256[:12]}...); {remedy(file)}."
+    )
 
 
 def _open(url: str) -> BinaryIO:

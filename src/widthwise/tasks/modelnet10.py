@@ -7,7 +7,6 @@ meshes instead; `meshes.sample_meshes` turns it into these files.
 
 import math
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from widthwise.errors import DataError
 from widthwise.tasks.arrays import Arrays, example_batch, stratified
-from widthwise.tasks.data import VARIABLE, cache_folder, folders
+from widthwise.tasks.data import by_hand, find
 from widthwise.tasks.formats import read_npz
 from widthwise.tasks.meshes import URL
 from widthwise.tasks.task import Recipe, Splits, Task
@@ -39,7 +38,9 @@ def load_splits() -> Splits:
 
 
 def _read(name: str) -> tuple[Tensor, Tensor]:
-    path = _find(name)
+    path = find("modelnet10", name)
+    if path is None:
+        raise DataError(f"ModelNet10's {name} was not found; {_remedy()}.")
     points, labels = read_npz(path, ("points", "labels"), _remedy())
     if points.ndim != 3 or points.shape[1:] != (POINTS, 3) or labels.shape != points.shape[:1]:
         raise DataError(
@@ -50,17 +51,9 @@ def _read(name: str) -> tuple[Tensor, Tensor]:
     return inputs, torch.tensor(labels).long()
 
 
-def _find(name: str) -> Path:
-    for place in folders("modelnet10"):
-        if (place / name).is_file():
-            return place / name
-    raise DataError(f"ModelNet10's {name} was not found; {_remedy()}.")
-
-
 def _remedy() -> str:
     return (
-        f"put it into {cache_folder() / 'modelnet10'} or into modelnet10/ of the folder that"
-        f" {VARIABLE} names, or download {URL} and run python -c 'from widthwise.tasks.meshes"
+        f"{by_hand('modelnet10')}, or download {URL} and run python -c 'from widthwise.tasks.meshes"
         ' import sample_meshes; sample_meshes("ModelNet10.zip")\''
     )
 

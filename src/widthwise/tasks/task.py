@@ -13,6 +13,7 @@ functions; a user's own is one function in one file:
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,9 @@ class Task:
     loss: (outputs, target) -> 0-dim tensor, the mean over the batch.
     metric: how a network is judged.
     recipe: training length and speed.
+    weights: () -> a safetensors file of trained weights for `model`, named as its state dict; None
+        when the task has none. Raises DataError, saying how to get it, when the file is missing.
+        `trained.trained_model` builds the model that has them.
     """
 
     name: str
@@ -58,3 +62,4 @@ class Task:
     loss: Callable[[Any, Any], Tensor]
     metric: Metric = ACCURACY
     recipe: Recipe = field(default_factory=Recipe)
+    weights: Callable[[], Path] | None = None

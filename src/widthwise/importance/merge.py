@@ -1,0 +1,172 @@
+"""Merging: features that say the same become one.
+
+    small = merge(net, widths, batches)          # by what features are on data
+    small = merge(net, widths)                   # by the weights that make them, without data
+
+Feature j is replaced by a multiple of a similar one, x_j = a x_i with a in least squares, and what
+reads j then reads a times i instead: W_i += a W_j. The pair for which the layers that read it
+change least is merged first, and so on (after Srinivas & Babu, "Data-free Parameter Pruning for
+Deep Neural Networks", 2015, who take a = 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from widthwise.elastic import Elastic
+from widthwise.errors import WidthError
+from widthwise.graph.cut import cut_state
+from widthwise.importance.features import Gate, Held, find_gates, held
+from widthwise.importance.order import order
+from widthwise.importance.readings import second_moments
+
+Merge = tuple[int, int, float]  # (j, i, a): feature j becomes a times feature i
+
+
+def merge(
+    net: Elastic,
+    widths: Mapping[str, int],
+    batches: Iterable[tuple[Any, Any]] | None = None,
+    *,
+    least: float = 0.0,
+    progress: bool = False,
+) -> nn.Module:
+    """The network cut to these widths, the features that go merged into those that stay.
+
+    net: is ordered in place, those that stay first; what it computes does not change.
+    batches: pairs (inputs, target), whose targets are not used, on which features are compared; by
+        default the weights and biases that make them are. Those must then be of the layer itself: a
+        norm behind it is not seen.
+    least: the cosine similarity (without its sign, on data) that features must have to be merged.
+
+    Raises WidthError for a width that merging cannot reach: where no two features are similar
+    enough, and for axes whose features a norm compares with each other; ScoreError as
+    `second_moments` does.
+    """
+    kept = net.complete(widths)
+    cut_axes = {name: axis for name, axis in net.free.items() if kept[name] < axis.size}
+    for name, axis in cut_axes.items():
+        if axis.normalised:
+            raise WidthError(
+                f"The features of {name!r} cannot be merged, for they are compared with each other "
+                "(by a norm, say); leave this axis at its full width."
+            )
+    if batches is None:
+        moments = _by_weights(net, cut_axes)
+    else:
+        moments = second_moments(net, batches, progress=progress)
+    if missing := cut_axes.keys() - moments.keys():
+        why = "no weights make them alone" if batches is None else "nothing reads them"
+        raise WidthError(
+            f"The features of {min(missing)!r} cannot be merged, for {why}; leave this axis at its "
+            "full width."
+        )
+    gates, state = find_gates(net), net.state()
+    plans = {
+        name: _plan(
+            name, kept[name], moments[name], _read(gates[name], state), least, batches is None
+        )
+        for name in cut_axes
+    }
+    new = order(net, {name: _stay(net.free[name].size, plan) for name, plan in plans.items()})
+    return _folded(
+        net, kept, gates, {name: _moved(plan, new[name]) for name, plan in plans.items()}
+    )
+
+
+def _by_weights(net: Elastic, names: Iterable[str]) -> dict[str, Tensor]:
+    """Products of the incoming weights, biases included, of each two features of these axes."""
+    state = net.state()
+    found = {}
+    for name in names:
+        axis = net.free[name]
+        makers = [p for p in axis.places if (p.tensor, p.dim) not in net.relations.consumed]
+        rows = [_rows(state[h.tensor].detach(), h, axis.size) for h in held(net, name, makers)]
+        if rows:
+            vectors = torch.cat(rows, dim=1)
+            found[name] = vectors @ vectors.T
+    return found
+
+
+def _rows(tensor: Tensor, place: Held, size: int) -> Tensor:
+    """What a tensor holds of each feature, (size, numbers of a feature), float64."""
+    entries = place.entries(size).to(tensor.device)
+    return tensor.double().movedim(place.dim, 0)[entries].flatten(1)
+
+
+def _read(gate: Gate, state: Mapping[str, Tensor]) -> Tensor:
+    """All weights that read each feature, (size, numbers)."""
+    return torch.cat([_rows(state[h.tensor].detach(), h, gate.size) for h in gate.held], dim=1)
+
+
+def _plan(
+    name: str, width: int, moments: Tensor, read: Tensor, least: float, positive: bool
+) -> list[Merge]:
+    """Which features to merge, one pair after the other.
+
+    moments: E x x', (features, features). read: all weights that read each feature.
+    positive: only such with a > 0, which an activation like ReLU behind the features lets through.
+    """
+    norms = moments.diagonal().clamp(min=1e-30)
+    cosine = moments / (norms.unsqueeze(1) * norms).sqrt()
+    factor = moments / norms  # (j, i): x_j is about factor x_i
+    away = (norms.unsqueeze(1) - moments * factor).clamp(min=0)  # E (x_j - a x_i)^2
+    similar = (cosine if positive else cosine.abs()) > max(least, 1e-9)
+    allowed = similar & ~torch.eye(len(norms), dtype=torch.bool, device=norms.device)
+    read, merges = read.clone(), []
+    for done in range(len(norms) - width):
+        costs = torch.where(allowed, away * read.square().sum(1, keepdim=True), torch.inf)
+        cheapest = int(costs.argmin())
+        j, i = divmod(cheapest, len(norms))
+        if not costs[j, i] < torch.inf:
+            raise WidthError(
+                f"{name!r} can be merged to {len(norms) - done} features and not to {width}: no "
+                "two of those that are left are similar enough; ask for more, or lower `least`."
+            )
+        a = float(factor[j, i])
+        merges.append((j, i, a))
+        read[i] += a * read[j]
+        allowed[j], allowed[:, j] = False, False
+    return merges
+
+
+def _stay(size: int, plan: list[Merge]) -> Tensor:
+    """Scores that put the features that stay first, the others in the order in which they go."""
+    scores = torch.full((size,), float(size))
+    for number, (j, _, _) in enumerate(plan):
+        scores[j] = -number
+    return scores
+
+
+def _moved(plan: list[Merge], old: Tensor) -> list[Merge]:
+    """The plan for features that have been put in another order; old: their old positions."""
+    new = old.argsort()
+    return [(int(new[j]), int(new[i]), a) for j, i, a in plan]
+
+
+def _folded(
+    net: Elastic,
+    widths: Mapping[str, int],
+    gates: Mapping[str, Gate],
+    plans: Mapping[str, list[Merge]],
+) -> nn.Module:
+    """The cut network, whose layers read multiples of what is left instead of what is gone."""
+    small = net.cut(widths)
+    names = {h.tensor for name in plans for h in gates[name].held}
+    state = {n: t.detach().clone() if n in names else t.detach() for n, t in net.state().items()}
+    for name, plan in plans.items():
+        for place in gates[name].held:
+            whole = state[place.tensor].movedim(place.dim, 0)  # a view
+            entries = place.entries(gates[name].size).to(whole.device)
+            for j, i, a in plan:
+                whole[entries[i]] += a * whole[entries[j]]
+    cut = cut_state(net.relations, net.table, widths, state, frozenset())
+    own = dict(small.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name in names:
+            own[name].copy_(cut[name])
+    return small

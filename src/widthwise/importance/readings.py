@@ -1,0 +1,140 @@
+"""What the features of an axis are on data, where they are first read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from widthwise.elastic import Elastic
+from widthwise.errors import ScoreError
+from widthwise.graph.dims import free_factors
+from widthwise.importance.features import entries_of, labels
+from widthwise.importance.gradients import Batches, nonempty
+from widthwise.importance.lockstep import Side, flattened
+from widthwise.importance.progress import shown
+from widthwise.measure.modes import evaluating
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An operator that sums over the features of an axis.
+
+    source: what makes the value that it reads. dim: of the value, where the features are.
+    entries: (features, entries of a feature) int64, where in the dim each feature is.
+    """
+
+    node: fx.Node
+    source: fx.Node
+    dim: int
+    entries: Tensor
+
+    def values(self, x: Tensor) -> Tensor:
+        """The features as (rows, features); the entries of a feature are rows too."""
+        flat = x.movedim(self.dim, -1).flatten(0, -2)  # (rows, entries)
+        return flat[:, self.entries.T.to(x.device)].flatten(0, 1)
+
+
+def first_readings(net: Elastic) -> dict[str, Reading]:
+    """For each free axis the first operator that sums over its features, where there is one.
+
+    Raises ScoreError where there is none for any axis.
+    """
+    related = net.evaluation
+    found: dict[str, Reading] = {}
+    for node, terms in related.contracted.items():
+        wanted = {f for term in terms for f in free_factors(term)}
+        for source in node.all_input_nodes:
+            dims = related.dims.get(source)
+            if source.name in related.program.state or not isinstance(dims, list):
+                continue
+            for d, term in enumerate(dims):
+                if isinstance(term, list):
+                    continue
+                for name in {net.table.of.get(f) for f in free_factors(term) if f in wanted}:
+                    if name is not None and name not in found:
+                        entries = _entries(net, name, term)
+                        found[name] = Reading(node, source, d, entries)
+    if not found:
+        raise ScoreError(
+            "Nothing in the network sums over features that can be cut, so their values cannot be "
+            "judged; use a score that needs none, such as magnitude."
+        )
+    return found
+
+
+def _entries(net: Elastic, name: str, term: Any) -> Tensor:
+    feature = labels(term, {f for f, of in net.table.of.items() if of == name})
+    return entries_of(feature, net.free[name].size)
+
+
+def feature_values(
+    net: Elastic, batches: Batches, what: str, progress: bool
+) -> Iterator[dict[str, Tensor]]:
+    """For each batch the features of every axis that is read, (rows, features)."""
+    program, readings = net.evaluation.program, first_readings(net)
+    names = list(program.state.values())
+    wanted: dict[fx.Node, list[tuple[str, Reading]]] = {}
+    for axis, reading in readings.items():
+        wanted.setdefault(reading.node, []).append((axis, reading))
+    for inputs, _ in shown(nonempty(batches), batches, what, progress):
+        found: dict[str, Tensor] = {}
+        with evaluating(net.model):
+            side = Side(program.graph, names, net.state(), [flattened(program, inputs)])
+            for node in program.graph.nodes:
+                if node.op != "call_function":
+                    continue
+                for axis, reading in wanted.get(node, ()):
+                    # Before the operator runs, which may write over what it reads.
+                    found[axis] = reading.values(side[reading.source][0])
+                side.run(node)
+                side.forget(node)
+        yield found
+
+
+def second_moments(net: Elastic, batches: Batches, *, progress: bool = False) -> dict[str, Tensor]:
+    """The mean of x x' over rows of each axis' features x, (features, features) float64."""
+    sums: dict[str, Tensor] = {}
+    rows: dict[str, int] = {}
+    for values in feature_values(net, batches, "second moments", progress):
+        for axis, x in values.items():
+            product = x.double().T @ x.double()
+            sums[axis] = sums[axis] + product if axis in sums else product
+            rows[axis] = rows.get(axis, 0) + len(x)
+    return {axis: total / rows[axis] for axis, total in sums.items()}
+
+
+def activation(
+    net: Elastic,
+    batches: Iterable[tuple[Any, Any]],
+    *,
+    statistic: str = "variance",
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """How large, or how varied, each feature's values are where they are first read.
+
+    Axes whose features evaluation never sums over (of an auxiliary head) have no scores.
+
+    statistic: "mean" of the absolute values, or "variance". Raises ScoreError, ValueError for
+    another statistic.
+    """
+    if statistic not in ("mean", "variance"):
+        raise ValueError(f"The statistic is {statistic!r}; give 'mean' or 'variance'.")
+    sums: dict[str, Tensor] = {}
+    rows: dict[str, int] = {}
+    for values in feature_values(net, batches, "activations", progress):
+        for axis, x in values.items():
+            x = x.double()
+            total = torch.stack([x.abs().sum(0), x.sum(0), x.square().sum(0)])
+            sums[axis] = sums[axis] + total if axis in sums else total
+            rows[axis] = rows.get(axis, 0) + len(x)
+    means = {axis: total / rows[axis] for axis, total in sums.items()}
+    if statistic == "mean":
+        return {axis: m[0].float() for axis, m in means.items()}
+    return {axis: (m[2] - m[1].square()).float() for axis, m in means.items()}
+
+
+__all__ = ["Reading", "activation", "feature_values", "first_readings", "second_moments"]
