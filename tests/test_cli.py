@@ -14,12 +14,12 @@ import onnxruntime
 import pytest
 import torch
 import typer
-from typer.testing import CliRunner, Result
 
+from command_line import fails, widthwise, works
 from widthwise import demo as demonstration
 from widthwise import steps
 from widthwise.cli import app
-from widthwise.commands import cut, demo, export, inspect, pick, sweep, train
+from widthwise.commands import cut, demo, export, inspect, order, pick, prune, sweep, train
 from widthwise.measure.frontier import Frontier
 from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Run, hold
@@ -31,9 +31,11 @@ COMMANDS = {
     "demo": demo.EXAMPLES,
     "inspect": inspect.EXAMPLES,
     "train": train.EXAMPLES,
+    "order": order.EXAMPLES,
     "sweep": sweep.EXAMPLES,
     "pick": pick.EXAMPLES,
     "cut": cut.EXAMPLES,
+    "prune": prune.EXAMPLES,
     "export": export.EXAMPLES,
 }
 TASKS = """
@@ -65,31 +67,6 @@ def strange():
 def broken():
     raise RuntimeError("no luck today")
 """
-
-
-def widthwise(*words: object) -> Result:
-    """Run a command in this process."""
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-def works(*words: object) -> str:
-    """What a command prints; it must succeed."""
-    result = widthwise(*words)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def fails(*words: object) -> str:
-    """The one sentence of a command that fails."""
-    result = widthwise(*words)
-    assert isinstance(result.exception, SystemExit), result.exception
-    assert result.exit_code == 1
-    progress = ("epoch ", "Training digits")
-    lines = [line for line in result.stderr.splitlines() if not line.startswith(progress)]
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("Error: ")
-    assert "Traceback" not in result.output
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -354,12 +331,23 @@ def test_what_cannot_be_cut_is_one_sentence(run, tmp_path, words, said):
         ["cut", "RUN", "--out", "x", "--width", "fc1"],
         ["cut", "RUN", "--out", "x", "--width", "fc1=many"],
         ["cut", "RUN", "--out", "x", "--fraction", "0.5", "--touch-up", "magic"],
+        ["cut", "RUN", "--out", "x", "--fraction", "0.5", "--epochs", "2"],
+        ["cut", "RUN", "--out", "x", "--fraction", "0.5", "--touch-up", "fine-tune", "--lr", "0"],
+        [*"cut RUN --out x --fraction 0.5 --touch-up none --touch-up refit".split()],
+        [*"cut RUN --out x --fraction 0.5 --touch-up refit --touch-up scratch".split()],
+        ["order", "digits", "--out", "x", "--from", "RUN", "--score", "magic"],
+        ["order", "digits", "--out", "x", "--from", "RUN", "--samples", "0"],
+        ["prune", "digits", "--out", "x", "--from", "RUN"],
+        ["prune", "digits", "--out", "x", "--from", "RUN", "--sparsity", "much"],
+        [*"prune digits --out x --from RUN --sparsity 0.5 --score damage".split()],
+        [*"prune digits --out x --from RUN --sparsity 0.5 --rounds 0".split()],
         ["train", "digits"],
         ["train", "digits", "--out", "x", "--epochs", "0"],
         ["train", "digits", "--out", "x", "--lr", "-1"],
         ["train", "digits", "--out", "x", "--method", "magic"],
         ["sweep"],
         ["sweep", "RUN", "--split", "train"],
+        ["sweep", "RUN", "--by", "magic"],
         ["export", "RUN", "--out", "x", "--format", "pickle"],
         ["fly"],
     ],

@@ -86,6 +86,8 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path, overwrite):
     [
         "", "{", "[]", "null", "{}", '{"settings": 3}', "\x00\xff", "[" * 100_000,
         '{"settings": {"task": 1, "method": "a", "seed": 0, "recipe": {}}}',
+        '{"settings": {"task": "a", "method": "ordered", "seed": 0, "recipe": {}}, "command": "",'
+        ' "draw": {}, "status": "finished", "started": ""}',
     ],
 )  # fmt: skip
 def test_a_damaged_record_is_one_sentence(tmp_path, text):

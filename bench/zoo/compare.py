@@ -84,13 +84,16 @@ def random_widths(net: ww.Elastic, seed: int, *, zeroable: bool = False) -> ww.W
 
 @contextmanager
 def zeroed(net: ww.Elastic, widths: ww.Widths) -> Iterator[None]:
-    """The full network with zeros, for a while, wherever the cut one has nothing."""
+    """The full network with zeros, for a while, in all parameters wherever the cut one has nothing.
+
+    Buffers stay: nothing reads what they make then, and a zero may be no value for them (a period).
+    """
     full = net.complete(widths)
     kept = {f: full[axis] for f, axis in net._table.of.items()}
     saved = {n: t.detach().clone() for n, t in net.state().items()}
     with torch.no_grad():
         try:
-            for name, tensor in net.state().items():
+            for name, tensor in net.model.named_parameters(remove_duplicate=False):
                 if tensor.is_floating_point():
                     _zero(tensor, net._relations.state.get(name, ()), kept)
             yield

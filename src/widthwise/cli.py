@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from widthwise.commands import cut, demo, export, inspect, pick, sweep, train
+from widthwise.commands import cut, demo, export, inspect, order, pick, prune, sweep, train
 from widthwise.version import VERSION
 
 app = typer.Typer(
@@ -42,9 +42,11 @@ def _add(command: Callable[..., Any], examples: Sequence[str]) -> None:
 _add(demo.demo, demo.EXAMPLES)
 _add(inspect.inspect, inspect.EXAMPLES)
 _add(train.train, train.EXAMPLES)
+_add(order.order, order.EXAMPLES)
 _add(sweep.sweep, sweep.EXAMPLES)
 _add(pick.pick, pick.EXAMPLES)
 _add(cut.cut, cut.EXAMPLES)
+_add(prune.prune, prune.EXAMPLES)
 _add(export.export, export.EXAMPLES)
 
 

@@ -1,9 +1,10 @@
-"""A run folder: what one training made, and what made it.
+"""A run folder: what one training (or one ordering of trained weights) made, and what made it.
 
     runs/x/
         run.json                  settings, command, versions, and how far the run came
         checkpoint.safetensors    written while training; the same command continues from it
         model.safetensors         the trained weights at full size
+        scores.safetensors        of an ordered run: those of its features, in their order
         frontier.json             every measured width
         frontier.png  report.html
         picks.json                the widths that were chosen, and the files made of them
@@ -38,28 +39,34 @@ from widthwise.version import VERSION
 Status = Literal["running", "interrupted", "finished"]
 State = Literal["new", "continued", "finished"]
 _LOCK: Final = ".lock"
+ORDERED: Final = "ordered"  # the method of a run that no training made
 
 
 @dataclass(frozen=True)
 class Settings:
     """What decides the trained weights: two runs of equal settings are the same run.
 
-    task: as `resolve` takes it. method: how widths are drawn. recipe: the fields of `Recipe`.
+    task: as `resolve` takes it. method: how widths are drawn, or ORDERED. recipe: the fields of
+    `Recipe`, none for an ordered run. source: the SHA-256 of the file of weights that the run
+    started from, "" for new ones. order: of an ordered run, the score and the number of samples.
     """
 
     task: str
     method: str
     seed: int
     recipe: Mapping[str, Any]
+    source: str = ""
+    order: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Record:
     """What run.json says.
 
-    command: as it was typed. draw: the fields of `Draw`, empty for a plain training.
+    command: as it was typed. draw: the fields of `Draw`, empty for an ordered run.
     versions: of what ran. started, finished: UTC, ISO 8601. metric: its name.
     results: split -> metric of the full network, once the run is finished.
+    source: the file of weights that the run started from, "" for none.
     """
 
     settings: Settings
@@ -70,6 +77,7 @@ class Record:
     finished: str | None = None
     metric: str = ""
     results: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
     versions: Mapping[str, str] = field(default_factory=lambda: dict(_versions()))
 
 
@@ -93,6 +101,11 @@ class Run:
     def model(self) -> Path:
         """The trained weights at full size."""
         return self.folder / "model.safetensors"
+
+    @property
+    def scores(self) -> Path:
+        """The scores of an ordered run."""
+        return self.folder / "scores.safetensors"
 
     @property
     def frontier(self) -> Path:
@@ -120,6 +133,7 @@ class Run:
         return (
             self.checkpoint,
             self.model,
+            self.scores,
             self.frontier,
             self.picture,
             self.page,
@@ -146,11 +160,11 @@ class Run:
             ) from error
 
     def finished_record(self) -> Record:
-        """The record of a run whose training is done. Raises RunError while it is not."""
+        """The record of a run that is done. Raises RunError while it is not."""
         record = self.record()
         if record.status != "finished":
             raise RunError(
-                f"The training in {self.folder} is not finished; continue it with: {record.command}"
+                f"The run in {self.folder} is not finished; continue it with: {record.command}"
             )
         return record
 
@@ -245,7 +259,7 @@ def _no_run(folder: Path) -> str:
         return (
             f"There is no run folder {folder}; make one with: widthwise train TASK --out {folder}"
         )
-    return f"{folder} is not a run folder (it has no run.json); give one that a training wrote."
+    return f"{folder} is not a run folder (it has no run.json); give one that train or order wrote."
 
 
 def _clear(run: Run) -> None:
@@ -256,14 +270,26 @@ def _clear(run: Run) -> None:
 
 def _difference(old: Settings, new: Settings) -> str:
     """What two settings differ in, as 'lr 0.1 rather than 0.2'."""
+    if old.method != new.method and ORDERED in (old.method, new.method):
+        # Everything else differs as well.
+        return f"method {old.method} rather than {new.method}"
     flat_old, flat_new = _flat(old), _flat(new)
     names = [n for n in {**flat_old, **flat_new} if flat_old.get(n) != flat_new.get(n)]
-    return ", ".join(f"{n} {flat_old.get(n)} rather than {flat_new.get(n)}" for n in names)
+    said = (
+        (n, *((_short(f[n]) if n == "source" else f.get(n)) for f in (flat_old, flat_new)))
+        for n in names
+    )
+    return ", ".join(f"{name} {a} rather than {b}" for name, a, b in said)
+
+
+def _short(source: str) -> str:
+    return f"{source[:12]}..." if source else "none"
 
 
 def _flat(settings: Settings) -> dict[str, Any]:
-    own = {f.name: getattr(settings, f.name) for f in fields(Settings) if f.name != "recipe"}
-    return own | _plain(settings.recipe)
+    tables = ("recipe", "order")
+    own = {f.name: getattr(settings, f.name) for f in fields(Settings) if f.name not in tables}
+    return own | _plain(settings.recipe) | _plain(settings.order)
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,9 +303,13 @@ def _read(data: Any) -> Record:
     settings = Settings(**data["settings"])
     record = Record(**{**data, "settings": settings})
     words = [settings.task, settings.method, record.command, record.started, record.metric]
+    words += [settings.source, record.source]
     _need(all(isinstance(w, str) for w in (*words, *record.versions.values())), "a text")
     _need(type(settings.seed) is int, "the seed")
-    _need(isinstance(settings.recipe, dict) and isinstance(record.draw, dict), "a table")
+    tables = (settings.recipe, settings.order, record.draw)
+    _need(all(isinstance(t, dict) for t in tables), "a table")
+    ordered = settings.order.keys() == {"score", "samples"}
+    _need(ordered == (settings.method == ORDERED), "how it was ordered")
     _need(record.status in ("running", "interrupted", "finished"), "the status")
     _need(all(type(v) is float for v in record.results.values()), "a result")
     return record

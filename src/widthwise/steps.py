@@ -1,9 +1,10 @@
 """What the commands do to a run folder: functions that neither parse nor print.
 
-    run = train(Settings("digits", "default", 0, asdict(recipe)), Path("runs/x"), command="...")
-    frontier = sweep_run(run)
+    run, _ = train(Settings("digits", "default", 0, asdict(recipe)), Path("runs/x"), command="...")
+    opened = open_run(run)
+    frontier = sweep_run(opened)
     point = frontier.pick(max_bytes="10kB")
-    pick = cut(run, point.widths, Path("small.safetensors"))
+    pick = cut(opened, point.widths, Path("small.safetensors"))
 
 A file that any of them writes has been read back, and the numbers they return are those of the
 network that was read.
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from widthwise.choose.draws import PUBLISHED, Draw, smallest
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError, RunError
+from widthwise.importance import allocated_ladder
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.recalibrate import has_statistics
 from widthwise.measure.recalibrate import recalibrate as estimate_statistics
@@ -31,16 +33,18 @@ from widthwise.measure.sweep import Evaluation, ladder, sweep
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Record, Run, Settings, State, begin, claim, now
+from widthwise.sources import Source, apart, model_of
+from widthwise.store import scorefile
 from widthwise.store.export import export_onnx, export_program
 from widthwise.store.file import load, save
 from widthwise.store.manifest import Measured
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
+from widthwise.touchups import TouchUps, begun, touch_up
 from widthwise.train.batches import Plan, length, own_randomness, stream
 from widthwise.train.fit import fit
 from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
 from widthwise.train.recipe import Recipe
-from widthwise.train.touchup import distill, refit_output
 from widthwise.variant import Widths
 
 METHODS: Final[Mapping[str, Draw]] = {
@@ -48,10 +52,14 @@ METHODS: Final[Mapping[str, Draw]] = {
     "published": PUBLISHED,
     "plain": Draw(p=0),  # full width only, for comparison
 }
-TouchUp = Literal["none", "refit", "distill"]
+By = Literal["scores", "fraction"]
+# Scores that estimate a change of the loss can be compared across axes.
+COMPARABLE: Final = ("reconstruction", "obd", "obd-sd", "taylor", "damage")
 Format = Literal["onnx", "torch"]
 _BATCH = 256  # items evaluated at once
 _STATISTICS = 100  # batches on which batch-norm statistics are estimated
+_SAMPLES = 2000  # of the training data, for touch-ups that need no whole training
+_RUNGS = 16  # widths of a sweep by scores
 
 
 @dataclass(frozen=True)
@@ -69,22 +77,26 @@ def train(
     folder: Path,
     *,
     command: str,
+    source: Source | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> tuple[Run, State]:
     """Train into `folder`, which must be held (`runs.hold`), or continue there.
 
+    source: the weights to start from, of which `settings` has the SHA-256; None for new ones.
+
     Returns the run and how it was found: "new", "continued", or "finished" when it was done
     before. Raises RunError, TaskError, DataError, CaptureError, TrainingError, FileError.
     """
     task = resolve(settings.task)
+    apart(source, folder)
     run, state = claim(folder, settings, overwrite=overwrite)
     if state == "finished":
         return run, state
     data = task.splits()
-    net = _new_network(task, settings)
+    net = _new_network(task, settings, source)
     record = Record(settings, command, asdict(net.draw), "running", now(), metric=task.metric.name)
-    record = begin(run, state, record)
+    record = begin(run, state, replace(record, source=str(source.file) if source else ""))
     try:
         fit(
             net,
@@ -107,7 +119,7 @@ def train(
 
 
 def open_run(run: Run) -> Opened:
-    """The network that a finished run trained. Raises RunError, FileError, TaskError."""
+    """The network that a finished run trained or ordered. Raises RunError, FileError, TaskError."""
     record = run.finished_record()
     task = resolve(record.settings.task)
     try:
@@ -125,6 +137,7 @@ def sweep_run(
     opened: Opened,
     *,
     count: int | None = None,
+    by: By | None = None,
     split: str = "valid",
     latency: bool = True,
     recalibrate: bool = True,
@@ -133,14 +146,17 @@ def sweep_run(
     """Measure widths of a run on one of its splits and keep the frontier in its folder.
 
     count: how many widths; None is every width of a small network, else 16. Widths below the
-    lowest that training draws are left out.
+    lowest that training draws are left out, where training drew any.
+    by: "fraction" keeps the same share of every axis; "scores" gives each axis its own width,
+    decided by those of an ordered run, 16 times where no count is given. None as `widths_by` says.
     recalibrate: estimate batch-norm statistics for each width on training data.
     """
+    widths = _widths(opened, count, by or widths_by(opened.record))
     data = opened.task.splits()
     frontier = sweep(
         opened.net,
         evaluation(opened.task, data, split),
-        _prepared(opened.net, ladder(opened.net, count)),
+        widths,
         latency=latency,
         recalibrate=_statistics_batches(opened.task, data) if recalibrate else None,
         progress=progress,
@@ -150,35 +166,52 @@ def sweep_run(
     return frontier
 
 
+def widths_by(record: Record) -> By:
+    """How a run is swept by itself: by scores, where it has some that compare across axes."""
+    return "scores" if record.settings.order.get("score") in COMPARABLE else "fraction"
+
+
 def cut(
     opened: Opened,
     widths: Mapping[str, int],
     out: Path,
     *,
-    touch_up: TouchUp = "none",
+    touch_ups: TouchUps | None = None,
     recalibrate: bool = True,
+    progress: bool = False,
 ) -> Pick:
     """Cut a run's network, store it in `out`, and note it among the picks of the run.
 
-    touch_up: "refit" fits the output layer anew on the features that are left, "distill" trains
-    the cut network for a short while to give the outputs of the full one.
+    touch_ups: what is done to the cut network before it is stored.
     recalibrate: estimate batch-norm statistics on training data, as `sweep_run` does.
 
-    Raises WidthError, DataError, FileError.
+    Raises WidthError, DataError, FileError, ScoreError, TrainingError.
     """
     kept = opened.net.complete(widths)
-    task, run = opened.task, opened.run
-    if out.resolve() in [path.resolve() for path in run.files]:
-        raise FileError(f"{out} belongs to the run itself; give another file.")
+    task, run, how = opened.task, opened.run, touch_ups or TouchUps()
+    seed = opened.record.settings.seed
+    writable(out)
     picks = load_picks(run.picks)
     data = task.splits()
-    module = opened.net.cut(kept)
+
+    def batches() -> list[Any]:
+        return sample(task, data, _SAMPLES, seed)
+
+    module = begun(opened.net, kept, how, batches)
     if recalibrate and has_statistics(module):
         estimate_statistics(module, _statistics_batches(task, data))
-    if touch_up == "refit":
-        refit_output(module, data.train, task.loss)
-    elif touch_up == "distill":
-        distill(module, opened.net, data.train, batch_size=task.recipe.batch_size)
+    touch_up(
+        module,
+        opened.net,
+        kept,
+        task,
+        data.train,
+        how,
+        batches,
+        statistics=recalibrate,
+        seed=seed,
+        progress=progress,
+    )
     results = store_checked(opened.net, kept, module.cpu(), out, task, data)
     pick = Pick(
         name=out.stem,
@@ -252,6 +285,17 @@ def store_checked(
     return results
 
 
+def writable(out: Path) -> None:
+    """Raise FileError, before the work is done, where no file can be put or a run has its own."""
+    if out.is_dir():
+        raise FileError(f"{out} is a folder; give the file to write.")
+    if not out.parent.is_dir():
+        raise FileError(f"There is no folder {out.parent}; make it, or give another file.")
+    run = Run(out.resolve().parent)
+    if run.record_file.exists() and out.resolve() in run.files:
+        raise FileError(f"{out} belongs to the run in that folder; give another file.")
+
+
 def same(a: float, b: float) -> bool:
     """Whether two measured values agree to rounding; one more item classified wrongly does not."""
     return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
@@ -274,11 +318,37 @@ def evaluation(task: Task, data: Splits, split: str) -> Evaluation:
     return Evaluation(_in_order(items), task.metric, split)
 
 
-def _new_network(task: Task, settings: Settings) -> Elastic:
+def sample(task: Task, data: Splits, count: int, seed: int) -> list[Any]:
+    """Batches of so many training samples, or of all, drawn at random."""
+    order = torch.cat(list(Plan(length(data.train), task.recipe.batch_size, seed).epoch(0)))[:count]
+    # Parts of about the same size: batches are compared with each other, and none is of a few.
+    parts = order.tensor_split(-(-len(order) // task.recipe.batch_size))
+    with own_randomness():
+        return list(stream(data.train, parts, seed, 0))
+
+
+def _new_network(task: Task, settings: Settings, source: Source | None) -> Elastic:
     with own_randomness():
         torch.manual_seed(settings.seed)
-        model = task.model()
+        model = task.model() if source is None else model_of(task, source).train()
     return Elastic(model, task.example(), draw=METHODS[settings.method], seed=settings.seed)
+
+
+def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
+    """The widths to sweep. Raises RunError when there are no scores to go by, FileError."""
+    net, run = opened.net, opened.run
+    if by == "fraction":
+        found = ladder(net, count)
+        return _prepared(net, found) if opened.record.draw else found
+    if not opened.record.settings.order:
+        raise RunError(
+            f"{run.folder} has no scores, which only widthwise order writes; sweep it with "
+            "--by fraction."
+        )
+    scores = scorefile.read(run.scores)
+    if any(name not in net.free or t.shape != (net.free[name].size,) for name, t in scores.items()):
+        raise RunError(f"{run.scores} is of another network; order again with --overwrite.")
+    return allocated_ladder(net, scores, count or _RUNGS)
 
 
 def _prepared(net: Elastic, widths: list[Widths]) -> list[Widths]:

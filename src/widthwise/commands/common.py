@@ -20,7 +20,8 @@ from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.curve import what_fits
-from widthwise.runs import Run, members
+from widthwise.runs import ORDERED, Record, Run, members
+from widthwise.tasks import BUILT_IN
 from widthwise.train.recipe import Recipe
 
 P = ParamSpec("P")
@@ -38,7 +39,21 @@ TaskName = Annotated[
         help="A built-in task, or your own as file.py:function or package.module:function.",
     ),
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that train wrote.")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder that train or order wrote.")
+]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="FILE_OR_RUN",
+        help="Trained weights: a run folder, or a safetensors file with the full network's state "
+        "dict; by default those that the task comes with.",
+    ),
+]
+Samples = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Most training samples to compute scores on.")
+]
 MaxBytes = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Most bytes of the stored file, such as 300kB or 1.2MB."),
@@ -134,6 +149,24 @@ def interruptible(command: str) -> Iterator[None]:
         raise typer.Exit(130) from stopped
 
 
+@contextmanager
+def all_or_nothing() -> Iterator[None]:
+    """Ctrl-C during work that keeps nothing says so, with exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        typer.echo("Interrupted; the same command begins again.", err=True)
+        raise typer.Exit(130) from stopped
+
+
+def absolute(task: str) -> str:
+    """The task's name, with the whole path of its file, so that it is found from any folder."""
+    source, colon, function = task.rpartition(":")
+    if task in BUILT_IN or not source.endswith(".py"):
+        return task
+    return f"{Path(source).expanduser().resolve()}{colon}{function}"
+
+
 def one_line(error: object) -> str:
     """A message without line breaks."""
     return " ".join(str(error).split())
@@ -176,22 +209,35 @@ def facts(runs: list[Run], frontier: Frontier) -> Mapping[str, str]:
     """What the report says of the runs behind it."""
     records = [run.record() for run in runs]
     first = records[0]
+    return {
+        "task": first.settings.task,
+        **_made(first),
+        **({"started from": first.source} if first.source else {}),
+        "seeds": ", ".join(str(record.settings.seed) for record in records),
+        "command": first.command,
+        "made": f"{first.started} to {first.finished}",
+        "latency": f"{frontier.runtime}, batch of {frontier.batch}",
+        "versions": ", ".join(f"{name} {v}" for name, v in first.versions.items()),
+    }
+
+
+def _made(record: Record) -> Mapping[str, str]:
+    """How a run's weights came about."""
+    if record.settings.method == ORDERED:
+        order = record.settings.order
+        return {
+            "order": f"{order['score']} scores on at most {order['samples']:,} training samples"
+        }
     usual = json.loads(json.dumps(asdict(Recipe())))
     always = ("epochs", "batch_size", "lr")
     recipe = {
         name.replace("_", " "): value
-        for name, value in first.settings.recipe.items()
+        for name, value in record.settings.recipe.items()
         if name in always or value != usual.get(name)
     }
     return {
-        "task": first.settings.task,
-        "training": f"{first.settings.method} method, "
-        + ", ".join(f"{name} {value}" for name, value in recipe.items()),
-        "seeds": ", ".join(str(record.settings.seed) for record in records),
-        "command": first.command,
-        "trained": f"{first.started} to {first.finished}",
-        "latency": f"{frontier.runtime}, batch of {frontier.batch}",
-        "versions": ", ".join(f"{name} {v}" for name, v in first.versions.items()),
+        "training": f"{record.settings.method} method, "
+        + ", ".join(f"{name} {value}" for name, value in recipe.items())
     }
 
 

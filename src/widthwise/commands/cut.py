@@ -15,8 +15,11 @@ from widthwise.commands.common import (
     MaxParams,
     MinMetric,
     RunFolder,
+    all_or_nothing,
     console,
     facts,
+    notes,
+    one_line,
     read_frontier,
     told,
 )
@@ -25,12 +28,15 @@ from widthwise.measure.frontier import Frontier
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.runs import hold, single
+from widthwise.touchups import EPOCHS, TouchUp, TouchUps
 from widthwise.variant import Widths
 
 EXAMPLES = (
     "widthwise cut runs/digits --max-bytes 10kB --out small.safetensors",
     "widthwise cut runs/digits --fraction 0.25 --out quarter.safetensors --touch-up distill",
     "widthwise cut runs/digits --width fc1=16 --width fc2=8 --out own.safetensors",
+    "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors --touch-up compensate "
+    "--touch-up fine-tune --epochs 3",
 )
 
 
@@ -51,9 +57,30 @@ def cut(
         typer.Option(metavar="AXIS=N", help="Keep N features of an axis; may be repeated."),
     ] = None,
     touch_up: Annotated[
-        steps.TouchUp,
-        typer.Option(help="Fit the output layer anew, or distill from the full network."),
-    ] = "none",
+        list[TouchUp] | None,
+        typer.Option(
+            help="May be repeated, in the order wanted. refit: fit the output layer anew. distill: "
+            "train on what the full network gives. compensate: fit every layer to the full "
+            "network's, without labels. fine-tune: train on with the task's loss. merge: add the "
+            "features that go to those that stay. scratch: the same shape newly initialised and "
+            "trained with the task's recipe, for comparison."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help=f"Of fine-tune ({EPOCHS} by default) or scratch (as in the task's recipe).",
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Of fine-tune (a tenth of the recipe's by default) or scratch (the recipe's).",
+        ),
+    ] = None,
     recalibrate: Annotated[
         bool, typer.Option(help="Estimate batch-norm statistics anew for the cut network.")
     ] = True,
@@ -69,8 +96,9 @@ def cut(
             "or by --width AXIS=N."
         )
     named = Widths(dict(map(_parsed, width or [])))
+    touch_ups = _touch_ups(touch_up, epochs, lr)
     source = single(run)
-    with hold(source.folder):
+    with all_or_nothing(), hold(source.folder):
         # Read before anything is written: a damaged file must not stop the work half-way.
         swept = budget.given or source.frontier.exists()
         frontier = read_frontier(source.folder) if swept else None
@@ -79,7 +107,14 @@ def cut(
             asked = budget.pick(frontier).widths
         else:
             asked = named if fraction is None else opened.net.widths(fraction)
-        pick = steps.cut(opened, asked, out, touch_up=touch_up, recalibrate=recalibrate)
+        pick = steps.cut(
+            opened,
+            asked,
+            out,
+            touch_ups=touch_ups,
+            recalibrate=recalibrate,
+            progress=notes.is_terminal,
+        )
         if frontier is not None:
             _republish(opened, frontier)
     metric = opened.record.metric
@@ -98,6 +133,13 @@ def cut(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _touch_ups(names: list[TouchUp] | None, epochs: int | None, lr: float | None) -> TouchUps:
+    try:
+        return TouchUps(tuple(names or ()), epochs, lr)
+    except ValueError as error:
+        raise typer.BadParameter(one_line(error)) from error
 
 
 def _parsed(said: str) -> tuple[str, int]:

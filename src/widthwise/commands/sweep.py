@@ -12,11 +12,12 @@ from widthwise.commands.common import console, facts, fits_table, notes, told
 from widthwise.errors import RunError
 from widthwise.measure.frontier import Frontier, combine
 from widthwise.report.curve import what_fits
-from widthwise.runs import Run, hold, members
+from widthwise.runs import ORDERED, Run, hold, members
 
 EXAMPLES = (
     "widthwise sweep runs/digits",
     "widthwise sweep runs/seed-0 runs/seed-1 --out runs/both --ladder 12",
+    "widthwise sweep runs/ordered --by scores --ladder 24",
 )
 
 _QUARTER = 0.25  # of the largest network: what the next command proposes
@@ -26,12 +27,22 @@ _QUARTER = 0.25  # of the largest network: what the next command proposes
 def sweep(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Folders that train wrote; several are averaged."),
+        typer.Argument(
+            metavar="RUN...", help="Folders that train or order wrote; several are averaged."
+        ),
     ],
     ladder: Annotated[
         int | None,
         typer.Option(
             metavar="N", min=1, help="How many widths; by default all of a small network, else 16."
+        ),
+    ] = None,
+    by: Annotated[
+        steps.By | None,
+        typer.Option(
+            help="fraction keeps the same share of every axis; scores gives each axis a width of "
+            "its own, which is the default for a run of order whose scores compare across axes "
+            "(all but magnitude, activation and chance)."
         ),
     ] = None,
     split: Annotated[
@@ -52,16 +63,18 @@ def sweep(
     found = [run for folder in runs for run in members(folder)]
     folder = _target(runs, found, out)
     frontiers: list[Frontier] = []
-    title = ""
+    title, chosen = "", by
     for run in found:
         with hold(run.folder):
             opened = steps.open_run(run)
             name, metric = opened.task.name, opened.task.metric.name
             title = f"{name}: {metric} at every size"
+            chosen = by or steps.widths_by(opened.record)
             frontiers.append(
                 steps.sweep_run(
                     opened,
                     count=ladder,
+                    by=chosen,
                     split=split,
                     latency=latency,
                     recalibrate=recalibrate,
@@ -77,17 +90,23 @@ def sweep(
             frontier = combine(frontiers)
             frontier.save(Run(folder).frontier)
             pages = steps.publish(folder, frontier, title=title, facts=facts(found, frontier))
-    console.print(f"[bold]{title}[/] ({frontier.split}); what fits:")
+    how = ", widths by scores" if chosen == "scores" else ""
+    console.print(f"[bold]{title}[/] ({frontier.split}{how}); what fits:")
     console.print(fits_table(frontier))
     for path in (Run(folder).frontier, *pages):
         console.print(f"Wrote {path}", markup=False, soft_wrap=True)
     _, point = [f for f in what_fits(frontier) if f[0] >= _QUARTER][-1]
     console.print(
         f"Next: widthwise cut {shlex.quote(str(found[0].folder))} --max-bytes "
-        f"{math.ceil(point.bytes / 100) / 10:g}kB --out small.safetensors",
+        f"{math.ceil(point.bytes / 100) / 10:g}kB --out small.safetensors{_touch_up(found[0])}",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _touch_up(run: Run) -> str:
+    """What helps most: the features of an ordered run have not learned to do without the others."""
+    return " --touch-up compensate" if run.record().settings.method == ORDERED else ""
 
 
 def _target(given: list[Path], found: list[Run], out: Path | None) -> Path:

@@ -8,17 +8,25 @@ from typing import Annotated, Literal
 import typer
 
 from widthwise import steps
-from widthwise.commands.common import TaskName, console, interruptible, one_line, told
+from widthwise.commands.common import (
+    TaskName,
+    absolute,
+    console,
+    interruptible,
+    one_line,
+    told,
+)
 from widthwise.errors import RunError
 from widthwise.report import text
 from widthwise.runs import Run, Settings, hold
-from widthwise.tasks import BUILT_IN
+from widthwise.sources import Source, find
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Recipe
 
 EXAMPLES = (
     "widthwise train digits --out runs/digits",
     "widthwise train mine.py:task --out runs/mine --epochs 30 --seeds 3",
+    "widthwise train digits --from runs/ordered --out runs/elastic --epochs 10 --lr 0.001",
 )
 Method = Literal["default", "published", "plain"]
 
@@ -27,6 +35,15 @@ Method = Literal["default", "published", "plain"]
 def train(
     task: TaskName,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The folder to make and to train in.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE_OR_RUN",
+            help="Start from these trained weights: a run (one that order wrote, best of all), or "
+            "a safetensors file.",
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Passes over the data.")
     ] = None,
@@ -60,20 +77,27 @@ def train(
     """
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     changed = {name: value for name, value in given.items() if value is not None}
-    recipe = _recipe(resolve(task).recipe, changed)
-    command = _command(task, out, method, seed, seeds, changed)
+    found = resolve(task)
+    recipe = _recipe(found.recipe, changed)
+    command = _command(task, out, source, method, seed, seeds, changed)
+    start = None if source is None else find(found, source)
     if seeds > 1 and Run(out).record_file.exists():
         raise RunError(f"{out} holds a run of one seed; give another --out for several.")
     for s in range(seed, seed + seeds):
-        settings = Settings(absolute(task), method, s, asdict(recipe))
+        digest = start.sha256 if start else ""
+        settings = Settings(absolute(task), method, s, asdict(recipe), digest)
         folder = out if seeds == 1 else out / f"seed-{s}"
-        _one(settings, folder, command, overwrite)
+        _one(settings, start, folder, command, overwrite)
     console.print(f"Next: widthwise sweep {shlex.quote(str(out))}", markup=False, soft_wrap=True)
 
 
-def _one(settings: Settings, folder: Path, command: str, overwrite: bool) -> None:
+def _one(
+    settings: Settings, start: Source | None, folder: Path, command: str, overwrite: bool
+) -> None:
     with interruptible(command), hold(folder):
-        run, state = steps.train(settings, folder, command=command, overwrite=overwrite)
+        run, state = steps.train(
+            settings, folder, command=command, source=start, overwrite=overwrite
+        )
     record = run.record()
     done = {"new": "Trained", "continued": "Continued and finished", "finished": "Finished before"}
     values = ", ".join(
@@ -93,19 +117,18 @@ def _recipe(recipe: Recipe, changed: dict[str, int | float]) -> Recipe:
         raise typer.BadParameter(one_line(error)) from error
 
 
-def absolute(task: str) -> str:
-    """The task's name, with the whole path of its file, so that it is found from any folder."""
-    source, colon, function = task.rpartition(":")
-    if task in BUILT_IN or not source.endswith(".py"):
-        return task
-    return f"{Path(source).expanduser().resolve()}{colon}{function}"
-
-
 def _command(
-    task: str, out: Path, method: str, seed: int, seeds: int, changed: dict[str, int | float]
+    task: str,
+    out: Path,
+    source: Path | None,
+    method: str,
+    seed: int,
+    seeds: int,
+    changed: dict[str, int | float],
 ) -> str:
     """The command that makes this run, without what it leaves as it is by itself."""
     words = ["widthwise", "train", task, "--out", str(out)]
+    words += [] if source is None else ["--from", str(source)]
     options: dict[str, str | int | float] = {**changed}
     usual: dict[str, str | int | float] = {"method": "default", "seed": 0, "seeds": 1}
     given: dict[str, str | int | float] = {"method": method, "seed": seed, "seeds": seeds}

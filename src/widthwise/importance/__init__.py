@@ -15,7 +15,7 @@
 | `obd` | the second-order change of the loss | loss | batches, loss |
 | `obd_sd` | the same plus its spread over batches | loss | batches, loss |
 | `damage` | the loss without the feature minus that with it | loss | batches, loss |
-| `reconstruction` | the second-order change once the rest makes up for it | loss | batches, loss |
+| `reconstruction` | what of `obd` the features that stay do not explain | loss | batches, loss |
 
 `chance`, `magnitude`, `taylor`, `obd` and `obd_sd` also score single weights, `of="weights"`, for
 `keep` and `prune`. All go through the batches once, in evaluation mode, change nothing, and hold a
@@ -30,7 +30,7 @@ from widthwise.importance.damage import damage
 from widthwise.importance.masks import held_at_zero, keep, prune
 from widthwise.importance.merge import merge
 from widthwise.importance.order import order
-from widthwise.importance.readings import activation, second_moments
+from widthwise.importance.readings import activation, moments
 from widthwise.importance.reconstruction import reconstruction
 from widthwise.importance.scores import chance, magnitude, obd, obd_sd, taylor
 
@@ -45,11 +45,11 @@ __all__ = [
     "keep",
     "magnitude",
     "merge",
+    "moments",
     "obd",
     "obd_sd",
     "order",
     "prune",
     "reconstruction",
-    "second_moments",
     "taylor",
 ]

@@ -35,7 +35,7 @@ from widthwise.measure.size import parse_size
 from widthwise.store.file import prepare
 from widthwise.variant import Widths
 
-_STEPS = 64  # the features of an axis are removed in about so many steps
+_STEPS = 64  # a step removes one of so many features that are left
 
 
 def allocate(
@@ -111,7 +111,7 @@ def removals(
 
 def _below(axis: Axis, width: int, least: float) -> int:
     """The next smaller width to try, 0 when there is none."""
-    step = max(1, axis.size // _STEPS)
+    step = max(1, width // _STEPS)
     # The full size may be off the grid, from which the first step is then shorter.
     wanted = (width - step) // axis.grid.multiple_of * axis.grid.multiple_of
     return wanted if wanted >= max(axis.grid.up(1), least * axis.size) else 0

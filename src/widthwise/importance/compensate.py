@@ -29,7 +29,7 @@ from widthwise.importance.lockstep import Lockstep
 from widthwise.importance.progress import shown
 
 _NORM = torch.ops.aten.batch_norm.default
-_ROWS = 200_000  # rows of a least-squares problem; more change little and cost time
+_ROWS = 200  # rows for each unknown of a least-squares problem: windows of images are much alike
 
 
 def compensate(
@@ -64,7 +64,7 @@ def compensate(
         reader = readers.get(node)
         if reader is not None and _differs(lockstep, reader, twin):
             made = net.evaluation.dims[node][reader.channel]
-            _fit(lockstep, reader, twin, state, positions(layout(made, keep)), ridge)
+            _fit(lockstep, reader, twin, state, positions(layout(made, keep)), ridge, statistics)
             lockstep.cut.run(twin)
         elif statistics and node.target is _NORM and twin.args[3] is not None:
             _estimate(lockstep, twin)
@@ -107,20 +107,21 @@ def _fit(
     state: Mapping[str, Tensor],
     outputs: Tensor,
     ridge: float,
+    statistics: bool,
 ) -> None:
     """Solve a layer's least squares and write its weights. outputs: those of z that are kept."""
     weight = state[reader.weight]
     bias = None if reader.bias is None else state[reader.bias]
     # A constant is taken by the bias, or does not matter because a batch norm removes it.
-    free = bias is not None or any(user.target is _NORM for user in reader.node.users)
+    normed = statistics and any(user.target is _NORM for user in reader.node.users)
+    free = bias is not None or normed
     normal = _Normal(free)
     matrix = reader.matrix(weight).double()
     sources, wanted = lockstep.cut[_source(reader, twin)], lockstep.full[reader.node]
+    rows = sum(z.numel() // z.shape[reader.channel] for z in wanted)
+    thin = _thin(reader, rows, matrix.shape[1])
     for x, z in zip(sources, wanted, strict=True):
-        rows = reader.rows(x, weight)
-        target = reader.features(z)[:, outputs.to(z.device)]
-        step = max(1, len(rows) * len(sources) // _ROWS)
-        normal.add(rows[::step], target[::step])
+        normal.add(reader.rows(x, weight, thin), reader.results(z, thin)[:, outputs.to(z.device)])
     solved, constant = normal.solve(matrix, ridge)
     if not solved.isfinite().all():
         raise ScoreError(
@@ -130,6 +131,14 @@ def _fit(
     weight.copy_(reader.as_weight(solved.to(weight), weight))
     if bias is not None:
         bias.copy_(constant)
+
+
+def _thin(reader: Reader, rows: int, columns: int) -> int:
+    """Which windows of a convolution to take: every so manieth along each dim of space."""
+    space = -reader.channel - 1
+    if reader.kind != "convolution":
+        return 1
+    return max(1, int((rows / (_ROWS * columns)) ** (1 / space)))
 
 
 class _Normal:

@@ -40,6 +40,11 @@ class Held:
         """Where in the dim each feature is: (size, entries of a feature) int64."""
         return entries_of(self.feature, size)
 
+    def rows(self, tensor: Tensor, size: int) -> Tensor:
+        """What the tensor holds of each feature, (size, numbers), float64."""
+        entries = self.entries(size).to(tensor.device)
+        return tensor.detach().double().movedim(self.dim, 0)[entries].flatten(1)
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -77,6 +82,11 @@ def held(net: Elastic, name: str, places: Iterable[Place]) -> tuple[Held, ...]:
 def _last_makers(places: list[Place]) -> list[Place]:
     last = module_of(places[-1].tensor)
     return [p for p in places if module_of(p.tensor) == last]
+
+
+def read_weights(gate: Gate, state: Mapping[str, Tensor]) -> Tensor:
+    """All weights that the gate of each feature multiplies, (features, numbers), float64."""
+    return torch.cat([place.rows(state[place.tensor], gate.size) for place in gate.held], dim=1)
 
 
 def labels(term: Term, factors: Iterable[Factor]) -> Tensor:

@@ -12,6 +12,7 @@ frozen ones count too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -70,7 +71,7 @@ def curvatures(
     """
     for inputs, target in nonempty(batches):
         # Fused attention and recurrent kernels have no second derivative.
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+        with sdpa_kernel(SDPBackend.MATH), _without_mkldnn():
             tensors, loss, _ = _differentiable(model, inputs, target, criterion)
             along = {n: d.detach() for n, d in directions(tensors).items()}
             slope = torch.autograd.grad(
@@ -83,6 +84,18 @@ def curvatures(
             ]
             curved = _derivatives(moved, tensors)
         yield _times(tensors, curved)
+
+
+@contextmanager
+def _without_mkldnn() -> Iterator[None]:
+    """As `torch.backends.mkldnn.flags` does, which warns where there is no Intel GPU."""
+    backend: Any = torch.backends.mkldnn
+    before = backend.enabled
+    backend.enabled = False
+    try:
+        yield
+    finally:
+        backend.enabled = before
 
 
 def losses(

@@ -50,18 +50,29 @@ class Reader:
         return matrix.T if self.kind == "matrix" else matrix.view_as(like)
 
     def features(self, x: Tensor) -> Tensor:
-        """What is read, as (rows, features)."""
+        """What is read, or comes out, as (rows, features)."""
         return x.movedim(self.channel, -1).flatten(0, -2)
 
-    def rows(self, x: Tensor, weight: Tensor) -> Tensor:
-        """What is multiplied, as (rows, columns); a window of a convolution is a row."""
+    def rows(self, x: Tensor, weight: Tensor, thin: int = 1) -> Tensor:
+        """What is multiplied, as (rows, columns); a window of a convolution is a row.
+
+        thin: take every so manieth window along each dim of space, as `results` does.
+        """
         if self.kind != "convolution":
             return self.features(x)
         stride, padding, dilation = (_pair(self._argument(i)) for i in (3, 4, 5))
         window = (1, *weight.shape[2:]) if weight.dim() == 3 else tuple(weight.shape[2:])
         flat = x.unsqueeze(-2) if weight.dim() == 3 else x
-        columns = F.unfold(flat, window, dilation, padding, stride)  # (N, columns, windows)
+        apart = (stride[0] * thin, stride[1] * thin)
+        columns = F.unfold(flat, window, dilation, padding, apart)  # (N, columns, windows)
         return columns.movedim(1, -1).flatten(0, -2)
+
+    def results(self, z: Tensor, thin: int = 1) -> Tensor:
+        """What comes out, as (rows, outputs), row for row as in `rows`."""
+        if self.kind == "convolution" and thin > 1:
+            for dim in range(self.channel + 1, 0):
+                z = z[(slice(None),) * (z.dim() + dim) + (slice(None, None, thin),)]
+        return self.features(z)
 
     def _argument(self, i: int) -> tuple[int, ...]:
         default = {3: 1, 4: 0, 5: 1}[i]

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from widthwise.elastic import Elastic
 from widthwise.errors import WidthError
 from widthwise.graph.cut import cut_state
-from widthwise.importance.features import Gate, Held, find_gates, held
+from widthwise.importance.features import Gate, find_gates, held, read_weights
 from widthwise.importance.order import order
-from widthwise.importance.readings import second_moments
+from widthwise.importance.readings import moments
 
 Merge = tuple[int, int, float]  # (j, i, a): feature j becomes a times feature i
 
@@ -45,7 +45,7 @@ def merge(
 
     Raises WidthError for a width that merging cannot reach: where no two features are similar
     enough, and for axes whose features a norm compares with each other; ScoreError as
-    `second_moments` does.
+    `moments` does.
     """
     kept = net.complete(widths)
     cut_axes = {name: axis for name, axis in net.free.items() if kept[name] < axis.size}
@@ -56,10 +56,11 @@ def merge(
                 "(by a norm, say); leave this axis at its full width."
             )
     if batches is None:
-        moments = _by_weights(net, cut_axes)
+        products = _by_weights(net, cut_axes)
     else:
-        moments = second_moments(net, batches, progress=progress)
-    if missing := cut_axes.keys() - moments.keys():
+        found = moments(net, batches, progress=progress)
+        products = {name: each.products for name, each in found.items()}
+    if missing := cut_axes.keys() - products.keys():
         why = "no weights make them alone" if batches is None else "nothing reads them"
         raise WidthError(
             f"The features of {min(missing)!r} cannot be merged, for {why}; leave this axis at its "
@@ -68,7 +69,12 @@ def merge(
     gates, state = find_gates(net), net.state()
     plans = {
         name: _plan(
-            name, kept[name], moments[name], _read(gates[name], state), least, batches is None
+            name,
+            kept[name],
+            products[name],
+            read_weights(gates[name], state),
+            least,
+            batches is None,
         )
         for name in cut_axes
     }
@@ -85,36 +91,25 @@ def _by_weights(net: Elastic, names: Iterable[str]) -> dict[str, Tensor]:
     for name in names:
         axis = net.free[name]
         makers = [p for p in axis.places if (p.tensor, p.dim) not in net.relations.consumed]
-        rows = [_rows(state[h.tensor].detach(), h, axis.size) for h in held(net, name, makers)]
+        rows = [h.rows(state[h.tensor], axis.size) for h in held(net, name, makers)]
         if rows:
             vectors = torch.cat(rows, dim=1)
             found[name] = vectors @ vectors.T
     return found
 
 
-def _rows(tensor: Tensor, place: Held, size: int) -> Tensor:
-    """What a tensor holds of each feature, (size, numbers of a feature), float64."""
-    entries = place.entries(size).to(tensor.device)
-    return tensor.double().movedim(place.dim, 0)[entries].flatten(1)
-
-
-def _read(gate: Gate, state: Mapping[str, Tensor]) -> Tensor:
-    """All weights that read each feature, (size, numbers)."""
-    return torch.cat([_rows(state[h.tensor].detach(), h, gate.size) for h in gate.held], dim=1)
-
-
 def _plan(
-    name: str, width: int, moments: Tensor, read: Tensor, least: float, positive: bool
+    name: str, width: int, products: Tensor, read: Tensor, least: float, positive: bool
 ) -> list[Merge]:
     """Which features to merge, one pair after the other.
 
-    moments: E x x', (features, features). read: all weights that read each feature.
+    products: E x x', (features, features). read: all weights that read each feature.
     positive: only such with a > 0, which an activation like ReLU behind the features lets through.
     """
-    norms = moments.diagonal().clamp(min=1e-30)
-    cosine = moments / (norms.unsqueeze(1) * norms).sqrt()
-    factor = moments / norms  # (j, i): x_j is about factor x_i
-    away = (norms.unsqueeze(1) - moments * factor).clamp(min=0)  # E (x_j - a x_i)^2
+    norms = products.diagonal().clamp(min=1e-30)
+    cosine = products / (norms.unsqueeze(1) * norms).sqrt()
+    factor = products / norms  # (j, i): x_j is about factor x_i
+    away = (norms.unsqueeze(1) - products * factor).clamp(min=0)  # E (x_j - a x_i)^2
     similar = (cosine if positive else cosine.abs()) > max(least, 1e-9)
     allowed = similar & ~torch.eye(len(norms), dtype=torch.bool, device=norms.device)
     read, merges = read.clone(), []

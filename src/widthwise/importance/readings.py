@@ -95,16 +95,35 @@ def feature_values(
         yield found
 
 
-def second_moments(net: Elastic, batches: Batches, *, progress: bool = False) -> dict[str, Tensor]:
-    """The mean of x x' over rows of each axis' features x, (features, features) float64."""
-    sums: dict[str, Tensor] = {}
-    rows: dict[str, int] = {}
-    for values in feature_values(net, batches, "second moments", progress):
+@dataclass(frozen=True)
+class Moments:
+    """What the features x of an axis are like together, over rows, float64.
+
+    mean: E x, (features,). products: E x x', (features, features).
+    """
+
+    mean: Tensor
+    products: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        """E (x - E x) (x - E x)', (features, features)."""
+        return self.products - torch.outer(self.mean, self.mean)
+
+
+def moments(net: Elastic, batches: Batches, *, progress: bool = False) -> dict[str, Moments]:
+    """Means and products of the features of each axis, where they are first read.
+
+    Axes whose features evaluation never sums over are not among them. Raises ScoreError where that
+    is so for all, where there is no batch, and for inputs of another form than the example.
+    """
+    sums: dict[str, tuple[Tensor, Tensor, int]] = {}
+    for values in feature_values(net, batches, "moments", progress):
         for axis, x in values.items():
-            product = x.double().T @ x.double()
-            sums[axis] = sums[axis] + product if axis in sums else product
-            rows[axis] = rows.get(axis, 0) + len(x)
-    return {axis: total / rows[axis] for axis, total in sums.items()}
+            wide = x.double()
+            total, products, rows = sums.get(axis, (0, 0, 0))
+            sums[axis] = (total + wide.sum(0), products + wide.T @ wide, rows + len(x))
+    return {axis: Moments(t / rows, p / rows) for axis, (t, p, rows) in sums.items()}
 
 
 def activation(
@@ -137,4 +156,4 @@ def activation(
     return {axis: (m[2] - m[1].square()).float() for axis, m in means.items()}
 
 
-__all__ = ["Reading", "activation", "feature_values", "first_readings", "second_moments"]
+__all__ = ["Moments", "Reading", "activation", "feature_values", "first_readings", "moments"]

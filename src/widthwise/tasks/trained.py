@@ -1,10 +1,12 @@
-"""From a task to its model with the trained weights that come with it.
+"""From a task to its model with trained weights: those that come with it, or those of a file.
 
     model = trained_model(resolve("cifar10-resnet20"))
+    model = filled(task, Path("mine.safetensors"), "give another file")
 
 It is ready to be evaluated, cut or fine-tuned.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -29,16 +31,38 @@ def trained_model(task: Task) -> nn.Module:
             f"Task {task.name!r} comes without trained weights; train it with"
             f" widthwise train {task.name} --out RUN."
         )
-    path = task.weights()
+    return filled(task, task.weights(), "put the right file in its place")
+
+
+def filled(task: Task, path: Path, cure: str) -> nn.Module:
+    """A new model of `task` with the weights of a safetensors file, as `trained_model` checks them.
+
+    cure: what to do about a file of another network. Raises DataError.
+    """
     tensors = _read(path)
     model = task.model()
-    misfit = _load(model, tensors)
-    if misfit:
-        raise DataError(
-            f"{path} holds the weights of another network than that of task {task.name!r}"
-            f" ({misfit}); put the right file in its place."
-        )
+    wrong = misfit(model, tensors) or _load(model, tensors)
+    if wrong:
+        raise DataError(foreign(task, path, wrong, cure))
     return model.eval()
+
+
+def foreign(task: Task, path: Path, wrong: str, cure: str) -> str:
+    """The sentence on a file of another network."""
+    return (
+        f"{path} holds the weights of another network than that of task {task.name!r} ({wrong});"
+        f" {cure}."
+    )
+
+
+def misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
+    """The first of these tensors that is of another shape than the model's of the same name."""
+    own = model.state_dict()
+    for name, tensor in tensors.items():
+        if name in own and own[name].shape != tensor.shape:
+            found, needed = tuple(tensor.shape), tuple(own[name].shape)
+            return f"{name} is of shape {found} instead of {needed}"
+    return None
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -51,12 +75,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _load(model: nn.Module, tensors: dict[str, Tensor]) -> str | None:
-    """Load what fits, and say what does not."""
-    own = model.state_dict()
-    for name, tensor in tensors.items():
-        if name in own and own[name].shape != tensor.shape:
-            found, needed = tuple(tensor.shape), tuple(own[name].shape)
-            return f"{name} is of shape {found} instead of {needed}"
+    """Load tensors of the right shapes, and say which are missing or too many."""
     # Not strict, since torch's own complaint is a list of hundreds of names; what it counts as
     # missing already leaves out the counters of batch norms.
     missing, unexpected = model.load_state_dict(tensors, strict=False)

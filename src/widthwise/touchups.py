@@ -1,0 +1,155 @@
+"""What `widthwise cut` can do to a cut network before it is stored, step by step.
+
+    TouchUps((TouchUp.COMPENSATE, TouchUp.FINE_TUNE), epochs=3)
+    TouchUps((TouchUp.MERGE,))       # features that go are merged into those that stay
+    TouchUps((TouchUp.SCRATCH,))     # the same shape, newly initialised and trained
+
+The last two make the network that the others then change, so they come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from widthwise.elastic import Elastic
+from widthwise.errors import TrainingError
+from widthwise.importance import compensate, merge
+from widthwise.tasks.task import Task
+from widthwise.train.batches import own_randomness
+from widthwise.train.fit import fit
+from widthwise.train.recipe import Recipe
+from widthwise.train.touchup import distill, refit_output
+
+Batches = list[tuple[Any, Any]]
+
+EPOCHS: Final = 5  # of a fine-tuning
+SLOWER: Final = 10  # times, than the recipe that trained the network
+
+
+class TouchUp(StrEnum):
+    """The steps by the names that the command line has for them."""
+
+    NONE = "none"
+    REFIT = "refit"
+    DISTILL = "distill"
+    COMPENSATE = "compensate"
+    FINE_TUNE = "fine-tune"
+    MERGE = "merge"
+    SCRATCH = "scratch"
+
+
+_FIRST: Final = (TouchUp.MERGE, TouchUp.SCRATCH)
+_TRAINED: Final = (TouchUp.FINE_TUNE, TouchUp.SCRATCH)
+
+
+@dataclass(frozen=True)
+class TouchUps:
+    """The steps, in their order. epochs, lr: of a fine-tuning, or of a training from scratch.
+
+    Raises ValueError for steps that do not go together.
+    """
+
+    names: tuple[TouchUp, ...] = ()
+    epochs: int | None = None
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if TouchUp.NONE in self.names and len(self.names) > 1:
+            raise ValueError("none goes with no other touch-up; leave it out.")
+        for name in _FIRST:
+            if name in self.names[1:]:
+                raise ValueError(f"{name} makes the network that is touched up; name it first.")
+        if (self.epochs, self.lr) != (None, None) and not set(_TRAINED) & {*self.names}:
+            raise ValueError("epochs and a learning rate are for fine-tune and scratch; name one.")
+        _with(Recipe(), self.epochs, self.lr)
+
+
+def fine_tuning(recipe: Recipe, epochs: int | None = None, lr: float | None = None) -> Recipe:
+    """The recipe for training a network on: few epochs at a tenth of the learning rate."""
+    return _with(recipe, epochs or EPOCHS, lr or recipe.lr / SLOWER)
+
+
+def begun(
+    net: Elastic, widths: Mapping[str, int], how: TouchUps, batches: Callable[[], Batches]
+) -> nn.Module:
+    """The cut network to touch up: `net.cut(widths)`, or its features merged.
+
+    Raises WidthError, also where features cannot be merged.
+    """
+    return merge(net, widths, batches()) if TouchUp.MERGE in how.names else net.cut(widths)
+
+
+def touch_up(
+    module: nn.Module,
+    net: Elastic,
+    widths: Mapping[str, int],
+    task: Task,
+    train: Dataset[Any],
+    how: TouchUps,
+    batches: Callable[[], Batches],
+    *,
+    statistics: bool = True,
+    seed: int = 0,
+    progress: bool = False,
+) -> nn.Module:
+    """Change a cut network in place, one step after the other; it is on the CPU afterwards.
+
+    module: what `begun` gave. batches: of training data, for the steps that need no whole training.
+    statistics: whether `compensate` estimates those of batch norms.
+
+    Raises TrainingError, ScoreError.
+    """
+    for name in how.names:
+        if name is TouchUp.REFIT:
+            refit_output(module, train, task.loss)
+        elif name is TouchUp.DISTILL:
+            size = task.recipe.batch_size
+            distill(module, net, train, batch_size=size, progress=progress)
+        elif name is TouchUp.COMPENSATE:
+            compensate(module, net, widths, batches(), statistics=statistics, progress=progress)
+        elif name in _TRAINED:
+            recipe = fine_tuning(task.recipe, how.epochs, how.lr)
+            if name is TouchUp.SCRATCH:
+                initialise(module, seed)
+                recipe = _with(task.recipe, how.epochs, how.lr)
+            fit(module, train, task.loss, recipe=recipe, seed=seed, progress=progress)
+        module.cpu()
+    return module
+
+
+def initialise(module: nn.Module, seed: int) -> nn.Module:
+    """Give a module new random weights, by the `reset_parameters` of everything that holds some.
+
+    Raises TrainingError, having changed nothing, where something holds tensors and has no such
+    method.
+    """
+    holders = [
+        (name, m)
+        for name, m in module.named_modules()
+        if any(True for _ in m.parameters(recurse=False)) or any(True for _ in m.buffers(False))
+    ]
+    for name, holder in holders:
+        if not callable(getattr(holder, "reset_parameters", None)):
+            raise TrainingError(
+                f"{type(module).__name__} cannot be newly initialised, for {name or 'it'} "
+                f"({type(holder).__name__}) holds tensors and has no reset_parameters(); give its "
+                "class that method, or use fine-tune."
+            )
+    with own_randomness():
+        torch.manual_seed(seed)
+        for _, holder in holders:
+            holder.reset_parameters()  # type: ignore[operator]
+    return module
+
+
+def _with(recipe: Recipe, epochs: int | None, lr: float | None) -> Recipe:
+    """The recipe with what is given in the place of its own."""
+    given = {name: v for name, v in {"epochs": epochs, "lr": lr}.items() if v is not None}
+    return replace(recipe, **given)  # type: ignore[arg-type]

@@ -1,0 +1,198 @@
+"""What the commands do to a network already trained: functions that neither parse nor print.
+
+    source = find(task, Path("runs/x"))             # or None, for the weights of the task itself
+    settings = Settings("digits", ORDERED, 0, {}, source.sha256, {"score": "obd", "samples": 2000})
+    run, state = order(settings, source, Path("runs/ordered"), command="...")
+    done = prune(task, source, Path("sparse.safetensors"), Pruning(sparsity=0.9))
+
+An ordered run is a run folder like any other: its widths are prefixes, without a training.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from torch import Tensor, nn
+
+from widthwise import importance
+from widthwise.elastic import Elastic, NothingToCutWarning
+from widthwise.errors import FileError, ScoreError
+from widthwise.runs import Record, Run, Settings, State, begin, claim, now
+from widthwise.sources import Source, apart, model_of
+from widthwise.steps import evaluation, sample, store_checked, writable
+from widthwise.store import scorefile
+from widthwise.tasks.resolve import resolve
+from widthwise.tasks.task import Task
+from widthwise.touchups import fine_tuning
+from widthwise.train.fit import fit
+
+Score = Literal[
+    "reconstruction", "obd", "obd-sd", "taylor", "damage", "magnitude", "activation", "chance"
+]
+WeightScore = Literal["magnitude", "obd", "obd-sd", "taylor", "chance"]
+SAMPLES: Final = 2000  # of the training data, that scores are computed on
+
+_WITH_LOSS: Final[Mapping[str, Callable[..., dict[str, Tensor]]]] = {
+    "reconstruction": importance.reconstruction,
+    "obd": importance.obd,
+    "obd-sd": importance.obd_sd,
+    "taylor": importance.taylor,
+    "damage": importance.damage,
+}
+_RANDOM: Final = ("reconstruction", "obd", "obd-sd", "damage")  # take a seed
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How single weights are pruned.
+
+    sparsity: the share of the weights that become zero. rounds: of scoring and removing.
+    fine_tune: epochs of training, in which zeros stay, after each round. samples, seed: of the
+    training data for the scores; the seed is that of the fine-tuning too.
+    """
+
+    sparsity: float
+    score: WeightScore = "magnitude"
+    rounds: int = 1
+    fine_tune: int = 0
+    samples: int = SAMPLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a pruning did.
+
+    before, after: split -> metric. zeros, weights: numbers of them, in the tensors that were
+    pruned. params: of the whole network. bytes: of the file.
+    """
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    zeros: int
+    weights: int
+    params: int
+    bytes: int
+
+
+def order(
+    settings: Settings,
+    source: Source,
+    folder: Path,
+    *,
+    command: str,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> tuple[Run, State]:
+    """Score and order a trained network into `folder`, which must be held (`runs.hold`).
+
+    Nothing is written before the scores are there. Returns the run and how it was found, as
+    `steps.train` does; one that was interrupted is begun again. Raises RunError, DataError,
+    FileError, CaptureError, ScoreError.
+    """
+    task = resolve(settings.task)
+    apart(source, folder)
+    run, state = claim(folder, settings, overwrite=overwrite)
+    if state == "finished":
+        return run, state
+    net = Elastic(model_of(task, source), task.example(), seed=settings.seed)
+    if not net.free:
+        raise ScoreError(
+            f"Nothing in the network can be cut, so there is nothing to order; see why with: "
+            f"widthwise inspect {settings.task}"
+        )
+    data = task.splits()
+    batches = sample(task, data, settings.order["samples"], settings.seed)
+    scores = feature_scores(
+        net, task, batches, settings.order["score"], seed=settings.seed, progress=progress
+    )
+    ranked = importance.order(net, scores)
+    scores = {name: value[ranked[name]] for name, value in scores.items()}
+    record = Record(
+        settings, command, {}, "running", now(), metric=task.metric.name, source=str(source.file)
+    )
+    record = begin(run, state, record)
+    try:
+        results = store_checked(net, net.full(), net.cut(net.full()), run.model, task, data)
+        scorefile.write(run.scores, scores)
+    except BaseException:
+        run.write(replace(record, status="interrupted"))
+        raise
+    run.write(replace(record, status="finished", finished=now(), results=results))
+    return run, state
+
+
+def feature_scores(
+    net: Elastic, task: Task, batches: Any, score: Score, *, seed: int = 0, progress: bool = False
+) -> dict[str, Tensor]:
+    """The scores of all features, by axis. Raises ScoreError."""
+    if score == "chance":
+        return importance.chance(net, seed=seed)
+    if score == "magnitude":
+        return importance.magnitude(net)
+    if score == "activation":
+        return importance.activation(net, batches, progress=progress)
+    more = {"seed": seed} if score in _RANDOM else {}
+    return _WITH_LOSS[score](net, batches, task.loss, progress=progress, **more)
+
+
+def prune(task: Task, source: Source, out: Path, how: Pruning, *, progress: bool = False) -> Pruned:
+    """Make single weights zero and store the network in `out`, with its zeros.
+
+    Raises DataError, FileError, CaptureError, ScoreError, TrainingError.
+    """
+    if not 0 <= how.sparsity < 1:
+        raise ScoreError(f"The sparsity is {how.sparsity}; give a share from 0 to below 1.")
+    writable(out)
+    if out.resolve() == source.file.resolve():
+        raise FileError(f"The weights are read from {out} itself; give another file with --out.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingToCutWarning)  # nor is anything cut here
+        net = Elastic(model_of(task, source), task.example(), seed=how.seed)
+    data = task.splits()
+    before = {split: evaluation(task, data, split)(net.model) for split in ("valid", "test")}
+    batches = sample(task, data, how.samples, how.seed)
+
+    def score(module: nn.Module) -> Mapping[str, Tensor]:
+        return _weight_scores(net, task, batches, how, progress)
+
+    def train(module: nn.Module) -> None:
+        recipe = fine_tuning(task.recipe, how.fine_tune)
+        fit(module, data.train, task.loss, recipe=recipe, seed=how.seed, progress=progress)
+        module.cpu()
+
+    masks = importance.prune(
+        net.model,
+        score,
+        how.sparsity,
+        rounds=how.rounds,
+        between=train if how.fine_tune else None,
+    )
+    net.eval()
+    after = store_checked(net, net.full(), net.cut(net.full()), out, task, data)
+    found = dict(net.model.named_parameters())
+    return Pruned(
+        before,
+        after,
+        zeros=sum(int((found[name] == 0).sum()) for name in masks),
+        weights=sum(mask.numel() for mask in masks.values()),
+        params=sum(p.numel() for p in found.values()),
+        bytes=out.stat().st_size,
+    )
+
+
+def _weight_scores(
+    net: Elastic, task: Task, batches: Any, how: Pruning, progress: bool
+) -> dict[str, Tensor]:
+    """The scores of single weights, by tensor."""
+    if how.score == "chance":
+        return importance.chance(net, of="weights", seed=how.seed)
+    if how.score == "magnitude":
+        return importance.magnitude(net, of="weights")
+    more = {"seed": how.seed} if how.score in _RANDOM else {}
+    made = _WITH_LOSS[how.score]
+    return made(net, batches, task.loss, of="weights", progress=progress, **more)
