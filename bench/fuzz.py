@@ -19,9 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -71,20 +69,19 @@ def shrunk(recipe: Recipe, failing: str) -> Recipe:
 
 def run(seeds: list[int], log: Path, processes: int) -> None:
     """Check the networks of these seeds; each result is added to the log at once."""
-    began, done, failed = time.monotonic(), 0, 0
+    began, failed = time.monotonic(), 0
     # What tracing leaves behind would grow with every network: workers are replaced now and then.
-    pool_of = partial(ProcessPoolExecutor, mp_context=get_context("spawn"), max_tasks_per_child=200)
+    # (ProcessPoolExecutor, which could do that too, stops for good when two are replaced at once.)
     with (
-        pool_of(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        get_context("spawn").Pool(
+            processes, initializer=torch.set_num_threads, initargs=(1,), maxtasksperchild=200
+        ) as pool,
         log.open("a") as out,
     ):
-        futures = [pool.submit(one, seed) for seed in seeds]
         try:
-            for future in as_completed(futures):
-                row = future.result()
+            for done, row in enumerate(pool.imap_unordered(one, seeds), start=1):
                 out.write(json.dumps(row) + "\n")
                 out.flush()
-                done += 1
                 if "check" in row:
                     failed += 1
                     print(f"\nseed {row['seed']}: {row['smallest']}\n{row['text']}")
@@ -92,7 +89,6 @@ def run(seeds: list[int], log: Path, processes: int) -> None:
                 status = f"{done}/{len(seeds)} networks, {failed} wrong, {left / 60:.0f} min left"
                 print(status, end="\r", flush=True)
         except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
             print(f"\nStopped; the same command goes on from {log}.")
             raise SystemExit(1) from None
     print()
