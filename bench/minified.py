@@ -142,13 +142,19 @@ def _of_width(results: Results, width: str) -> Found:
     values = _accuracies(results, width)
     others = [s for s in FEATURE_SELECTORS if s != "obd_sd"]
     mine = results["ours"]
-    states = ("tuned", "distilled", "tuned, long", "distilled, long")
-    trained = [f"ours, {s}" for s in states if f"ours, {s}" in values]
+    trained = [n for n in values if n.startswith("ours, ") and n not in _UNTRAINED]
     return {
         "accuracy": _against_scratch(values),
         "obd_sd_above": {
             state: {s: paired(values[f"obd_sd, {state}"], values[f"{s}, {state}"]) for s in others}
             for state in ("cut", "tuned", "compensated, tuned")
+        },
+        "compensated_above": {
+            then: {
+                s: paired(values[f"{s}, {then}"], values[f"{s}, {first}"])
+                for s in FEATURE_SELECTORS
+            }
+            for first, then in (("cut", "compensated"), ("tuned", "compensated, tuned"))
         },
         "ours_above_its_shape_from_scratch": {
             name: paired(values[name], values["ours, from scratch"]) for name in trained
@@ -160,11 +166,15 @@ def _of_width(results: Results, width: str) -> Found:
     }
 
 
+_UNTRAINED = ("ours, cut", "ours, compensated", "ours, from scratch")
+
+
 def _accuracies(results: Results, width: str) -> dict[str, list[float]]:
     """Over seeds, by "selector, state"."""
     values = {"from scratch": [f["from scratch"][width] for f in results["shapes anew"]]}
     cells = {f"features {s}": s for s in FEATURE_SELECTORS}
-    cells |= {"features long": "obd_sd", "ours": "ours", "ours long": "ours"}
+    cells |= {"features long": "obd_sd"}
+    cells |= dict.fromkeys(("ours", "ours long", "ours uncompensated"), "ours")
     for cell, name in cells.items():
         found = results.get(cell, [{}])
         states = [s for s in found[0] if s not in ("widths", "parameters")]

@@ -299,6 +299,18 @@ def ours_long(trained: Trained) -> Found:
     return found
 
 
+def ours_uncompensated(trained: Trained) -> Found:
+    """Allocated in the same way, and trained from what the cut is, short and long."""
+    found: Found = {}
+    for width, _, small, _ in _allocated(trained):
+        for much, epochs in (("", SHORT), (", long", LONG)):
+            for name, train in (("tuned", trained.trained), ("distilled", trained.distilled)):
+                what = f"{'shape' if name == 'tuned' else name}{much}"
+                value = train(copy.deepcopy(small), what, epochs)
+                found.setdefault(f"uncompensated, {name}{much}", {})[width] = value
+    return found
+
+
 def _allocated(
     trained: Trained,
 ) -> Iterator[tuple[int, dict[str, int], nn.Module, nn.Module]]:
@@ -329,4 +341,5 @@ LONG_CELLS: dict[str, Callable[[Trained], Found]] = {
     "masks long": masks_long,
     "features long": features_long,
     "ours long": ours_long,
+    "ours uncompensated": ours_uncompensated,
 }

@@ -17,11 +17,12 @@ COLOURS = {
 }
 LINES = {
     "from scratch": ("from scratch, 10 epochs", "#6b7280", "s", "-"),
-    "obd_sd, tuned": ("OBD-SD, fine-tuned 2 epochs", "#b45309", "v", "--"),
-    "obd_sd, tuned, long": ("OBD-SD, fine-tuned 10 epochs", "#b45309", "v", "-"),
-    "ours, tuned": ("ours, fine-tuned 2 epochs", "#1d4ed8", "o", "--"),
-    "ours, tuned, long": ("ours, fine-tuned 10 epochs", "#1d4ed8", "o", "-"),
-    "ours, distilled, long": ("ours, distilled 10 epochs", "#0f766e", "D", "-"),
+    "obd_sd, tuned": ("OBD-SD, 2 epochs", "#b45309", "v", "--"),
+    "obd_sd, tuned, long": ("OBD-SD, 10 epochs", "#b45309", "v", "-"),
+    "ours, tuned": ("ours, 2 epochs", "#1d4ed8", "o", "--"),
+    "ours, tuned, long": ("ours, 10 epochs", "#1d4ed8", "o", "-"),
+    "ours, uncompensated, tuned": ("ours, not compensated, 2 epochs", "#0f766e", "D", "--"),
+    "ours, uncompensated, tuned, long": ("ours, not compensated, 10 epochs", "#0f766e", "D", "-"),
 }
 
 

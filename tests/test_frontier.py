@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -31,8 +32,9 @@ def frontiers(draw, min_points=1, latency=True):
         )
         for w in widths
     )
-    better = draw(st.booleans())
-    return Frontier(points, "accuracy", better, "valid", "PyTorch", 1, (draw(st.integers()),))
+    better, seeds = draw(st.booleans()), (draw(st.integers()),)
+    done = draw(st.sampled_from(["", "compensate"]))
+    return Frontier(points, "accuracy", better, "valid", "PyTorch", 1, seeds, done)
 
 
 def point(width, metric, size, latency=None):
@@ -221,6 +223,8 @@ def test_combine_gives_mean_and_sample_deviation():
     assert both.points[0].latency_ms == pytest.approx(1.93)
     assert both.points[1].latency_ms is None
     assert combine(several[:1]).points[0].spread is None
+    assert both.touch_up == ""
+    assert combine([replace(f, touch_up="compensate") for f in several]).touch_up == "compensate"
 
 
 @pytest.mark.parametrize(
@@ -231,6 +235,7 @@ def test_combine_gives_mean_and_sample_deviation():
         Frontier((point(1, 0.5, 10),), "a", False, "valid", ""),
         Frontier((point(1, 0.5, 10),), "a", True, "test", ""),
         Frontier((point(1, 0.5, 99),), "a", True, "valid", ""),
+        Frontier((point(1, 0.5, 10),), "a", True, "valid", "", touch_up="compensate"),
         None,
     ],
 )
@@ -276,6 +281,7 @@ def _in_point(**changes):
         "", "[]", "{}", "null", "[" * 100_000, SMALL.to_json()[:-30], b"\xff\xfe", '{"format": 3}',
         _without("points"), _without("metric"), _with(extra=1), _with(points={}), _with(seeds=None),
         _with(metric=3), _with(higher_is_better=1), _with(version="1"), _with(version=0.5),
+        _with(touch_up=None),
         _in_point(metric=None), _in_point(metric="0.5"), _in_point(bytes=1.5), _in_point(params=-1),
         _in_point(widths={"a": 0}), _in_point(widths=[1]), _in_point(spread=-1.0), _in_point(x=1),
         _in_point(metric=True), _in_point(metric=float("nan")), _in_point(metric=float("inf")),
@@ -289,6 +295,10 @@ def test_a_damaged_or_foreign_file_is_refused_in_a_sentence(text, tmp_path):
         Frontier.load(path)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_file_from_before_touch_ups_is_of_plain_cuts():
+    assert Frontier.from_json(_without("touch_up")) == SMALL
 
 
 def test_a_newer_file_asks_for_an_update():

@@ -493,3 +493,43 @@ def test_a_sweep_with_statistics_estimated_for_each_width():
     plain = sweep(net, evaluation, widths, latency=False)
     assert plain.points[0].metric != frontier.points[0].metric
     assert [p.bytes for p in plain.points] == [p.bytes for p in frontier.points]
+
+
+@pytest.mark.parametrize("function", [False, True])
+@pytest.mark.parametrize("statistics", [False, True])
+def test_a_sweep_of_cuts_that_are_touched_up(statistics, function):
+    net, args = fresh("cnn")
+    data = images(args[0].shape[1:])
+    batches = data if statistics else None
+    evaluation = Evaluation([(x, torch.zeros(8).long()) for x, _ in data], LOSS)
+    before = {k: v.clone() for k, v in net.state().items()}
+    seen = []
+
+    def doubled(module, widths):
+        seen.append((type(module), dict(widths)))
+        with torch.no_grad():
+            for p in module.parameters():
+                p.mul_(2)
+        return module
+
+    def expected(widths):
+        small = net.cut(widths)
+        return evaluation(doubled(recalibrate(small, batches) if statistics else small, widths))
+
+    def evaluate(module):
+        assert not module.training
+        return evaluation(module)
+
+    widths = [net.widths(0.5), net.full()]
+    net.train()
+    given = evaluate if function else evaluation
+    frontier = sweep(net, given, widths, recalibrate=batches, touch_up=doubled, latency=False)
+    net.eval()
+    assert [w for _, w in seen] == [dict(w) for w in widths]
+    assert [p.metric for p in frontier.points] == pytest.approx([expected(w) for w in widths])
+    assert all(torch.equal(t, before[k]) for k, t in net.state().items())
+    untouched = sweep(net, evaluation, widths, latency=False)
+    for point, plain in zip(frontier.points, untouched.points, strict=True):
+        assert point.metric != plain.metric
+        assert (point.bytes, point.params, point.macs) == (plain.bytes, plain.params, plain.macs)
+    assert frontier.touch_up == ""  # who knows what it was called says so

@@ -15,7 +15,7 @@ from widthwise.tasks.mlp import MLP
 from widthwise.train.fit import fit
 from widthwise.train.losses import Distill, SandwichLoss
 from widthwise.train.recipe import Recipe
-from widthwise.train.touchup import Refit, distill, refit_output
+from widthwise.train.touchup import Refit, _Taught, distill, refit_output
 
 X = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 DATA = Arrays(X, (X[:, :4] ** 2).argmax(1))
@@ -181,6 +181,39 @@ def test_distillation_lowers_the_loss(net, same_class, hard):
     assert (net.step, [m.training for m in net.modules()]) == (step, modes)
     exported = torch.export.export(cut, (X[:4],)).module()
     torch.testing.assert_close(exported(X[:4]), cut(X[:4]))
+
+
+@pytest.mark.parametrize("make", [nn.Module.eval, lambda module: Elastic(module, X[:4]).eval()])
+def test_the_teacher_goes_where_its_student_is(net, make):
+    student = net.cut(WIDTHS).to("meta")
+    teacher = make(MLP(6, 32, 4))
+    taught = _Taught(student, teacher, Distill(), None, None)
+    assert taught(X.to("meta"), DATA.targets.to("meta")).device.type == "meta"
+    assert {p.device.type for p in teacher.parameters()} == {"meta"}
+
+
+class Spread(MLP):
+    """On two devices, as far as anyone can see."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 32, 4)
+        self.register_buffer("far", torch.zeros(1, device="meta"))
+
+
+def test_a_teacher_on_several_devices_stays_there(net):
+    history = distill(net.cut(WIDTHS), (teacher := Spread()), DATA, epochs=1)
+    assert len(history.epochs) == 1
+    assert {t.device.type for t in teacher.state_dict().values()} == {"cpu", "meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_teacher_comes_back_from_the_gpu(net):
+    before, cut = weights(net), net.cut(WIDTHS)
+    far = distance(cut, net)
+    distill(cut, net, DATA, epochs=2)
+    assert next(cut.parameters()).is_cuda
+    assert not changed(net, before)  # compared on the CPU
+    assert distance(cut.cpu(), net) < far
 
 
 def test_touch_ups_are_functions_of_their_seed(net):

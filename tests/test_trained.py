@@ -12,8 +12,8 @@ from torch import nn
 
 import widthwise as ww
 from command_line import fails, widthwise, works
-from widthwise import importance, steps, trained
-from widthwise.errors import TrainingError
+from widthwise import importance, steps, touchups, trained
+from widthwise.errors import ScoreError, TrainingError
 from widthwise.measure.frontier import Frontier
 from widthwise.report.picks import load_picks
 from widthwise.runs import ORDERED, Run, hold
@@ -263,7 +263,77 @@ def test_a_sweep_by_scores_gives_each_axis_a_width_of_its_own(made):
     assert {p.widths for p in frontier.points} == set(ladder)
     assert any(p.widths["fc1"] != p.widths["fc2"] for p in frontier.points)
     assert min(min(p.widths.values()) for p in frontier.points) < 8
-    assert max(p.metric for p in frontier.points) == Run(made).record().results["valid"]
+    full = max(frontier.points, key=lambda p: p.bytes)
+    assert full.metric == Run(made).record().results["valid"]
+
+
+def test_a_sweep_shows_what_cuts_deliver(made, ordered, tmp_path):
+    """To the last digit, compensated or not; a cut of a swept run does as the sweep did."""
+    out = tmp_path / "x.safetensors"
+    plain = ["sweep", ordered, "--no-latency", "--no-compensate"]
+    assert "touch-up" not in works(*plain).split("Next")[0]
+    swept = [Frontier.load(Run(folder).frontier) for folder in (made, ordered)]
+    assert [frontier.touch_up for frontier in swept] == ["compensate", ""]
+    assert "compensate, at every width" in Run(made).page.read_text()
+    assert "at every width" not in Run(ordered).page.read_text()
+    compensated, bare = (f.pick(max_bytes=7000) for f in swept)
+    assert compensated.metric > bare.metric + 0.2
+    wider = swept[0].pick(max_bytes=15_000)
+    opened = steps.open_run(Run(ordered))
+    for frontier, point in ((swept[1], bare), (swept[0], compensated), (swept[0], wider)):
+        frontier.save(opened.run.frontier)
+        pick = steps.cut(opened, point.widths, out)
+        assert (pick.valid, pick.bytes) == (point.metric, point.bytes)
+
+
+def test_a_cut_does_as_the_sweep_did_unless_told_otherwise(ordered, tmp_path):
+    words = ["cut", ordered, "--fraction", 0.2, "--out", tmp_path / "x.safetensors"]
+    done = {}
+
+    def cut(name: str, *more: object) -> None:
+        said = works(*words, *more)
+        done[name] = load_picks(Run(ordered).picks)[0].valid
+        assert ("touch-up compensate" in said) == (name != "plain"), said
+
+    cut("swept")
+    (ordered / "frontier.json").unlink()
+    cut("not swept")
+    cut("plain", "--touch-up", "none")
+    assert done["swept"] == done["not swept"] > (done["plain"] or 0) + 0.2
+    works("sweep", ordered, "--no-latency", "--ladder", 2, "--no-compensate")
+    cut("plain")
+    cut("told", "--touch-up", "compensate")
+    assert done["told"] == done["swept"]
+    assert "nothing was cut" in widthwise(*words[:3], 1, *words[4:]).stderr
+
+
+def test_a_trained_run_is_compensated_only_when_asked_for(plain, tmp_path):
+    run = Path(shutil.copytree(plain, tmp_path / "run"))
+    words = ["cut", run, "--fraction", 0.2, "--out", tmp_path / "x.safetensors"]
+    assert "touch-up" not in works(*words)
+    sweep = ["sweep", run, "--no-latency", "--ladder", 4]
+    assert "touch-up" not in works(*sweep)
+    assert "touch-up" not in works(*words)
+    assert "(valid, touch-up compensate)" in works(*sweep, "--compensate")
+    assert "touch-up compensate" in works(*words)
+    assert works("pick", run, "--max-bytes", "20kB").endswith("touch-up          compensate\n")
+    (run / "frontier.json").write_text(
+        (run / "frontier.json").read_text().replace('"compensate"', '"magic"')
+    )
+    assert "not known here ('magic'); name one with --touch-up" in fails(*words)
+    works(*words, "--touch-up", "none")
+
+
+def test_what_cannot_be_compensated_is_swept_when_told_so(ordered, monkeypatch):
+    def raises(*_: object, **__: object) -> None:
+        raise ScoreError("What it reads is not finite.")
+
+    monkeypatch.setattr(touchups, "compensate", raises)
+    before = (ordered / "frontier.json").read_bytes()
+    said = fails("sweep", ordered, "--no-latency", "--ladder", 2)
+    assert "is not finite. Or leave the cuts as they are: --no-compensate." in said
+    assert (ordered / "frontier.json").read_bytes() == before
+    works("sweep", ordered, "--no-latency", "--ladder", 2, "--no-compensate")
 
 
 def test_a_sweep_by_fraction_goes_down_to_one_feature(ordered):
@@ -472,7 +542,12 @@ def test_convolutions_with_batch_norm_go_all_the_way(tmp_path, monkeypatch):
     Path("mine.py").write_text(TASKS)
     works("train", "mine.py:conv", "--out", "plain", "--method", "plain", "--epochs", 6)
     works("order", "mine.py:conv", "--from", "plain", "--out", "run", "--samples", 500)
-    assert "--touch-up compensate" in works("sweep", "run", "--no-latency", "--ladder", 4)
+    assert "touch-up compensate" in works("sweep", "run", "--no-latency", "--ladder", 4)
+    point = Frontier.load(Run(Path("run")).frontier).points[1]
+    words = [w for axis, n in point.widths.items() for w in ("--width", f"{axis}={n}")]
+    works("cut", "run", "--out", "swept.safetensors", *words)
+    (pick,) = load_picks(Run(Path("run")).picks)
+    assert (pick.valid, pick.bytes) == (point.metric, point.bytes)
     for how in ("none", "compensate", "scratch", "fine-tune", "distill", "refit"):
         more = ["--epochs", 1] if how in ("scratch", "fine-tune") else []
         words = ["--fraction", 0.5, "--out", f"run/{how}.safetensors", "--touch-up", how]

@@ -32,7 +32,7 @@ from widthwise.measure.recalibrate import recalibrate as estimate_statistics
 from widthwise.measure.sweep import Evaluation, ladder, sweep
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
-from widthwise.runs import Record, Run, Settings, State, begin, claim, now
+from widthwise.runs import ORDERED, Record, Run, Settings, State, begin, claim, now
 from widthwise.sources import Source, apart, model_of
 from widthwise.store import scorefile
 from widthwise.store.export import export_onnx, export_program
@@ -40,7 +40,7 @@ from widthwise.store.file import load, save
 from widthwise.store.manifest import Measured
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
-from widthwise.touchups import TouchUps, begun, touch_up
+from widthwise.touchups import TouchUp, TouchUps, begun, compensation, touch_up, usual
 from widthwise.train.batches import Plan, length, own_randomness, stream
 from widthwise.train.fit import fit
 from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
@@ -141,6 +141,7 @@ def sweep_run(
     split: str = "valid",
     latency: bool = True,
     recalibrate: bool = True,
+    compensate: bool | None = None,
     progress: bool = False,
 ) -> Frontier:
     """Measure widths of a run on one of its splits and keep the frontier in its folder.
@@ -150,18 +151,32 @@ def sweep_run(
     by: "fraction" keeps the same share of every axis; "scores" gives each axis its own width,
     decided by those of an ordered run, 16 times where no count is given. None as `widths_by` says.
     recalibrate: estimate batch-norm statistics for each width on training data.
+    compensate: measure cuts whose weights were fitted to make up for what went, as the frontier
+    then says and `cut` then does. None does so for ordered runs, whose features, unlike those of
+    trained ones, have not learned to do without the others.
+
+    Raises RunError, DataError, FileError, ScoreError, TrainingError.
     """
+    if compensate is None:
+        compensate = opened.record.settings.method == ORDERED
     widths = _widths(opened, count, by or widths_by(opened.record))
-    data = opened.task.splits()
+    task, net, seed = opened.task, opened.net, opened.record.settings.seed
+    data = task.splits()
+    fit_anew = None
+    if compensate:
+        samples = sample(task, data, _SAMPLES, seed)
+        fit_anew = compensation(net, samples, statistics=recalibrate)
     frontier = sweep(
-        opened.net,
-        evaluation(opened.task, data, split),
+        net,
+        evaluation(task, data, split),
         widths,
         latency=latency,
-        recalibrate=_statistics_batches(opened.task, data) if recalibrate else None,
+        recalibrate=_statistics_batches(task, data) if recalibrate else None,
+        touch_up=fit_anew,
         progress=progress,
-        seed=opened.record.settings.seed,
+        seed=seed,
     )
+    frontier = replace(frontier, touch_up=TouchUp.COMPENSATE.value if compensate else "")
     frontier.save(opened.run.frontier)
     return frontier
 
@@ -182,14 +197,14 @@ def cut(
 ) -> Pick:
     """Cut a run's network, store it in `out`, and note it among the picks of the run.
 
-    touch_ups: what is done to the cut network before it is stored.
+    touch_ups: what is done to the cut network before it is stored; None as `usual_touch_ups` says.
     recalibrate: estimate batch-norm statistics on training data, as `sweep_run` does.
 
     Raises WidthError, DataError, FileError, ScoreError, TrainingError.
     """
     kept = opened.net.complete(widths)
-    task, run, how = opened.task, opened.run, touch_ups or TouchUps()
-    seed = opened.record.settings.seed
+    how = usual_touch_ups(opened, kept) if touch_ups is None else touch_ups
+    task, run, seed = opened.task, opened.run, opened.record.settings.seed
     writable(out)
     picks = load_picks(run.picks)
     data = task.splits()
@@ -224,6 +239,18 @@ def cut(
     others = [p for p in picks if p.name != pick.name]
     save_picks(run.picks, sorted([*others, pick], key=lambda p: -p.bytes))
     return pick
+
+
+def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
+    """Those of a cut where none are named: what the points of the run's frontier had.
+
+    Without a frontier, those that a sweep would give it. Raises WidthError, FileError.
+    """
+    if opened.net.complete(widths) == dict(opened.net.full()):
+        return TouchUps()  # nothing went that could be made up for
+    path = opened.run.frontier
+    frontier = Frontier.load(path) if path.exists() else None
+    return usual(frontier, ordered=opened.record.settings.method == ORDERED)
 
 
 def export(module: nn.Module, task: Task, path: Path, form: Format) -> None:

@@ -19,13 +19,15 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from widthwise.elastic import Elastic
-from widthwise.errors import TrainingError
+from widthwise.errors import FileError, ScoreError, TrainingError
 from widthwise.importance import compensate, merge
+from widthwise.measure.frontier import Frontier
 from widthwise.tasks.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.touchup import distill, refit_output
+from widthwise.variant import Widths
 
 Batches = list[tuple[Any, Any]]
 
@@ -122,6 +124,41 @@ def touch_up(
             fit(module, train, task.loss, recipe=recipe, seed=seed, progress=progress)
         module.cpu()
     return module
+
+
+def compensation(
+    net: Elastic, batches: Batches, *, statistics: bool = True
+) -> Callable[[nn.Module, Widths], nn.Module]:
+    """For `sweep`: what COMPENSATE does to each cut, and nothing at full width.
+
+    batches, statistics: as for `touch_up`. What is returned raises ScoreError.
+    """
+
+    def compensated(module: nn.Module, widths: Widths) -> nn.Module:
+        if net.complete(widths) == dict(net.full()):
+            return module
+        try:
+            return compensate(module, net, widths, batches, statistics=statistics).cpu()
+        except ScoreError as error:
+            raise ScoreError(f"{error} Or leave the cuts as they are: --no-compensate.") from error
+
+    return compensated
+
+
+def usual(frontier: Frontier | None, *, ordered: bool) -> TouchUps:
+    """What is done to a cut where nothing is named: what was done to the points of the frontier.
+
+    frontier: of the run; without one, it is what a sweep would do. ordered: whether it is an
+    ordered run. Raises FileError when the frontier names what is no touch-up.
+    """
+    name = (TouchUp.COMPENSATE if ordered else "") if frontier is None else frontier.touch_up
+    try:
+        return TouchUps((TouchUp(name),)) if name else TouchUps()
+    except ValueError as error:
+        raise FileError(
+            f"The frontier was measured with a touch-up that is not known here ({name[:50]!r}); "
+            "name one with --touch-up, or sweep again."
+        ) from error
 
 
 def initialise(module: nn.Module, seed: int) -> nn.Module:

@@ -16,7 +16,7 @@ and a resumed run continues exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -119,6 +119,17 @@ def sandwich(
     of = plan.drawn if plan.stratified else 1
     drawn = [draw_widths(axes, draw, seed, step, i, of) for i in reversed(range(plan.drawn))]
     return [Widths(), *drawn, *([narrowest(axes, draw)] if plan.narrowest else [])]
+
+
+def climb(rungs: Sequence[Widths], seed: int, step: int, plan: Sandwich) -> list[Widths]:
+    """As `sandwich`, with widths drawn from a ladder: full width, drawn rungs, the first rung.
+
+    rungs: from narrow to wide. Each drawn pass takes a part of the ladder, the first the widest.
+    """
+    places = uniforms(seed, (step, 0), plan.drawn)
+    drawn = [int((i + place) / plan.drawn * len(rungs)) for i, place in enumerate(places)]
+    lowest = [rungs[0]] if plan.narrowest else []
+    return [Widths(), *(rungs[i] for i in reversed(drawn)), *lowest]
 
 
 def draw_widths(

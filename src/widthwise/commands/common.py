@@ -216,6 +216,7 @@ def facts(runs: list[Run], frontier: Frontier) -> Mapping[str, str]:
         "seeds": ", ".join(str(record.settings.seed) for record in records),
         "command": first.command,
         "made": f"{first.started} to {first.finished}",
+        **({"touch-up": f"{frontier.touch_up}, at every width"} if frontier.touch_up else {}),
         "latency": f"{frontier.runtime}, batch of {frontier.batch}",
         "versions": ", ".join(f"{name} {v}" for name, v in first.versions.items()),
     }

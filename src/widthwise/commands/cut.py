@@ -35,6 +35,7 @@ EXAMPLES = (
     "widthwise cut runs/digits --max-bytes 10kB --out small.safetensors",
     "widthwise cut runs/digits --fraction 0.25 --out quarter.safetensors --touch-up distill",
     "widthwise cut runs/digits --width fc1=16 --width fc2=8 --out own.safetensors",
+    "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors",
     "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors --touch-up compensate "
     "--touch-up fine-tune --epochs 3",
 )
@@ -59,11 +60,13 @@ def cut(
     touch_up: Annotated[
         list[TouchUp] | None,
         typer.Option(
-            help="May be repeated, in the order wanted. refit: fit the output layer anew. distill: "
-            "train on what the full network gives. compensate: fit every layer to the full "
-            "network's, without labels. fine-tune: train on with the task's loss. merge: add the "
-            "features that go to those that stay. scratch: the same shape newly initialised and "
-            "trained with the task's recipe, for comparison."
+            help="May be repeated, in the order wanted; by default what the sweep did to every "
+            "width; before any sweep, compensate for runs of order and none for trained ones. "
+            "none: the plain cut. refit: fit the output layer anew. distill: train on what the "
+            "full network gives. compensate: fit every layer to the full network's, without "
+            "labels. fine-tune: train on with the task's loss. merge: add the features that go to "
+            "those that stay. scratch: the same shape newly initialised and trained with the "
+            "task's recipe, for comparison."
         ),
     ] = None,
     epochs: Annotated[
@@ -107,6 +110,8 @@ def cut(
             asked = budget.pick(frontier).widths
         else:
             asked = named if fraction is None else opened.net.widths(fraction)
+        if touch_ups is None:
+            touch_ups = steps.usual_touch_ups(opened, asked)
         pick = steps.cut(
             opened,
             asked,
@@ -119,7 +124,8 @@ def cut(
             _republish(opened, frontier)
     metric = opened.record.metric
     console.print(
-        f"Wrote {out}: {format_size(pick.bytes)}, {text.widths(pick.widths)}\n"
+        f"Wrote {out}: {format_size(pick.bytes)}, {text.widths(pick.widths)}"
+        f"{_touched_up(touch_ups)}\n"
         f"{metric} of the file read back: valid {text.value(metric, pick.valid)}, "
         f"test {text.value(metric, pick.test)}",
         markup=False,
@@ -135,11 +141,21 @@ def cut(
     )
 
 
-def _touch_ups(names: list[TouchUp] | None, epochs: int | None, lr: float | None) -> TouchUps:
+def _touch_ups(
+    names: list[TouchUp] | None, epochs: int | None, lr: float | None
+) -> TouchUps | None:
+    """The touch-ups asked for; None where nothing was said of them."""
+    if not names and (epochs, lr) == (None, None):
+        return None
     try:
         return TouchUps(tuple(names or ()), epochs, lr)
     except ValueError as error:
         raise typer.BadParameter(one_line(error)) from error
+
+
+def _touched_up(how: TouchUps) -> str:
+    names = [name for name in how.names if name is not TouchUp.NONE]
+    return f"; touch-up {', '.join(names)}" if names else ""
 
 
 def _parsed(said: str) -> tuple[str, int]:

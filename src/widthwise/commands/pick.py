@@ -43,6 +43,7 @@ def pick(
     if as_json:
         data = asdict(point) | {"widths": dict(point.widths)}
         data |= {"metric_name": frontier.metric, "split": frontier.split}
+        data |= {"touch_up": frontier.touch_up}
         typer.echo(json.dumps(data))
         return
     rows = {
@@ -54,6 +55,7 @@ def pick(
         "MACs": text.count(point.macs),
         "latency": f"{text.milliseconds(point.latency_ms)} ms" if point.latency_ms else "-",
         "widths": text.widths(point.widths),
+        **({"touch-up": frontier.touch_up} if frontier.touch_up else {}),
     }
     longest = max(map(len, rows))
     for label, said in rows.items():

@@ -12,12 +12,13 @@ from widthwise.commands.common import console, facts, fits_table, notes, told
 from widthwise.errors import RunError
 from widthwise.measure.frontier import Frontier, combine
 from widthwise.report.curve import what_fits
-from widthwise.runs import ORDERED, Run, hold, members
+from widthwise.runs import Run, hold, members
 
 EXAMPLES = (
     "widthwise sweep runs/digits",
     "widthwise sweep runs/seed-0 runs/seed-1 --out runs/both --ladder 12",
     "widthwise sweep runs/ordered --by scores --ladder 24",
+    "widthwise sweep runs/ordered --no-compensate",
 )
 
 _QUARTER = 0.25  # of the largest network: what the next command proposes
@@ -52,6 +53,14 @@ def sweep(
     recalibrate: Annotated[
         bool, typer.Option(help="Estimate batch-norm statistics anew for each width.")
     ] = True,
+    compensate: Annotated[
+        bool | None,
+        typer.Option(
+            "--compensate/--no-compensate",
+            help="Fit every cut's layers to the full network's before it is measured, as cut then "
+            "does by itself. By default on for runs of order and off for trained ones.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the average of several runs goes.")
     ] = None,
@@ -78,6 +87,7 @@ def sweep(
                     split=split,
                     latency=latency,
                     recalibrate=recalibrate,
+                    compensate=compensate,
                     progress=notes.is_terminal,
                 )
             )
@@ -91,6 +101,7 @@ def sweep(
             frontier.save(Run(folder).frontier)
             pages = steps.publish(folder, frontier, title=title, facts=facts(found, frontier))
     how = ", widths by scores" if chosen == "scores" else ""
+    how += f", touch-up {frontier.touch_up}" if frontier.touch_up else ""
     console.print(f"[bold]{title}[/] ({frontier.split}{how}); what fits:")
     console.print(fits_table(frontier))
     for path in (Run(folder).frontier, *pages):
@@ -98,15 +109,10 @@ def sweep(
     _, point = [f for f in what_fits(frontier) if f[0] >= _QUARTER][-1]
     console.print(
         f"Next: widthwise cut {shlex.quote(str(found[0].folder))} --max-bytes "
-        f"{math.ceil(point.bytes / 100) / 10:g}kB --out small.safetensors{_touch_up(found[0])}",
+        f"{math.ceil(point.bytes / 100) / 10:g}kB --out small.safetensors",
         markup=False,
         soft_wrap=True,
     )
-
-
-def _touch_up(run: Run) -> str:
-    """What helps most: the features of an ordered run have not learned to do without the others."""
-    return " --touch-up compensate" if run.record().settings.method == ORDERED else ""
 
 
 def _target(given: list[Path], found: list[Run], out: Path | None) -> Path:

@@ -19,49 +19,16 @@ from widthwise.graph.capture import Program
 from widthwise.graph.cut import fixed_sizes
 
 
-class Runner:
-    """An elastic graph ready to run on the model's own tensors."""
+class Form:
+    """The form of the inputs that a graph was captured for."""
 
-    def __init__(
-        self, model: nn.Module, program: Program, graph: fx.Graph, shared: fx.Graph | None = None
-    ) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, program: Program) -> None:
         self.signature = inspect.signature(model.forward)
         self.program = program
-        self.module = fx.GraphModule(nn.Module(), graph)
-        self.shared = None if shared is None else fx.GraphModule(nn.Module(), shared)
-        self.sources = [_source(model, program, name) for name in program.state.values()]
-        held = (source[name] for source, name in self.sources)
-        self.device = next((t.device for t in held), torch.device("cpu"))
         self.fixed = fixed_sizes(program)
 
-    def __call__(self, widths: Mapping[str, int], args: tuple[Any, ...], kwargs: Any) -> Any:
-        outputs = self.module(*widths.values(), *self._inputs(args, kwargs))
-        return pytree.tree_unflatten(outputs, self.program.out_spec)
-
-    def each(
-        self, many: Iterable[Mapping[str, int]], args: tuple[Any, ...], kwargs: Any
-    ) -> Iterator[Any]:
-        """The outputs at each of the widths; the shared part is run once."""
-        assert self.shared is not None
-        inputs = self._inputs(args, kwargs)
-        with torch.no_grad():
-            given = self.shared(*inputs)
-        sums: dict[int, Any] = {}
-        for widths in many:
-            with torch.no_grad():
-                outputs = self.module.forward(*widths.values(), *inputs, *given, sums)
-            yield pytree.tree_unflatten(outputs, self.program.out_spec)
-
-    def _inputs(self, args: tuple[Any, ...], kwargs: Any) -> list[Any]:
-        """The model's tensors as they are now, and the flattened arguments."""
-        state = [holder[name] for holder, name in self.sources]
-        if state and state[0].device != self.device:
-            self._move(state[0].device)
-            state = [holder[name] for holder, name in self.sources]
-        return [*state, *self._flatten(args, kwargs)]
-
-    def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The arguments as the graph takes them. Raises CaptureError for another form."""
         spec = self.program.in_spec
         if (
             len(args) == spec.child(0).num_children
@@ -116,6 +83,48 @@ class Runner:
             tuple(bound.arguments[n] for n in positional),
             {n: bound.arguments[n] for n in wanted if n in bound.arguments},
         )
+
+
+class Runner:
+    """An elastic graph ready to run on the model's own tensors."""
+
+    def __init__(
+        self, model: nn.Module, program: Program, graph: fx.Graph, shared: fx.Graph | None = None
+    ) -> None:
+        self.model = model
+        self.program = program
+        self.form = Form(model, program)
+        self.module = fx.GraphModule(nn.Module(), graph)
+        self.shared = None if shared is None else fx.GraphModule(nn.Module(), shared)
+        self.sources = [_source(model, program, name) for name in program.state.values()]
+        held = (source[name] for source, name in self.sources)
+        self.device = next((t.device for t in held), torch.device("cpu"))
+
+    def __call__(self, widths: Mapping[str, int], args: tuple[Any, ...], kwargs: Any) -> Any:
+        outputs = self.module(*widths.values(), *self._inputs(args, kwargs))
+        return pytree.tree_unflatten(outputs, self.program.out_spec)
+
+    def each(
+        self, many: Iterable[Mapping[str, int]], args: tuple[Any, ...], kwargs: Any
+    ) -> Iterator[Any]:
+        """The outputs at each of the widths; the shared part is run once."""
+        assert self.shared is not None
+        inputs = self._inputs(args, kwargs)
+        with torch.no_grad():
+            given = self.shared(*inputs)
+        sums: dict[int, Any] = {}
+        for widths in many:
+            with torch.no_grad():
+                outputs = self.module.forward(*widths.values(), *inputs, *given, sums)
+            yield pytree.tree_unflatten(outputs, self.program.out_spec)
+
+    def _inputs(self, args: tuple[Any, ...], kwargs: Any) -> list[Any]:
+        """The model's tensors as they are now, and the flattened arguments."""
+        state = [holder[name] for holder, name in self.sources]
+        if state and state[0].device != self.device:
+            self._move(state[0].device)
+            state = [holder[name] for holder, name in self.sources]
+        return [*state, *self.form.flatten(args, kwargs)]
 
     def _move(self, device: torch.device) -> None:
         """Operators that make tensors make them on the model's device."""

@@ -30,6 +30,7 @@ from widthwise.graph.rewrite import keeper
 from widthwise.graph.slicing import count
 from widthwise.importance.lockstep import Side
 from widthwise.importance.order import ranking
+from widthwise.importance.places import is_recurrent
 from widthwise.measure.cost import FORMULAS, batch_size
 from widthwise.measure.size import parse_size
 from widthwise.store.file import prepare
@@ -64,12 +65,17 @@ def allocate(
         raise BudgetError("Give one budget: max_params, max_bytes or max_macs.")
     ((unit, limit),) = chosen
     limit = parse_size(limit) if unit == "bytes" else int(limit)
-    total = math.inf
+    reached = 0.0
     for widths, total in removals(net, scores, unit, least):
-        if total <= limit and (unit != "bytes" or prepare(net, widths).bytes <= limit):
+        reached = total
+        if unit == "bytes" and total <= limit:
+            reached = prepare(net, widths).bytes  # the file has a header too
+        if reached <= limit:
             return widths
+    if unit == "bytes":
+        reached = prepare(net, widths).bytes
     raise BudgetError(
-        f"{limit:,} {unit} cannot be met; the least that these scores reach is {int(total):,}."
+        f"{limit:,} {unit} cannot be met; the least that these scores reach is {int(reached):,}."
     )
 
 
@@ -114,7 +120,8 @@ def _below(axis: Axis, width: int, least: float) -> int:
     step = max(1, width // _STEPS)
     # The full size may be off the grid, from which the first step is then shorter.
     wanted = (width - step) // axis.grid.multiple_of * axis.grid.multiple_of
-    return wanted if wanted >= max(axis.grid.up(1), least * axis.size) else 0
+    lowest = axis.grid.up(max(1, math.ceil(least * axis.size)))
+    return max(wanted, lowest) if width > lowest else 0
 
 
 def _price(
@@ -166,7 +173,7 @@ class _Costs:
     def _sum(self, parts: list[_Part], widths: Mapping[str, int]) -> float:
         keep = keeper(self.net.table, widths)
         shares = (p.amount * math.prod(count(t, keep) for t in p.terms) for p in parts)
-        return float(sum(shares))
+        return float(round(sum(shares)))
 
 
 def _params(net: Elastic) -> Iterator[_Part]:
@@ -211,16 +218,28 @@ def _macs(net: Elastic) -> Iterator[_Part]:
 
 def _shares(related: Related, node: fx.Node, macs: float) -> Iterator[_Part]:
     """What an operator's multiply-accumulates are in proportion to."""
-    if any(kind in str(node.target) for kind in ("lstm", "gru", "rnn")):
+    if is_recurrent(node):
         # Every matrix is used once at each step.
         sources = [n for n in node.all_input_nodes if n.name in related.program.state]
         terms = [tuple(related.dims[n]) for n in sources if len(related.dims[n]) == 2]
         whole = sum(math.prod(map(size, t)) for t in terms)
         yield from (_Part(macs / whole, t) for t in terms)
         return
+    if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+        query, key, value = (list(related.dims[n]) for n in node.all_input_nodes[:3])
+        shared = (*query[:-1], key[-2])  # every two places compare keys and then add up values
+        whole = size(query[-1]) + size(value[-1])
+        for each in (query[-1], value[-1]):
+            yield _part(macs * size(each) / whole, [*shared, each])
+        return
     used = [*_first(related.dims.get(node, [])), *related.contracted.get(node, ())]
-    free = tuple(t for t in used if next(free_factors(t), None) is not None)
-    yield _Part(macs / math.prod(map(size, free)), free)
+    yield _part(macs, used)
+
+
+def _part(amount: float, terms: list[Term]) -> _Part:
+    """An amount at full width that is in proportion to what these terms keep."""
+    free = tuple(t for t in terms if next(free_factors(t), None) is not None)
+    return _Part(amount / math.prod(map(size, free)), free)
 
 
 def _first(dims: list[Term] | list[list[Term]]) -> list[Term]:

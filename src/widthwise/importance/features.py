@@ -9,7 +9,8 @@ one (a derivative times the weight, say) adds up to what is known of the gate:
     opened(gates, {"fc1": mask}, state)["fc2.weight"]     # what it is multiplied by, (1, 256)
 
 Features that no weight reads (queries and keys, which meet in a product) have the gate at the last
-weights that make or scale them.
+weights that make or scale them. Of features that both are read and meet in such a product (head
+sizes that queries, keys and values share) only what is read is seen.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from widthwise.elastic import Elastic
 from widthwise.graph.axes import Place, module_of
 from widthwise.graph.dims import Factor, Term, resolve
+from widthwise.importance.places import find_readers
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ def find_gates(net: Elastic, *, everywhere: bool = False) -> dict[str, Gate]:
     first = {id(p): name for name, p in reversed(list(net.model.named_parameters()))}
     named = net.model.named_parameters(remove_duplicate=False)
     parameters = {name: first[id(p)] for name, p in named}
-    found = {}
+    found, readers = {}, find_readers(net)
     for name, axis in net.free.items():
         places = [p for p in axis.places if p.tensor in parameters]
-        reads = [p for p in places if (p.tensor, p.dim) in net.relations.consumed]
+        reads = [p for p in places if (p.tensor, p.dim) in readers.read]
         chosen = held(net, name, places if everywhere else reads or _last_makers(places))
         once = {(parameters[h.tensor], h.dim): h.feature for h in chosen}
         distinct = tuple(Held(tensor, dim, f) for (tensor, dim), f in once.items())

@@ -9,6 +9,7 @@ are none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +65,8 @@ class Reader:
         window = (1, *weight.shape[2:]) if weight.dim() == 3 else tuple(weight.shape[2:])
         flat = x.unsqueeze(-2) if weight.dim() == 3 else x
         apart = (stride[0] * thin, stride[1] * thin)
-        columns = F.unfold(flat, window, dilation, padding, apart)  # (N, columns, windows)
-        return columns.movedim(1, -1).flatten(0, -2)
+        columns = F.unfold(flat, window, dilation, padding, apart)  # (N, columns, windows), or no N
+        return columns.movedim(-2, -1).flatten(0, -2)
 
     def results(self, z: Tensor, thin: int = 1) -> Tensor:
         """What comes out, as (rows, outputs), row for row as in `rows`."""
@@ -90,7 +91,7 @@ def linear_readers(program: Program) -> list[Reader]:
     """The linear operators of a graph whose weight nothing else uses, in the order they run."""
     found = []
     for node in program.graph.nodes:
-        parts = _parts(node)
+        parts = _parts(node, program.sizes)
         if parts is None:
             continue
         source, weight, bias, channel, kind = parts
@@ -108,7 +109,7 @@ def _parameter(program: Program, node: Any) -> str | None:
     return program.state.get(node.name)
 
 
-def _parts(node: fx.Node) -> tuple[fx.Node, Any, Any, int, str] | None:
+def _parts(node: fx.Node, sizes: Mapping[Any, Any]) -> tuple[fx.Node, Any, Any, int, str] | None:
     """(source, weight, bias, channel dim, kind) of a linear operator."""
     arguments: Any = node.args
     if node.target is aten.linear.default:
@@ -118,8 +119,11 @@ def _parts(node: fx.Node) -> tuple[fx.Node, Any, Any, int, str] | None:
             return None
         space = 1 if node.target is aten.conv1d.default else 2
         return arguments[0], arguments[1], _third(arguments), -space - 1, "convolution"
-    if node.target is aten.addmm.default and not node.kwargs:
+    if node.target is aten.addmm.default and not node.kwargs and len(sizes[arguments[0]]) == 1:
         return arguments[1], arguments[2], arguments[0], -1, "matrix"
+    product = node.target in (aten.matmul.default, aten.mm.default)
+    if product and len(sizes[arguments[0]]) > 1 and len(sizes[arguments[1]]) == 2:
+        return arguments[0], arguments[1], None, -1, "matrix"
     return None
 
 

@@ -12,13 +12,12 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 from widthwise.elastic import Elastic
-from widthwise.errors import ScoreError
-from widthwise.graph.capture import Program
+from widthwise.errors import CaptureError, ScoreError
 from widthwise.graph.rewrite import cut_graph
+from widthwise.graph.runner import Form
 from widthwise.measure.metric import outputs_for
 
 
@@ -33,6 +32,9 @@ class Side:
     ) -> None:
         placeholders = graph.find_nodes(op="placeholder")
         state = [tensors[name] for name in names]
+        # Where the parameters are; constants, and what operators make, may have been elsewhere.
+        self.device = state[0].device if state else torch.device("cpu")
+        state = [t.to(self.device) for t in state]
         self.values: list[dict[fx.Node, Any]] = [
             dict(zip(placeholders, [*state, *leaves], strict=True)) for leaves in inputs
         ]
@@ -45,6 +47,8 @@ class Side:
             args, kwargs = fx.node.map_aggregate(
                 (node.args, dict(node.kwargs)), partial(_value, values)
             )
+            if "device" in kwargs:
+                kwargs = {**kwargs, "device": self.device}
             values[node] = node.target(*args, **kwargs)
 
     def forget(self, node: fx.Node) -> None:
@@ -76,7 +80,8 @@ class Lockstep:
     ) -> None:
         program = net.evaluation.program
         names = list(program.state.values())
-        leaves = [flattened(program, x) for x in inputs]
+        form = Form(net.model, program)
+        leaves = [flattened(form, x) for x in inputs]
         self.graph = cut_graph(net.evaluation, net.table, widths)
         self.twins = _twins(program.graph, self.graph)
         self.full = Side(program.graph, names, net.state(), leaves)
@@ -100,15 +105,12 @@ class Lockstep:
         return len(self.twins)
 
 
-def flattened(program: Program, inputs: Any) -> list[Any]:
+def flattened(form: Form, inputs: Any) -> list[Any]:
     """A batch's inputs as the graph takes them; raises ScoreError for another form."""
-    leaves, spec = outputs_for(lambda *a, **k: pytree.tree_flatten((a, k)), inputs)
-    if spec != program.in_spec:
-        raise ScoreError(
-            "The inputs of a batch are of another form than the example that the network was "
-            "captured with; give them in that form."
-        )
-    return list(leaves)
+    try:
+        return list(outputs_for(lambda *args, **kwargs: form.flatten(args, kwargs), inputs))
+    except CaptureError as error:
+        raise ScoreError(f"A batch does not fit. {error}") from error
 
 
 def _twins(graph: fx.Graph, cut: fx.Graph) -> dict[fx.Node, fx.Node]:

@@ -34,8 +34,7 @@ def keep(scores: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "globa
     Raises ScoreError for a sparsity outside [0, 1), scores that are not numbers, and where a tensor
     would be left without any weight.
     """
-    if not 0 <= sparsity < 1:
-        raise ScoreError(f"The sparsity is {sparsity}; give a share of zeros from 0 to below 1.")
+    _check(sparsity)
     pruned = {name: value for name, value in scores.items() if value.dim() >= 2}
     for name, value in pruned.items():
         if value.isnan().any():
@@ -51,6 +50,11 @@ def keep(scores: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "globa
                 'scope="tensor".'
             )
     return masks
+
+
+def _check(sparsity: float) -> None:
+    if not 0 <= sparsity < 1:
+        raise ScoreError(f"The sparsity is {sparsity}; give a share of zeros from 0 to below 1.")
 
 
 def _highest(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
@@ -81,7 +85,8 @@ def held_at_zero(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[nn.
             there = mask.to(parameter.device)
             with torch.no_grad():
                 parameter.mul_(there)
-            handles.append(parameter.register_hook(lambda g, m=there: g * m.to(g.device)))
+            if parameter.requires_grad:  # nothing moves a frozen one
+                handles.append(parameter.register_hook(lambda g, m=there: g * m.to(g.device)))
         yield module
     finally:
         for handle in handles:
@@ -103,8 +108,11 @@ def prune(
     (LeCun, Denker, Solla, 1989: "prune, retrain, repeat").
 
     score: module -> scores by tensor. between: trains the module, whose zeros stay, after each
-    round. Returns the masks. Raises ScoreError as `keep` does.
+    round. Returns the masks. Raises ScoreError as `keep` does, ValueError for no rounds.
     """
+    _check(sparsity)
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}; give at least 1.")
     masks: Masks = {}
     for number in range(1, rounds + 1):
         reached = 1 - (1 - sparsity) ** (number / rounds)

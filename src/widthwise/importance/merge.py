@@ -22,6 +22,7 @@ from widthwise.errors import WidthError
 from widthwise.graph.cut import cut_state
 from widthwise.importance.features import Gate, find_gates, held, read_weights
 from widthwise.importance.order import order
+from widthwise.importance.places import Readers, find_readers
 from widthwise.importance.readings import moments
 
 Merge = tuple[int, int, float]  # (j, i, a): feature j becomes a times feature i
@@ -44,10 +45,10 @@ def merge(
     least: the cosine similarity (without its sign, on data) that features must have to be merged.
 
     Raises WidthError for a width that merging cannot reach: where no two features are similar
-    enough, and for axes whose features a norm compares with each other; ScoreError as
-    `moments` does.
+    enough, for axes whose features a norm compares with each other, and where tied weights both
+    read and make them; ScoreError as `moments` does.
     """
-    kept = net.complete(widths)
+    kept, readers = net.complete(widths), find_readers(net)
     cut_axes = {name: axis for name, axis in net.free.items() if kept[name] < axis.size}
     for name, axis in cut_axes.items():
         if axis.normalised:
@@ -55,8 +56,13 @@ def merge(
                 f"The features of {name!r} cannot be merged, for they are compared with each other "
                 "(by a norm, say); leave this axis at its full width."
             )
+        if any((p.tensor, p.dim) in readers.tied for p in axis.places):
+            raise WidthError(
+                f"The features of {name!r} cannot be merged, for the weights that read them also "
+                "make features (tied weights); leave this axis at its full width."
+            )
     if batches is None:
-        products = _by_weights(net, cut_axes)
+        products = _by_weights(net, cut_axes, readers)
     else:
         found = moments(net, batches, progress=progress)
         products = {name: each.products for name, each in found.items()}
@@ -84,13 +90,13 @@ def merge(
     )
 
 
-def _by_weights(net: Elastic, names: Iterable[str]) -> dict[str, Tensor]:
+def _by_weights(net: Elastic, names: Iterable[str], readers: Readers) -> dict[str, Tensor]:
     """Products of the incoming weights, biases included, of each two features of these axes."""
     state = net.state()
     found = {}
     for name in names:
         axis = net.free[name]
-        makers = [p for p in axis.places if (p.tensor, p.dim) not in net.relations.consumed]
+        makers = [p for p in axis.places if (p.tensor, p.dim) not in readers.read]
         rows = [h.rows(state[h.tensor], axis.size) for h in held(net, name, makers)]
         if rows:
             vectors = torch.cat(rows, dim=1)

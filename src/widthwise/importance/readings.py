@@ -12,9 +12,11 @@ from torch import Tensor, fx
 from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError
 from widthwise.graph.dims import free_factors
+from widthwise.graph.runner import Form
 from widthwise.importance.features import entries_of, labels
 from widthwise.importance.gradients import Batches, nonempty
 from widthwise.importance.lockstep import Side, flattened
+from widthwise.importance.places import is_recurrent
 from widthwise.importance.progress import shown
 from widthwise.measure.modes import evaluating
 
@@ -47,7 +49,9 @@ def first_readings(net: Elastic) -> dict[str, Reading]:
     found: dict[str, Reading] = {}
     for node, terms in related.contracted.items():
         wanted = {f for term in terms for f in free_factors(term)}
-        for source in node.all_input_nodes:
+        # What a recurrent layer reads of its own features is the state that it starts from.
+        sources = node.all_input_nodes[: 1 if is_recurrent(node) else None]
+        for source in sources:
             dims = related.dims.get(source)
             if source.name in related.program.state or not isinstance(dims, list):
                 continue
@@ -76,14 +80,14 @@ def feature_values(
 ) -> Iterator[dict[str, Tensor]]:
     """For each batch the features of every axis that is read, (rows, features)."""
     program, readings = net.evaluation.program, first_readings(net)
-    names = list(program.state.values())
+    names, form = list(program.state.values()), Form(net.model, program)
     wanted: dict[fx.Node, list[tuple[str, Reading]]] = {}
     for axis, reading in readings.items():
         wanted.setdefault(reading.node, []).append((axis, reading))
     for inputs, _ in shown(nonempty(batches), batches, what, progress):
         found: dict[str, Tensor] = {}
         with evaluating(net.model):
-            side = Side(program.graph, names, net.state(), [flattened(program, inputs)])
+            side = Side(program.graph, names, net.state(), [flattened(form, inputs)])
             for node in program.graph.nodes:
                 if node.op != "call_function":
                     continue

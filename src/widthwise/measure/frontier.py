@@ -57,6 +57,7 @@ class Frontier:
     points: in the order measured. metric: its name. higher_is_better: its direction.
     split: the data it was measured on, e.g. "valid". runtime: what latency was measured with.
     batch: examples in a call whose latency was measured. seeds: of the trainings behind it.
+    touch_up: what was done to every cut before it was measured, e.g. "compensate"; "" for nothing.
     """
 
     points: tuple[Point, ...]
@@ -66,6 +67,7 @@ class Frontier:
     runtime: str
     batch: int = 1
     seeds: tuple[int, ...] = ()
+    touch_up: str = ""
 
     def pick(
         self,
@@ -239,17 +241,20 @@ def _check_number(name: str, value: Any) -> None:
 def combine(frontiers: Iterable[Frontier]) -> Frontier:
     """One frontier from those of several seeds: mean metric, its sample standard deviation.
 
-    All must have the same widths, in any order, and the same metric and split; latency is the
-    mean. The spread of a single frontier is None. Raises WidthError when they do not match.
+    All must have the same widths, in any order, and the same metric, split and touch-up; latency
+    is the mean. The spread of a single frontier is None. Raises WidthError when they do not match.
     """
     all_of = list(frontiers)
     if not all_of:
         raise WidthError("There is no frontier to combine; give at least one.")
     first = all_of[0]
     for other in all_of[1:]:
-        same = ("metric", "higher_is_better", "split")
+        same = ("metric", "higher_is_better", "split", "touch_up")
         if any(getattr(other, n) != getattr(first, n) for n in same):
-            raise WidthError("The frontiers were measured with different metrics or splits.")
+            raise WidthError(
+                "The frontiers were measured with different metrics, splits or touch-ups; sweep "
+                "all runs alike."
+            )
     tables = [{p.widths: p for p in f.points} for f in all_of]
     if any(t.keys() != tables[0].keys() for t in tables):
         raise WidthError("The frontiers hold different widths; sweep all seeds at the same widths.")
@@ -264,6 +269,7 @@ def combine(frontiers: Iterable[Frontier]) -> Frontier:
         runtime="; ".join(runtimes),
         batch=first.batch,
         seeds=tuple(s for f in all_of for s in f.seeds),
+        touch_up=first.touch_up,
     )
 
 
@@ -302,6 +308,7 @@ def _read(data: Any) -> Frontier:
     version = _integer(data["version"], "version")
     if version > VERSION:
         raise _NewerError
+    data = {"touch_up": ""} | data  # files of before there were any lack it
     _only(data, {"format", "version", *(f.name for f in fields(Frontier))})
     if not isinstance(data["points"], list) or not isinstance(data["seeds"], list):
         raise ValueError("points and seeds must be lists")
@@ -315,6 +322,7 @@ def _read(data: Any) -> Frontier:
         runtime=_text(data["runtime"]),
         batch=_integer(data["batch"], "batch"),
         seeds=tuple(_integer(s, "seed") for s in data["seeds"]),
+        touch_up=_text(data["touch_up"]),
     )
 
 

@@ -6,7 +6,8 @@
 
 All widths are evaluated together: the batches are gone through once, and what the widths have in
 common is computed once for a batch (`Elastic.each`), so that all 256 widths of a small MLP take
-the time of some twenty full passes.
+the time of some twenty full passes. Where each cut is changed before it is measured (statistics
+estimated anew, a touch-up), each is evaluated by itself.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from widthwise.measure.metric import Metric, outputs_for
 from widthwise.measure.modes import evaluating
 from widthwise.measure.recalibrate import has_statistics
 from widthwise.measure.recalibrate import recalibrate as estimate_anew
-from widthwise.store.file import Stored, prepare
+from widthwise.store.file import prepare
 from widthwise.variant import Widths
 
 Batches = Iterable[tuple[Any, Any]]
+TouchUp = Callable[[nn.Module, Widths], nn.Module]
+"""(cut network, its widths) -> the network to measure, of the same shapes; may be the same."""
 
 
 class NotMeasuredWarning(UserWarning):
@@ -167,6 +170,7 @@ def sweep(
     *,
     latency: bool = True,
     recalibrate: Batches | None = None,
+    touch_up: TouchUp | None = None,
     progress: bool = False,
     metric: str = "metric",
     higher_is_better: bool = True,
@@ -182,6 +186,8 @@ def sweep(
     latency: also measure the time of one call on one example with this machine's PyTorch.
     recalibrate: batches on which batch-norm statistics are estimated for each width; every width
         is then cut and evaluated by itself. Without it, all widths have those of full width.
+    touch_up: changes each cut before it is measured, after its statistics were estimated, such as
+        `importance.compensate`; every width is then evaluated by itself, too.
     progress: say on stderr what is being measured. seed: of the training, noted in the frontier.
 
     A width whose metric is not finite is left out with a NotMeasuredWarning. Raises WidthError,
@@ -191,17 +197,20 @@ def sweep(
     for w in chosen:
         net.complete(w)
     say = _Progress(progress, len(chosen))
-    together = recalibrate is None or not has_statistics(net.model)
+    together = touch_up is None and (recalibrate is None or not has_statistics(net.model))
     values = _metrics(net, evaluate, chosen, say) if together else []
     costs = _Costs(net, latency)
     points: list[Point] = []
     for i, w in enumerate(chosen):
-        say(i, "cost")
+        say(i, "cost" if together else "metric and cost")
         stored = prepare(net, w)
-        if recalibrate is not None and not together:
-            values.append(float(evaluate(estimate_anew(stored.module, recalibrate))))
+        module = stored.module
+        if not together:
+            module = _changed(module, w, recalibrate, touch_up)
+            with evaluating(module):
+                values.append(float(evaluate(module)))
         if math.isfinite(values[i]):
-            points.append(costs.point(w, values[i], stored))
+            points.append(costs.point(w, values[i], module, stored.bytes))
         else:
             message = f"{dict(w)} is left out: its metric is {values[i]}."
             warnings.warn(message, NotMeasuredWarning, stacklevel=2)
@@ -232,18 +241,26 @@ class _Costs:
         if not _runs(net, self.timed):
             self.timed, self.batch = self.example, batch_size(*self.example)
 
-    def point(self, widths: Widths, metric: float, stored: Stored) -> Point:
-        """The point of a stored cut."""
-        module = stored.module
+    def point(self, widths: Widths, metric: float, module: nn.Module, size: int) -> Point:
+        """The point of a cut whose file has `size` bytes."""
         return Point(
             widths=widths,
             metric=metric,
             spread=None,
-            bytes=stored.bytes,
+            bytes=size,
             params=params(module),
             macs=macs(module, *self.example),
             latency_ms=latency_ms(module, *self.timed, seconds=0.02) if self.latency else None,
         )
+
+
+def _changed(
+    module: nn.Module, widths: Widths, recalibrate: Batches | None, touch_up: TouchUp | None
+) -> nn.Module:
+    """A cut network as it is to be measured."""
+    if recalibrate is not None:
+        module = estimate_anew(module, recalibrate)
+    return module if touch_up is None else touch_up(module, widths)
 
 
 def _metrics(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -26,10 +26,13 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.nn import functional as F
 
-from widthwise.choose.draws import Sandwich, one_per_octave, sandwich, share_kept
+from widthwise.choose.draws import Sandwich, climb, one_per_octave, sandwich, share_kept
 from widthwise.elastic import Elastic
 from widthwise.errors import TrainingError
 from widthwise.measure.metric import outputs_for
+from widthwise.variant import Widths
+
+_ON_LADDER = 4  # passes of a step whose widths are rungs
 
 Criterion = Callable[[Any, Any], Tensor]
 """(outputs, target) -> 0-dim tensor, the mean over the batch."""
@@ -103,6 +106,9 @@ class SandwichLoss(Objective):
         are harder to train, and wide ones hardly notice; 0 weighs all alike.
     distill_loss: (narrow outputs, full outputs) -> mean loss, for outputs other than logits of
         shape (N, classes) or (N, T, classes); it replaces the temperature, not the hard share.
+    rungs: widths to draw the narrow passes from, narrow ones first, in the place of `net.draw`; for
+        a network whose axes should not all keep the same share, such as one ordered by scores
+        (`importance.allocated_ladder`). Then `passes` is 4 by default.
 
     Running statistics (batch norm) are those of the full width: each step's narrow passes leave
     them alone, so estimate them anew for a cut network.
@@ -120,12 +126,15 @@ class SandwichLoss(Objective):
         distill: Distill | None = Distill(hard=0.5),
         distill_loss: DistillLoss | None = None,
         emphasis: float = 0.5,
+        rungs: Sequence[Mapping[str, int]] = (),
     ) -> None:
         if not math.isfinite(emphasis):
             raise ValueError(f"emphasis is {emphasis}; give a number such as 0 or 0.5.")
         self.net = net
         self.criterion = criterion
-        planned = one_per_octave(net.free, net.draw) if passes is None else passes
+        self.rungs = tuple(Widths(net.complete(w)) for w in rungs)
+        usual = _ON_LADDER if rungs else one_per_octave(net.free, net.draw)
+        planned = usual if passes is None else passes
         self.plan = Sandwich(planned) if isinstance(planned, int) else planned
         self.emphasis = emphasis
         self.distill = distill
@@ -133,7 +142,10 @@ class SandwichLoss(Objective):
 
     def __call__(self, inputs: Any, target: Any) -> Tensor:
         net = self.net
-        wide, *narrow = sandwich(net.free, net.draw, net.seed, net.step, self.plan)
+        if self.rungs:
+            wide, *narrow = climb(self.rungs, net.seed, net.step, self.plan)
+        else:
+            wide, *narrow = sandwich(net.free, net.draw, net.seed, net.step, self.plan)
         net.step += 1
         outputs = run_at(net, inputs, wide)
         total = self.criterion(outputs, target)
@@ -155,6 +167,7 @@ class SandwichLoss(Objective):
             "emphasis": self.emphasis,
             "distill": None if self.distill is None else asdict(self.distill),
             "distill_loss": None if self.distill_loss is None else name_of(self.distill_loss),
+            **({"rungs": [dict(w) for w in self.rungs]} if self.rungs else {}),
         }
 
 

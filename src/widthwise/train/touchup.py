@@ -95,8 +95,9 @@ def distill(
 ) -> History:
     """Train a cut network for a few epochs on the outputs of the network it was cut from.
 
-    cut: changed in place, and left in evaluation mode. net: an Elastic at full width, or any
-    module; it runs in evaluation mode and is left as it is.
+    cut: changed in place, and left in evaluation mode, on the device that `fit` trains on. net: an
+    Elastic at full width, or any module; it runs in evaluation mode, on the device where the
+    outputs of `cut` are, and is left as and where it was. On several devices, it stays there.
     how, criterion, distill_loss: as for `SandwichLoss`; the criterion is needed when `how.hard` is
     above 0. The other arguments are those of `fit`, which does the training, and so are the errors.
     """
@@ -104,7 +105,7 @@ def distill(
         raise ValueError("Distill.hard is above 0; give the criterion that the hard share has.")
     objective = _Taught(cut, net, how, criterion, distill_loss)
     recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr)
-    with evaluating(net):
+    with evaluating(net), _brought_back(net):
         return fit(cut, data, objective, recipe=recipe, seed=seed, progress=progress)
 
 
@@ -126,13 +127,38 @@ class _Taught(Objective):
         self.distill_loss = distill_loss
 
     def __call__(self, inputs: Any, target: Any) -> Tensor:
+        outputs = outputs_for(self.cut, inputs)
+        _follow(self.net, (outputs, inputs))
         with torch.no_grad():
             full = outputs_for(self.net, inputs)
         teach = lesson(full, self.how, self.criterion, self.distill_loss)
-        return teach(outputs_for(self.cut, inputs), target)
+        return teach(outputs, target)
 
     def settings(self) -> dict[str, Any]:
         return {"loss": "taught", "by": name_of(type(self.net))}
+
+
+def _devices(net: nn.Module) -> set[torch.device]:
+    return {tensor.device for tensor in (*net.parameters(), *net.buffers())}
+
+
+def _follow(net: nn.Module, values: Any) -> None:
+    """Move a network to the device of the first tensor among these values."""
+    device = next((x.device for x in pytree.tree_leaves(values) if isinstance(x, Tensor)), None)
+    found = _devices(net)
+    if device is not None and len(found) == 1 and found != {device}:
+        net.to(device)
+
+
+@contextmanager
+def _brought_back(net: nn.Module) -> Iterator[None]:
+    """The network is afterwards on the device where it was, if it was on one."""
+    before = _devices(net)
+    try:
+        yield
+    finally:
+        if len(before) == 1:
+            net.to(before.pop())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,129 @@
+"""One elastic fine-tuning of a trained ResNet-56 against fine-tuning each width by itself.
+
+    WIDTHWISE_DATA=... python bench/elastic_tuning.py --write
+
+The network is ordered by `reconstruction`; eight widths from an eighth of its parameters to all
+are chosen by `allocated_ladder`. *Each by itself*: cut, compensated, fine-tuned. *Elastic*: one
+training of all widths (full width, narrowest, two rungs a step, narrow ones distilled), then cut
+and compensated. Both have the same total budget, counted in multiply-accumulates of training
+passes: that of each width seeing `IMAGES` images once, the full width among them. SGD from 0.01 to
+0, batches of 128, flips. Statistics are estimated, and compensation is fitted, on the same 1,000
+images.
+
+Accuracies are on the first 4,000 test images. The budget is stated as a share of the network's own
+training, 200 epochs of 50,000 images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import widthwise as ww
+from common import record
+from resnets import Bench
+from widthwise import importance
+from widthwise.measure.cost import macs, params
+from widthwise.train.losses import SandwichLoss
+
+IMAGES, BATCH, WIDTHS, LOWEST, TESTED = 4_000, 128, 8, 1 / 8, 4_000
+TRAINING = 200 * 50_000  # full-width passes of the network's own training, as published
+
+
+def batches(bench: Bench, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of training images, flipped at random, epoch after epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    order: list[Tensor] = []
+    for _ in range(steps):
+        if not order:
+            order = list(torch.randperm(10_000, generator=generator).split(BATCH)[:-1])
+        x, y = bench.plain.batch(order.pop())
+        flipped = torch.rand(len(x), generator=generator) < 0.5
+        yield torch.where(flipped.view(-1, 1, 1, 1), x.flip(3), x), y
+
+
+def tune(
+    module: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], bench: Bench, steps: int, lr: float
+) -> None:
+    """Train in place with SGD, whose rate falls to zero."""
+    module.train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
+    for step, (x, y) in enumerate(batches(bench, steps, 1000 + bench.seed)):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - step / steps)
+        optimizer.zero_grad()
+        loss(x, y).backward()
+        optimizer.step()
+    module.eval()
+
+
+def run(seed: int, split: str, lr: float) -> dict[str, Any]:
+    """Both ways, from the same ordered network."""
+    bench = Bench("cifar10-resnet56", seed)
+    net = ww.Elastic(bench.model, bench.task.example(), seed=seed).eval()
+    scores = importance.reconstruction(net, bench.scored, F.cross_entropy)
+    ladder = importance.allocated_ladder(net, scores, WIDTHS, lowest=LOWEST)
+    importance.order(net, scores)
+    cost = [
+        macs(net.cut(w), bench.task.example()) / macs(net.model, bench.task.example())
+        for w in ladder
+    ]
+    budget = IMAGES * sum(cost)  # in full-width passes of one image
+    rows = [
+        {"share": params(net.cut(w)) / bench.full, "macs": c}
+        for w, c in zip(ladder, cost, strict=True)
+    ]
+    for row, widths in zip(rows, ladder, strict=True):
+        small = importance.compensate(net.cut(widths), net, widths, bench.calibrated)
+        row["compensated"] = bench.accuracy(small, split, TESTED)
+        tune(small, _plain(small), bench, IMAGES // BATCH, lr)
+        row["alone"] = bench.accuracy(small, split, TESTED)
+        print(row, flush=True)
+    # A step: full width, the narrowest, and two rungs, which are drawn evenly.
+    step = 1 + cost[0] + 2 * sum(cost) / len(cost)
+    steps = int(budget / BATCH / step)
+    tune(net, SandwichLoss(net, F.cross_entropy, rungs=ladder), bench, steps, lr)
+    for row, widths in zip(rows, ladder, strict=True):
+        small = net.cut(widths)
+        row["elastic, as cut"] = bench.accuracy(
+            ww.recalibrate(copy.deepcopy(small), bench.calibrated), split
+        )
+        fitted = importance.compensate(small, net, widths, bench.calibrated)
+        row["elastic"] = bench.accuracy(fitted, split, TESTED)
+        print(row, flush=True)
+    return {
+        "seed": seed,
+        "lr": lr,
+        "elastic_steps": steps,
+        "budget_over_training": budget / TRAINING,
+        "widths": rows,
+    }
+
+
+def _plain(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, y: F.cross_entropy(module(x), y)
+
+
+def main() -> None:
+    """Run and print; store when asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--split", choices=("valid", "test"), default="test")
+    parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    found = [run(seed, options.split, options.lr) for seed in range(options.seeds)]
+    if options.write:
+        record("elastic_tuning", found)
+
+
+if __name__ == "__main__":
+    main()
