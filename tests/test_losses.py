@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from widthwise import PUBLISHED, Draw, Elastic, TrainingError, Widths
-from widthwise.choose.draws import Sandwich, draw_widths, sandwich
+from widthwise import PUBLISHED, Draw, Elastic, TrainingError, WidthError, Widths
+from widthwise.choose.draws import Sandwich, climb, draw_widths, sandwich
 from widthwise.tasks.mlp import MLP
 from widthwise.train.losses import Distill, SandwichLoss, SingleDraw, name_of
 
@@ -247,3 +247,34 @@ def test_bad_settings_are_refused(wrong):
     net, _, _ = elastic()
     with pytest.raises(ValueError, match="emphasis is nan"):
         SandwichLoss(net, F.cross_entropy, emphasis=float("nan"))
+
+
+def test_sandwich_passes_climb_a_ladder():
+    """Full width, rungs from all parts of the ladder, and its first; the same for the same step."""
+    rungs = [Widths({"0": w}) for w in (2, 4, 8, 16)]
+    plan = Sandwich(4)
+    seen = set()
+    for step in range(50):
+        wide, *drawn, lowest = climb(rungs, 7, step, plan)
+        assert (wide, lowest) == (Widths(), rungs[0])
+        first, second = drawn
+        assert first in rungs[2:]
+        assert second in rungs[:2]
+        seen |= {first, second}
+        assert climb(rungs, 7, step, plan) == [wide, *drawn, lowest]
+    assert seen == set(rungs)
+
+
+def test_a_sandwich_on_a_ladder_is_of_its_rungs():
+    net, x, y = elastic()
+    rungs = [dict.fromkeys(net.free, w) for w in (2, 8)]
+    loss = SandwichLoss(net, F.cross_entropy, distill=None, emphasis=0, rungs=rungs)
+    losses = {
+        w: F.cross_entropy(net.eval()(x, widths=dict.fromkeys(net.free, w)), y) for w in (2, 8)
+    }
+    full = F.cross_entropy(net(x), y)
+    # Four passes: full width, each rung from its part of the ladder, and the narrowest again.
+    assert loss(x, y).item() == pytest.approx(((full + 2 * losses[2] + losses[8]) / 4).item())
+    assert loss.settings()["rungs"] == rungs
+    with pytest.raises(WidthError):
+        SandwichLoss(net, F.cross_entropy, rungs=[{"fc1": 99}])

@@ -576,7 +576,8 @@ def test_training_starts_from_the_weights_given(plain, made, tmp_path):
 def test_elastic_fine_tuning_makes_narrow_widths_work(made, tmp_path):
     out = tmp_path / "elastic"
     works("train", "digits", "--from", made, "--out", out, "--epochs", 3)
-    works("sweep", out, "--no-latency", "--ladder", 6)
+    works("sweep", out, "--no-latency", "--ladder", 6, "--no-compensate")
+    assert Run(out).record().settings.order == Run(made).record().settings.order
     task = resolve("digits")
     evaluate = steps.evaluation(task, task.splits(), "valid")
     net = steps.open_run(Run(made)).net

@@ -48,7 +48,8 @@ class Settings:
 
     task: as `resolve` takes it. method: how widths are drawn, or ORDERED. recipe: the fields of
     `Recipe`, none for an ordered run. source: the SHA-256 of the file of weights that the run
-    started from, "" for new ones. order: of an ordered run, the score and the number of samples.
+    started from, "" for new ones. order: of an ordered run, and of a training that started from one
+    and draws its widths by the scores, the score and the number of samples.
     """
 
     task: str
@@ -309,7 +310,8 @@ def _read(data: Any) -> Record:
     tables = (settings.recipe, settings.order, record.draw)
     _need(all(isinstance(t, dict) for t in tables), "a table")
     ordered = settings.order.keys() == {"score", "samples"}
-    _need(ordered == (settings.method == ORDERED), "how it was ordered")
+    _need(ordered or not settings.order, "how it was ordered")
+    _need(ordered or settings.method != ORDERED, "how it was ordered")
     _need(record.status in ("running", "interrupted", "finished"), "the status")
     _need(all(type(v) is float for v in record.results.values()), "a result")
     return record

@@ -10,8 +10,10 @@ source.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors
 from safetensors import SafetensorError
@@ -30,10 +32,16 @@ _CURE = "give the full network's weights with --from, or the task that they are 
 
 @dataclass(frozen=True)
 class Source:
-    """A safetensors file of trained weights. sha256: of its bytes, as 64 hexadecimal digits."""
+    """A safetensors file of trained weights.
+
+    sha256: of its bytes, as 64 hexadecimal digits. order, scores: of a run that has scores, how it
+    was ordered, as its settings say, and the file with them.
+    """
 
     file: Path
     sha256: str
+    order: Mapping[str, Any] = field(default_factory=dict)
+    scores: Path | None = None
 
 
 def find(task: Task, given: Path | None = None) -> Source:
@@ -42,6 +50,8 @@ def find(task: Task, given: Path | None = None) -> Source:
     given: None for the weights that come with the task. Raises TaskError when there are none,
     RunError, and what `model_of` raises, so that a source which was found can be used.
     """
+    order: Mapping[str, Any] = {}
+    scores: Path | None = None
     if given is None:
         if task.weights is None:
             raise TaskError(
@@ -51,8 +61,8 @@ def find(task: Task, given: Path | None = None) -> Source:
         file = task.weights()
     elif given.is_dir():
         run = single(given)
-        run.finished_record()
-        file = run.model
+        order = run.finished_record().settings.order
+        file, scores = run.model, run.scores if order else None
     elif given.exists():
         file = given
     else:
@@ -67,7 +77,7 @@ def find(task: Task, given: Path | None = None) -> Source:
         raise FileError(
             f"{file} cannot be read ({error.strerror or error}); give another with --from."
         ) from error
-    source = Source(file, digest)
+    source = Source(file, digest, order, scores)
     model_of(task, source)
     return source
 

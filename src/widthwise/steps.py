@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -32,7 +32,7 @@ from widthwise.measure.recalibrate import recalibrate as estimate_statistics
 from widthwise.measure.sweep import Evaluation, ladder, sweep
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
-from widthwise.runs import ORDERED, Record, Run, Settings, State, begin, claim, now
+from widthwise.runs import Record, Run, Settings, State, begin, claim, now
 from widthwise.sources import Source, apart, model_of
 from widthwise.store import scorefile
 from widthwise.store.export import export_onnx, export_program
@@ -83,7 +83,9 @@ def train(
 ) -> tuple[Run, State]:
     """Train into `folder`, which must be held (`runs.hold`), or continue there.
 
-    source: the weights to start from, of which `settings` has the SHA-256; None for new ones.
+    source: the weights to start from, of which `settings` has the SHA-256; None for new ones. Where
+    `settings` has its order too, widths are drawn from those that its scores allocate, and the run
+    keeps the scores.
 
     Returns the run and how it was found: "new", "continued", or "finished" when it was done
     before. Raises RunError, TaskError, DataError, CaptureError, TrainingError, FileError.
@@ -96,12 +98,19 @@ def train(
     data = task.splits()
     net = _new_network(task, settings, source)
     record = Record(settings, command, asdict(net.draw), "running", now(), metric=task.metric.name)
+    rungs: list[Widths] = []
+    scores = {}
+    if settings.order and source is not None and source.scores is not None:
+        scores = _scores(net, source.scores)
+        rungs = allocated_ladder(net, scores, _RUNGS)
     record = begin(run, state, replace(record, source=str(source.file) if source else ""))
+    if scores:
+        scorefile.write(run.scores, scores)
     try:
         fit(
             net,
             data.train,
-            _objective(net, task, settings.method),
+            _objective(net, task, settings.method, rungs),
             recipe=Recipe(**settings.recipe),
             valid=data.valid,
             metric=task.metric,
@@ -152,13 +161,13 @@ def sweep_run(
     decided by those of an ordered run, 16 times where no count is given. None as `widths_by` says.
     recalibrate: estimate batch-norm statistics for each width on training data.
     compensate: measure cuts whose weights were fitted to make up for what went, as the frontier
-    then says and `cut` then does. None does so for ordered runs, whose features, unlike those of
-    trained ones, have not learned to do without the others.
+    then says and `cut` then does. None does so for ordered runs and what was trained on from them,
+    whose features have not, or not for long, learned to do without the others.
 
     Raises RunError, DataError, FileError, ScoreError, TrainingError.
     """
     if compensate is None:
-        compensate = opened.record.settings.method == ORDERED
+        compensate = bool(opened.record.settings.order)
     widths = _widths(opened, count, by or widths_by(opened.record))
     task, net, seed = opened.task, opened.net, opened.record.settings.seed
     data = task.splits()
@@ -250,7 +259,7 @@ def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
         return TouchUps()  # nothing went that could be made up for
     path = opened.run.frontier
     frontier = Frontier.load(path) if path.exists() else None
-    return usual(frontier, ordered=opened.record.settings.method == ORDERED)
+    return usual(frontier, ordered=bool(opened.record.settings.order))
 
 
 def export(module: nn.Module, task: Task, path: Path, form: Format) -> None:
@@ -369,13 +378,18 @@ def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
         return _prepared(net, found) if opened.record.draw else found
     if not opened.record.settings.order:
         raise RunError(
-            f"{run.folder} has no scores, which only widthwise order writes; sweep it with "
-            "--by fraction."
+            f"{run.folder} has no scores, which widthwise order writes; sweep it with --by "
+            "fraction."
         )
-    scores = scorefile.read(run.scores)
+    return allocated_ladder(net, _scores(net, run.scores), count or _RUNGS)
+
+
+def _scores(net: Elastic, path: Path) -> dict[str, Tensor]:
+    """The scores of a run. Raises FileError, and RunError when they are of another network."""
+    scores = scorefile.read(path)
     if any(name not in net.free or t.shape != (net.free[name].size,) for name, t in scores.items()):
-        raise RunError(f"{run.scores} is of another network; order again with --overwrite.")
-    return allocated_ladder(net, scores, count or _RUNGS)
+        raise RunError(f"{path} is of another network; order again with --overwrite.")
+    return scores
 
 
 def _prepared(net: Elastic, widths: list[Widths]) -> list[Widths]:
@@ -388,8 +402,10 @@ def _prepared(net: Elastic, widths: list[Widths]) -> list[Widths]:
     return list(dict.fromkeys(raised))
 
 
-def _objective(net: Elastic, task: Task, method: str) -> Objective:
-    return (SandwichLoss if method == "default" else SingleDraw)(net, task.loss)
+def _objective(net: Elastic, task: Task, method: str, rungs: Sequence[Widths]) -> Objective:
+    if method == "default":
+        return SandwichLoss(net, task.loss, rungs=rungs)
+    return SingleDraw(net, task.loss)
 
 
 def _in_order(data: Any) -> Callable[[], Iterator[Any]]:

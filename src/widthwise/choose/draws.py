@@ -124,10 +124,12 @@ def sandwich(
 def climb(rungs: Sequence[Widths], seed: int, step: int, plan: Sandwich) -> list[Widths]:
     """As `sandwich`, with widths drawn from a ladder: full width, drawn rungs, the first rung.
 
-    rungs: from narrow to wide. Each drawn pass takes a part of the ladder, the first the widest.
+    rungs: from narrow to wide, of which a stratified plan takes the widest for its first pass.
     """
     places = uniforms(seed, (step, 0), plan.drawn)
-    drawn = [int((i + place) / plan.drawn * len(rungs)) for i, place in enumerate(places)]
+    if plan.stratified:
+        places = [(i + place) / plan.drawn for i, place in enumerate(places)]
+    drawn = [int(place * len(rungs)) for place in places]
     lowest = [rungs[0]] if plan.narrowest else []
     return [Widths(), *(rungs[i] for i in reversed(drawn)), *lowest]
 

@@ -85,7 +85,9 @@ def train(
         raise RunError(f"{out} holds a run of one seed; give another --out for several.")
     for s in range(seed, seed + seeds):
         digest = start.sha256 if start else ""
-        settings = Settings(absolute(task), method, s, asdict(recipe), digest)
+        order = start.order if start and method == "default" else {}
+        comparable = order if order.get("score") in steps.COMPARABLE else {}
+        settings = Settings(absolute(task), method, s, asdict(recipe), digest, comparable)
         folder = out if seeds == 1 else out / f"seed-{s}"
         _one(settings, start, folder, command, overwrite)
     console.print(f"Next: widthwise sweep {shlex.quote(str(out))}", markup=False, soft_wrap=True)

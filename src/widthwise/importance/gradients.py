@@ -73,6 +73,8 @@ def curvatures(
         # Fused attention and recurrent kernels have no second derivative.
         with sdpa_kernel(SDPBackend.MATH), _without_mkldnn():
             tensors, loss, _ = _differentiable(model, inputs, target, criterion)
+            if not loss.requires_grad:
+                raise ScoreError(_INDEPENDENT)
             along = {n: d.detach() for n, d in directions(tensors).items()}
             slope = torch.autograd.grad(
                 loss, list(tensors.values()), create_graph=True, allow_unused=True

@@ -17,7 +17,7 @@ from widthwise.importance.features import entries_of, labels
 from widthwise.importance.gradients import Batches, nonempty
 from widthwise.importance.lockstep import Side, flattened
 from widthwise.importance.places import is_recurrent
-from widthwise.importance.progress import shown
+from widthwise.importance.progress import finite, shown
 from widthwise.measure.modes import evaluating
 
 
@@ -156,8 +156,8 @@ def activation(
             rows[axis] = rows.get(axis, 0) + len(x)
     means = {axis: total / rows[axis] for axis, total in sums.items()}
     if statistic == "mean":
-        return {axis: m[0].float() for axis, m in means.items()}
-    return {axis: (m[2] - m[1].square()).float() for axis, m in means.items()}
+        return finite({axis: m[0].float() for axis, m in means.items()})
+    return finite({axis: (m[2] - m[1].square()).float() for axis, m in means.items()})
 
 
 __all__ = ["Moments", "Reading", "activation", "feature_values", "first_readings", "moments"]
