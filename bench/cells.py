@@ -33,10 +33,13 @@ class Cells:
                     continue  # the line at which a run was killed
                 self.found[cell["key"]] = cell["found"]
 
+    def has(self, parts: Sequence[object], settings: Any) -> bool:
+        """Whether it is there already."""
+        return _key(parts, settings) in self.found
+
     def get(self, parts: Sequence[object], settings: Any, make: Callable[[], Found]) -> Found:
         """The result of this name, measured with these settings, once."""
-        sign = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        key = "/".join([*map(str, parts), sign])
+        key = _key(parts, settings)
         if key not in self.found:
             began = time.monotonic()
             found = json.loads(json.dumps(make()))
@@ -51,3 +54,8 @@ class Cells:
                 flush=True,
             )
         return self.found[key]
+
+
+def _key(parts: Sequence[object], settings: Any) -> str:
+    sign = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return "/".join([*map(str, parts), sign])

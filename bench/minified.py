@@ -54,21 +54,28 @@ Results = Mapping[str, Sequence[Found]]  # by the name of the cell, one for each
 
 
 def measure(
-    tasks: Sequence[str], seeds: Sequence[int], choices: Found, cells: Cells, long: bool
+    tasks: Sequence[str], seeds: Sequence[int], choices: Found, cells: Cells, stored: bool
 ) -> dict[str, Results]:
-    """All cells, by task; those of long fine-tuning after all others."""
+    """All cells, by task; those of long fine-tuning one after the other behind all others.
+
+    stored: leave out those of long fine-tuning that are not there for every seed.
+    """
     found: dict[str, dict[str, list[Found]]] = {task: {} for task in tasks}
     reading = Reading(**choices["reading"])
-    for stage in (CELLS, LONG_CELLS) if long else (CELLS,):
+    signed = {t: [settings(), choices["rates"][t], choices["reading"]] for t in tasks}
+    for stage in (CELLS, *({name: cell} for name, cell in LONG_CELLS.items())):
+        names = [(t, s, name) for s in seeds for t in tasks for name in stage]
+        if stored and stage is not CELLS and not all(cells.has(n, signed[n[0]]) for n in names):
+            continue
         for seed in seeds:
             for task in tasks:
                 rates = choices["rates"][task]
                 # Trained, or loaded, when the first cell needs it.
                 network = cache(partial(Trained, task, seed, rates, reading, FOLDER, "test"))
                 for name, cell in stage.items():
-                    made = partial(_made, cell, network)
-                    signed = [settings(), rates, choices["reading"]]
-                    value = cells.get((task, seed, name), signed, made)
+                    value = cells.get(
+                        (task, seed, name), signed[task], partial(_made, cell, network)
+                    )
                     found[task].setdefault(name, []).append(value)
     return found
 
@@ -228,7 +235,7 @@ def main() -> int:
     parser.add_argument("--choose", action="store_true", help="on validation data, other seeds")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--short", action="store_true", help="without long fine-tuning")
+    parser.add_argument("--stored", action="store_true", help="only the long cells that are there")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -241,9 +248,9 @@ def main() -> int:
             CHOICES.write_text(json.dumps(chosen, indent=1))
         return 0
     choices = choices_made()
-    seeds, stages = range(options.seeds), len(CELLS) + (0 if options.short else len(LONG_CELLS))
-    cells = Cells(FOLDER, name, stages * len(seeds) * len(options.tasks))
-    found = measure(options.tasks, seeds, choices, cells, not options.short)
+    seeds = range(options.seeds)
+    cells = Cells(FOLDER, name, (len(CELLS) + len(LONG_CELLS)) * len(seeds) * len(options.tasks))
+    found = measure(options.tasks, seeds, choices, cells, options.stored)
     done: Found = {"seeds": len(seeds), "settings": settings(), "choices": choices}
     done["tasks"] = {task: tables(results) for task, results in found.items()}
     shown(done)

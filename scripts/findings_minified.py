@@ -26,9 +26,7 @@ CUTS = {
     "ours, tuned, long": "ours, fine-tuned for 10 epochs",
     "ours, distilled, long": "ours, distilled for 10 epochs",
     "ours, uncompensated, tuned": "ours without compensation, fine-tuned for 2 epochs",
-    "ours, uncompensated, distilled": "ours without compensation, distilled for 2 epochs",
     "ours, uncompensated, tuned, long": "ours without compensation, fine-tuned for 10 epochs",
-    "ours, uncompensated, distilled, long": "ours without compensation, distilled for 10 epochs",
 }
 Found = dict[str, Any]
 
@@ -61,12 +59,10 @@ curvature {_curvature(results)}.
 
 def _summary(results: Found) -> str:
     """The three directions: what the paper says, and what came out."""
-    tuned = [row for t in results["tasks"].values() for row in t["weights"]["tuned"].values()]
-    stand = [standing(row) for row in tuned]
-    best, tied = stand.count("best"), sum(s.startswith("tied") for s in stand)
-    ahead = [n for row in tuned for n in row if _ahead_of_obd_sd(row[n])]
-    most = max(set(ahead), key=ahead.count, default=None)
-    most_said = f", mostly behind {NAMES[most]} ({ahead.count(most)} times)" if most else ""
+    by_sparsity: dict[str, list[Found]] = {}
+    for tables in results["tasks"].values():
+        for sparsity, row in tables["weights"]["tuned"].items():
+            by_sparsity.setdefault(sparsity, []).append(row)
     masks = [row for t in results["tasks"].values() for row in t["masks"].values()]
     shapes = [r["accuracy"] for t in results["tasks"].values() for r in t["features"].values()]
 
@@ -80,8 +76,8 @@ def _summary(results: Found) -> str:
     rows = [
         [
             "OBD-SD is the best selector of weights, slightly",
-            f"of {len(stand)} cases best in {best}, tied for best in {tied}, below others in "
-            f"{len(stand) - best - tied}{most_said}",
+            "fine-tuned, over tasks: "
+            + "; ".join(f"{percent(s)}: {_standings(rows)}" for s, rows in by_sparsity.items()),
         ],
         [
             "pruned weights: fine-tuning beats from scratch, slightly",
@@ -106,8 +102,10 @@ def _summary(results: Found) -> str:
     return "\n".join(lines)
 
 
-def _ahead_of_obd_sd(value: Found) -> bool:
-    return bool(value["obd_sd_above"]) and verdict(value["obd_sd_above"]) == "below"
+def _standings(rows: list[Found]) -> str:
+    """Where OBD-SD stands at one sparsity, in how many tasks."""
+    stand = [standing(row).split(" with ")[0] for row in rows]
+    return ", ".join(f"{said} in {stand.count(said)}" for said in dict.fromkeys(stand))
 
 
 def _short(differences: list[Found]) -> str:

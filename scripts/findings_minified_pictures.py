@@ -90,7 +90,7 @@ def _plain(axes: Any, tables: Found) -> None:
     full = 100 - tables["full"]["mean"]
     axes.axhline(full, color="black", linewidth=0.8, linestyle=":", label="the full network")
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.25)

@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import widthwise as ww
+from elastic_nets import made
 from nets import net as find
 from widthwise.errors import ScoreError, WidthError
 from widthwise.importance import compensate
 from widthwise.importance.compensate import _thin
 from widthwise.importance.linear import linear_readers
+from widthwise.importance.lockstep import Side
 from widthwise.measure.recalibrate import recalibrate
 
 G = torch.Generator().manual_seed(0)
@@ -314,3 +316,21 @@ def test_numbers_that_the_graph_holds_are_checked():
     compensate(net.cut(widths), net, widths, [(inputs, None)])
     with pytest.raises(ScoreError, match=r"temperature is 3.0, but the model was captured with"):
         compensate(net.cut(widths), net, widths, [({**inputs, "temperature": 3.0}, None)])
+
+
+@pytest.mark.parametrize("name", ["gpt", "top_experts", "lstm_cell"])
+def test_operators_make_tensors_where_the_parameters_are(name):
+    """The graphs name the device that the network was captured on."""
+    described, net, args, _ = made(name)
+    program = net.evaluation.program
+    assert any("device" in node.kwargs for node in program.graph.nodes), described.name
+    state = {n: t.detach().to("meta") for n, t in net.state().items()}
+    inputs = [[x.to("meta") for x in args]]
+    side = Side(program.graph, list(program.state.values()), state, inputs)
+    for node in program.graph.find_nodes(op="placeholder"):
+        assert side[node][0].is_meta
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            side.run(node)
+            value = side[node][0]
+            assert not isinstance(value, torch.Tensor) or value.is_meta, node

@@ -1,5 +1,7 @@
 """Masks: exactly so many weights go, and what is gone stays gone."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,21 +35,20 @@ def random_scores(*shapes):
     return {str(i): torch.rand(s, generator=g) for i, s in enumerate(shapes)}
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.001, 0.25, 0.5, 0.87, 0.99])
+@pytest.mark.parametrize("sparsity", [0.0, 0.001, 0.25, 0.5, 0.87])
 def test_counts_are_exact(sparsity):
     scores = random_scores((7, 9), (4, 5, 3), (11,), (13, 2))
     total = 63 + 60 + 26
-    together = keep(scores, sparsity, scope="tensor" if sparsity > 0.98 else "global")
+    together = keep(scores, sparsity)
     assert set(together) == {"0", "1", "3"}  # vectors stay
-    if sparsity < 0.98:
-        assert zeros(together) == round(sparsity * total)
-        kept = torch.cat([scores[n][m] for n, m in together.items()])
-        gone = torch.cat([scores[n][~m] for n, m in together.items()])
-        assert not len(gone) or gone.max() < kept.min()
-    for n, mask in keep(scores, min(sparsity, 0.95), scope="tensor").items():
+    assert zeros(together) == round(sparsity * total)
+    kept = torch.cat([scores[n][m] for n, m in together.items()])
+    gone = torch.cat([scores[n][~m] for n, m in together.items()])
+    assert not len(gone) or gone.max() < kept.min()
+    for n, mask in keep(scores, sparsity, scope="tensor").items():
         assert mask.shape == scores[n].shape
         assert mask.dtype == torch.bool
-        assert int((~mask).sum()) == round(min(sparsity, 0.95) * mask.numel())
+        assert int((~mask).sum()) == round(sparsity * mask.numel())
 
 
 def test_scopes_differ():
@@ -74,7 +75,7 @@ def test_what_cannot_be_kept_is_one_sentence():
             keep(scores, sparsity)
     with pytest.raises(ScoreError, match="nothing is left of 'a'"):
         keep(scores, 0.5)
-    assert keep(scores, 0.49)["a"].sum() == 0 or True
+    assert keep(scores, 0.45)["a"].sum() == 1
     assert keep(scores, 0.5, scope="tensor")["a"].sum() == 6
     scores["b"][1, 1] = torch.nan
     with pytest.raises(ScoreError, match="'b' is not a number"):
@@ -117,11 +118,9 @@ def test_hooks_go_when_something_fails_and_frozen_weights_are_no_failure(model):
     model[0].requires_grad_(False)
     with held_at_zero(model, masks):
         assert (model[0].weight[~masks["0.weight"]] == 0).all()
-    with pytest.raises(ScoreError, match="'9.weight' fits no parameter"):
-        with held_at_zero(model, {**masks, "9.weight": torch.ones(2, 2, dtype=torch.bool)}):
-            raise AssertionError
-    with pytest.raises(ScoreError, match=r"'0.weight' fits no parameter"):
-        with held_at_zero(model, {"0.weight": torch.ones(10, 5, dtype=torch.bool)}):
+    for name, shape in (("9.weight", (2, 2)), ("0.weight", (10, 5))):
+        wrong = held_at_zero(model, {**masks, name: torch.ones(shape, dtype=torch.bool)})
+        with pytest.raises(ScoreError, match=f"{name!r} fits no parameter"), wrong:
             raise AssertionError
     assert not any(p._backward_hooks for p in model.parameters())
 
@@ -136,7 +135,7 @@ def test_in_rounds_what_is_gone_stays_gone(model):
     masks = prune(model, score, 0.9, rounds=4, between=between)
     counts = [sum(int(z.sum()) for z in each.values()) for each in seen]
     assert counts == [round((1 - 0.1 ** (k / 4)) * 90) for k in (1, 2, 3, 4)]
-    for earlier, later in zip(seen, seen[1:], strict=False):
+    for earlier, later in pairwise(seen):
         assert all((later[n] | ~earlier[n]).all() for n in earlier)
     assert all(torch.equal(~m, seen[-1][n]) for n, m in masks.items())
 
