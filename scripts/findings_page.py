@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import findings_elastic
 import findings_minified
 import findings_minified_pictures
+import findings_resnets
 from results_page import RESULTS, ROOT, load
 
 PAGE = ROOT / "docs" / "findings.md"
@@ -37,7 +39,11 @@ class Section:
     pictures: Callable[[dict[str, Any], Path], None]
 
 
-SECTIONS = (Section("minified", findings_minified.text, findings_minified_pictures.pictures),)
+SECTIONS = (
+    Section("minified", findings_minified.text, findings_minified_pictures.pictures),
+    Section("resnets", findings_resnets.text, findings_resnets.pictures),
+    Section("elastic_tuning", findings_elastic.text, findings_elastic.pictures),
+)
 
 
 def sections() -> Iterator[tuple[Section, dict[str, Any]]]:

@@ -200,6 +200,23 @@ model, tracing and cutting together (`bench/engine.py`).
 """
 
 
+def scoring() -> str:
+    """The section on what scores cost."""
+    found = load("scoring")
+    results = found["results"]
+    rows = [[name, f"{ratio:.2f}"] for name, ratio in results["over_epoch"].items()]
+    return f"""## The cost of scores
+
+Scores of all features of a trained ResNet-56 on {results["images"]:,} images, in processor seconds
+over those of one training epoch on the same images; bound {results["bound_obd"]} for `obd`
+(`bench/scoring.py`).
+
+{table(["score", "÷ epoch"], rows)}
+
+{measured(found)}
+"""
+
+
 def picture() -> None:
     """Accuracy against stored bytes, with error bars."""
     import matplotlib as mpl
@@ -253,7 +270,7 @@ def stored_bytes(width: int) -> int:
 def page() -> str:
     """The whole results page."""
     head = "# Results\n\nWritten by `scripts/results_page.py` from `bench/results/`.\n"
-    return "\n".join([head, quality(), step_cost(), cut_speed(), sweep(), engine()])
+    return "\n".join([head, quality(), step_cost(), cut_speed(), sweep(), engine(), scoring()])
 
 
 def readme() -> str:

@@ -22,9 +22,9 @@ X = torch.randn(4, 6)
 PUBLIC = """
     ACCURACY Axis BudgetError CaptureError Constraints DataError Distill Draw Elastic Evaluation
     ExportError FileError Frontier GraphModuleWarning Inspection Metric NothingToCutWarning
-    PUBLISHED Point Recipe RunError Sandwich SandwichLoss ScoreError SingleDraw StructuralDropout TaskError
-    TrainingError WidthError Widths WidthwiseError cut_file distill export_elastic export_onnx
-    export_program fit importance ladder load recalibrate refit_output save sweep
+    PUBLISHED Point Recipe RunError Sandwich SandwichLoss ScoreError SingleDraw StructuralDropout
+    TaskError TrainingError WidthError Widths WidthwiseError cut_file distill export_elastic
+    export_onnx export_program fit importance ladder load recalibrate refit_output save sweep
 """.split()
 
 
