@@ -93,7 +93,7 @@ def run(seed: int, split: str, lr: float) -> dict[str, Any]:
     for row, widths in zip(rows, ladder, strict=True):
         small = net.cut(widths)
         row["elastic, as cut"] = bench.accuracy(
-            ww.recalibrate(copy.deepcopy(small), bench.calibrated), split
+            ww.recalibrate(copy.deepcopy(small), bench.calibrated), split, TESTED
         )
         fitted = importance.compensate(small, net, widths, bench.calibrated)
         row["elastic"] = bench.accuracy(fitted, split, TESTED)

@@ -21,10 +21,12 @@ X = torch.randn(4, 6)
 
 PUBLIC = """
     ACCURACY Axis BudgetError CaptureError Constraints DataError Distill Draw Elastic Evaluation
-    ExportError FileError Frontier GraphModuleWarning Inspection Metric NothingToCutWarning
-    PUBLISHED Point Recipe RunError Sandwich SandwichLoss ScoreError SingleDraw StructuralDropout
+    ExportError FileError Frontier GradualPruner GraphModuleWarning Inspection Metric
+    NothingToCutWarning PUBLISHED Point Recipe RunError SAM Sandwich SandwichLoss Schedule
+    ScoreError SingleDraw StructuralDropout
     TaskError TrainingError WidthError Widths WidthwiseError cut_file distill export_elastic
-    export_onnx export_program fit importance ladder load recalibrate refit_output save sweep
+    export_onnx export_program fit importance ladder load prunable recalibrate refit_output save
+    sweep
 """.split()
 
 

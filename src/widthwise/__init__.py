@@ -23,6 +23,7 @@ from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.measure.recalibrate import recalibrate
 from widthwise.measure.sweep import Evaluation, ladder, sweep
+from widthwise.sparse import GradualPruner, Schedule, prunable
 from widthwise.store.export import export_onnx, export_program
 from widthwise.store.export_elastic import export_elastic
 from widthwise.store.file import load, save
@@ -31,6 +32,7 @@ from widthwise.train.fit import fit
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Distill, SandwichLoss, SingleDraw
 from widthwise.train.recipe import Recipe
+from widthwise.train.sam import SAM
 from widthwise.train.touchup import distill, refit_output
 from widthwise.variant import Widths
 from widthwise.version import VERSION
@@ -40,6 +42,7 @@ __version__ = VERSION
 __all__ = [
     "ACCURACY",
     "PUBLISHED",
+    "SAM",
     "Axis",
     "BudgetError",
     "CaptureError",
@@ -52,6 +55,7 @@ __all__ = [
     "ExportError",
     "FileError",
     "Frontier",
+    "GradualPruner",
     "GraphModuleWarning",
     "Inspection",
     "Metric",
@@ -61,6 +65,7 @@ __all__ = [
     "RunError",
     "Sandwich",
     "SandwichLoss",
+    "Schedule",
     "ScoreError",
     "SingleDraw",
     "StructuralDropout",
@@ -78,6 +83,7 @@ __all__ = [
     "importance",
     "ladder",
     "load",
+    "prunable",
     "recalibrate",
     "refit_output",
     "save",

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from widthwise.errors import ScoreError
+from widthwise.sparse.select import lowest
 
 Masks = dict[str, Tensor]
 Scope = Literal["global", "tensor"]
@@ -61,9 +62,7 @@ def _highest(scores: Mapping[str, Tensor], sparsity: float) -> Masks:
     if not scores:
         return {}
     flat = torch.cat([value.flatten().cpu() for value in scores.values()])
-    gone = flat.argsort(stable=True)[: round(sparsity * len(flat))]
-    kept = torch.ones(len(flat), dtype=torch.bool)
-    kept[gone] = False
+    kept = ~lowest(flat, round(sparsity * len(flat)))
     pieces = kept.split([value.numel() for value in scores.values()])
     pairs = zip(scores.items(), pieces, strict=True)
     return {name: piece.view(value.shape).to(value.device) for (name, value), piece in pairs}
@@ -84,7 +83,7 @@ def held_at_zero(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[nn.
                 raise ScoreError(f"The mask {name!r} fits no parameter of the module.")
             there = mask.to(parameter.device)
             with torch.no_grad():
-                parameter.mul_(there)
+                parameter.masked_fill_(~there, 0)  # and not times 0, which is -0 for some
             if parameter.requires_grad:  # nothing moves a frozen one
                 handles.append(parameter.register_hook(lambda g, m=there: g * m.to(g.device)))
         yield module

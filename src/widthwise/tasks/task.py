@@ -11,7 +11,7 @@ functions; a user's own is one function in one file:
     widthwise train mine.py:task
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Task:
     weights: () -> a safetensors file of trained weights for `model`, named as its state dict; None
         when the task has none. Raises DataError, saying how to get it, when the file is missing.
         `trained.trained_model` builds the model that has them.
+    further: (module, "valid" or "test") -> figures beside the metric, by name, such as BLEU; they
+        may take long, and are computed for finished networks only.
     """
 
     name: str
@@ -63,3 +65,4 @@ class Task:
     metric: Metric = ACCURACY
     recipe: Recipe = field(default_factory=Recipe)
     weights: Callable[[], Path] | None = None
+    further: Callable[[torch.nn.Module, str], Mapping[str, float]] | None = None

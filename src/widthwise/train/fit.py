@@ -32,6 +32,7 @@ from widthwise.choose.draws import hashed
 from widthwise.elastic import Elastic
 from widthwise.errors import TrainingError
 from widthwise.measure.metric import Metric, outputs_for
+from widthwise.sparse import GradualPruner
 from widthwise.store.lock import held
 from widthwise.train import checkpoint
 from widthwise.train.batches import Plan, length, own_randomness, placed, reseed, stream
@@ -42,6 +43,7 @@ from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
 from widthwise.train.progress import Display, Pace
 from widthwise.train.recipe import Recipe, rate
+from widthwise.train.sam import SAM
 from widthwise.train.state import gather, restore, state_of
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def fit(
     recipe: Recipe | None = None,
     valid: Dataset[Any] | None = None,
     metric: Metric | None = None,
+    pruner: GradualPruner | None = None,
     folder: str | PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -72,6 +75,8 @@ def fit(
         mean loss, which for an Elastic is that of one drawn width a step.
     recipe: how long and how fast; the default is `Recipe()`.
     metric: measured on `valid` after every epoch, at full width.
+    pruner: prunes the network while it is trained, a step for each of the optimizer's; its schedule
+        counts from the beginning of the run, and the run goes on only with the same.
     folder: where the run is kept, after every epoch and (unless there are several processes) every
         `save_every` seconds. When it holds an unfinished run, that one goes on; when the run is
         finished, its weights are loaded.
@@ -92,9 +97,22 @@ def fit(
         raise ValueError("Give valid and metric together, or neither.")
     if isinstance(loss, (SingleDraw, SandwichLoss)) and loss.net is not net:
         raise ValueError("The loss was made for another network; make it with the one you train.")
+    if pruner is not None and (pruner.steps or pruner.module is not _module_of(net)):
+        raise ValueError("Make a new pruner, with the network that you train.")
     place = None if folder is None else Path(folder)
     job = _Job(
-        net, train, loss, recipe or Recipe(), valid, metric, place, seed, workers, cpu, save_every
+        net,
+        train,
+        loss,
+        recipe or Recipe(),
+        valid,
+        metric,
+        pruner,
+        place,
+        seed,
+        workers,
+        cpu,
+        save_every,
     )
     with own_randomness():
         run = _Run(job)
@@ -112,6 +130,7 @@ class _Job:
     recipe: Recipe
     valid: Dataset[Any] | None
     metric: Metric | None
+    pruner: GradualPruner | None
     folder: Path | None
     seed: int
     workers: int
@@ -128,7 +147,7 @@ class _Job:
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights, as JSON: a checkpoint goes on with the same only."""
         loss, net = self.loss, self.net
-        state = state_of(net.model if isinstance(net, Elastic) else net)
+        state = state_of(_module_of(net))
         shapes = [(name, list(t.shape), str(t.dtype)) for name, t in state.items()]
         return {
             "recipe": asdict(self.recipe),
@@ -142,6 +161,7 @@ class _Job:
             },
             "items": length(self.train),
             "metric": None if self.metric is None else self.metric.name,
+            "pruning": None if self.pruner is None else self.pruner.settings(),
         }
 
     def drawing(self) -> dict[str, Elastic | StructuralDropout]:
@@ -168,7 +188,7 @@ class _Run:
 
     def __init__(self, job: _Job) -> None:
         self.job = job
-        self.module: nn.Module = job.net.model if isinstance(job.net, Elastic) else job.net
+        self.module = _module_of(job.net)
         recipe = job.recipe
         self.accelerator = _accelerator(recipe, job.cpu)
         self.main: bool = self.accelerator.is_main_process
@@ -185,6 +205,7 @@ class _Run:
         self.stepper: Any = (
             self.accelerator.prepare_optimizer(self.optimizer) if scaled else self.optimizer
         )
+        self.sam = None if recipe.sam is None else SAM(self.optimizer, recipe.sam)
         self.average = None if recipe.ema is None else Average(self.module, recipe.ema)
         self.objective = self.accelerator.prepare_model(_Step(job.net, job.objective()))
         self.step = 0
@@ -213,6 +234,8 @@ class _Run:
                     self._stop()
         if self.average is not None:
             self.average.keep()
+            if job.pruner is not None:
+                job.pruner.apply()  # an average over masks is less sparse than each
         job.net.eval()
         return History(tuple(self.epochs), self.step)
 
@@ -245,20 +268,46 @@ class _Run:
         display.epoch(epoch + 1, self.epochs[-1])
 
     def _step(self, inputs: Any, target: Any) -> None:
-        recipe = self.job.recipe
-        reseed(hashed(self.job.seed, (self.step, 1, self.accelerator.process_index)))
+        recipe, pruner = self.job.recipe, self.job.pruner
         for group in self.optimizer.param_groups:
             group["lr"] = rate(recipe, self.step, self.steps)
-        loss = self.objective(inputs, target)
-        self.accelerator.backward(loss)
+        loss = self._passes(inputs, target)
         if recipe.clip is not None:
             self.accelerator.clip_grad_norm_(self.module.parameters(), recipe.clip)
         self.stepper.step()
         self.optimizer.zero_grad()
+        if pruner is not None:
+            pruner.step()
         if self.average is not None:
             self.average.update()
         self.pending.append(loss.detach())
         self.step += 1
+
+    def _passes(self, inputs: Any, target: Any) -> Tensor:
+        """Forward and backward, twice where sharpness counts; the loss at the weights."""
+        draws = {module: module.step for module in self.job.drawing().values()}
+        loss = self._pass(inputs, target)
+        if self.sam is None:
+            return loss
+        if self.job.pruner is not None:
+            self.job.pruner.mask_gradients()
+        kept = [(b, b.clone()) for b in self.module.buffers()]
+        for module, number in draws.items():
+            module.step = number
+        self.sam.climb()
+        try:
+            self._pass(inputs, target)  # at the same widths
+        finally:
+            self.sam.descend()
+        for buffer, value in kept:
+            buffer.copy_(value)  # statistics are those of the weights themselves
+        return loss
+
+    def _pass(self, inputs: Any, target: Any) -> Tensor:
+        reseed(hashed(self.job.seed, (self.step, 1, self.accelerator.process_index)))
+        loss: Tensor = self.objective(inputs, target)
+        self.accelerator.backward(loss)
+        return loss
 
     def _look(self) -> float:
         """Look at the losses since the last look; a GPU is waited for here and nowhere else."""
@@ -314,6 +363,9 @@ class _Run:
             return
         self._look()
         tensors = gather(self.module, self.optimizer, self.average)
+        if self.job.pruner is not None:
+            state = self.job.pruner.state_dict()
+            tensors |= {f"pruner/{name}": t for name, t in state.items()}
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise self._failed(f"tensor {name} is not finite", self.step)
@@ -345,6 +397,9 @@ class _Run:
         for name, module in self.job.drawing().items():
             module.seed, module.step = found.draws[name]
         restore(found.tensors, self.module, self.optimizer, self.average)
+        if self.job.pruner is not None:
+            named = [(n.partition("/"), t) for n, t in found.tensors.items()]
+            self.job.pruner.load_state_dict({n[2]: t for n, t in named if n[0] == "pruner"})
         if self.accelerator.scaler is not None and found.scaler is not None:
             self.accelerator.scaler.load_state_dict(found.scaler)
 
@@ -378,6 +433,11 @@ class _Run:
                 else "nothing was kept, for there is no folder to keep it in."
             )
         )
+
+
+def _module_of(net: nn.Module) -> nn.Module:
+    """The user's own module."""
+    return net.model if isinstance(net, Elastic) else net
 
 
 def _accelerator(recipe: Recipe, cpu: bool) -> Accelerator:

@@ -5,6 +5,7 @@ Recipe(warmup=0.05)                              # cosine with a short warm-up
 Recipe(warmup=0, decay="none")                   # a constant rate
 Recipe(weight_decay=0.05, clip=1.0)              # AdamW with clipped gradients, as for a ViT
 Recipe(ema=0.999)                                # keep a moving average of the weights
+Recipe(sam=0.05)                                 # look for flat minima, at twice the cost
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Recipe:
     clip: largest norm of all gradients together, or None.
     ema: decay rate of a moving average of the weights, such as 0.999, or None. The averaged
         weights are then what is evaluated and what training leaves in the module.
+    sam: radius of sharpness-aware minimisation (`train.sam.SAM`), such as 0.05, or None.
     precision: "float32", or the type of a mixed-precision run.
 
     Raises ValueError for values outside these ranges.
@@ -42,6 +44,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = None
     ema: float | None = None
+    sam: float | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -62,6 +65,12 @@ class Recipe:
             raise ValueError(f"Recipe.clip is {self.clip}; give a number above 0, or None.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"Recipe.ema is {self.ema}; give a number between 0 and 1, or None.")
+        if self.sam is not None and not (math.isfinite(self.sam) and self.sam > 0):
+            raise ValueError(f"Recipe.sam is {self.sam}; give a number above 0, or None.")
+        if self.sam is not None and self.precision == "float16":
+            raise ValueError(
+                "Recipe.sam does not go with float16, whose gradients are scaled; use bfloat16."
+            )
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(
                 f"Recipe.precision is {self.precision!r}; give 'float32', 'bfloat16' or 'float16'."

@@ -1,0 +1,1 @@
+"""Callbacks for other libraries' trainers; each file imports its library."""

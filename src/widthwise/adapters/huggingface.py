@@ -1,0 +1,67 @@
+"""Pruning in the Trainer of Hugging Face transformers.
+
+    pruner = GradualPruner(model, Schedule(0.9, begin=500, end=5_000))
+    Trainer(model, args, ..., callbacks=[PruningCallback(pruner)]).train()
+
+The masks are stored beside each checkpoint that the Trainer writes, and go on from there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors.torch
+from safetensors import SafetensorError
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from widthwise.errors import FileError
+from widthwise.sparse import GradualPruner
+from widthwise.store.atomic import write_whole
+
+NAME: Final = "pruner.safetensors"
+
+
+class PruningCallback(TrainerCallback):
+    """Calls `pruner.step()` after every optimizer step.
+
+    pruner: a new one, made with the model that is trained. Raises FileError where training is
+    resumed from a checkpoint without its masks.
+    """
+
+    def __init__(self, pruner: GradualPruner) -> None:
+        self.pruner = pruner
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take up the masks of the checkpoint that is resumed."""
+        if state.global_step == 0:
+            return
+        path = _beside(args, state)
+        try:
+            tensors = safetensors.torch.load(path.read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise FileError(
+                f"The masks in {path} cannot be read ({error}); resume from a checkpoint in the "
+                "output folder that was written with this callback, or start anew."
+            ) from error
+        self.pruner.load_state_dict(tensors)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Prune."""
+        self.pruner.step()
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Store the masks beside the checkpoint."""
+        if state.is_world_process_zero:
+            data = safetensors.torch.save(self.pruner.state_dict())
+            write_whole(_beside(args, state), [data])
+
+
+def _beside(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / NAME

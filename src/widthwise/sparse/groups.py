@@ -1,0 +1,94 @@
+"""Which weights are ranked together, and by which schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from widthwise.choose.schedule import Schedule
+from widthwise.errors import ScoreError
+from widthwise.sparse.select import lowest
+
+Scope = Literal["tensor", "global"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights that compete with each other.
+
+    entries: by tensor, which of its entries belong here, bool of its shape; None for all.
+    """
+
+    entries: Mapping[str, Tensor | None]
+    schedule: Schedule
+
+    def changes(self, step: int, *, endless: bool) -> bool:
+        """Whether its masks are made anew; endless: after the end of the schedule too."""
+        plan = self.schedule
+        beyond = endless and step > plan.end and (step - plan.begin) % plan.frequency == 0
+        return plan.changes(step) or beyond
+
+    def kept(self, weights: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Which of its entries stay: by tensor, bool, those entries in order.
+
+        weights: by tensor, whole. Exactly the share that the schedule says goes, rounded to a
+        number of weights. Raises ScoreError when nothing is left of a tensor.
+        """
+        sparsity = self.schedule.sparsity(step)
+        values = [_those(weights[name].abs(), inside) for name, inside in self.entries.items()]
+        together = torch.cat(values)
+        left = ~lowest(together, round(sparsity * len(together)))
+        pieces = left.split([len(v) for v in values])
+        found = dict(zip(self.entries, pieces, strict=True))
+        empty = next(
+            (n for n, inside in self.entries.items() if inside is None and not found[n].any()), None
+        )
+        if empty is not None:
+            raise nothing_left(empty, sparsity)
+        return found
+
+
+def _those(values: Tensor, inside: Tensor | None) -> Tensor:
+    return values.flatten() if inside is None else values[inside.to(values.device)]
+
+
+def groups(
+    tensors: Sequence[str],
+    schedule: Schedule,
+    scope: Scope,
+    each: Mapping[str, Schedule],
+    shells: Mapping[str, Tensor],
+) -> Iterator[Group]:
+    """The groups of a pruner, whose arguments these are; shells: by tensor, none for one shell."""
+    together = [name for name in dict.fromkeys(tensors) if name not in each]
+    blocks = [together] if scope == "global" and together else [[name] for name in together]
+    planned = [(names, schedule) for names in blocks]
+    planned += [([name], own) for name, own in each.items()]
+    for names, plan in planned:
+        if not shells:
+            yield Group(dict.fromkeys(names), plan)
+            continue
+        for number in sorted({int(s) for name in names for s in shells[name].unique()}):
+            inside = {name: shells[name] == number for name in names}
+            yield Group({name: there for name, there in inside.items() if there.any()}, plan)
+
+
+def check(group: Group, sizes: Mapping[str, int]) -> None:
+    """Raise ScoreError where the end of the schedule would leave nothing of a tensor."""
+    (name, inside), *others = group.entries.items()
+    count = sizes[name] if inside is None else int(inside.sum())
+    if not others and round(group.schedule.final * count) == count:
+        raise nothing_left(name, group.schedule.final)
+
+
+def nothing_left(name: str, sparsity: float) -> ScoreError:
+    """For a tensor that would be zero as a whole."""
+    return ScoreError(
+        f"At a sparsity of {sparsity:.4g} nothing is left of {name!r}, or of its narrowest width; "
+        "leave it dense with tensors=, give it a schedule of its own with each=, or a scope of "
+        '"tensor".'
+    )
