@@ -217,6 +217,55 @@ over those of one training epoch on the same images; bound {results["bound_obd"]
 """
 
 
+def storage() -> str:
+    """The section on zeros."""
+    found = load("storage")
+    results = found["results"]
+    sizes = [
+        [
+            f"{100 * r['sparsity']:g} %",
+            *(f"{r['bytes'][how] / 1e6:.2f}" for how in ("none", "zeros", "zstd")),
+            f"{r['formula_bytes'] / 1e6:.2f}",
+            f"{r['index']:.3f}",
+            f"{r['formula']:.3f}",
+            f"{r['load']['zeros']:.2f}",
+            f"{r['load']['zstd']:.2f}",
+        ]
+        for r in results["files"]
+    ]
+    header = ["sparsity", "dense, MB", "packed", "with zstd", "formula", "÷ index", "÷ formula"]
+    cases = {
+        (r["layer"], r["batch"]): f"{r['layer']}, batch {r['batch']}" for r in results["products"]
+    }
+    shares = sorted({r["sparsity"] for r in results["products"]})
+    speed = {(r["layer"], r["batch"], r["sparsity"]): r["speed"] for r in results["products"]}
+    rows = [[name, *(f"{speed[*case, s]:.2f}" for s in shares)] for case, name in cases.items()]
+    slow = [s for s in shares if any(speed[*case, s] < 1 for case in cases)]
+    pays = [s for s in shares if s > max(slow, default=0)]
+    where = f"from {100 * pays[0]:g} % on" if pays else "in some of them only"
+    return f"""## Zeros in files and in time
+
+A network of 20 million normal weights, pruned by magnitude, in MB as `save` writes it: dense, packed
+(`pack="zeros"`), and compressed besides (`"zstd"`). The formula is that of Zhu & Gupta (2017): 4 bytes for
+each non-zero and the cheaper of 1 bit a weight and 4 bits a non-zero; it leaves out the fillers that gaps
+of more than 4 bits need, so that the packed file comes near it only up to about 90 %. ÷ index is the
+packed file ÷ the same with those fillers, bound {results["bound"]}. The last columns are the time to read
+a packed file (checksum, unpacking) ÷ that of the dense one, bound {results["load_bound"]:g} without zstd
+(`bench/storage.py`).
+
+{table([*header, "load", "load, zstd"], sizes)}
+
+Zeros make a product faster only in a kernel that leaves them out. Time of a dense linear layer ÷ of the
+same on torch's compressed sparse rows, one thread; above 1 the sparse product is faster. Of these layers,
+whose zeros are scattered, all are faster {where}; with more threads, another processor or other sizes it
+is elsewhere, which is why `run_sparse` measures.
+
+{table(["layer", *(f"{100 * s:g} %" for s in shares)], rows)}
+
+{measured(found)}
+"""
+
+
 def picture() -> None:
     """Accuracy against stored bytes, with error bars."""
     import matplotlib as mpl
@@ -270,7 +319,8 @@ def stored_bytes(width: int) -> int:
 def page() -> str:
     """The whole results page."""
     head = "# Results\n\nWritten by `scripts/results_page.py` from `bench/results/`.\n"
-    return "\n".join([head, quality(), step_cost(), cut_speed(), sweep(), engine(), scoring()])
+    measured_here = [quality(), step_cost(), cut_speed(), sweep(), engine(), scoring(), storage()]
+    return "\n".join([head, *measured_here])
 
 
 def readme() -> str:

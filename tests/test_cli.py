@@ -17,7 +17,7 @@ import typer
 
 from command_line import fails, widthwise, works
 from widthwise import demo as demonstration
-from widthwise import steps
+from widthwise import steps, training
 from widthwise.cli import app
 from widthwise.commands import cut, demo, export, inspect, order, pick, prune, sweep, train
 from widthwise.measure.frontier import Frontier
@@ -414,7 +414,7 @@ def test_a_damaged_cut_file_is_one_sentence(run, harm: Callable[[Path], None]):
 
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    monkeypatch.setattr(steps, "store_checked", lambda *_: 1 / 0)
+    monkeypatch.setattr(training, "store_checked", lambda *_: 1 / 0)
     assert isinstance(
         widthwise("train", "digits", "--out", folder, "--epochs", 1).exception, ZeroDivisionError
     )

@@ -75,6 +75,8 @@ def test_the_size_is_known_without_writing(name, tmp_path):
         again = save(net, tmp_path / "b", widths=widths, metric=measured)
         assert again.stat().st_size == path.stat().st_size
         assert read_manifest(again).measured == measured
+        packed = save(net, tmp_path / "c", widths=widths, metric=measured, pack="zstd")
+        assert prepare(net, widths, pack="zstd").bytes == packed.stat().st_size
 
 
 def test_kinds():
@@ -295,13 +297,14 @@ def rewritten(stored, **changes):
 
 
 def test_a_newer_file_asks_for_an_update(stored):
-    assert "newer" in refuses(*rewritten(stored, version=2))
+    assert "newer" in refuses(*rewritten(stored, version=3))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"format": "other"}, {"version": None}, {"version": True}, {"kind": "pickle"}, {"x": 1},
+        {"version": 2}, {"packed": {}}, {"version": 2, "packed": {"0.weight": {}}},
         {"class": 3}, {"widths": [1]}, {"widths": {"0": 0}}, {"widths": {"0": "2"}},
         {"sizes": None}, {"patches": {"0": 3}}, {"patches": {"0": {"out_features": "3"}}},
         {"patches": {"0": {"bias": 3}}}, {"patches": {"9": {"out_features": 3}}},

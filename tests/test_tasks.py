@@ -27,8 +27,21 @@ PARAMETERS = {
     "cifar10-resnet20": 269_722,
     "cifar10-resnet56": 853_018,
     "nsl-kdd": 122 * 256 + 256 + 256 * 256 + 256 + 256 * 2 + 2,
+    "cifar10-mobilenet": 3_217_226,
+    "ptb-lstm-small": 4_653_200,
+    "ptb-lstm": 19_780_400,
+    "ptb-lstm-large": 66_034_000,
 }
-CLASSES = {"nsl-kdd": 2, "nsl-kdd-test-plus": 2}  # all others have 10
+LIKE_PTB_SMALL = ("ptb-lstm", "ptb-lstm-large", "wikitext2-lstm")  # the same network, larger
+CLASSES = {  # all others have 10
+    "nsl-kdd": 2,
+    "nsl-kdd-test-plus": 2,
+    "ptb-lstm-small": 10_000,
+    "ptb-lstm": 10_000,
+    "ptb-lstm-large": 10_000,
+    "wikitext2-lstm": 33_278,
+    "multi30k": 8_000,
+}
 
 # task: (train, valid, test), shape of one input
 SIZES = {
@@ -81,35 +94,39 @@ def test_task_fits_together(name: str) -> None:
     assert len(inputs[0]) >= 2
     assert torch.equal(inputs[0], task.example()[0])
     classes = CLASSES.get(name, 10)
-    target = torch.arange(len(inputs[0])) % classes
     outputs = model.train()(*inputs)
-    assert outputs.shape == (len(inputs[0]), classes)
+    items = inputs[-1].shape if classes > 10 else inputs[0].shape[:1]  # tokens are told one by one
+    assert outputs.shape == (*items, classes)
+    target = torch.arange(items.numel()).reshape(items) % classes
     loss = task.loss(outputs, target)
     assert loss.ndim == 0
     assert torch.isfinite(loss)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
-    total, count = task.metric.batch(outputs, target)
-    assert count == len(target)
-    assert 0 <= float(total) <= count
+    total, count = task.metric.batch(outputs.detach(), target)
+    assert count == target.numel()
+    assert 0 <= task.metric.finish(float(total) / count)
+    assert task.metric.name == "perplexity" or float(total) <= count
     expected = PARAMETERS.get(name)
     assert expected is None or sum(p.numel() for p in model.parameters()) == expected
 
 
-@pytest.mark.parametrize("name", NAMES)
+# torch.export warns of how torch's own LSTM keeps its weights.
+@pytest.mark.filterwarnings("ignore:The tensor attributes? self.*_flat_weights:UserWarning")
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in LIKE_PTB_SMALL])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_model_exports_for_any_batch(name: str, training: bool) -> None:
     task = resolve(name)
     torch.manual_seed(0)
     model = task.model().train(training)
-    (x,) = task.example()
-    dynamic = ({0: torch.export.Dim.AUTO},)
-    exported = torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=False)
-    more = torch.cat((x, -x, 2 * x))
+    inputs = task.example()
+    dynamic = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
+    exported = torch.export.export(model, inputs, dynamic_shapes=dynamic, strict=False)
+    more = tuple(torch.cat((x, x.flip(0), x[1:])) for x in inputs)
     torch.manual_seed(1)  # dropout draws the same units in both
-    found = exported.module()(more)
+    found = exported.module()(*more)
     torch.manual_seed(1)
-    torch.testing.assert_close(found, model(more), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, model(*more), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,9 +134,10 @@ def test_eval_takes_a_single_item_and_items_do_not_mix(name: str) -> None:
     task = resolve(name)
     torch.manual_seed(0)
     model = task.model().eval()
-    (x,) = task.example()
+    inputs = task.example()
     with torch.no_grad():
-        torch.testing.assert_close(model(x[1:2]), model(x)[1:2], rtol=1e-4, atol=1e-4)
+        alone = model(*(x[1:2] for x in inputs))
+        torch.testing.assert_close(alone, model(*inputs)[1:2], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -228,7 +246,7 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 # Resolving names.
 
 MINE = """
-    from dataclasses import dataclass
+    from dataclasses import dataclass, replace
 
     import torch
     from torch.utils.data import TensorDataset
@@ -280,6 +298,18 @@ MINE = """
 
     def unindexed():
         return make(splits=lambda: Splits(iter([]), data(), data()))
+
+    def figures(model, split):
+        return {"parameters": sum(p.numel() for p in model.parameters()), split: 0.5}
+
+    def with_figures(further=figures):
+        return replace(make(), further=further)
+
+    def no_figures():
+        return with_figures(lambda model, split: None)
+
+    def words_as_figures():
+        return with_figures(lambda model, split: {"BLEU": "31.2"})
 
     constant = 3
 """
@@ -373,6 +403,20 @@ def test_parts_of_another_form(function: str, part: str, message: str) -> None:
     assert "'mine'" in str(caught.value)
 
 
+@pytest.mark.usefixtures("mine")
+def test_further_figures() -> None:
+    model = torch.nn.Linear(5, 10)
+    found = resolve("mine_toy.py:with_figures").further
+    assert found is not None
+    assert found(model, "valid") == {"parameters": 60, "valid": 0.5}
+    assert resolve("mine_toy.py:task").further is None
+    for function, given in (("no_figures", "None"), ("words_as_figures", "type dict")):
+        wrong = resolve(f"mine_toy.py:{function}").further
+        assert wrong is not None
+        with pytest.raises(TaskError, match=rf"further\(\) of task 'mine' returned .*{given}"):
+            wrong(model, "test")
+
+
 def test_built_in_names_are_pinned() -> None:
     assert list(BUILT_IN) == [
         "digits",
@@ -380,11 +424,18 @@ def test_built_in_names_are_pinned() -> None:
         "mnist-cnn",
         "fashion-mnist",
         "fashion-mnist-cnn",
+        "fashion-mnist-mobilenet",
         "cifar10",
         "cifar10-vit",
+        "cifar10-mobilenet",
         "cifar10-resnet20",
         "cifar10-resnet56",
         "modelnet10",
         "nsl-kdd",
         "nsl-kdd-test-plus",
+        "ptb-lstm-small",
+        "ptb-lstm",
+        "ptb-lstm-large",
+        "wikitext2-lstm",
+        "multi30k",
     ]

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from torch import nn
 
 import widthwise as ww
 from command_line import fails, widthwise, works
-from widthwise import importance, steps, touchups, trained
+from widthwise import importance, steps, touchups, trained, training
 from widthwise.errors import ScoreError, TrainingError
 from widthwise.measure.frontier import Frontier
+from widthwise.measure.size import format_size
 from widthwise.report.picks import load_picks
 from widthwise.runs import ORDERED, Run, hold
 from widthwise.sources import find, model_of
@@ -587,7 +589,7 @@ def test_elastic_fine_tuning_makes_narrow_widths_work(made, tmp_path):
 
 def test_an_interrupted_fine_tuning_is_continued(made, tmp_path, monkeypatch):
     words = ["train", "digits", "--from", made, "--out", tmp_path / "run", "--epochs", 2]
-    monkeypatch.setattr(steps, "store_checked", lambda *_: 1 / 0)
+    monkeypatch.setattr(training, "store_checked", lambda *_: 1 / 0)
     assert isinstance(widthwise(*words).exception, ZeroDivisionError)
     monkeypatch.undo()
     result = widthwise(*words)
@@ -604,19 +606,49 @@ def test_pruning_leaves_the_share_of_zeros_asked_for(plain, tmp_path, score):
     out = tmp_path / "sparse.safetensors"
     words = ["prune", "digits", "--from", plain, "--sparsity", 0.5, "--out", out]
     said = works(*words, "--score", score, "--samples", 300)
-    assert "4,416 of 8,832 weights are zero (50.00 %" in said
-    assert "stored dense" in said
-    assert "no smaller" in said
+    assert "4,416 of 8,832 weights are zero (50.00 %)" in said
+    assert "of all 8,970 parameters 50.77 % are not zero" in said
     pruned = load(out, build=resolve("digits").model)
     weights = [p for p in pruned.parameters() if p.dim() > 1]
     assert sum(int((p == 0).sum()) for p in weights) == 4416
     assert all((p != 0).all() for p in pruned.parameters() if p.dim() == 1)
-    assert abs(out.stat().st_size - Run(plain).model.stat().st_size) < 100
+    size, whole = out.stat().st_size, Run(plain).model.stat().st_size
+    # 1 bit in the place of half of the weights' 32; and what the header says of it.
+    assert abs(whole - 4 * 4416 + 8832 / 8 - size) < 1000
+    # 4,554 non-zeros, the weights' bit mask
+    assert f"{format_size(size)}; {format_size(4 * 4554 + 8832 // 8)} by the formula" in said
     task = resolve("digits")
     value = steps.evaluation(task, task.splits(), "test")(pruned)
     assert f"{100 * value:.2f} % after" in said
     assert f"valid {100 * Run(plain).record().results['valid']:.2f} % before" in said
     works("export", out, "--task", "digits", "--out", tmp_path / "sparse.onnx")
+
+
+def test_a_pruned_network_is_packed_compressed_or_dense(plain, tmp_path):
+    words = ["prune", "digits", "--from", plain, "--sparsity", 0.9, "--out"]
+    files = {}
+    for name, more in [("a", []), ("b", ["--compress", "zstd"]), ("c", ["--dense"])]:
+        files[name] = tmp_path / f"{name}.safetensors"
+        said = works(*words, files[name], *more)
+        assert ("with its zeros" in said) == (name == "c")
+    sizes = {name: file.stat().st_size for name, file in files.items()}
+    assert sizes["b"] <= sizes["a"] < sizes["c"] / 4
+    assert abs(sizes["c"] - Run(plain).model.stat().st_size) < 100
+    made = [load(file, build=resolve("digits").model).state_dict() for file in files.values()]
+    assert all(torch.equal(made[0][n], m[n]) for m in made[1:] for n in m)
+    assert "not both" in widthwise(*words, files["a"], "--dense", "--compress", "zstd").stderr
+    # Packed weights are weights to start from, like any others.
+    said = works(*words, tmp_path / "d.safetensors", "--from", files["a"])
+    assert "(90.00 %)" in said
+
+
+def test_a_missing_package_is_said_before_the_work_is_done(plain, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setattr(importance, "prune", None)
+    words = ["prune", "digits", "--from", plain, "--sparsity", 0.5, "--compress", "zstd"]
+    said = fails(*words, "--out", tmp_path / "x.safetensors")
+    assert "pip install 'widthwise[zstd]'" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rounds_with_fine_tuning_are_better_and_keep_the_zeros(plain, tmp_path):

@@ -20,6 +20,7 @@ from widthwise.graph.axes import Axis
 from widthwise.graph.constraints import Constraints
 from widthwise.graph.explain import Inspection
 from widthwise.measure.frontier import Frontier, Point
+from widthwise.measure.kernels import NothingFasterWarning, run_sparse
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.measure.recalibrate import recalibrate
 from widthwise.measure.sweep import Evaluation, ladder, sweep
@@ -59,6 +60,7 @@ __all__ = [
     "GraphModuleWarning",
     "Inspection",
     "Metric",
+    "NothingFasterWarning",
     "NothingToCutWarning",
     "Point",
     "Recipe",
@@ -86,6 +88,7 @@ __all__ = [
     "prunable",
     "recalibrate",
     "refit_output",
+    "run_sparse",
     "save",
     "sweep",
 ]

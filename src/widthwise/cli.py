@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from widthwise.commands import cut, demo, export, inspect, order, pick, prune, sweep, train
+from widthwise.commands import cut, demo, export, inspect, ladders, order, pick, prune, sweep, train
 from widthwise.version import VERSION
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ _add(sweep.sweep, sweep.EXAMPLES)
 _add(pick.pick, pick.EXAMPLES)
 _add(cut.cut, cut.EXAMPLES)
 _add(prune.prune, prune.EXAMPLES)
+_add(ladders.ladders, ladders.EXAMPLES)
 _add(export.export, export.EXAMPLES)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from widthwise import steps
+from widthwise import steps, training
 from widthwise.errors import FileError
 from widthwise.measure.frontier import Frontier
 from widthwise.report.picks import Pick
@@ -60,7 +60,7 @@ def run(
     recipe = asdict(resolve(TASK).recipe)
     settings = Settings(TASK, "default", 0, recipe | ({} if epochs is None else {"epochs": epochs}))
     with hold(folder), _one_thread():
-        found, _ = steps.train(
+        found, _ = training.train(
             settings, folder, command=command, overwrite=overwrite, progress=progress
         )
         opened = steps.open_run(found)

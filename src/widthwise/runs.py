@@ -49,7 +49,8 @@ class Settings:
     task: as `resolve` takes it. method: how widths are drawn, or ORDERED. recipe: the fields of
     `Recipe`, none for an ordered run. source: the SHA-256 of the file of weights that the run
     started from, "" for new ones. order: of an ordered run, and of a training that started from one
-    and draws its widths by the scores, the score and the number of samples.
+    and draws its widths by the scores, the score and the number of samples. pruning: the fields of
+    `Gradual`, none for a dense run.
     """
 
     task: str
@@ -58,6 +59,7 @@ class Settings:
     recipe: Mapping[str, Any]
     source: str = ""
     order: Mapping[str, Any] = field(default_factory=dict)
+    pruning: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -288,9 +290,10 @@ def _short(source: str) -> str:
 
 
 def _flat(settings: Settings) -> dict[str, Any]:
-    tables = ("recipe", "order")
+    tables = ("recipe", "order", "pruning")
     own = {f.name: getattr(settings, f.name) for f in fields(Settings) if f.name not in tables}
-    return own | _plain(settings.recipe) | _plain(settings.order)
+    pruning = {f"pruning {name}": value for name, value in _plain(settings.pruning).items()}
+    return own | _plain(settings.recipe) | _plain(settings.order) | pruning
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,7 +310,7 @@ def _read(data: Any) -> Record:
     words += [settings.source, record.source]
     _need(all(isinstance(w, str) for w in (*words, *record.versions.values())), "a text")
     _need(type(settings.seed) is int, "the seed")
-    tables = (settings.recipe, settings.order, record.draw)
+    tables = (settings.recipe, settings.order, settings.pruning, record.draw)
     _need(all(isinstance(t, dict) for t in tables), "a table")
     ordered = settings.order.keys() == {"score", "samples"}
     _need(ordered or not settings.order, "how it was ordered")

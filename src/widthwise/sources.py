@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from widthwise.errors import DataError, FileError, RunError, TaskError
 from widthwise.runs import single
-from widthwise.store.file import load, read_manifest
+from widthwise.store.file import load, read
 from widthwise.store.manifest import Manifest
-from widthwise.store.tensorfile import read
 from widthwise.tasks.task import Task
 from widthwise.tasks.trained import filled, foreign, misfit
 
@@ -110,7 +109,7 @@ def apart(source: Source | None, folder: Path) -> None:
 
 def _saved(task: Task, path: Path) -> nn.Module:
     """The network of a file that `save` wrote."""
-    manifest, tensors = read_manifest(path), read(path)[0]
+    tensors, manifest = read(path)
     if _is_cut(manifest):
         raise FileError(f"{path} holds a network that was cut; {_CURE}.")
     model = task.model()

@@ -1,7 +1,6 @@
 """What the commands do to a run folder: functions that neither parse nor print.
 
-    run, _ = train(Settings("digits", "default", 0, asdict(recipe)), Path("runs/x"), command="...")
-    opened = open_run(run)
+    opened = open_run(run)                       # that `training.train` or `trained.order` made
     frontier = sweep_run(opened)
     point = frontier.pick(max_bytes="10kB")
     pick = cut(opened, point.widths, Path("small.safetensors"))
@@ -14,44 +13,36 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
 
-from widthwise.choose.draws import PUBLISHED, Draw, smallest
+from widthwise.choose.draws import Draw, smallest
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError, RunError
-from widthwise.importance import allocated_ladder
+from widthwise.importance import allocated_ladder, held_at_zero, zeros_of
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.recalibrate import has_statistics
 from widthwise.measure.recalibrate import recalibrate as estimate_statistics
 from widthwise.measure.sweep import Evaluation, ladder, sweep
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
-from widthwise.runs import Record, Run, Settings, State, begin, claim, now
-from widthwise.sources import Source, apart, model_of
+from widthwise.runs import Record, Run
 from widthwise.store import scorefile
 from widthwise.store.export import export_onnx, export_program
 from widthwise.store.file import load, save
 from widthwise.store.manifest import Measured
+from widthwise.store.packedfile import Pack
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import TouchUp, TouchUps, begun, compensation, touch_up, usual
 from widthwise.train.batches import Plan, length, own_randomness, stream
-from widthwise.train.fit import fit
-from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
-from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
 
-METHODS: Final[Mapping[str, Draw]] = {
-    "default": Draw(),  # with sandwich passes and distillation
-    "published": PUBLISHED,
-    "plain": Draw(p=0),  # full width only, for comparison
-}
 By = Literal["scores", "fraction"]
 # Scores that estimate a change of the loss can be compared across axes.
 COMPARABLE: Final = ("reconstruction", "obd", "obd-sd", "taylor", "damage")
@@ -59,7 +50,7 @@ Format = Literal["onnx", "torch"]
 _BATCH = 256  # items evaluated at once
 _STATISTICS = 100  # batches on which batch-norm statistics are estimated
 _SAMPLES = 2000  # of the training data, for touch-ups that need no whole training
-_RUNGS = 16  # widths of a sweep by scores
+RUNGS: Final = 16  # widths of a sweep, or of a training, by scores
 
 
 @dataclass(frozen=True)
@@ -71,60 +62,10 @@ class Opened:
     task: Task
     net: Elastic
 
-
-def train(
-    settings: Settings,
-    folder: Path,
-    *,
-    command: str,
-    source: Source | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> tuple[Run, State]:
-    """Train into `folder`, which must be held (`runs.hold`), or continue there.
-
-    source: the weights to start from, of which `settings` has the SHA-256; None for new ones. Where
-    `settings` has its order too, widths are drawn from those that its scores allocate, and the run
-    keeps the scores.
-
-    Returns the run and how it was found: "new", "continued", or "finished" when it was done
-    before. Raises RunError, TaskError, DataError, CaptureError, TrainingError, FileError.
-    """
-    task = resolve(settings.task)
-    apart(source, folder)
-    run, state = claim(folder, settings, overwrite=overwrite)
-    if state == "finished":
-        return run, state
-    data = task.splits()
-    net = _new_network(task, settings, source)
-    record = Record(settings, command, asdict(net.draw), "running", now(), metric=task.metric.name)
-    rungs: list[Widths] = []
-    scores = {}
-    if settings.order and source is not None and source.scores is not None:
-        scores = _scores(net, source.scores)
-        rungs = allocated_ladder(net, scores, _RUNGS)
-    record = begin(run, state, replace(record, source=str(source.file) if source else ""))
-    if scores:
-        scorefile.write(run.scores, scores)
-    try:
-        fit(
-            net,
-            data.train,
-            _objective(net, task, settings.method, rungs),
-            recipe=Recipe(**settings.recipe),
-            valid=data.valid,
-            metric=task.metric,
-            folder=folder,
-            seed=settings.seed,
-            progress=progress,
-        )
-        net.cpu()
-        results = store_checked(net, net.full(), net.cut(net.full()), run.model, task, data)
-    except BaseException:
-        run.write(replace(record, status="interrupted"))
-        raise
-    run.write(replace(record, status="finished", finished=now(), results=results))
-    return run, state
+    @property
+    def pack(self) -> Pack:
+        """How its networks are stored: without the zeros, where it was pruned."""
+        return "zeros" if self.record.settings.pruning else "none"
 
 
 def open_run(run: Run) -> Opened:
@@ -182,6 +123,7 @@ def sweep_run(
         latency=latency,
         recalibrate=_statistics_batches(task, data) if recalibrate else None,
         touch_up=fit_anew,
+        pack=opened.pack,
         progress=progress,
         seed=seed,
     )
@@ -224,19 +166,20 @@ def cut(
     module = begun(opened.net, kept, how, batches)
     if recalibrate and has_statistics(module):
         estimate_statistics(module, _statistics_batches(task, data))
-    touch_up(
-        module,
-        opened.net,
-        kept,
-        task,
-        data.train,
-        how,
-        batches,
-        statistics=recalibrate,
-        seed=seed,
-        progress=progress,
-    )
-    results = store_checked(opened.net, kept, module.cpu(), out, task, data)
+    with held_at_zero(module, zeros_of(module) if opened.pack == "zeros" else {}):
+        touch_up(
+            module,
+            opened.net,
+            kept,
+            task,
+            data.train,
+            how,
+            batches,
+            statistics=recalibrate,
+            seed=seed,
+            progress=progress,
+        )
+    results = store_checked(opened.net, kept, module.cpu(), out, task, data, opened.pack)
     pick = Pick(
         name=out.stem,
         widths=dict(kept),
@@ -293,19 +236,26 @@ class _Served(nn.Module):
 
 
 def store_checked(
-    net: Elastic, widths: Mapping[str, int], module: nn.Module, path: Path, task: Task, data: Splits
+    net: Elastic,
+    widths: Mapping[str, int],
+    module: nn.Module,
+    path: Path,
+    task: Task,
+    data: Splits,
+    pack: Pack = "none",
 ) -> dict[str, float]:
     """Store a cut network, read it back, and measure what was read: split -> metric.
 
-    module: the cut of `net` at `widths`, with weights that may have been changed since. Raises
-    FileError, leaving what was at `path` before, when the network that is read back is not as good
-    as the stored one.
+    module: the cut of `net` at `widths`, with weights that may have been changed since. pack: as
+    `save` takes it. Raises FileError, leaving what was at `path` before, when the network that is
+    read back is not as good as the stored one.
     """
     name = task.metric.name
     value = evaluation(task, data, "test")(module)
     beside = path.with_name(f".{secrets.token_hex(6)}.{path.name}")
     try:
-        save(net, beside, widths=widths, module=module, metric=Measured(name, value, "test"))
+        noted = Measured(name, value, "test")
+        save(net, beside, widths=widths, module=module, metric=noted, pack=pack)
         read = load(beside, build=task.model)
         results = {split: evaluation(task, data, split)(read) for split in ("valid", "test")}
         if not same(results["test"], value):
@@ -363,13 +313,6 @@ def sample(task: Task, data: Splits, count: int, seed: int) -> list[Any]:
         return list(stream(data.train, parts, seed, 0))
 
 
-def _new_network(task: Task, settings: Settings, source: Source | None) -> Elastic:
-    with own_randomness():
-        torch.manual_seed(settings.seed)
-        model = task.model() if source is None else model_of(task, source).train()
-    return Elastic(model, task.example(), draw=METHODS[settings.method], seed=settings.seed)
-
-
 def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
     """The widths to sweep. Raises RunError when there are no scores to go by, FileError."""
     net, run = opened.net, opened.run
@@ -381,10 +324,10 @@ def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
             f"{run.folder} has no scores, which widthwise order writes; sweep it with --by "
             "fraction."
         )
-    return allocated_ladder(net, _scores(net, run.scores), count or _RUNGS)
+    return allocated_ladder(net, scores_of(net, run.scores), count or RUNGS)
 
 
-def _scores(net: Elastic, path: Path) -> dict[str, Tensor]:
+def scores_of(net: Elastic, path: Path) -> dict[str, Tensor]:
     """The scores of a run. Raises FileError, and RunError when they are of another network."""
     scores = scorefile.read(path)
     if any(name not in net.free or t.shape != (net.free[name].size,) for name, t in scores.items()):
@@ -400,12 +343,6 @@ def _prepared(net: Elastic, widths: list[Widths]) -> list[Widths]:
 
     raised = [Widths({a: wide(a, w) for a, w in some.items()}) for some in widths]
     return list(dict.fromkeys(raised))
-
-
-def _objective(net: Elastic, task: Task, method: str, rungs: Sequence[Widths]) -> Objective:
-    if method == "default":
-        return SandwichLoss(net, task.loss, rungs=rungs)
-    return SingleDraw(net, task.loss)
 
 
 def _in_order(data: Any) -> Callable[[], Iterator[Any]]:

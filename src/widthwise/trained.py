@@ -25,6 +25,8 @@ from widthwise.runs import Record, Run, Settings, State, begin, claim, now
 from widthwise.sources import Source, apart, model_of
 from widthwise.steps import evaluation, sample, store_checked, writable
 from widthwise.store import scorefile
+from widthwise.store.packedfile import Pack, check
+from widthwise.store.packing import accounting
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Task
 from widthwise.touchups import fine_tuning
@@ -68,7 +70,8 @@ class Pruned:
     """What a pruning did.
 
     before, after: split -> metric. zeros, weights: numbers of them, in the tensors that were
-    pruned. params: of the whole network. bytes: of the file.
+    pruned. params, nonzero: numbers of parameters of the whole network, and of those not zero.
+    bytes: of the file. accounted: the bytes of the same by the formula of Zhu & Gupta (2017).
     """
 
     before: Mapping[str, float]
@@ -76,7 +79,9 @@ class Pruned:
     zeros: int
     weights: int
     params: int
+    nonzero: int
     bytes: int
+    accounted: int
 
 
 def order(
@@ -91,7 +96,7 @@ def order(
     """Score and order a trained network into `folder`, which must be held (`runs.hold`).
 
     Nothing is written before the scores are there. Returns the run and how it was found, as
-    `steps.train` does; one that was interrupted is begun again. Raises RunError, DataError,
+    `training.train` does; one that was interrupted is begun again. Raises RunError, DataError,
     FileError, CaptureError, ScoreError.
     """
     task = resolve(settings.task)
@@ -140,14 +145,23 @@ def feature_scores(
     return _WITH_LOSS[score](net, batches, task.loss, progress=progress, **more)
 
 
-def prune(task: Task, source: Source, out: Path, how: Pruning, *, progress: bool = False) -> Pruned:
-    """Make single weights zero and store the network in `out`, with its zeros.
+def prune(
+    task: Task,
+    source: Source,
+    out: Path,
+    how: Pruning,
+    *,
+    pack: Pack = "zeros",
+    progress: bool = False,
+) -> Pruned:
+    """Make single weights zero and store the network in `out`, packed as `save` takes it.
 
     Raises DataError, FileError, CaptureError, ScoreError, TrainingError.
     """
     if not 0 <= how.sparsity < 1:
         raise ScoreError(f"The sparsity is {how.sparsity}; give a share from 0 to below 1.")
     writable(out)
+    check(pack)
     if out.resolve() == source.file.resolve():
         raise FileError(f"The weights are read from {out} itself; give another file with --out.")
     with warnings.catch_warnings():
@@ -173,7 +187,7 @@ def prune(task: Task, source: Source, out: Path, how: Pruning, *, progress: bool
         between=train if how.fine_tune else None,
     )
     net.eval()
-    after = store_checked(net, net.full(), net.cut(net.full()), out, task, data)
+    after = store_checked(net, net.full(), net.cut(net.full()), out, task, data, pack)
     found = dict(net.model.named_parameters())
     return Pruned(
         before,
@@ -181,7 +195,9 @@ def prune(task: Task, source: Source, out: Path, how: Pruning, *, progress: bool
         zeros=sum(int((found[name] == 0).sum()) for name in masks),
         weights=sum(mask.numel() for mask in masks.values()),
         params=sum(p.numel() for p in found.values()),
+        nonzero=sum(int((p != 0).sum()) for p in found.values()),
         bytes=out.stat().st_size,
+        accounted=accounting([*found.values(), *net.model.buffers()]),
     )
 
 

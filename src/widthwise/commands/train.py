@@ -1,13 +1,14 @@
 """`widthwise train TASK`: one training from which every width can be cut."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from widthwise import steps
+from widthwise import steps, training
 from widthwise.commands.common import (
     TaskName,
     absolute,
@@ -20,6 +21,8 @@ from widthwise.errors import RunError
 from widthwise.report import text
 from widthwise.runs import Run, Settings, hold
 from widthwise.sources import Source, find
+from widthwise.sparse import Gradual
+from widthwise.sparse.groups import Scope
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Recipe
 
@@ -27,6 +30,7 @@ EXAMPLES = (
     "widthwise train digits --out runs/digits",
     "widthwise train mine.py:task --out runs/mine --epochs 30 --seeds 3",
     "widthwise train digits --from runs/ordered --out runs/elastic --epochs 10 --lr 0.001",
+    "widthwise train digits --out runs/sparse --sparsity 0.8",
 )
 Method = Literal["default", "published", "plain"]
 
@@ -65,6 +69,38 @@ def train(
             "(Knodt 2022). plain: full width only."
         ),
     ] = "default",
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Prune gradually while training, to this share of zeros, such as 0.8: of the "
+            "full width and of narrower ones alike. Files of the run are stored without zeros.",
+        ),
+    ] = None,
+    begin: Annotated[
+        float, typer.Option(metavar="SHARE", help="Where in the training pruning begins.")
+    ] = Gradual.begin,
+    end: Annotated[
+        float, typer.Option(metavar="SHARE", help="Where the last masks are made.")
+    ] = Gradual.end,
+    scope: Annotated[
+        Scope,
+        typer.Option(help="Whether weights compete in the whole network or in each tensor."),
+    ] = "global",
+    feedback: Annotated[
+        bool,
+        typer.Option(
+            "--feedback", help="Let weights come back that were pruned wrongly (DPF, Lin 2020)."
+        ),
+    ] = False,
+    sam: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RHO",
+            help="Look for flat minima, which compress better (SAM, Foret 2021), such as 0.05; "
+            "takes twice as long.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
     ] = False,
@@ -75,11 +111,13 @@ def train(
 
     What is not given is as the task's recipe says.
     """
-    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "sam": sam}
     changed = {name: value for name, value in given.items() if value is not None}
     found = resolve(task)
     recipe = _recipe(found.recipe, changed)
-    command = _command(task, out, source, method, seed, seeds, changed)
+    pruning = _pruning(sparsity, begin, end, scope, feedback)
+    more = {"method": method, "seed": seed, "seeds": seeds, **pruning}
+    command = _command(task, out, source, changed, more)
     start = None if source is None else find(found, source)
     if seeds > 1 and Run(out).record_file.exists():
         raise RunError(f"{out} holds a run of one seed; give another --out for several.")
@@ -87,7 +125,7 @@ def train(
         digest = start.sha256 if start else ""
         order = start.order if start and method == "default" else {}
         comparable = order if order.get("score") in steps.COMPARABLE else {}
-        settings = Settings(absolute(task), method, s, asdict(recipe), digest, comparable)
+        settings = Settings(absolute(task), method, s, asdict(recipe), digest, comparable, pruning)
         folder = out if seeds == 1 else out / f"seed-{s}"
         _one(settings, start, folder, command, overwrite)
     console.print(f"Next: widthwise sweep {shlex.quote(str(out))}", markup=False, soft_wrap=True)
@@ -97,7 +135,7 @@ def _one(
     settings: Settings, start: Source | None, folder: Path, command: str, overwrite: bool
 ) -> None:
     with interruptible(command), hold(folder):
-        run, state = steps.train(
+        run, state = training.train(
             settings, folder, command=command, source=start, overwrite=overwrite
         )
     record = run.record()
@@ -119,22 +157,37 @@ def _recipe(recipe: Recipe, changed: dict[str, int | float]) -> Recipe:
         raise typer.BadParameter(one_line(error)) from error
 
 
+def _pruning(
+    sparsity: float | None, begin: float, end: float, scope: Scope, feedback: bool
+) -> dict[str, Any]:
+    """The fields of `Gradual`, none for a dense training."""
+    others = (begin, end, scope, feedback)
+    if sparsity is None:
+        if others != (Gradual.begin, Gradual.end, Gradual.scope, Gradual.feedback):
+            raise typer.BadParameter(
+                "--begin, --end, --scope and --feedback say how to prune; give --sparsity too."
+            )
+        return {}
+    try:
+        return asdict(Gradual(sparsity, begin, end, scope=scope, feedback=feedback))
+    except ValueError as error:
+        raise typer.BadParameter(one_line(error)) from error
+
+
+_USUAL: Final = {"method": "default", "seed": 0, "seeds": 1} | asdict(Gradual(0.5))
+
+
 def _command(
     task: str,
     out: Path,
     source: Path | None,
-    method: str,
-    seed: int,
-    seeds: int,
-    changed: dict[str, int | float],
+    changed: Mapping[str, Any],
+    more: Mapping[str, Any],
 ) -> str:
     """The command that makes this run, without what it leaves as it is by itself."""
     words = ["widthwise", "train", task, "--out", str(out)]
     words += [] if source is None else ["--from", str(source)]
-    options: dict[str, str | int | float] = {**changed}
-    usual: dict[str, str | int | float] = {"method": "default", "seed": 0, "seeds": 1}
-    given: dict[str, str | int | float] = {"method": method, "seed": seed, "seeds": seeds}
-    options |= {name: value for name, value in given.items() if value != usual[name]}
-    for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+    said = {name: v for name, v in more.items() if name == "sparsity" or v != _USUAL[name]}
+    for name, value in {**changed, **said}.items():
+        words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return shlex.join(words)

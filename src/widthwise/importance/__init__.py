@@ -27,7 +27,7 @@ depend on the network, and when a score is not a number.
 from widthwise.importance.allocate import allocate, allocated_ladder
 from widthwise.importance.compensate import compensate
 from widthwise.importance.damage import damage
-from widthwise.importance.masks import held_at_zero, keep, prune
+from widthwise.importance.masks import held_at_zero, keep, prune, zeros_of
 from widthwise.importance.merge import merge
 from widthwise.importance.order import order
 from widthwise.importance.readings import activation, moments
@@ -52,4 +52,5 @@ __all__ = [
     "prune",
     "reconstruction",
     "taylor",
+    "zeros_of",
 ]

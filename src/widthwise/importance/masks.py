@@ -92,6 +92,11 @@ def held_at_zero(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[nn.
             handle.remove()
 
 
+def zeros_of(module: nn.Module) -> Masks:
+    """Masks of the zeros that a module has already: True where a matrix or kernel is not zero."""
+    return {n: p.detach() != 0 for n, p in module.named_parameters() if p.dim() >= 2}
+
+
 def prune(
     module: nn.Module,
     score: Callable[[nn.Module], Mapping[str, Tensor]],

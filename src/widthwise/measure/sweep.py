@@ -32,6 +32,7 @@ from widthwise.measure.modes import evaluating
 from widthwise.measure.recalibrate import has_statistics
 from widthwise.measure.recalibrate import recalibrate as estimate_anew
 from widthwise.store.file import prepare
+from widthwise.store.packedfile import Pack
 from widthwise.variant import Widths
 
 Batches = Iterable[tuple[Any, Any]]
@@ -171,6 +172,7 @@ def sweep(
     latency: bool = True,
     recalibrate: Batches | None = None,
     touch_up: TouchUp | None = None,
+    pack: Pack = "none",
     progress: bool = False,
     metric: str = "metric",
     higher_is_better: bool = True,
@@ -188,6 +190,7 @@ def sweep(
         is then cut and evaluated by itself. Without it, all widths have those of full width.
     touch_up: changes each cut before it is measured, after its statistics were estimated, such as
         `importance.compensate`; every width is then evaluated by itself, too.
+    pack: how files are written whose bytes are told, as `save` takes it.
     progress: say on stderr what is being measured. seed: of the training, noted in the frontier.
 
     A width whose metric is not finite is left out with a NotMeasuredWarning. Raises WidthError,
@@ -210,7 +213,8 @@ def sweep(
             with evaluating(module):
                 values.append(float(evaluate(module)))
         if math.isfinite(values[i]):
-            points.append(costs.point(w, values[i], module, stored.bytes))
+            size = stored.bytes if pack == "none" else prepare(net, w, module, pack).bytes
+            points.append(costs.point(w, values[i], module, size))
         else:
             message = f"{dict(w)} is left out: its metric is {values[i]}."
             warnings.warn(message, NotMeasuredWarning, stacklevel=2)

@@ -78,6 +78,9 @@ class GradualPruner:
         self.feedback = feedback
         chosen = prunable(self.module) if tensors is None else tuple(tensors)
         named = _parameters(self.module, [*chosen, *self.each])
+        # Modules rather than parameters, which are other objects once a module has been moved.
+        parts = {name: name.rpartition(".") for name in named}
+        self._holders = {n: (self.module.get_submodule(p[0]), p[2]) for n, p in parts.items()}
         nested = shells(module, rungs) if rungs and isinstance(module, Elastic) else {}
         self._groups = tuple(groups(chosen, schedule, scope, self.each, nested))
         for group in self._groups:
@@ -166,15 +169,16 @@ class GradualPruner:
     @torch.no_grad()
     def _update(self) -> None:
         """Make the masks anew where it is time to, and apply them."""
-        weights = {name: self._parameter(name) for name in self._kept}
-        for name, out in self._out.items():
-            weights[name].add_(out)  # the dense ones, which the last step has moved
-        for group in self._groups:
-            if group.changes(self._taken, endless=self.feedback):
+        due = [g for g in self._groups if g.changes(self._taken, endless=self.feedback)]
+        if due or self._out:
+            weights = {name: self._parameter(name) for name in self._kept}
+            for name, out in self._out.items():
+                weights[name].add_(out)  # the dense ones, which the last step has moved
+            for group in due:
                 self._choose(group, weights)
-        for name, out in self._out.items():
-            out.copy_(weights[name])
-            _bits(out).bitwise_and_(~self._kept[name])
+            for name, out in self._out.items():
+                out.copy_(weights[name])
+                _bits(out).bitwise_and_(~self._kept[name])
         self.apply()
 
     def _choose(self, group: Group, weights: Mapping[str, Tensor]) -> None:
@@ -187,8 +191,8 @@ class GradualPruner:
 
     def _parameter(self, name: str) -> Tensor:
         """A parameter as it is now; what is kept beside it follows to its device."""
-        where, _, last = name.rpartition(".")
-        parameter: Tensor = getattr(self.module.get_submodule(where), last)
+        holder, last = self._holders[name]
+        parameter: Tensor = getattr(holder, last)
         for beside in (self._kept, self._out):
             if name in beside and beside[name].device != parameter.device:
                 beside[name] = beside[name].to(parameter.device)

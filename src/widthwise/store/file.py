@@ -3,6 +3,8 @@
     save(net, "half.safetensors", widths=net.widths(0.5))
     small = load("half.safetensors", build=make_model)     # make_model() -> the full-size module
 
+    save(net, "sparse.safetensors", pack="zeros")          # without the zeros, where there are many
+
 The file holds only the cut tensors. Loading builds the user's model as it always is, sets the
 sizes that the cut changed and puts the tensors in; where the class cannot express the cut, its
 graph is captured and cut again.
@@ -24,6 +26,7 @@ from widthwise.errors import FileError, WidthwiseError
 from widthwise.graph.own_class import Patch, apply_patches, held_sizes
 from widthwise.store import inputs, tensorfile
 from widthwise.store.manifest import Manifest, Measured, from_text, to_text
+from widthwise.store.packedfile import Pack, pack_tensors, unpack_tensors
 from widthwise.variant import Widths
 
 # The sizes of torch's layers that a cut can change; of the user's classes every integer counts.
@@ -38,7 +41,7 @@ _LAYER_SIZES = frozenset(
 class Stored:
     """A network as a file would hold it.
 
-    module: the cut network. tensors: by name, shared ones once. bytes: the size of the file.
+    module: the cut network. tensors: by name, shared ones once; of packed ones their parts.
     """
 
     module: nn.Module
@@ -58,6 +61,7 @@ def save(
     widths: Mapping[str, int] | None = None,
     module: nn.Module | None = None,
     metric: Measured | None = None,
+    pack: Pack = "none",
 ) -> Path:
     """Write one safetensors file with the network at these widths; returns its path.
 
@@ -69,11 +73,14 @@ def save(
     module: the network's cut at these widths, whose tensors are stored in the place of the
         network's, for example fine-tuned or with statistics estimated anew.
     metric: what was measured of it, noted in the file; it does not change the file's size.
+    pack: "zeros" stores tensors without their zeros, each in its smallest form (store/packing.py);
+        "zstd" compresses that too, and needs the package zstandard. The network that is loaded has
+        the same bits.
 
     The file appears whole or not at all. Raises WidthError, and FileError when it cannot be written
     or the network cannot be stored.
     """
-    stored = prepare(net, widths, module)
+    stored = prepare(net, widths, module, pack)
     manifest = replace(stored.manifest, measured=metric)
     return tensorfile.write(path, stored.tensors, to_text(manifest))
 
@@ -86,8 +93,7 @@ def load(path: str | os.PathLike[str], build: Callable[[], nn.Module]) -> nn.Mod
     Raises FileError when the file is missing, damaged or not one of widthwise, or when it does not
     fit what `build` makes.
     """
-    tensors, text = tensorfile.read(path)
-    manifest = from_text(text, str(path))
+    tensors, manifest = read(path)
     try:
         tensors = {**tensors, **{n: tensors[to] for n, to in manifest.tied.items()}}
     except KeyError as error:
@@ -102,15 +108,34 @@ def load(path: str | os.PathLike[str], build: Callable[[], nn.Module]) -> nn.Mod
     return module.eval()
 
 
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Manifest]:
+    """The tensors of a file by name, on the CPU, shared ones once, and its manifest.
+
+    Raises FileError.
+    """
+    stored, text = tensorfile.read(path)
+    manifest = from_text(text, str(path))
+    return unpack_tensors(stored, manifest.packed, path), manifest
+
+
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """What a file says of itself, after checking that it is whole. Raises FileError."""
     return from_text(tensorfile.read(path)[1], str(path))
 
 
 def prepare(
-    net: nn.Module, widths: Mapping[str, int] | None = None, module: nn.Module | None = None
+    net: nn.Module,
+    widths: Mapping[str, int] | None = None,
+    module: nn.Module | None = None,
+    pack: Pack = "none",
 ) -> Stored:
     """The network at these widths as `save` would store it. Raises WidthError, FileError."""
+    stored = _prepared(net, widths, module)
+    tensors, packed = pack_tensors(stored.tensors, pack)
+    return replace(stored, tensors=tensors, manifest=replace(stored.manifest, packed=packed))
+
+
+def _prepared(net: nn.Module, widths: Mapping[str, int] | None, module: nn.Module | None) -> Stored:
     if isinstance(net, Elastic):
         stored = _from_net(net, net.complete(widths or {}))
         return stored if module is None else _with_tensors_of(module, stored)

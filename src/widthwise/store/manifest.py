@@ -21,13 +21,16 @@ import torch
 from widthwise.errors import FileError, WidthError
 from widthwise.graph.constraints import Constraints
 from widthwise.graph.own_class import Patch
+from widthwise.store.packing import FORMS, PARTS, Packed
+from widthwise.store.tensorfile import DTYPES
 from widthwise.variant import Widths
 from widthwise.version import VERSION
 
 FORMAT = "widthwise"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of files with packed tensors; those without are of version 1
 TORCH = re.sub(r"\+.*", "", torch.__version__)  # without the build, e.g. +cpu
 NOTES = 192  # bytes of the notes in the file
+_MOST_DIMS = 64  # as in torch
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Manifest:
     inputs: for a graph, the example inputs' form (see inputs.py). measured: its metric, if known.
     torch, widthwise: the versions that wrote it. constraints, outputs: those of the network, from
     which its axes and their names follow; in the file only where there are any.
+    packed: the tensors that are stored in parts, and how; in the file only where there are any.
     """
 
     kind: str
@@ -65,6 +69,7 @@ class Manifest:
     widthwise: str = VERSION
     constraints: Constraints = field(default_factory=Constraints)
     outputs: tuple[str, ...] | None = None
+    packed: Mapping[str, Packed] = field(default_factory=dict)
 
 
 def to_text(manifest: Manifest) -> str:
@@ -74,7 +79,7 @@ def to_text(manifest: Manifest) -> str:
         patches.setdefault(patch.module, {})[patch.attribute] = patch.value
     body = {
         "format": FORMAT,
-        "version": FORMAT_VERSION,
+        "version": 2 if manifest.packed else 1,
         "kind": manifest.kind,
         "class": manifest.class_name,
         "widths": dict(manifest.widths),
@@ -88,6 +93,8 @@ def to_text(manifest: Manifest) -> str:
         body["constraints"] = manifest.constraints.to_dict()
     if manifest.outputs is not None:
         body["outputs"] = list(manifest.outputs)
+    if manifest.packed:
+        body["packed"] = {name: _described(p) for name, p in manifest.packed.items()}
     measured = manifest.measured
     notes = {
         "metric": None if measured is None else [measured.name, measured.value, measured.split],
@@ -131,7 +138,8 @@ def _read(data: Any) -> Manifest:
     if data["version"] > FORMAT_VERSION:
         raise _NewerError
     names = {"format", "version", "kind", "class", "widths", "sizes", "patches", "full", "tied"}
-    odd = data.keys() - {"constraints", "outputs"} ^ {*names, "inputs", "notes"}
+    names |= {"inputs", "notes"} | ({"packed"} if data["version"] == 2 else set())
+    odd = data.keys() - {"constraints", "outputs"} ^ names
     _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
     _need(data["kind"] in ("class", "graph"), f"kind {data['kind']!r}")
     notes = data["notes"]
@@ -152,7 +160,26 @@ def _read(data: Any) -> Manifest:
         widthwise=_word(notes["widthwise"]),
         constraints=Constraints(**_table(data.get("constraints", {}), lambda value: value)),
         outputs=_words(data["outputs"]) if "outputs" in data else None,
+        packed=_table(data.get("packed", {}), _packed),
     )
+
+
+def _described(packed: Packed) -> dict[str, Any]:
+    found = {"form": packed.form, "shape": list(packed.shape), "dtype": DTYPES[packed.dtype]}
+    return {**found, "zstd": dict(packed.zstd)} if packed.zstd else found
+
+
+def _packed(data: Any) -> Packed:
+    data = _table(data, lambda value: value)
+    _need(data.keys() - {"zstd"} == {"form", "shape", "dtype"}, "a packed tensor is not described")
+    types = {name: dtype for dtype, name in DTYPES.items()}
+    _need(data["form"] in FORMS, "a packed tensor has no form")
+    _need(_word(data["dtype"]) in types, "a packed tensor has no type")
+    zstd = _table(data.get("zstd", {}), _count)
+    _need(zstd.keys() <= {*PARTS[data["form"]]}, "a packed tensor has other parts")
+    shape = _shape(data["shape"])
+    _need(len(shape) <= _MOST_DIMS, "a packed tensor has too many dims")
+    return Packed(data["form"], shape, types[data["dtype"]], zstd)
 
 
 def _need(condition: bool, problem: str) -> None:

@@ -29,7 +29,7 @@ _START = b'{"__metadata__":{"sha256":"'
 _ZEROS = "0" * 64
 _SUM = slice(8 + len(_START), 8 + len(_START) + 64)  # where the digits are in the file
 
-_NAMES = {
+DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8",
@@ -102,11 +102,11 @@ def _header(tensors: Mapping[str, Tensor], manifest: str, digest: str) -> bytes:
     offset = 0
     for name in _order(tensors):
         tensor = tensors[name]
-        if tensor.dtype not in _NAMES or name == "__metadata__":
+        if tensor.dtype not in DTYPES or name == "__metadata__":
             raise FileError(f"{name} of type {tensor.dtype} cannot be stored; convert it first.")
         end = offset + tensor.nbytes
         entries[name] = {
-            "dtype": _NAMES[tensor.dtype],
+            "dtype": DTYPES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [offset, end],
         }

@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,7 @@ def resolve(name: str) -> Task:
         model=partial(_checked_model, task.name, task.model),
         example=partial(_checked_example, task.name, task.example),
         splits=partial(_checked_splits, task.name, task.splits),
+        further=task.further and partial(_checked_further, task.name, task.further),
     )
 
 
@@ -151,6 +152,19 @@ def _checked_splits(name: str, splits: Callable[[], Any]) -> Splits:
                 " are (inputs, target), inputs a tensor, a tuple or a dict."
             )
     return made
+
+
+def _checked_further(
+    name: str, further: Callable[[torch.nn.Module, str], Any], module: torch.nn.Module, split: str
+) -> Mapping[str, float]:
+    made = further(module, split)
+    figures = made.items() if isinstance(made, Mapping) else [(None, None)]
+    if not all(isinstance(k, str) and isinstance(v, int | float) for k, v in figures):
+        raise TaskError(
+            f"further() of task {name!r} returned {_kind(made)}; return numbers by their names,"
+            ' such as {"BLEU": 31.2}.'
+        )
+    return made  # type: ignore[no-any-return]  # as just checked
 
 
 def _wrong_form(data: Any) -> str | None:

@@ -11,14 +11,12 @@ run that was stopped, in whatever way, ends with the very weights of one that wa
 
 from __future__ import annotations
 
-import hashlib
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from types import FrameType
@@ -29,7 +27,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from widthwise.choose.draws import hashed
-from widthwise.elastic import Elastic
 from widthwise.errors import TrainingError
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.sparse import GradualPruner
@@ -39,12 +36,12 @@ from widthwise.train.batches import Plan, length, own_randomness, placed, reseed
 from widthwise.train.checkpoint import Checkpoint
 from widthwise.train.ema import Average
 from widthwise.train.history import Epoch, History
-from widthwise.train.layer import StructuralDropout
-from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
+from widthwise.train.job import Job, module_of
+from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw
 from widthwise.train.progress import Display, Pace
 from widthwise.train.recipe import Recipe, rate
 from widthwise.train.sam import SAM
-from widthwise.train.state import gather, restore, state_of
+from widthwise.train.state import gather, restore
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -97,10 +94,10 @@ def fit(
         raise ValueError("Give valid and metric together, or neither.")
     if isinstance(loss, (SingleDraw, SandwichLoss)) and loss.net is not net:
         raise ValueError("The loss was made for another network; make it with the one you train.")
-    if pruner is not None and (pruner.steps or pruner.module is not _module_of(net)):
+    if pruner is not None and (pruner.steps or pruner.module is not module_of(net)):
         raise ValueError("Make a new pruner, with the network that you train.")
     place = None if folder is None else Path(folder)
-    job = _Job(
+    job = Job(
         net,
         train,
         loss,
@@ -120,57 +117,6 @@ def fit(
             return run.go(progress)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """The arguments of `fit`."""
-
-    net: nn.Module
-    train: Dataset[Any]
-    loss: Objective | Criterion
-    recipe: Recipe
-    valid: Dataset[Any] | None
-    metric: Metric | None
-    pruner: GradualPruner | None
-    folder: Path | None
-    seed: int
-    workers: int
-    cpu: bool
-    save_every: float
-
-    def objective(self) -> Callable[[Any, Any], Tensor]:
-        """(inputs, target) -> loss."""
-        if isinstance(self.loss, Objective):
-            return self.loss
-        net, criterion = self.net, self.loss
-        return lambda inputs, target: criterion(outputs_for(net, inputs), target)
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the trained weights, as JSON: a checkpoint goes on with the same only."""
-        loss, net = self.loss, self.net
-        state = state_of(_module_of(net))
-        shapes = [(name, list(t.shape), str(t.dtype)) for name, t in state.items()]
-        return {
-            "recipe": asdict(self.recipe),
-            "seed": self.seed,
-            "loss": loss.settings() if isinstance(loss, Objective) else name_of(loss),
-            "draws": {name or "net": asdict(d.draw) for name, d in self.drawing().items()},
-            "draws_seed": net.seed if isinstance(net, Elastic) else None,
-            "model": {
-                "parameters": sum(p.numel() for p in net.parameters()),
-                "tensors": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
-            },
-            "items": length(self.train),
-            "metric": None if self.metric is None else self.metric.name,
-            "pruning": None if self.pruner is None else self.pruner.settings(),
-        }
-
-    def drawing(self) -> dict[str, Elastic | StructuralDropout]:
-        """What draws widths, by module name."""
-        if isinstance(self.net, Elastic):
-            return {"": self.net}
-        return {n: m for n, m in self.net.named_modules() if isinstance(m, StructuralDropout)}
-
-
 class _Step(nn.Module):
     """One training step's loss as a module, so that Accelerate can wrap all its passes at once."""
 
@@ -186,9 +132,9 @@ class _Step(nn.Module):
 class _Run:
     """A run under way."""
 
-    def __init__(self, job: _Job) -> None:
+    def __init__(self, job: Job) -> None:
         self.job = job
-        self.module = _module_of(job.net)
+        self.module = module_of(job.net)
         recipe = job.recipe
         self.accelerator = _accelerator(recipe, job.cpu)
         self.main: bool = self.accelerator.is_main_process
@@ -433,11 +379,6 @@ class _Run:
                 else "nothing was kept, for there is no folder to keep it in."
             )
         )
-
-
-def _module_of(net: nn.Module) -> nn.Module:
-    """The user's own module."""
-    return net.model if isinstance(net, Elastic) else net
 
 
 def _accelerator(recipe: Recipe, cpu: bool) -> Accelerator:

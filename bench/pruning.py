@@ -1,0 +1,77 @@
+"""What gradual pruning adds to a training step.
+
+    WIDTHWISE_DATA=... OMP_NUM_THREADS=1 python bench/pruning.py --write
+
+A hundred steps of each network on its task's data, with the pruner's share timed by itself in the
+same run: (training + pruning) / training. Masks change every 100 steps, as published at the most,
+so that one change is among them; all prunable weights are at 90 % zeros, after the schedule's end
+masks are only applied. `feedback` keeps and moves a dense copy besides. Seed 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+import widthwise as ww
+from common import record
+from widthwise.measure.metric import outputs_for
+from widthwise.tasks import BUILT_IN
+from widthwise.train.batches import Plan, length, stream
+
+NETWORKS = ("mnist", "cifar10", "fashion-mnist-mobilenet", "ptb-lstm-small", "ptb-lstm")
+STEPS = 100
+
+
+def measured(name: str, feedback: bool) -> dict[str, Any]:
+    """The ratio for one network."""
+    task = BUILT_IN[name]()
+    data = task.splits().train
+    torch.manual_seed(0)
+    module: nn.Module = task.model().train()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
+    schedule = ww.Schedule(0.9, begin=0, end=10_000, initial=0.5, frequency=STEPS)
+    pruner = ww.GradualPruner(module, schedule, feedback=feedback)
+    batches = Plan(length(data), task.recipe.batch_size, 0).epoch(0)
+    spent = [0.0, 0.0]
+    for number, (inputs, target) in enumerate(stream(data, batches[: STEPS + 5], 0, 0)):
+        began = time.perf_counter()
+        optimizer.zero_grad()
+        task.loss(outputs_for(module, inputs), target).backward()
+        optimizer.step()
+        trained = time.perf_counter()
+        pruner.step()
+        if number >= 5:  # the first ones allocate
+            spent[0] += trained - began
+            spent[1] += time.perf_counter() - trained
+    weights = sum(mask.numel() for mask in pruner.masks.values())
+    return {
+        "network": name,
+        "feedback": feedback,
+        "weights": weights,
+        "batch": task.recipe.batch_size,
+        "ratio": round((spent[0] + spent[1]) / spent[0], 4),
+    }
+
+
+def main() -> None:
+    """Measure, print and store."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    found = []
+    for name in options.only:
+        for feedback in (False, True):
+            found.append(measured(name, feedback))
+            print(found[-1], flush=True)
+    if options.write:
+        record("pruning", found)
+
+
+if __name__ == "__main__":
+    main()

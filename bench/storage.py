@@ -1,0 +1,140 @@
+"""What zeros are worth: bytes of packed files, the time to read them, and sparse products.
+
+    python bench/storage.py                # prints; 1 when a bound is not kept
+    python bench/storage.py --write        # and stores the figures in bench/results/storage.json
+
+Files: a network of 20 M weights, pruned by magnitude, as `save` writes it plain, packed, and packed
+and compressed. `index` is the file ÷ (4 bytes a non-zero and the cheaper of a bit mask and 4-bit
+relative indices with the fillers that they need), bound 1.02; `formula` the file ÷ that of Zhu &
+Gupta (2017), which counts no fillers. `load` is the time to read the file (checksum, unpacking) ÷
+that of the plain file, bound 2: medians over rounds in which the files take turns.
+
+Products: a linear layer on torch's sparse rows against the dense product, one thread; the shortest
+times of many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common import record
+from widthwise.measure.kernels import NothingFasterWarning, run_sparse
+from widthwise.store.file import read, save
+from widthwise.store.packedfile import Pack
+from widthwise.store.packing import accounting
+
+SPARSITIES = (0.5, 0.75, 0.8, 0.9, 0.95, 0.98, 0.99)
+BOUND, LOAD_BOUND = 1.02, 2.0
+WAYS: tuple[Pack, ...] = ("none", "zeros", "zstd")
+
+
+def network(sparsity: float) -> nn.Module:
+    """20.0 M normal weights; in each layer the smallest are zero."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3000, 3000), nn.ReLU(), nn.Linear(3000, 3660))
+    for layer in (model[0], model[2]):
+        weight = layer.weight.data.normal_()
+        zeros = weight.abs().flatten().argsort()[: round(sparsity * weight.numel())]
+        weight.view(-1)[zeros] = 0
+    return model
+
+
+def with_index(tensor: Tensor) -> float:
+    """Bytes of the non-zeros and of the cheaper index, counted apart from the code that packs."""
+    positions = tensor.detach().flatten().nonzero()[:, 0]
+    gaps = torch.diff(positions, prepend=torch.tensor([-1])) - 1
+    codes = len(positions) + int((gaps // 15).sum())
+    packed = 4 * len(positions) + min(tensor.numel() / 8, codes / 2)
+    return min(4 * tensor.numel(), packed)
+
+
+def seconds(path: Path) -> float:
+    """To read a file once."""
+    gc.collect()
+    began = time.perf_counter()
+    read(path)
+    return time.perf_counter() - began
+
+
+def files(sparsity: float, rounds: int) -> dict[str, Any]:
+    """Bytes, and times of reading, at one sparsity."""
+    model = network(sparsity)
+    tensors = list(model.parameters())
+    with tempfile.TemporaryDirectory() as folder:
+        paths, saved = {}, {}
+        for how in WAYS:
+            began = time.perf_counter()
+            paths[how] = save(model, Path(folder) / how, pack=how)
+            saved[how] = time.perf_counter() - began
+        size = {how: path.stat().st_size for how, path in paths.items()}
+        turns = [{how: seconds(path) for how, path in paths.items()} for _ in range(rounds)]
+    loads = {how: statistics.median(turn[how] / turn["none"] for turn in turns) for how in WAYS}
+    return {
+        "sparsity": sparsity,
+        "bytes": size,
+        "formula_bytes": accounting(tensors),
+        "index": round(size["zeros"] / sum(map(with_index, tensors)), 4),
+        "formula": round(size["zeros"] / accounting(tensors), 4),
+        "zstd_formula": round(size["zstd"] / accounting(tensors), 4),
+        "load": {how: round(ratio, 2) for how, ratio in loads.items()},
+        "dense_load_s": round(statistics.median(turn["none"] for turn in turns), 3),
+        "save_s": {how: round(s, 2) for how, s in saved.items()},
+    }
+
+
+def product(outputs: int, inputs: int, sparsity: float, batch: int) -> dict[str, Any]:
+    """One layer, both ways."""
+    torch.manual_seed(0)
+    layer = nn.Linear(inputs, outputs)
+    layer.weight.data[torch.rand(outputs, inputs) < sparsity] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingFasterWarning)
+        _, (timed,) = run_sparse(nn.Sequential(layer), (torch.randn(batch, inputs),), seconds=1.0)
+    return {
+        "layer": f"{inputs} to {outputs}",
+        "sparsity": sparsity,
+        "batch": batch,
+        "dense_ms": round(timed.dense_ms, 4),
+        "csr_ms": round(timed.csr_ms, 4),
+        "speed": round(timed.dense_ms / timed.csr_ms, 2),
+    }
+
+
+def main() -> int:
+    """Measure, print, and store when asked; 1 when a bound is not kept."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    stored = []
+    for sparsity in SPARSITIES:
+        stored.append(files(sparsity, options.rounds))
+        print(stored[-1])
+    products = []
+    for outputs, inputs in ((2600, 650), (1024, 1024)):
+        for batch in (1, 32):
+            for sparsity in (0.5, 0.8, 0.9, 0.95, 0.98):
+                products.append(product(outputs, inputs, sparsity, batch))
+                print(products[-1])
+    index = max(each["index"] for each in stored)
+    load = max(each["load"]["zeros"] for each in stored)
+    print(f"index {index} (bound {BOUND}), load {load} (bound {LOAD_BOUND})")
+    if options.write:
+        found = {"bound": BOUND, "load_bound": LOAD_BOUND, "rounds": options.rounds}
+        print(record("storage", {**found, "files": stored, "products": products}))
+    return int(index > BOUND or load > LOAD_BOUND)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Ways of compressing a network against each other, at equal stored bytes."""

@@ -1,0 +1,77 @@
+"""What a training is asked to do: the arguments of `fit`, and what follows from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from widthwise.elastic import Elastic
+from widthwise.measure.metric import Metric, outputs_for
+from widthwise.sparse import GradualPruner
+from widthwise.train.batches import length
+from widthwise.train.layer import StructuralDropout
+from widthwise.train.losses import Criterion, Objective, name_of
+from widthwise.train.recipe import Recipe
+from widthwise.train.state import state_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """The arguments of `fit`, and what follows from them."""
+
+    net: nn.Module
+    train: Dataset[Any]
+    loss: Objective | Criterion
+    recipe: Recipe
+    valid: Dataset[Any] | None
+    metric: Metric | None
+    pruner: GradualPruner | None
+    folder: Path | None
+    seed: int
+    workers: int
+    cpu: bool
+    save_every: float
+
+    def objective(self) -> Callable[[Any, Any], Tensor]:
+        """(inputs, target) -> loss."""
+        if isinstance(self.loss, Objective):
+            return self.loss
+        net, criterion = self.net, self.loss
+        return lambda inputs, target: criterion(outputs_for(net, inputs), target)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the trained weights, as JSON: a checkpoint goes on with the same only."""
+        loss, net = self.loss, self.net
+        state = state_of(module_of(net))
+        shapes = [(name, list(t.shape), str(t.dtype)) for name, t in state.items()]
+        return {
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+            "loss": loss.settings() if isinstance(loss, Objective) else name_of(loss),
+            "draws": {name or "net": asdict(d.draw) for name, d in self.drawing().items()},
+            "draws_seed": net.seed if isinstance(net, Elastic) else None,
+            "model": {
+                "parameters": sum(p.numel() for p in net.parameters()),
+                "tensors": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+            },
+            "items": length(self.train),
+            "metric": None if self.metric is None else self.metric.name,
+            "pruning": None if self.pruner is None else self.pruner.settings(),
+        }
+
+    def drawing(self) -> dict[str, Elastic | StructuralDropout]:
+        """What draws widths, by module name."""
+        if isinstance(self.net, Elastic):
+            return {"": self.net}
+        return {n: m for n, m in self.net.named_modules() if isinstance(m, StructuralDropout)}
+
+
+def module_of(net: nn.Module) -> nn.Module:
+    """The user's own module."""
+    return net.model if isinstance(net, Elastic) else net

@@ -1,0 +1,122 @@
+"""Training into a run folder: a function that neither parses nor prints.
+
+run, state = train(Settings("digits", "default", 0, asdict(recipe)), Path("runs/x"), command="...")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from widthwise.choose.draws import PUBLISHED, Draw
+from widthwise.elastic import Elastic
+from widthwise.importance import allocated_ladder
+from widthwise.measure.sweep import ladder
+from widthwise.runs import Record, Run, Settings, State, begin, claim, now
+from widthwise.sources import Source, apart, model_of
+from widthwise.sparse import Gradual, GradualPruner
+from widthwise.steps import RUNGS, scores_of, store_checked
+from widthwise.store import scorefile
+from widthwise.tasks.resolve import resolve
+from widthwise.tasks.task import Splits, Task
+from widthwise.train.batches import Plan, length, own_randomness
+from widthwise.train.fit import fit
+from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
+from widthwise.train.recipe import Recipe
+from widthwise.variant import Widths
+
+METHODS: Final[Mapping[str, Draw]] = {
+    "default": Draw(),  # with sandwich passes and distillation
+    "published": PUBLISHED,
+    "plain": Draw(p=0),  # full width only, for comparison
+}
+_SHELLS = 8  # rungs that are each as sparse as the whole, from a sixteenth of every axis
+
+
+def train(
+    settings: Settings,
+    folder: Path,
+    *,
+    command: str,
+    source: Source | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> tuple[Run, State]:
+    """Train into `folder`, which must be held (`runs.hold`), or continue there.
+
+    source: the weights to start from, of which `settings` has the SHA-256; None for new ones. Where
+    `settings` has its order too, widths are drawn from those that its scores allocate, and the run
+    keeps the scores.
+
+    Returns the run and how it was found: "new", "continued", or "finished" when it was done
+    before. Raises RunError, TaskError, DataError, CaptureError, TrainingError, FileError.
+    """
+    task = resolve(settings.task)
+    apart(source, folder)
+    run, state = claim(folder, settings, overwrite=overwrite)
+    if state == "finished":
+        return run, state
+    data = task.splits()
+    net = _new_network(task, settings, source)
+    record = Record(settings, command, asdict(net.draw), "running", now(), metric=task.metric.name)
+    rungs: list[Widths] = []
+    scores = {}
+    if settings.order and source is not None and source.scores is not None:
+        scores = scores_of(net, source.scores)
+        rungs = allocated_ladder(net, scores, RUNGS)
+    record = begin(run, state, replace(record, source=str(source.file) if source else ""))
+    if scores:
+        scorefile.write(run.scores, scores)
+    try:
+        fit(
+            net,
+            data.train,
+            _objective(net, task, settings.method, rungs),
+            recipe=Recipe(**settings.recipe),
+            valid=data.valid,
+            metric=task.metric,
+            pruner=_pruner(net, settings, rungs, data),
+            folder=folder,
+            seed=settings.seed,
+            progress=progress,
+        )
+        net.cpu()
+        results = store_checked(net, net.full(), net.cut(net.full()), run.model, task, data)
+    except BaseException:
+        run.write(replace(record, status="interrupted"))
+        raise
+    run.write(replace(record, status="finished", finished=now(), results=results))
+    return run, state
+
+
+def _new_network(task: Task, settings: Settings, source: Source | None) -> Elastic:
+    with own_randomness():
+        torch.manual_seed(settings.seed)
+        model = task.model() if source is None else model_of(task, source).train()
+    return Elastic(model, task.example(), draw=METHODS[settings.method], seed=settings.seed)
+
+
+def _objective(net: Elastic, task: Task, method: str, rungs: Sequence[Widths]) -> Objective:
+    if method == "default":
+        return SandwichLoss(net, task.loss, rungs=rungs)
+    return SingleDraw(net, task.loss)
+
+
+def _pruner(
+    net: Elastic, settings: Settings, rungs: Sequence[Widths], data: Splits
+) -> GradualPruner | None:
+    """What prunes a training, so that every width is as sparse; None where nothing does."""
+    if not settings.pruning:
+        return None
+    how = Gradual(**settings.pruning)
+    recipe = Recipe(**settings.recipe)
+    steps = Plan(length(data.train), recipe.batch_size, settings.seed).steps * recipe.epochs
+    if not rungs and settings.method != "plain":
+        rungs = ladder(net, _SHELLS)
+    return GradualPruner(
+        net, how.schedule(steps), scope=how.scope, feedback=how.feedback, rungs=rungs
+    )
