@@ -34,6 +34,9 @@ def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     test = scope["test"]
     assert ww.Evaluation([test], ww.ACCURACY)(scope["again"]) > 0.9
     assert scope["task"]().name == "mine"
+    assert ww.Evaluation([test], ww.ACCURACY)(scope["pruned"].eval()) > 0.9
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("sparse", "dense")]
+    assert sizes[0] < 0.2 * sizes[1]
 
 
 def test_the_readmes_lines_run(tmp_path, monkeypatch, capsys):
