@@ -21,6 +21,7 @@ from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.curve import what_fits
 from widthwise.runs import ORDERED, Record, Run, members
+from widthwise.sparse.groups import Scope
 from widthwise.tasks import BUILT_IN
 from widthwise.train.recipe import Recipe
 
@@ -71,6 +72,17 @@ MinMetric = Annotated[
     typer.Option(
         metavar="X", help="Worst metric allowed, such as 0.97; the most, where lower is better."
     ),
+]
+
+Epochs = Annotated[int | None, typer.Option(metavar="N", min=1, help="Passes over the data.")]
+BatchSize = Annotated[int | None, typer.Option(metavar="N", min=1, help="Items in a step.")]
+Rate = Annotated[float | None, typer.Option(metavar="X", help="Peak learning rate.")]
+Begin = Annotated[float, typer.Option(metavar="SHARE", help="Where in a training pruning begins.")]
+End = Annotated[
+    float, typer.Option(metavar="SHARE", help="Where in a training the last masks are made.")
+]
+Competing = Annotated[
+    Scope, typer.Option(help="Whether weights compete in the whole network or in each tensor.")
 ]
 
 

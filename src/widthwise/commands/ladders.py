@@ -8,6 +8,12 @@ from typing import Annotated
 import typer
 
 from widthwise.commands.common import (
+    BatchSize,
+    Begin,
+    Competing,
+    End,
+    Epochs,
+    Rate,
     TaskName,
     absolute,
     console,
@@ -52,24 +58,13 @@ def ladders(
     elastic_sparsity: Annotated[
         float, typer.Option(metavar="X", help="Share of zeros of the elastic-sparse ladder.")
     ] = 0.8,
-    begin: Annotated[
-        float, typer.Option(metavar="SHARE", help="Where in a training pruning begins.")
-    ] = 0.0,
-    end: Annotated[
-        float, typer.Option(metavar="SHARE", help="Where in a training the last masks are made.")
-    ] = 0.75,
-    scope: Annotated[
-        Scope,
-        typer.Option(help="Whether weights compete in the whole network or in each tensor."),
-    ] = "global",
+    begin: Begin = Gradual.begin,
+    end: End = Gradual.end,
+    scope: Competing = Gradual.scope,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Trainings of each kind.")] = 1,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Passes over the data.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Items in a step.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(metavar="X", help="Peak learning rate.")] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
 ) -> None:
     """Train ladders of networks, and compare them at equal bytes of their files.
 

@@ -10,6 +10,12 @@ import typer
 
 from widthwise import steps, training
 from widthwise.commands.common import (
+    BatchSize,
+    Begin,
+    Competing,
+    End,
+    Epochs,
+    Rate,
     TaskName,
     absolute,
     console,
@@ -48,13 +54,9 @@ def train(
             "a safetensors file.",
         ),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Passes over the data.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Items in a step.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(metavar="X", help="Peak learning rate.")] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of everything random.")] = 0,
     seeds: Annotated[
         int,
@@ -77,16 +79,9 @@ def train(
             "full width and of narrower ones alike. Files of the run are stored without zeros.",
         ),
     ] = None,
-    begin: Annotated[
-        float, typer.Option(metavar="SHARE", help="Where in the training pruning begins.")
-    ] = Gradual.begin,
-    end: Annotated[
-        float, typer.Option(metavar="SHARE", help="Where the last masks are made.")
-    ] = Gradual.end,
-    scope: Annotated[
-        Scope,
-        typer.Option(help="Whether weights compete in the whole network or in each tensor."),
-    ] = "global",
+    begin: Begin = Gradual.begin,
+    end: End = Gradual.end,
+    scope: Competing = Gradual.scope,
     feedback: Annotated[
         bool,
         typer.Option(
