@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import findings_elastic
+import findings_ladders
 import findings_minified
 import findings_minified_pictures
 import findings_resnets
@@ -43,6 +44,7 @@ SECTIONS = (
     Section("minified", findings_minified.text, findings_minified_pictures.pictures),
     Section("resnets", findings_resnets.text, findings_resnets.pictures),
     Section("elastic_tuning", findings_elastic.text, findings_elastic.pictures),
+    Section("ladders", findings_ladders.text, findings_ladders.pictures),
 )
 
 

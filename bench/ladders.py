@@ -1,0 +1,102 @@
+"""Large-sparse against small-dense against elastic, at equal stored bytes, on three architectures.
+
+    WIDTHWISE_DATA=... python bench/ladders.py                       # all that is missing; hours
+    WIDTHWISE_DATA=... python bench/ladders.py --only multi30k --seeds 3
+    python bench/ladders.py --write                                  # store what is there
+
+A depthwise-separable CNN, a word-level LSTM and a translating LSTM with attention, each trained for less
+than its recipe has, so that a seed takes about an hour of one core. It is `widthwise ladders` with the
+arguments below; a run that is stopped goes on, and what is stored is what is there.
+
+Pruning was set up on Fashion-MNIST's validation data (MLP, seeds 0 and 1, 90 and 97 % zeros):
+weights that compete in the whole network, from the first step to three quarters of the training, were the
+best of five spans and two scopes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import record
+from widthwise.compare.ladders import NAME, run
+from widthwise.compare.plan import Kind, Plan, load
+from widthwise.runs import hold
+from widthwise.tasks import BUILT_IN
+
+FOLDER = Path(__file__).parents[1] / "build" / "ladders"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The arguments of one task's ladders."""
+
+    epochs: int
+    fractions: tuple[float, ...]
+    sparsities: tuple[float, ...]
+
+
+SETTINGS = {
+    "fashion-mnist-mobilenet": Setting(3, (1.0, 0.7, 0.5, 0.35, 0.25), (0.75, 0.9, 0.95)),
+    "ptb-lstm-small": Setting(3, (1.0, 0.5, 0.25, 0.125), (0.8, 0.9, 0.95)),
+    "multi30k": Setting(6, (1.0, 0.5, 0.25, 0.125), (0.8, 0.9, 0.95)),
+}
+
+
+def plan(task: str) -> Plan:
+    """That of one task's ladders."""
+    setting = SETTINGS[task]
+    recipe = replace(BUILT_IN[task]().recipe, epochs=setting.epochs)
+    return Plan(task, recipe, lowest=min(setting.fractions))
+
+
+def measure(task: str, kinds: list[Kind], seeds: int) -> None:
+    """Train and measure what is missing."""
+    setting = SETTINGS[task]
+    folder = FOLDER / task
+    with hold(folder):
+        run(
+            plan(task),
+            folder,
+            kinds=kinds,
+            fractions=setting.fractions,
+            sparsities=setting.sparsities,
+            seeds=seeds,
+            progress=False,
+            told=lambda line: print(f"{task}: {line}", flush=True),
+        )
+
+
+def stored() -> dict[str, Any]:
+    """All that is there, by task."""
+    found = {}
+    for task in SETTINGS:
+        cells = load(FOLDER / task / NAME, plan(task))
+        if cells:
+            found[task] = {"plan": asdict(plan(task)), "cells": [asdict(c) for c in cells]}
+    return found
+
+
+def main() -> None:
+    """Measure, or store."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--kinds", nargs="+", type=Kind, choices=list(Kind), default=list(Kind))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="store what is there, train nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.write:
+        print(record("ladders", stored()))
+        return
+    for seeds in range(1, options.seeds + 1):
+        for task in options.only:
+            measure(task, options.kinds, seeds)
+
+
+if __name__ == "__main__":
+    main()

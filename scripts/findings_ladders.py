@@ -1,0 +1,64 @@
+"""The part of docs/findings.md on ladders at equal stored bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from results_page import measured, table
+from widthwise.compare import shown
+from widthwise.compare.plan import Cell, Kind
+from widthwise.tasks import BUILT_IN
+
+LEAD = """## Large and sparse, small and dense, or elastic
+
+"To prune, or not to prune" (Zhu & Gupta, 2017) holds a large network with zeros against a small one
+without at equal memory. Here memory is the bytes of the stored file, read back and measured, and there are
+two more ladders: *elastic*, one training that is cut to every width, and *elastic-sparse*, one training
+that is pruned gradually besides ({sparsity:.0%} zeros at every width), cut to every width
+(`bench/ladders.py`; [how](design.md#zeros-sparse)). All trainings of a task have the same recipe, shorter
+than the task's own. What *formula* says is the paper's accounting of the same networks. Differences are
+seed by seed, each network against the line between its neighbours of the other ladder; nothing is
+extrapolated, so networks smaller than the smallest of the other ladder are not compared.
+"""
+
+
+def text(stored: dict[str, Any]) -> str:
+    """Markdown."""
+    found = stored["results"]
+    first = next(iter(found.values()))
+    parts = [LEAD.format(sparsity=first["plan"]["pruning"]["sparsity"])]
+    for name in found:
+        parts.append(_task(name, found[name]))
+    return "\n".join([*parts, measured(stored), ""])
+
+
+def _task(name: str, found: dict[str, Any]) -> str:
+    cells, task = _cells(found), BUILT_IN[name]()
+    recipe = found["plan"]["recipe"]
+    seeds = len({c.seed for c in cells})
+    kinds = [k.value for k in Kind if not any(c.kind == k for c in cells)]
+    missing = f" Not measured yet: {', '.join(kinds)}." if kinds else ""
+    head = [
+        f"### {name}\n",
+        f"{recipe['epochs']} epochs, {seeds} seed{'s' * (seeds > 1)}; {task.metric.name} on test data "
+        f"({'higher' if task.metric.higher_is_better else 'lower'} is better).{missing}\n",
+    ]
+    further = task.further is not None
+    columns = ["ladder", "kept, or zeros", "file", "formula", task.metric.name]
+    columns += ["further"] if further else []
+    rows = [list(row[: len(columns)]) for row in shown.rows(cells, task.metric)]
+    verdicts = [f"- {line}." for line in shown.verdicts(cells, task.metric)]
+    picture = f"\n![{task.metric.name} against stored bytes](images/ladders-{name}.png)\n"
+    return "\n".join([*head, table(columns, rows), "", *verdicts, picture])
+
+
+def pictures(stored: dict[str, Any], folder: Path) -> None:
+    """One for each task."""
+    for name, found in stored["results"].items():
+        metric = BUILT_IN[name]().metric
+        shown.draw(_cells(found), metric, folder / f"ladders-{name}.png", title=name)
+
+
+def _cells(found: dict[str, Any]) -> list[Cell]:
+    return [Cell(**cell) for cell in found["cells"]]
