@@ -9,6 +9,7 @@ import pytest
 from command_line import fails, widthwise, works
 
 from widthwise import steps
+from widthwise.report.picks import load_picks
 from widthwise.runs import Run
 from widthwise.store.file import read
 
@@ -53,6 +54,9 @@ def test_touch_ups_leave_zeros_alone(folder: Path, tmp_path: Path, touch_up: str
     works("cut", folder, "--fraction", 0.5, "--out", plain)
     works("cut", folder, "--fraction", 0.5, "--out", out, "--touch-up", touch_up)
     assert zeros(out) == zeros(plain)
+    noted = {pick.name: pick.touch_up for pick in load_picks(Run(folder).picks)}
+    assert noted["plain"] == ""
+    assert noted["touched"] == touch_up
     assert out.read_bytes() != plain.read_bytes()
 
 

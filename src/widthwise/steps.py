@@ -187,6 +187,7 @@ def cut(
         valid=results["valid"],
         test=results["test"],
         file=_inside(out, run.folder),
+        touch_up=", ".join(name for name in how.names if name is not TouchUp.NONE),
     )
     others = [p for p in picks if p.name != pick.name]
     save_picks(run.picks, sorted([*others, pick], key=lambda p: -p.bytes))

@@ -116,7 +116,7 @@ def _picks(frontier: Frontier, picks: Sequence[Pick]) -> str:
     if not picks:
         return ""
     full = max(p.bytes for p in frontier.points)
-    head = ["name", "size", _SHARE, "valid", "test", "widths", "file"]
+    head = ["name", "size", _SHARE, "valid", "test", "widths", "touch-up", "file"]
     rows = [
         [
             _head(pick.name, "text"),
@@ -125,6 +125,7 @@ def _picks(frontier: Frontier, picks: Sequence[Pick]) -> str:
             _cell(text.value(frontier.metric, pick.valid)),
             _cell(text.value(frontier.metric, pick.test)),
             _widths(pick.widths),
+            _cell(pick.touch_up or "none", "text"),
             _cell(pick.file or "-", "text"),
         ]
         for pick in picks

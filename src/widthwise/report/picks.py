@@ -28,6 +28,7 @@ class Pick:
     valid: metric on the split that the frontier was measured on; None where it was not measured.
     test: metric on the test split, from the reloaded file where there is one; None if unmeasured.
     file: file name in the run folder, or None.
+    touch_up: what was done to the cut network, "" for nothing.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Pick:
     valid: float | None = None
     test: float | None = None
     file: str | None = None
+    touch_up: str = ""
 
 
 def save_picks(path: Path, picks: Sequence[Pick]) -> None:
@@ -78,7 +80,7 @@ def size_range(frontier: Frontier, picks: Sequence[Pick]) -> tuple[int, int]:
 def _read(entry: dict[str, Any]) -> Pick:
     pick = Pick(**{**entry, "widths": dict(Widths(entry["widths"]))})
     kinds = {"name": str, "bytes": int, "valid": float | None, "test": float | None}
-    kinds["file"] = str | None
+    kinds |= {"file": str | None, "touch_up": str}
     for name, kind in kinds.items():
         if not isinstance(getattr(pick, name), kind):
             raise TypeError(name)
