@@ -22,9 +22,9 @@ X = torch.randn(4, 6)
 PUBLIC = """
     ACCURACY Axis BudgetError CaptureError Constraints DataError Distill Draw Elastic
     Evaluation ExportError FileError Frontier GradualPruner GraphModuleWarning Inspection
-    Metric NothingFasterWarning NothingToCutWarning Point PUBLISHED Recipe RunError SAM
-    Sandwich SandwichLoss Schedule ScoreError SingleDraw StructuralDropout TaskError
-    TrainingError WidthError Widths WidthwiseError cut_file distill export_elastic export_onnx
+    Metric NothingFasterWarning NothingToCutWarning Point PUBLISHED QuantizationError Recipe
+    RunError SAM Sandwich SandwichLoss Schedule ScoreError SingleDraw StructuralDropout TaskError
+    TrainingError WidthError Widths WidthwiseError bits cut_file distill export_elastic export_onnx
     export_program fit importance ladder load prunable recalibrate refit_output run_sparse save
     sweep
 """.split()

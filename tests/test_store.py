@@ -297,7 +297,7 @@ def rewritten(stored, **changes):
 
 
 def test_a_newer_file_asks_for_an_update(stored):
-    assert "newer" in refuses(*rewritten(stored, version=3))
+    assert "newer" in refuses(*rewritten(stored, version=4))
 
 
 @pytest.mark.parametrize(

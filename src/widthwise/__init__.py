@@ -1,6 +1,6 @@
 """widthwise: train once, cut to any width."""
 
-from widthwise import importance
+from widthwise import bits, importance
 from widthwise.choose.draws import PUBLISHED, Draw, Sandwich
 from widthwise.elastic import Elastic, GraphModuleWarning, NothingToCutWarning
 from widthwise.errors import (
@@ -9,6 +9,7 @@ from widthwise.errors import (
     DataError,
     ExportError,
     FileError,
+    QuantizationError,
     RunError,
     ScoreError,
     TaskError,
@@ -63,6 +64,7 @@ __all__ = [
     "NothingFasterWarning",
     "NothingToCutWarning",
     "Point",
+    "QuantizationError",
     "Recipe",
     "RunError",
     "Sandwich",
@@ -76,6 +78,7 @@ __all__ = [
     "WidthError",
     "Widths",
     "WidthwiseError",
+    "bits",
     "cut_file",
     "distill",
     "export_elastic",

@@ -37,6 +37,10 @@ class ScoreError(WidthwiseError):
     """Scores cannot be computed, or are not numbers."""
 
 
+class QuantizationError(WidthwiseError):
+    """Weights cannot be written in few bits."""
+
+
 class TrainingError(WidthwiseError):
     """Training cannot go on, for example because the loss is not a number."""
 

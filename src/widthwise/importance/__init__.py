@@ -18,10 +18,11 @@
 | `reconstruction` | what of `obd` the features that stay do not explain | loss | batches, loss |
 
 `chance`, `magnitude`, `taylor`, `obd` and `obd_sd` also score single weights, `of="weights"`, for
-`keep` and `prune`. All go through the batches once, in evaluation mode, change nothing, and hold a
-few numbers for each thing scored. The loss is a criterion (outputs, target) -> mean over the
-samples. All raise ScoreError when there is no batch, when the loss cannot be computed or does not
-depend on the network, and when a score is not a number.
+`keep` and `prune`; `gradient_magnitude` scores them for `bits.quantize`, and `few_values` says how
+many values each tensor needs. All go through the batches once, in evaluation mode, change nothing,
+and hold a few numbers for each thing scored. The loss is a criterion (outputs, target) -> mean over
+the samples. All raise ScoreError when there is no batch, when the loss cannot be computed or does
+not depend on the network, and when a score is not a number.
 """
 
 from widthwise.importance.allocate import allocate, allocated_ladder
@@ -33,6 +34,7 @@ from widthwise.importance.order import order
 from widthwise.importance.readings import activation, moments
 from widthwise.importance.reconstruction import reconstruction
 from widthwise.importance.scores import chance, magnitude, obd, obd_sd, taylor
+from widthwise.importance.sensitivity import few_values, gradient_magnitude
 
 __all__ = [
     "activation",
@@ -41,6 +43,8 @@ __all__ = [
     "chance",
     "compensate",
     "damage",
+    "few_values",
+    "gradient_magnitude",
     "held_at_zero",
     "keep",
     "magnitude",

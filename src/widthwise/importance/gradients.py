@@ -38,6 +38,13 @@ def slopes(model: nn.Module, batches: Batches, criterion: Criterion) -> Iterator
         yield _times(tensors, _derivatives([loss], tensors))
 
 
+def derivatives(model: nn.Module, batches: Batches, criterion: Criterion) -> Iterator[Weights]:
+    """Derivatives of the mean loss of each batch by each weight."""
+    for inputs, target in nonempty(batches):
+        tensors, loss, _ = _differentiable(model, inputs, target, criterion)
+        yield _derivatives([loss], tensors)
+
+
 def signed_slopes(
     model: nn.Module, batches: Batches, criterion: Criterion, generator: torch.Generator
 ) -> Iterator[tuple[Weights, int]]:

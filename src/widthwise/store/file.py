@@ -4,6 +4,7 @@
     small = load("half.safetensors", build=make_model)     # make_model() -> the full-size module
 
     save(net, "sparse.safetensors", pack="zeros")          # without the zeros, where there are many
+    save(net, "few.safetensors", bits=bits.quantize(net, bits.Uniform(4)))   # in four bits each
 
 The file holds only the cut tensors. Loading builds the user's model as it always is, sets the
 sizes that the cut changed and puts the tensors in; where the class cannot express the cut, its
@@ -21,10 +22,12 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from widthwise.bits.quantized import Quantized
 from widthwise.elastic import Elastic, NothingToCutWarning
 from widthwise.errors import FileError, WidthwiseError
 from widthwise.graph.own_class import Patch, apply_patches, held_sizes
 from widthwise.store import inputs, tensorfile
+from widthwise.store.codedfile import code_tensors, decode_tensors
 from widthwise.store.manifest import Manifest, Measured, from_text, to_text
 from widthwise.store.packedfile import Pack, pack_tensors, unpack_tensors
 from widthwise.variant import Widths
@@ -62,6 +65,7 @@ def save(
     module: nn.Module | None = None,
     metric: Measured | None = None,
     pack: Pack = "none",
+    bits: Mapping[str, Quantized] | None = None,
 ) -> Path:
     """Write one safetensors file with the network at these widths; returns its path.
 
@@ -76,11 +80,13 @@ def save(
     pack: "zeros" stores tensors without their zeros, each in its smallest form (store/packing.py);
         "zstd" compresses that too, and needs the package zstandard. The network that is loaded has
         the same bits.
+    bits: what `bits.quantize` returned for the network that is stored, whose tensors then take as
+        many bits as their codes, and no bytes for zeros where that is smaller (store/coding.py).
 
     The file appears whole or not at all. Raises WidthError, and FileError when it cannot be written
     or the network cannot be stored.
     """
-    stored = prepare(net, widths, module, pack)
+    stored = prepare(net, widths, module, pack, bits)
     manifest = replace(stored.manifest, measured=metric)
     return tensorfile.write(path, stored.tensors, to_text(manifest))
 
@@ -115,7 +121,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Manifest]:
     """
     stored, text = tensorfile.read(path)
     manifest = from_text(text, str(path))
-    return unpack_tensors(stored, manifest.packed, path), manifest
+    unpacked = unpack_tensors(stored, manifest.packed, path)
+    return decode_tensors(unpacked, manifest.coded, path), manifest
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -128,11 +135,19 @@ def prepare(
     widths: Mapping[str, int] | None = None,
     module: nn.Module | None = None,
     pack: Pack = "none",
+    bits: Mapping[str, Quantized] | None = None,
 ) -> Stored:
     """The network at these widths as `save` would store it. Raises WidthError, FileError."""
     stored = _prepared(net, widths, module)
-    tensors, packed = pack_tensors(stored.tensors, pack)
-    return replace(stored, tensors=tensors, manifest=replace(stored.manifest, packed=packed))
+    whole, coded = code_tensors(stored.tensors, bits or {})
+    # Parts of a coded tensor are as small as they get.
+    left = {name: t for name, t in whole.items() if name in stored.tensors}
+    tensors, packed = pack_tensors(left, pack)
+    parts = {name: t for name, t in whole.items() if name not in left}
+    if twice := parts.keys() & tensors.keys():
+        raise FileError(f"{min(twice)} is a part of two tensors; rename one of them.")
+    manifest = replace(stored.manifest, packed=packed, coded=coded)
+    return replace(stored, tensors={**tensors, **parts}, manifest=manifest)
 
 
 def _prepared(net: nn.Module, widths: Mapping[str, int] | None, module: nn.Module | None) -> Stored:

@@ -21,13 +21,14 @@ import torch
 from widthwise.errors import FileError, WidthError
 from widthwise.graph.constraints import Constraints
 from widthwise.graph.own_class import Patch
+from widthwise.store.coding import Coded, coded_as, described
 from widthwise.store.packing import FORMS, PARTS, Packed
 from widthwise.store.tensorfile import DTYPES
 from widthwise.variant import Widths
 from widthwise.version import VERSION
 
 FORMAT = "widthwise"
-FORMAT_VERSION = 2  # of files with packed tensors; those without are of version 1
+FORMAT_VERSION = 3  # of files with quantized tensors; 2 with packed ones, 1 with neither
 TORCH = re.sub(r"\+.*", "", torch.__version__)  # without the build, e.g. +cpu
 NOTES = 192  # bytes of the notes in the file
 _MOST_DIMS = 64  # as in torch
@@ -53,7 +54,8 @@ class Manifest:
     inputs: for a graph, the example inputs' form (see inputs.py). measured: its metric, if known.
     torch, widthwise: the versions that wrote it. constraints, outputs: those of the network, from
     which its axes and their names follow; in the file only where there are any.
-    packed: the tensors that are stored in parts, and how; in the file only where there are any.
+    packed: the tensors that are stored without their zeros, and how; coded: those that are
+    quantized. In the file only where there are any.
     """
 
     kind: str
@@ -70,6 +72,14 @@ class Manifest:
     constraints: Constraints = field(default_factory=Constraints)
     outputs: tuple[str, ...] | None = None
     packed: Mapping[str, Packed] = field(default_factory=dict)
+    coded: Mapping[str, Coded] = field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        """The oldest version of the format that has what this file holds."""
+        if self.coded:
+            return 3
+        return 2 if self.packed else 1
 
 
 def to_text(manifest: Manifest) -> str:
@@ -79,7 +89,7 @@ def to_text(manifest: Manifest) -> str:
         patches.setdefault(patch.module, {})[patch.attribute] = patch.value
     body = {
         "format": FORMAT,
-        "version": 2 if manifest.packed else 1,
+        "version": manifest.version,
         "kind": manifest.kind,
         "class": manifest.class_name,
         "widths": dict(manifest.widths),
@@ -93,8 +103,10 @@ def to_text(manifest: Manifest) -> str:
         body["constraints"] = manifest.constraints.to_dict()
     if manifest.outputs is not None:
         body["outputs"] = list(manifest.outputs)
-    if manifest.packed:
+    if manifest.version >= 2:
         body["packed"] = {name: _described(p) for name, p in manifest.packed.items()}
+    if manifest.version >= 3:
+        body["coded"] = {name: {**_tensor(c), **described(c)} for name, c in manifest.coded.items()}
     measured = manifest.measured
     notes = {
         "metric": None if measured is None else [measured.name, measured.value, measured.split],
@@ -138,7 +150,7 @@ def _read(data: Any) -> Manifest:
     if data["version"] > FORMAT_VERSION:
         raise _NewerError
     names = {"format", "version", "kind", "class", "widths", "sizes", "patches", "full", "tied"}
-    names |= {"inputs", "notes"} | ({"packed"} if data["version"] == 2 else set())
+    names |= {"inputs", "notes"} | set(("packed", "coded")[: data["version"] - 1])
     odd = data.keys() - {"constraints", "outputs"} ^ names
     _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
     _need(data["kind"] in ("class", "graph"), f"kind {data['kind']!r}")
@@ -161,25 +173,43 @@ def _read(data: Any) -> Manifest:
         constraints=Constraints(**_table(data.get("constraints", {}), lambda value: value)),
         outputs=_words(data["outputs"]) if "outputs" in data else None,
         packed=_table(data.get("packed", {}), _packed),
+        coded=_table(data.get("coded", {}), _coded),
     )
 
 
+def _tensor(stored: Packed | Coded) -> dict[str, Any]:
+    return {"form": stored.form, "shape": list(stored.shape), "dtype": DTYPES[stored.dtype]}
+
+
 def _described(packed: Packed) -> dict[str, Any]:
-    found = {"form": packed.form, "shape": list(packed.shape), "dtype": DTYPES[packed.dtype]}
+    found = _tensor(packed)
     return {**found, "zstd": dict(packed.zstd)} if packed.zstd else found
 
 
 def _packed(data: Any) -> Packed:
     data = _table(data, lambda value: value)
     _need(data.keys() - {"zstd"} == {"form", "shape", "dtype"}, "a packed tensor is not described")
-    types = {name: dtype for dtype, name in DTYPES.items()}
-    _need(data["form"] in FORMS, "a packed tensor has no form")
-    _need(_word(data["dtype"]) in types, "a packed tensor has no type")
+    shape, dtype = _tensor_of(data)
     zstd = _table(data.get("zstd", {}), _count)
     _need(zstd.keys() <= {*PARTS[data["form"]]}, "a packed tensor has other parts")
+    return Packed(data["form"], shape, dtype, zstd)
+
+
+def _coded(data: Any) -> Coded:
+    data = _table(data, lambda value: value)
+    shape, dtype = _tensor_of(data)
+    rest = {name: v for name, v in data.items() if name not in ("form", "shape", "dtype")}
+    return coded_as(rest, data["form"], shape, dtype)
+
+
+def _tensor_of(data: Mapping[str, Any]) -> tuple[tuple[int, ...], torch.dtype]:
+    """The shape and type of a tensor that is stored in parts, and its form checked."""
+    types = {name: dtype for dtype, name in DTYPES.items()}
+    _need(data["form"] in FORMS, "a tensor in parts has no form")
+    _need(_word(data["dtype"]) in types, "a tensor in parts has no type")
     shape = _shape(data["shape"])
-    _need(len(shape) <= _MOST_DIMS, "a packed tensor has too many dims")
-    return Packed(data["form"], shape, types[data["dtype"]], zstd)
+    _need(len(shape) <= _MOST_DIMS, "a tensor in parts has too many dims")
+    return shape, types[data["dtype"]]
 
 
 def _need(condition: bool, problem: str) -> None:

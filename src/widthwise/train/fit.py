@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from widthwise.bits import StraightThrough
 from widthwise.choose.draws import hashed
 from widthwise.errors import TrainingError
 from widthwise.measure.metric import Metric, outputs_for
@@ -56,6 +57,7 @@ def fit(
     valid: Dataset[Any] | None = None,
     metric: Metric | None = None,
     pruner: GradualPruner | None = None,
+    quantizer: StraightThrough | None = None,
     folder: str | PathLike[str] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -74,6 +76,8 @@ def fit(
     metric: measured on `valid` after every epoch, at full width.
     pruner: prunes the network while it is trained, a step for each of the optimizer's; its schedule
         counts from the beginning of the run, and the run goes on only with the same.
+    quantizer: trains with quantized weights, which the network has at the end; likewise. Averages
+        of them would be none, so that it goes without `Recipe(ema=)`.
     folder: where the run is kept, after every epoch and (unless there are several processes) every
         `save_every` seconds. When it holds an unfinished run, that one goes on; when the run is
         finished, its weights are loaded.
@@ -96,6 +100,10 @@ def fit(
         raise ValueError("The loss was made for another network; make it with the one you train.")
     if pruner is not None and (pruner.steps or pruner.module is not module_of(net)):
         raise ValueError("Make a new pruner, with the network that you train.")
+    if quantizer is not None and (quantizer.steps or quantizer.module is not module_of(net)):
+        raise ValueError("Make a new quantizer, with the network that you train.")
+    if quantizer is not None and recipe is not None and recipe.ema is not None:
+        raise ValueError("Averages of quantized weights are not quantized; train without ema.")
     place = None if folder is None else Path(folder)
     job = Job(
         net,
@@ -105,6 +113,7 @@ def fit(
         valid,
         metric,
         pruner,
+        quantizer,
         place,
         seed,
         workers,
@@ -224,6 +233,8 @@ class _Run:
         self.optimizer.zero_grad()
         if pruner is not None:
             pruner.step()
+        if self.job.quantizer is not None:
+            self.job.quantizer.step()
         if self.average is not None:
             self.average.update()
         self.pending.append(loss.detach())
@@ -312,6 +323,9 @@ class _Run:
         if self.job.pruner is not None:
             state = self.job.pruner.state_dict()
             tensors |= {f"pruner/{name}": t for name, t in state.items()}
+        if self.job.quantizer is not None:
+            state = self.job.quantizer.state_dict()
+            tensors |= {f"quantizer/{name}": t for name, t in state.items()}
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise self._failed(f"tensor {name} is not finite", self.step)
@@ -343,9 +357,11 @@ class _Run:
         for name, module in self.job.drawing().items():
             module.seed, module.step = found.draws[name]
         restore(found.tensors, self.module, self.optimizer, self.average)
+        named = [(n.partition("/"), t) for n, t in found.tensors.items()]
         if self.job.pruner is not None:
-            named = [(n.partition("/"), t) for n, t in found.tensors.items()]
             self.job.pruner.load_state_dict({n[2]: t for n, t in named if n[0] == "pruner"})
+        if self.job.quantizer is not None:
+            self.job.quantizer.load_state_dict({n[2]: t for n, t in named if n[0] == "quantizer"})
         if self.accelerator.scaler is not None and found.scaler is not None:
             self.accelerator.scaler.load_state_dict(found.scaler)
 

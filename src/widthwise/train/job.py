@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from widthwise.bits import StraightThrough
 from widthwise.elastic import Elastic
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.sparse import GradualPruner
@@ -32,6 +33,7 @@ class Job:
     valid: Dataset[Any] | None
     metric: Metric | None
     pruner: GradualPruner | None
+    quantizer: StraightThrough | None
     folder: Path | None
     seed: int
     workers: int
@@ -50,7 +52,7 @@ class Job:
         loss, net = self.loss, self.net
         state = state_of(module_of(net))
         shapes = [(name, list(t.shape), str(t.dtype)) for name, t in state.items()]
-        return {
+        identity = {
             "recipe": asdict(self.recipe),
             "seed": self.seed,
             "loss": loss.settings() if isinstance(loss, Objective) else name_of(loss),
@@ -64,6 +66,9 @@ class Job:
             "metric": None if self.metric is None else self.metric.name,
             "pruning": None if self.pruner is None else self.pruner.settings(),
         }
+        if self.quantizer is not None:
+            identity["bits"] = self.quantizer.settings()
+        return identity
 
     def drawing(self) -> dict[str, Elastic | StructuralDropout]:
         """What draws widths, by module name."""

@@ -1,0 +1,530 @@
+"""Quantized tensors in files: the same bits come back, in as few bytes as their codes need."""
+
+import hashlib
+import json
+import math
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import widthwise as ww
+from widthwise import bits
+from widthwise.errors import FileError
+from widthwise.store import tensorfile
+from widthwise.store.codedfile import code_tensors, decode_tensors
+from widthwise.store.coding import Coded, _bits_of, _bitwise, decode, encode
+from widthwise.store.file import load, prepare, read, read_manifest, save
+from widthwise.store.manifest import Manifest, from_text, to_text
+from widthwise.store.packing import FORMS
+
+SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
+UNIFORM = st.builds(
+    bits.Uniform,
+    bits=st.integers(2, 8),
+    symmetric=st.booleans(),
+    per=st.sampled_from(["tensor", "channel", "group"]),
+    group=st.integers(1, 12),
+)
+QUANTIZERS = st.one_of(UNIFORM, st.builds(bits.Codebook, values=st.integers(2, 256)))
+
+
+def drawn(shape, seed, zeros):
+    generator = torch.Generator().manual_seed(seed)
+    tensor = torch.randn(shape, generator=generator)
+    tensor[torch.rand(shape, generator=generator) < zeros] = 0
+    return tensor
+
+
+def one(tensor, form):
+    make = bits.uniform if isinstance(form, bits.Uniform) else bits.shared
+    return make(tensor, form)
+
+
+def same_bits(a, b):
+    flat = [t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b)]
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(*flat)
+
+
+def size(parts):
+    return sum(part.nbytes for part in parts.values())
+
+
+# ---------------------------------------------------------------- round trip
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    shape=SHAPES,
+    form=QUANTIZERS,
+    seed=st.integers(0, 10**6),
+    zeros=st.sampled_from([0, 0.5, 0.9, 1]),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.float16, torch.bfloat16]),
+)
+def test_every_quantized_tensor_comes_back(shape, form, seed, zeros, dtype):
+    found = one(drawn(shape, seed, zeros).to(dtype), form)
+    coded, parts = encode(found)
+    again = decode(coded, parts)
+    assert {*coded.parts} == parts.keys()
+    assert all(part.dim() == 1 for part in parts.values())
+    assert same_bits(again.dense(), found.dense())
+    assert torch.equal(again.codes, found.codes)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    width=st.integers(1, 8),
+    count=st.integers(0, 100),
+    seed=st.integers(0, 10**6),
+    more=st.booleans(),
+)
+def test_codes_take_exactly_their_bits(width, count, seed, more):
+    values = np.random.default_rng(seed).integers(0, 2**width, count, dtype=np.uint8)
+    stream = _bitwise(values, width)
+    assert len(stream) == math.ceil(count * width / 8)
+    assert (_bits_of(stream, width, count) == values).all()
+    text = "".join(f"{value:0{width}b}" for value in values.tolist())
+    assert "".join(f"{byte:08b}" for byte in stream.tolist()).startswith(text)
+    with pytest.raises(ValueError, match="more or fewer bits"):
+        _bits_of(np.append(stream, np.uint8(0)) if more or not count else stream[1:], width, count)
+
+
+def test_codes_of_more_than_a_chunk():
+    for width in (3, 4):
+        count = 2**20 + 11
+        values = np.random.default_rng(0).integers(0, 2**width, count, dtype=np.uint8)
+        assert (_bits_of(_bitwise(values, width), width, count) == values).all()
+
+
+# ---------------------------------------------------------------- bytes
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 8])
+def test_codes_that_are_all_as_likely_take_their_bits(width):
+    codes = torch.randint(0, 2**width, (100, 90), generator=torch.Generator().manual_seed(0))
+    form = bits.Uniform(width, per="tensor")
+    point = torch.tensor([[2 ** (width - 1)]], dtype=torch.uint8)
+    found = bits.Rounded(form, codes.to(torch.uint8), torch.ones(1, 1), point, torch.float32)
+    coded, parts = encode(found)
+    assert coded.form == "dense"
+    assert coded.huffman == 0
+    assert parts["codes"].nbytes == 100 * 90 * width // 8
+    assert size(parts) == 100 * 90 * width // 8 + 4 + 1
+
+
+@pytest.mark.parametrize("form", [bits.Uniform(4), bits.Codebook(16), bits.Codebook(4)])
+def test_likely_codes_take_fewer_bytes(form):
+    """Near the entropy of the codes, which no code of single codes gets below."""
+    found = one(drawn((300, 400), 0, 0), form)
+    coded, parts = encode(found)
+    steps = (found.codes.int() - found.zero).flatten()
+    share = steps.unique(return_counts=True)[1].double() / steps.numel()
+    entropy = float(-(share * share.log2()).sum()) * steps.numel() / 8
+    assert coded.huffman > 1
+    assert entropy < parts["codes"].nbytes < 1.03 * entropy
+    assert parts["codes"].nbytes < 0.97 * steps.numel() * coded.bits / 8
+
+
+@pytest.mark.parametrize("zeros", [0.5, 0.8, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("form", [bits.Uniform(8), bits.Uniform(4), bits.Codebook(8)])
+def test_zeros_are_left_out_where_that_is_smaller(form, zeros):
+    tensor = drawn((200, 300), 0, zeros)
+    found = one(tensor, form)
+    coded, parts = encode(found)
+    count = int((found.dense() != 0).sum())
+    positions = (found.dense() != 0).flatten().nonzero()[:, 0]
+    gaps = torch.diff(positions, prepend=torch.tensor([-1])) - 1
+    index = min(tensor.numel() / 8, (count + int((gaps // 15).sum())) / 2)
+    assert size(parts) <= 1.02 * (index + count * coded.bits / 8) + size(found.parts) + 8
+    dense = size(encode(one(drawn((200, 300), 0, 0), form))[1])
+    assert size(parts) < (1.3 - zeros) * dense
+    assert (coded.form != "dense") == (coded.count < tensor.numel())
+
+
+class MLP(nn.Module):
+    """784-256-256-10, as in the benchmarks."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(784, 256), nn.Linear(256, 256)
+        self.fc3 = nn.Linear(256, 10)
+
+    def forward(self, x):
+        return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+
+def mlp():
+    torch.manual_seed(0)
+    module = MLP().eval()
+    for p in module.parameters():
+        nn.init.normal_(p, std=0.05)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("form", "most"),
+    [
+        (bits.Uniform(8, symmetric=True), 272_976),
+        (bits.Uniform(4), 140_664),
+        (bits.Uniform(3), 107_064),
+        (bits.Uniform(2), 73_464),
+        (bits.Codebook(16), 136_680),
+        (bits.Codebook(8), 102_984),
+        (bits.Codebook(4), 69_336),
+    ],
+)
+def test_a_file_is_hardly_more_than_its_tensors(form, most, tmp_path):
+    """most: codes of whole bits, biases, and scales and zero points of 4 bytes each."""
+    module = mlp()
+    plain = save(module, tmp_path / "plain").stat().st_size
+    header = plain - sum(p.nbytes for p in module.parameters())
+    found = bits.quantize(module, form)
+    path = save(module, tmp_path / "a", bits=found)
+    stored = prepare(module, bits=found)
+    assert stored.bytes == path.stat().st_size
+    assert size(stored.tensors) < most
+    over = path.stat().st_size - size(stored.tensors)
+    assert over <= header + 320 * len(found)
+    if size(stored.tensors) > 100_000:
+        assert over <= 0.01 * size(stored.tensors) + 1_000
+
+
+# ---------------------------------------------------------------- files
+
+
+FORMATS = [
+    *(
+        bits.Uniform(width, symmetric=symmetric, per=per, group=16)
+        for width in (8, 4, 3, 2)
+        for symmetric in (False, True)
+        for per in ("tensor", "channel", "group")
+    ),
+    bits.Codebook(16),
+    bits.Codebook(5),
+]
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 20)
+    ).eval()
+
+
+NET = ww.Elastic(small(), (torch.randn(2, 3, 6, 6),))
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=repr)
+@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("zeros", [0, 0.8])
+def test_widths_zeros_and_bits_together(form, share, zeros, tmp_path):
+    widths = NET.widths(share)
+    module = NET.cut(widths)
+    for name in bits.quantizable(module):
+        p = module.get_parameter(name).data
+        p[torch.rand_like(p) < zeros] = 0
+    zero = {name: module.get_parameter(name) == 0 for name in bits.quantizable(module)}
+    found = bits.quantize(module, form)
+    path = save(NET, tmp_path / "a", widths=widths, module=module, bits=found, pack="zeros")
+    loaded = load(path, small)
+    assert dict(read_manifest(path).widths) == dict(widths)
+    for name, tensor in module.state_dict().items():
+        assert same_bits(loaded.state_dict()[name], tensor)
+    for name, there in zero.items():
+        assert not loaded.get_parameter(name)[there].any()
+    x = torch.randn(4, 3, 6, 6)
+    assert torch.equal(loaded(x), module(x))
+    assert prepare(NET, widths, module, "zeros", found).bytes == path.stat().st_size
+
+
+@pytest.mark.parametrize("pack", ["none", "zeros", "zstd"])
+def test_other_tensors_are_packed_as_asked(pack, tmp_path):
+    module = mlp()
+    with torch.no_grad():
+        module.fc2.weight.view(-1)[torch.rand(256 * 256) < 0.9] = 0
+    found = bits.quantize(module, bits.Uniform(4), tensors=["fc1.weight"])
+    path = save(module, tmp_path / "a", bits=found, pack=pack)
+    manifest = read_manifest(path)
+    assert manifest.coded.keys() == {"fc1.weight"}
+    assert ("fc2.weight" in manifest.packed) == (pack != "none")
+    loaded = load(path, MLP)
+    for name, tensor in module.state_dict().items():
+        assert same_bits(loaded.state_dict()[name], tensor)
+    loaded(torch.randn(2, 784)).sum().backward()
+
+
+def test_an_elastic_network_quantized_at_full_width(tmp_path):
+    net = ww.Elastic(small(), (torch.randn(2, 3, 6, 6),))
+    found = bits.quantize(net, bits.Uniform(4))
+    loaded = load(save(net, tmp_path / "a", bits=found), small)
+    assert same_bits(loaded[0].weight.detach(), net.model[0].weight.detach())
+    with pytest.raises(FileError, match="cut or trained since"):
+        save(net, tmp_path / "b", widths=net.widths(0.5), bits=found)
+
+
+def test_tied_tensors_are_stored_once(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(50, 40)
+            self.head = nn.Linear(40, 50, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x):
+            return self.head(torch.relu(self.embed(x)))
+
+    module = Tied()
+    found = bits.quantize(module, bits.Codebook(8))
+    loaded = load(save(module, tmp_path / "a", bits=found), Tied)
+    assert loaded.head.weight is loaded.embed.weight
+    assert same_bits(loaded.head.weight.detach(), module.embed.weight.detach())
+
+
+def test_files_without_quantized_tensors_are_what_they_were(tmp_path):
+    module = mlp()
+    plain, coded = (save(module, tmp_path / str(n), bits=b) for n, b in enumerate((None, {})))
+    assert plain.read_bytes() == coded.read_bytes()
+    assert json.loads(tensorfile.read(plain)[1])["version"] == 1
+    found = bits.quantize(module, bits.Uniform(4))
+    assert json.loads(tensorfile.read(save(module, tmp_path / "b", bits=found))[1])["version"] == 3
+
+
+def test_records_of_other_weights_are_refused(tmp_path):
+    module = mlp()
+    found = bits.quantize(module, bits.Uniform(4))
+    with torch.no_grad():
+        module.fc1.weight[0, 0] += 1e-3
+    with pytest.raises(FileError, match=r"fc1\.weight is not what the record says"):
+        save(module, tmp_path / "a", bits=found)
+    with pytest.raises(FileError, match=r"fc9\.weight, which is not stored"):
+        save(module, tmp_path / "a", bits={"fc9.weight": found["fc1.weight"]})
+    assert not (tmp_path / "a").exists()
+    taken = {"a": found["fc2.weight"].dense(), "a.codes": torch.ones(3)}
+    with pytest.raises(FileError, match=r"a\.codes is also a part"):
+        code_tensors(taken, {"a": found["fc2.weight"]})
+
+
+def golden():
+    weight = torch.zeros(8, 24)
+    weight[::2, ::3] = torch.arange(32.0).reshape(4, 8) - 11
+    forms = {"a": bits.Uniform(3), "b": bits.Uniform(4, symmetric=True, per="group", group=10)}
+    return {name: one(weight, form) for name, form in (forms | {"c": bits.Codebook(6)}).items()}
+
+
+def written(path, tensors, coded):
+    manifest = Manifest("class", "Model", torch="2", widthwise="0", coded=coded)
+    return tensorfile.write(path, tensors, to_text(manifest))
+
+
+def test_golden_bytes(tmp_path):
+    """The format on disk: a change here makes files that others cannot read."""
+    dense = {name: found.dense() for name, found in golden().items()}
+    stored, coded = code_tensors(dense, golden())
+    path = written(tmp_path / "g", stored, coded)
+    found, manifest = read(path)
+    assert manifest.coded == coded
+    assert all(same_bits(found[name], tensor) for name, tensor in dense.items())
+    # Huffman codes may differ between versions of zlib, and would still be read.
+    assert {c.huffman for c in coded.values()} == {0}
+    digest = "a9e75927e3c0486e422080a36a4f54e656d2768aef28e28f"
+    assert hashlib.sha256(path.read_bytes()).hexdigest()[:48] == digest
+
+
+def test_huffman_codes_of_long_ago_are_read():
+    """Bytes that zlib 1.3 made; later ones may compress differently."""
+    codes = torch.tensor([0, 0, 0, 1, 0, 0, 2, 0] * 12, dtype=torch.uint8)
+    data = bytes.fromhex("05c101010000008220ecffe8003188410c62108318c420063188410c620e")
+    values = torch.tensor([0.0, 1.5, -2.0, 3.0])
+    coded = Coded(bits.Codebook(4), "dense", (8, 12), torch.float32, 96, 1)
+    part = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    found = decode(coded, {"codes": part, "values": values})
+    assert torch.equal(found.dense(), values[codes.long()].view(8, 12))
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def u8(*values):
+    return torch.tensor(values, dtype=torch.uint8)
+
+
+def deflated(*values):
+    maker = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return u8(*(maker.compress(bytes(values)) + maker.flush()))
+
+
+F32 = torch.float32
+PLAIN = {"codes": u8(0x12, 0x34), "scales": torch.ones(1), "zero_points": u8(0x80)}
+FOUR = bits.Uniform(4, per="tensor")
+RIGHT = Coded(FOUR, "dense", (2, 2), F32, 4, 0)
+PAIRS = Coded(FOUR, "dense", (2, 2), F32, 4, 2)
+THREE = Coded(bits.Codebook(3), "dense", (4,), F32, 4, 0)
+SPARSE = Coded(FOUR, "bitmask", (2, 2), F32, 1, 0)
+HUGE = Coded(FOUR, "bitmask", (10**9,), F32, 1, 0)
+BROKEN = {
+    "too many codes": (RIGHT, PLAIN | {"codes": u8(1, 2, 3)}),
+    "too few codes": (RIGHT, PLAIN | {"codes": u8(1)}),
+    "codes of another type": (RIGHT, PLAIN | {"codes": torch.ones(2)}),
+    "codes of two dims": (RIGHT, PLAIN | {"codes": u8(1, 2).view(1, 2)}),
+    "no codes": (RIGHT, {name: p for name, p in PLAIN.items() if name != "codes"}),
+    "too many scales": (RIGHT, PLAIN | {"scales": torch.ones(2)}),
+    "scales of another type": (RIGHT, PLAIN | {"scales": torch.ones(1).double()}),
+    "scales of nan": (RIGHT, PLAIN | {"scales": torch.tensor([math.nan])}),
+    "scales of infinity": (RIGHT, PLAIN | {"scales": torch.tensor([math.inf])}),
+    "a scale below zero": (RIGHT, PLAIN | {"scales": torch.tensor([-1.0])}),
+    "too many zero points": (RIGHT, PLAIN | {"zero_points": u8(1, 2)}),
+    "zero points of another type": (RIGHT, PLAIN | {"zero_points": torch.ones(1)}),
+    "a code that there is not": (THREE, {"codes": u8(0b00011100), "values": torch.ones(3)}),
+    "too few values": (THREE, {"codes": u8(0), "values": torch.ones(2)}),
+    "values of nan": (THREE, {"codes": u8(0), "values": torch.tensor([0, 1, math.nan])}),
+    "a mask of more": (SPARSE, PLAIN | {"codes": u8(0x10), "mask": u8(0xC0)}),
+    "a mask of another type": (SPARSE, PLAIN | {"codes": u8(0x10), "mask": torch.ones(1)}),
+    "a huge shape": (HUGE, PLAIN | {"codes": u8(0x10), "mask": u8(0x80)}),
+    "bytes that are not compressed": (PAIRS, PLAIN | {"codes": u8(255, 255, 255)}),
+    "too few symbols": (PAIRS, PLAIN | {"codes": deflated(1)}),
+    "too many symbols": (PAIRS, PLAIN | {"codes": deflated(*[1] * 9999)}),
+    "symbols and more": (PAIRS, PLAIN | {"codes": torch.cat([deflated(1, 2), u8(0)])}),
+    "half a stream": (PAIRS, PLAIN | {"codes": deflated(1, 2)[:-1]}),
+    "the tensor itself": (RIGHT, PLAIN | {"": torch.ones(2, 2)}),
+}
+
+
+def test_the_parts_that_are_broken_here_are_right_before():
+    for coded, parts in [
+        (RIGHT, PLAIN),
+        (PAIRS, PLAIN | {"codes": deflated(0x21, 0x43)}),
+        (THREE, {"codes": u8(0b00011000), "values": torch.ones(3)}),
+        (SPARSE, PLAIN | {"codes": u8(0x10), "mask": u8(0x80)}),
+    ]:
+        stored = {f"w.{part}": tensor for part, tensor in parts.items()}
+        found = decode_tensors(stored, {"w": coded}, "it")
+        assert found.keys() == {"w"}
+        assert found["w"].shape == coded.shape
+    dense = decode(RIGHT, PLAIN).dense()
+    assert dense.tolist() == decode(PAIRS, PLAIN | {"codes": deflated(0x21, 0x43)}).dense().tolist()
+    assert dense.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_parts_that_do_not_belong_together_are_refused(name, tmp_path):
+    coded, parts = BROKEN[name]
+    stored = {f"w.{part}".rstrip("."): tensor for part, tensor in parts.items()}
+    path = written(tmp_path / "a", stored, {"w": coded})
+    with pytest.raises(FileError) as raised:
+        read(path)
+    assert str(raised.value).endswith("save it again.")
+    assert "\n" not in str(raised.value)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    form=st.sampled_from(FORMS),
+    quantizer=QUANTIZERS,
+    shape=SHAPES,
+    streams=st.lists(st.binary(max_size=12), min_size=4, max_size=4),
+    count=st.integers(0, 12),
+    symbol=st.sampled_from([0, 1]),
+)
+def test_any_parts_give_a_tensor_or_a_file_error(form, quantizer, shape, streams, count, symbol):
+    try:
+        coded = Coded(quantizer, form, shape, F32, count, symbol)
+    except ValueError:
+        return
+    whole = [torch.tensor([*b], dtype=torch.uint8) for b in streams]
+    parts = {"mask": whole[0], "gaps": whole[0], "codes": whole[2], "zero_points": whole[3]}
+    parts |= {"rows": whole[0].int(), "columns": whole[1].int()}
+    floats = math.prod(shape) if isinstance(quantizer, bits.Uniform) else quantizer.values
+    parts |= {"scales": torch.ones(floats), "values": torch.ones(floats)}
+    stored = {f"w.{name}": parts[name] for name in coded.parts}
+    try:
+        made = decode_tensors(stored, {"w": coded}, "x")["w"]
+    except FileError:
+        return
+    assert made.shape == shape
+    assert made.isfinite().all()
+
+
+ENTRY = {"form": "dense", "shape": [4], "dtype": "F32", "values": 3}
+PLACED = {"form": "bitmask", "shape": [4], "dtype": "BF16", "bits": 4, "count": 2}
+
+
+def test_entries_of_the_manifest_are_short_and_read_back():
+    group = bits.Uniform(2, symmetric=True, per="group", group=9)
+    coded = {"w": THREE, "v": Coded(group, "csr", (4, 2), torch.bfloat16, 2, 4)}
+    text = to_text(Manifest("class", "Model", coded=coded))
+    assert json.loads(text)["coded"] == {
+        "w": ENTRY,
+        "v": {
+            "form": "csr", "shape": [4, 2], "dtype": "BF16", "bits": 2, "symmetric": True,
+            "per": "group", "group": 9, "count": 2, "huffman": 4,
+        },
+    }  # fmt: skip
+    assert from_text(text, "it").coded == coded
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None, [], {}, ENTRY | {"form": "pickle"}, ENTRY | {"form": None}, ENTRY | {"shape": [-4]},
+        ENTRY | {"shape": [0]}, ENTRY | {"shape": [2**31]}, ENTRY | {"shape": [1] * 65},
+        ENTRY | {"dtype": "I32"}, ENTRY | {"dtype": "F33"}, ENTRY | {"more": 1},
+        ENTRY | {"values": 1}, ENTRY | {"values": 257}, ENTRY | {"values": "3"},
+        ENTRY | {"bits": 4}, ENTRY | {"count": 3}, ENTRY | {"count": 4.0},
+        ENTRY | {"huffman": 3}, ENTRY | {"huffman": True}, ENTRY | {"huffman": -1},
+        PLACED | {"count": 5}, PLACED | {"count": -1}, PLACED | {"bits": 9},
+        PLACED | {"bits": None}, PLACED | {"bits": True}, PLACED | {"symmetric": 1},
+        PLACED | {"per": "row"}, PLACED | {"per": []}, PLACED | {"group": 0},
+        {name: value for name, value in PLACED.items() if name != "bits"},
+    ],
+)  # fmt: skip
+def test_a_manifest_of_other_quantized_tensors_is_refused(entry):
+    manifest = to_text(Manifest("class", "Model", coded={"w": THREE}))
+    for right in (ENTRY, PLACED):
+        changed = json.loads(manifest) | {"coded": {"w": right}}
+        assert from_text(json.dumps(changed), "it").coded["w"].shape == (4,)
+    changed = json.loads(manifest) | {"coded": {"w": entry}}
+    with pytest.raises(FileError, match="did not write"):
+        from_text(json.dumps(changed), "it")
+    with pytest.raises(FileError, match="coded"):
+        from_text(json.dumps(json.loads(manifest) | {"version": 2}), "it")
+
+
+# ---------------------------------------------------------------- a real network
+
+
+DATA = Path(os.environ.get("WIDTHWISE_DATA", "nowhere")) / "mnist"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs MNIST in the folder that WIDTHWISE_DATA names")
+def test_mnist_loses_nothing_at_four_bits(tmp_path):
+    """One-shot: 8 and 4 bits are free, 2 bits are not."""
+    from torch.nn import functional as F
+
+    from widthwise.steps import evaluation
+    from widthwise.tasks import BUILT_IN
+
+    task = BUILT_IN["mnist"]()
+    data = task.splits()
+    torch.manual_seed(0)
+    module = task.model()
+    ww.fit(module, data.train, F.cross_entropy, recipe=ww.Recipe(epochs=1), progress=False)
+    score = evaluation(task, data, "test")
+    full, state = score(module), {n: t.clone() for n, t in module.state_dict().items()}
+
+    def stored(form):
+        module.load_state_dict(state)
+        path = save(module, tmp_path / "a", bits=bits.quantize(module, form))
+        return score(load(path, task.model)), path.stat().st_size
+
+    eight, four = stored(bits.Uniform(8, symmetric=True)), stored(bits.Uniform(4))
+    assert eight[0] > full - 0.001
+    assert eight[1] < 276_000
+    assert four[0] > full - 0.004
+    assert four[1] < 143_000
+    assert stored(bits.Codebook(2))[0] < full - 0.01
