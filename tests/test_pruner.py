@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -75,7 +77,7 @@ def test_sparsity_never_falls(a: float, b: float, begin: int, steps: int, expone
     initial, final = sorted((a, b))
     plan = Schedule(final, begin, begin + steps, initial, 1, exponent)
     values = [plan.sparsity(t) for t in range(begin, begin + steps + 5)]
-    assert all(x <= y + 1e-12 for x, y in zip(values, values[1:], strict=False))
+    assert all(x <= y + 1e-12 for x, y in pairwise(values))
     assert values[-1] == final
 
 
@@ -297,15 +299,15 @@ def test_masks_of_another_network() -> None:
 
 
 def test_what_cannot_be_pruned() -> None:
-    with pytest.raises(ScoreError, match="did you mean '0.weight'"):
+    with pytest.raises(ScoreError, match=r"did you mean '0\.weight'"):
         GradualPruner(mlp(), Schedule(0.5), tensors=["0.weigh"])
     with pytest.raises(ScoreError, match="no matrix or kernel"):
         GradualPruner(nn.LayerNorm(4), Schedule(0.5))
-    with pytest.raises(ScoreError, match="nothing is left of '0.weight'"):
+    with pytest.raises(ScoreError, match=r"nothing is left of '0\.weight'"):
         GradualPruner(nn.Sequential(nn.Linear(2, 2)), Schedule(0.9))
-    with pytest.raises(ScoreError, match="is of type torch.int64"):
-        module = mlp()
-        module.register_parameter("n", nn.Parameter(torch.ones(3, 3).long(), requires_grad=False))
+    module = mlp()
+    module.register_parameter("n", nn.Parameter(torch.ones(3, 3).long(), requires_grad=False))
+    with pytest.raises(ScoreError, match=r"is of type torch\.int64"):
         GradualPruner(module, Schedule(0.5), tensors=["n"])
     with pytest.raises(ValueError, match="'tensor' or 'global'"):
         GradualPruner(mlp(), Schedule(0.5), scope="layer")  # type: ignore[arg-type]
@@ -315,5 +317,5 @@ def test_a_tensor_may_not_vanish_in_global_competition() -> None:
     module = mlp()
     with torch.no_grad():
         module[4].weight.mul_(1e-6)
-    with pytest.raises(ScoreError, match="nothing is left of '4.weight'"):
+    with pytest.raises(ScoreError, match=r"nothing is left of '4\.weight'"):
         GradualPruner(module, Schedule(0.5, end=0), scope="global")

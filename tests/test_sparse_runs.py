@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import fails, widthwise, works
 
+from command_line import fails, widthwise, works
 from widthwise import steps
 from widthwise.report.picks import load_picks
 from widthwise.runs import Run
