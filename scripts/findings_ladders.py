@@ -38,11 +38,12 @@ def _task(name: str, found: dict[str, Any]) -> str:
     recipe = found["plan"]["recipe"]
     seeds = len({c.seed for c in cells})
     kinds = [k.value for k in Kind if not any(c.kind == k for c in cells)]
+    signed = f" BLEU by sacrebleu, `{found['signature']}`." if "signature" in found else ""
     missing = f" Not measured yet: {', '.join(kinds)}." if kinds else ""
     head = [
         f"### {name}\n",
         f"{recipe['epochs']} epochs, {seeds} seed{'s' * (seeds > 1)}; {task.metric.name} on test data "
-        f"({'higher' if task.metric.higher_is_better else 'lower'} is better).{missing}\n",
+        f"({'higher' if task.metric.higher_is_better else 'lower'} is better).{signed}{missing}\n",
     ]
     further = task.further is not None
     columns = ["ladder", "kept, or zeros", "file", "formula", task.metric.name]
