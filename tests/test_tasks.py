@@ -40,7 +40,7 @@ CLASSES = {  # all others have 10
     "ptb-lstm": 10_000,
     "ptb-lstm-large": 10_000,
     "wikitext2-lstm": 33_278,
-    "multi30k": 8_000,
+    "multi30k": 4_000,
 }
 
 # task: (train, valid, test), shape of one input
@@ -105,7 +105,7 @@ def test_task_fits_together(name: str) -> None:
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
     total, count = task.metric.batch(outputs.detach(), target)
     assert count == target.numel()
-    assert 0 <= task.metric.finish(float(total) / count)
+    assert task.metric.finish(float(total) / count) >= 0
     assert task.metric.name == "perplexity" or float(total) <= count
     expected = PARAMETERS.get(name)
     assert expected is None or sum(p.numel() for p in model.parameters()) == expected

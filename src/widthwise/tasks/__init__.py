@@ -2,7 +2,17 @@
 
 from collections.abc import Callable
 
-from widthwise.tasks import cifar10, cifar10_trained, digits, mnist, modelnet10, nsl_kdd
+from widthwise.tasks import (
+    cifar10,
+    cifar10_trained,
+    digits,
+    language,
+    mnist,
+    mobilenet,
+    modelnet10,
+    multi30k,
+    nsl_kdd,
+)
 from widthwise.tasks.task import Task
 
 BUILT_IN: dict[str, Callable[[], Task]] = {
@@ -11,11 +21,18 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
     "mnist-cnn": mnist.mnist_cnn,
     "fashion-mnist": mnist.fashion_mnist,
     "fashion-mnist-cnn": mnist.fashion_mnist_cnn,
+    "fashion-mnist-mobilenet": mobilenet.fashion_mnist_mobilenet,
     "cifar10": cifar10.resnet,
     "cifar10-vit": cifar10.vit,
+    "cifar10-mobilenet": mobilenet.cifar10_mobilenet,
     "cifar10-resnet20": cifar10_trained.resnet20,
     "cifar10-resnet56": cifar10_trained.resnet56,
     "modelnet10": modelnet10.task,
     "nsl-kdd": nsl_kdd.held_out,
     "nsl-kdd-test-plus": nsl_kdd.test_plus,
+    "ptb-lstm-small": language.ptb_small,
+    "ptb-lstm": language.ptb,
+    "ptb-lstm-large": language.ptb_large,
+    "wikitext2-lstm": language.wikitext2,
+    "multi30k": multi30k.task,
 }

@@ -125,7 +125,7 @@ class CNN(nn.Module):
 
 
 _mnist_splits = partial(load_splits, MNIST_FILES, 0.1307, 0.3081)
-_fashion_splits = partial(load_splits, FASHION_FILES, 0.2860, 0.3530)
+fashion_splits = partial(load_splits, FASHION_FILES, 0.2860, 0.3530)
 _example = partial(example_batch, 4, 1, 28, 28)
 
 
@@ -159,7 +159,7 @@ def fashion_mnist() -> Task:
         name="fashion-mnist",
         model=partial(MLP, 784, 256, 10),
         example=_example,
-        splits=_fashion_splits,
+        splits=fashion_splits,
         loss=F.cross_entropy,
         recipe=MLP_RECIPE,
     )
@@ -171,7 +171,7 @@ def fashion_mnist_cnn() -> Task:
         name="fashion-mnist-cnn",
         model=CNN,
         example=_example,
-        splits=_fashion_splits,
+        splits=fashion_splits,
         loss=F.cross_entropy,
         recipe=Recipe(epochs=10, batch_size=128, lr=2e-3),
     )
