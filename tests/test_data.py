@@ -128,10 +128,10 @@ def test_a_gzipped_copy_serves_as_well(tmp_path: Path, cache: Path) -> None:
 @pytest.mark.parametrize(
     ("packed", "reason"),
     [
-        (gzip.compress(BODY)[:-9], "cannot be unpacked"),
-        (gzip.compress(BODY)[:15] + bytes(40), "cannot be unpacked"),
+        (gzip.compress(BODY, mtime=0)[:-9], "cannot be unpacked"),
+        (gzip.compress(BODY, mtime=0)[:15] + bytes(40), "cannot be unpacked"),
         (BODY, "cannot be unpacked"),
-        (gzip.compress(BODY[::-1]), "not the published file"),
+        (gzip.compress(BODY[::-1], mtime=0), "not the published file"),
     ],
 )
 def test_a_damaged_gzipped_copy_is_refused(cache: Path, packed: bytes, reason: str) -> None:
