@@ -42,10 +42,11 @@ from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDra
 from widthwise.train.progress import Display, Pace
 from widthwise.train.recipe import Recipe, rate
 from widthwise.train.sam import SAM
+from widthwise.train.setup import accelerator_for, optimizer_for
 from widthwise.train.state import gather, restore
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    pass
 
 
 def fit(
@@ -98,10 +99,9 @@ def fit(
         raise ValueError("Give valid and metric together, or neither.")
     if isinstance(loss, (SingleDraw, SandwichLoss)) and loss.net is not net:
         raise ValueError("The loss was made for another network; make it with the one you train.")
-    if pruner is not None and (pruner.steps or pruner.module is not module_of(net)):
-        raise ValueError("Make a new pruner, with the network that you train.")
-    if quantizer is not None and (quantizer.steps or quantizer.module is not module_of(net)):
-        raise ValueError("Make a new quantizer, with the network that you train.")
+    for name, each in (("pruner", pruner), ("quantizer", quantizer)):
+        if each is not None and (each.steps or each.module is not module_of(net)):
+            raise ValueError(f"Make a new {name}, with the network that you train.")
     if quantizer is not None and recipe is not None and recipe.ema is not None:
         raise ValueError("Averages of quantized weights are not quantized; train without ema.")
     place = None if folder is None else Path(folder)
@@ -145,7 +145,7 @@ class _Run:
         self.job = job
         self.module = module_of(job.net)
         recipe = job.recipe
-        self.accelerator = _accelerator(recipe, job.cpu)
+        self.accelerator = accelerator_for(recipe, job.cpu)
         self.main: bool = self.accelerator.is_main_process
         self.plan = Plan(
             length(job.train), recipe.batch_size, job.seed, self.accelerator.num_processes
@@ -153,7 +153,7 @@ class _Run:
         self.steps = self.plan.steps * recipe.epochs
         self.identity = job.identity()
         self.module.to(self.accelerator.device)
-        self.optimizer = _optimizer(self.module, recipe)
+        self.optimizer = optimizer_for(self.module, recipe)
         # Accelerate's wrapper of an optimizer looks up signatures and installed packages at every
         # step, 0.2 ms in all; only scaled gradients need it.
         scaled = self.accelerator.scaler is not None
@@ -223,7 +223,7 @@ class _Run:
         display.epoch(epoch + 1, self.epochs[-1])
 
     def _step(self, inputs: Any, target: Any) -> None:
-        recipe, pruner = self.job.recipe, self.job.pruner
+        recipe = self.job.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = rate(recipe, self.step, self.steps)
         loss = self._passes(inputs, target)
@@ -231,10 +231,8 @@ class _Run:
             self.accelerator.clip_grad_norm_(self.module.parameters(), recipe.clip)
         self.stepper.step()
         self.optimizer.zero_grad()
-        if pruner is not None:
-            pruner.step()
-        if self.job.quantizer is not None:
-            self.job.quantizer.step()
+        for each in self.job.after_steps().values():
+            each.step()
         if self.average is not None:
             self.average.update()
         self.pending.append(loss.detach())
@@ -320,12 +318,8 @@ class _Run:
             return
         self._look()
         tensors = gather(self.module, self.optimizer, self.average)
-        if self.job.pruner is not None:
-            state = self.job.pruner.state_dict()
-            tensors |= {f"pruner/{name}": t for name, t in state.items()}
-        if self.job.quantizer is not None:
-            state = self.job.quantizer.state_dict()
-            tensors |= {f"quantizer/{name}": t for name, t in state.items()}
+        for which, each in self.job.after_steps().items():
+            tensors |= {f"{which}/{name}": t for name, t in each.state_dict().items()}
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise self._failed(f"tensor {name} is not finite", self.step)
@@ -358,10 +352,8 @@ class _Run:
             module.seed, module.step = found.draws[name]
         restore(found.tensors, self.module, self.optimizer, self.average)
         named = [(n.partition("/"), t) for n, t in found.tensors.items()]
-        if self.job.pruner is not None:
-            self.job.pruner.load_state_dict({n[2]: t for n, t in named if n[0] == "pruner"})
-        if self.job.quantizer is not None:
-            self.job.quantizer.load_state_dict({n[2]: t for n, t in named if n[0] == "quantizer"})
+        for which, each in self.job.after_steps().items():
+            each.load_state_dict({n[2]: t for n, t in named if n[0] == which})
         if self.accelerator.scaler is not None and found.scaler is not None:
             self.accelerator.scaler.load_state_dict(found.scaler)
 
@@ -395,31 +387,3 @@ class _Run:
                 else "nothing was kept, for there is no folder to keep it in."
             )
         )
-
-
-def _accelerator(recipe: Recipe, cpu: bool) -> Accelerator:
-    from accelerate import Accelerator  # here, for `import widthwise` should be quick
-
-    name = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
-    try:
-        return Accelerator(cpu=cpu, mixed_precision=name)
-    except ValueError as error:
-        raise TrainingError(
-            f"Training in {recipe.precision}{' on the CPU' if cpu else ''} is not possible in this "
-            f"process ({error}); use precision='float32', or start a new process."
-        ) from error
-
-
-def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; weights decay, vectors (biases, norms) do not."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError("The network has no parameters to train.")
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas, fused=fused
-    )

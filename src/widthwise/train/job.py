@@ -70,6 +70,11 @@ class Job:
             identity["bits"] = self.quantizer.settings()
         return identity
 
+    def after_steps(self) -> dict[str, GradualPruner | StraightThrough]:
+        """What changes the weights after every optimizer step, in this order, by name."""
+        pair = {"pruner": self.pruner, "quantizer": self.quantizer}
+        return {name: each for name, each in pair.items() if each is not None}
+
     def drawing(self) -> dict[str, Elastic | StructuralDropout]:
         """What draws widths, by module name."""
         if isinstance(self.net, Elastic):
