@@ -192,7 +192,7 @@ def example_sentences() -> tuple[Tensor, Tensor]:
 
 
 _RECIPE: Final = Recipe(
-    epochs=7, batch_size=32, lr=5e-3, weight_decay=0.01, clip=1.0, precision="bfloat16"
+    epochs=8, batch_size=32, lr=3e-3, weight_decay=0.01, clip=1.0, precision="bfloat16"
 )
 
 

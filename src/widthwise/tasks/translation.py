@@ -72,7 +72,7 @@ class Translator(nn.Module):
     """
 
     def __init__(
-        self, pieces: int, embedding: int, hidden: int, layers: int = 1, dropout: float = 0.2
+        self, pieces: int, embedding: int, hidden: int, layers: int = 1, dropout: float = 0.3
     ) -> None:
         super().__init__()
         between = dropout if layers > 1 else 0.0
