@@ -5,7 +5,7 @@
     python bench/ladders.py --write                                  # store what is there
 
 A depthwise-separable CNN, a word-level LSTM and a translating LSTM with attention, each trained for
-less than its recipe has, so that a seed takes about an hour of one core. It is `widthwise ladders`
+less than its recipe has, so that a seed takes an hour or two of one core. It is `widthwise ladders`
 with the arguments below; a run that is stopped goes on, and what is stored is what is there.
 
 Pruning was set up on Fashion-MNIST's validation data (MLP, seeds 0 and 1, 90 and 97 % zeros):

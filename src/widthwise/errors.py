@@ -4,6 +4,9 @@ Each message is one sentence that says what is wrong and what to do about it, so
 command line can print it as it is.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class WidthwiseError(Exception):
     """Base of all errors raised on purpose."""
@@ -51,3 +54,9 @@ class RunError(WidthwiseError):
 
 class TaskError(WidthwiseError):
     """A task could not be found or does not fit together."""
+
+
+def or_rather(name: str, names: Iterable[str]) -> str:
+    """The end of a sentence on a name that is not there: one like it, where there is any."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."

@@ -10,7 +10,6 @@ shared(weight, Codebook(8), weights=importance)    # -> Shared
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal, get_args
@@ -23,7 +22,7 @@ from widthwise.bits.formats import Codebook, Format, Uniform
 from widthwise.bits.kmeans import centres
 from widthwise.bits.quantized import Quantized, Rounded, Shared, grouped
 from widthwise.elastic import Elastic
-from widthwise.errors import QuantizationError
+from widthwise.errors import QuantizationError, or_rather
 
 Calibration = Literal["minmax", "mse"]
 """minmax: the range reaches from the least to the largest weight. mse: the part of that range with
@@ -109,9 +108,9 @@ def formats(
     named = dict(module.named_parameters())
     for name in forms:
         if name not in named:
-            close = difflib.get_close_matches(name, named, n=1)
-            guess = f"; did you mean {close[0]!r}?" if close else "."
-            raise QuantizationError(f"There is no parameter {name!r} to quantize{guess}")
+            raise QuantizationError(
+                f"There is no parameter {name!r} to quantize{or_rather(name, named)}"
+            )
     return forms
 
 

@@ -21,7 +21,6 @@ from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from widthwise.measure.modes import evaluating
 
@@ -183,6 +182,8 @@ def _faster(
 
 def _milliseconds(layers: tuple[nn.Module, ...], x: Tensor, seconds: float) -> list[float]:
     """The shortest time of each layer, in turns: others use the machine too, at varying times."""
+    from torch.utils.benchmark import Timer  # here, for `import widthwise` should be quick
+
     shortest = [math.inf for _ in layers]
     timers = [
         Timer("layer(x)", globals={"layer": layer, "x": x}, num_threads=torch.get_num_threads())

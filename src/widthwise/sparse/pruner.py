@@ -17,7 +17,6 @@ Zeros are exact, in the module's own parameters: whatever saves or runs the modu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from widthwise.choose.schedule import Schedule
 from widthwise.elastic import Elastic
-from widthwise.errors import ScoreError
+from widthwise.errors import ScoreError, or_rather
 from widthwise.sparse.groups import Group, Scope, check, groups
 from widthwise.sparse.select import prunable
 from widthwise.sparse.shells import shells
@@ -213,9 +212,7 @@ def _parameters(module: nn.Module, names: Sequence[str]) -> dict[str, nn.Paramet
     named = dict(module.named_parameters())
     for name in names:
         if name not in named:
-            close = difflib.get_close_matches(name, named, n=1)
-            guess = f"; did you mean {close[0]!r}?" if close else "."
-            raise ScoreError(f"There is no parameter {name!r} to prune{guess}")
+            raise ScoreError(f"There is no parameter {name!r} to prune{or_rather(name, named)}")
         if not named[name].is_floating_point() or named[name].itemsize not in _INTEGERS:
             raise ScoreError(f"{name!r} is of type {named[name].dtype}; leave it dense.")
     return {name: named[name] for name in dict.fromkeys(names)}
