@@ -55,15 +55,16 @@ class Measured:
     ) -> None:
         """Store, load, measure."""
         size = ww.save(module, self.path, bits=quantized).stat().st_size
+        stored = prepare(module, bits=quantized)
         accuracy = 100 * self.test(ww.load(self.path, self.task.model))
-        parts = prepare(module, bits=quantized).tensors
-        places = (".codes", ".mask", ".gaps", ".rows", ".columns")
-        coded = sum(t.nbytes for n, t in parts.items() if n.endswith(places))
+        places = {"codes", "mask", "gaps", "rows", "columns"}
+        parts = [stored.parts[name] for name in stored.manifest.coded]
+        coded = sum(t.nbytes for some in parts for part, t in some.items() if part in places)
         ideal = sum(entropy(q) for q in (quantized or {}).values())
         self.found[name] = {
             "accuracy": accuracy,
             "bytes": size,
-            "over_tensors": size - sum(t.nbytes for t in parts.values()),
+            "over_tensors": size - stored.data_bytes,
             "entropy": ideal / coded if coded else 0.0,
         }
         print(name, {k: round(v, 4) for k, v in self.found[name].items()}, flush=True)

@@ -43,8 +43,8 @@ class Setting:
 
 SETTINGS = {
     "fashion-mnist-mobilenet": Setting(3, (1.0, 0.7, 0.5, 0.35, 0.25), (0.75, 0.9, 0.95)),
-    "ptb-lstm-small": Setting(3, (1.0, 0.5, 0.25, 0.125), (0.8, 0.9, 0.95)),
-    "multi30k": Setting(6, (1.0, 0.5, 0.25, 0.125), (0.8, 0.9, 0.95)),
+    "ptb-lstm-small": Setting(2, (1.0, 0.5, 0.25, 0.125), (0.8, 0.9, 0.95)),
+    "multi30k": Setting(4, (1.0, 0.5, 0.25, 0.125), (0.8, 0.9, 0.95)),
 }
 
 

@@ -35,6 +35,9 @@ def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     assert ww.Evaluation([test], ww.ACCURACY)(scope["again"]) > 0.9
     assert scope["task"]().name == "mine"
     assert ww.Evaluation([test], ww.ACCURACY)(scope["pruned"].eval()) > 0.9
+    assert scope["found"].best.bytes <= 6_000
+    best = ww.load(tmp_path / "best.safetensors", build=scope["Net"])
+    assert ww.Evaluation([test], ww.ACCURACY)(best) > 0.9
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("sparse", "dense")]
     assert sizes[0] < 0.2 * sizes[1]
 

@@ -24,9 +24,9 @@ PUBLIC = """
     Evaluation ExportError FileError Frontier GradualPruner GraphModuleWarning Inspection
     Metric NothingFasterWarning NothingToCutWarning Point PUBLISHED QuantizationError Recipe
     RunError SAM Sandwich SandwichLoss Schedule ScoreError SingleDraw StructuralDropout TaskError
-    TrainingError WidthError Widths WidthwiseError bits cut_file distill export_elastic export_onnx
-    export_program fit importance ladder load prunable recalibrate refit_output run_sparse save
-    sweep
+    TrainingError Variant WidthError Widths WidthwiseError apply bits cut_file distill
+    export_elastic export_onnx export_program fit importance ladder load prunable recalibrate
+    refit_output run_sparse save search sweep variant_of
 """.split()
 
 

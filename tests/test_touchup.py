@@ -15,7 +15,7 @@ from widthwise.tasks.mlp import MLP
 from widthwise.train.fit import fit
 from widthwise.train.losses import Distill, SandwichLoss
 from widthwise.train.recipe import Recipe
-from widthwise.train.touchup import Refit, _Taught, distill, refit_output
+from widthwise.train.touchup import Refit, Taught, distill, refit_output
 
 X = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 DATA = Arrays(X, (X[:, :4] ** 2).argmax(1))
@@ -187,7 +187,7 @@ def test_distillation_lowers_the_loss(net, same_class, hard):
 def test_the_teacher_goes_where_its_student_is(net, make):
     student = net.cut(WIDTHS).to("meta")
     teacher = make(MLP(6, 32, 4))
-    taught = _Taught(student, teacher, Distill(), None, None)
+    taught = Taught(student, teacher, Distill(), None, None)
     assert taught(X.to("meta"), DATA.targets.to("meta")).device.type == "meta"
     assert {p.device.type for p in teacher.parameters()} == {"meta"}
 

@@ -36,7 +36,8 @@ from widthwise.train.losses import Distill, SandwichLoss, SingleDraw
 from widthwise.train.recipe import Recipe
 from widthwise.train.sam import SAM
 from widthwise.train.touchup import distill, refit_output
-from widthwise.variant import Widths
+from widthwise.variant import Variant, Widths
+from widthwise.vary import apply, search, variant_of
 from widthwise.version import VERSION
 
 __version__ = VERSION
@@ -75,9 +76,11 @@ __all__ = [
     "StructuralDropout",
     "TaskError",
     "TrainingError",
+    "Variant",
     "WidthError",
     "Widths",
     "WidthwiseError",
+    "apply",
     "bits",
     "cut_file",
     "distill",
@@ -93,5 +96,7 @@ __all__ = [
     "refit_output",
     "run_sparse",
     "save",
+    "search",
     "sweep",
+    "variant_of",
 ]

@@ -5,7 +5,20 @@ from typing import Annotated, Any
 
 import typer
 
-from widthwise.commands import cut, demo, export, inspect, ladders, order, pick, prune, sweep, train
+from widthwise.commands import (
+    compare,
+    cut,
+    demo,
+    export,
+    inspect,
+    ladders,
+    order,
+    pick,
+    prune,
+    search,
+    sweep,
+    train,
+)
 from widthwise.version import VERSION
 
 app = typer.Typer(
@@ -46,8 +59,10 @@ _add(order.order, order.EXAMPLES)
 _add(sweep.sweep, sweep.EXAMPLES)
 _add(pick.pick, pick.EXAMPLES)
 _add(cut.cut, cut.EXAMPLES)
+_add(search.search, search.EXAMPLES)
 _add(prune.prune, prune.EXAMPLES)
 _add(ladders.ladders, ladders.EXAMPLES)
+_add(compare.compare, compare.EXAMPLES)
 _add(export.export, export.EXAMPLES)
 
 

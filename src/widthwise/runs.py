@@ -8,6 +8,7 @@
         frontier.json             every measured width
         frontier.png  report.html
         picks.json                the widths that were chosen, and the files made of them
+        search.jsonl              what searches have tried; the same search goes on from it
 
     with hold(folder):                                   # one command at a time
         run, state = claim(folder, settings)             # "new", "continued" or "finished"
@@ -131,6 +132,11 @@ class Run:
         return self.folder / "picks.json"
 
     @property
+    def trials(self) -> Path:
+        """What searches have tried."""
+        return self.folder / "search.jsonl"
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All of these; other files in the folder are the user's."""
         return (
@@ -141,6 +147,7 @@ class Run:
             self.picture,
             self.page,
             self.picks,
+            self.trials,
             self.record_file,
         )
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
+from widthwise.bits import Quantized
 from widthwise.choose.draws import Draw, smallest
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError, RunError
@@ -49,7 +50,7 @@ COMPARABLE: Final = ("reconstruction", "obd", "obd-sd", "taylor", "damage")
 Format = Literal["onnx", "torch"]
 _BATCH = 256  # items evaluated at once
 _STATISTICS = 100  # batches on which batch-norm statistics are estimated
-_SAMPLES = 2000  # of the training data, for touch-ups that need no whole training
+SAMPLES: Final = 2000  # of the training data, for touch-ups that need no whole training
 RUNGS: Final = 16  # widths of a sweep, or of a training, by scores
 
 
@@ -114,14 +115,14 @@ def sweep_run(
     data = task.splits()
     fit_anew = None
     if compensate:
-        samples = sample(task, data, _SAMPLES, seed)
+        samples = sample(task, data, SAMPLES, seed)
         fit_anew = compensation(net, samples, statistics=recalibrate)
     frontier = sweep(
         net,
         evaluation(task, data, split),
         widths,
         latency=latency,
-        recalibrate=_statistics_batches(task, data) if recalibrate else None,
+        recalibrate=statistics_batches(task, data) if recalibrate else None,
         touch_up=fit_anew,
         pack=opened.pack,
         progress=progress,
@@ -157,15 +158,15 @@ def cut(
     how = usual_touch_ups(opened, kept) if touch_ups is None else touch_ups
     task, run, seed = opened.task, opened.run, opened.record.settings.seed
     writable(out)
-    picks = load_picks(run.picks)
+    load_picks(run.picks)  # damaged ones are found before the work is done
     data = task.splits()
 
     def batches() -> list[Any]:
-        return sample(task, data, _SAMPLES, seed)
+        return sample(task, data, SAMPLES, seed)
 
     module = begun(opened.net, kept, how, batches)
     if recalibrate and has_statistics(module):
-        estimate_statistics(module, _statistics_batches(task, data))
+        estimate_statistics(module, statistics_batches(task, data))
     with held_at_zero(module, zeros_of(module) if opened.pack == "zeros" else {}):
         touch_up(
             module,
@@ -186,12 +187,17 @@ def cut(
         bytes=out.stat().st_size,
         valid=results["valid"],
         test=results["test"],
-        file=_inside(out, run.folder),
+        file=inside(out, run.folder),
         touch_up=", ".join(name for name in how.names if name is not TouchUp.NONE),
     )
-    others = [p for p in picks if p.name != pick.name]
-    save_picks(run.picks, sorted([*others, pick], key=lambda p: -p.bytes))
+    note(run, pick)
     return pick
+
+
+def note(run: Run, pick: Pick) -> None:
+    """Keep a pick among those of a run, in the place of one of its name. Raises FileError."""
+    others = [p for p in load_picks(run.picks) if p.name != pick.name]
+    save_picks(run.picks, sorted([*others, pick], key=lambda p: -p.bytes))
 
 
 def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
@@ -244,19 +250,20 @@ def store_checked(
     task: Task,
     data: Splits,
     pack: Pack = "none",
+    bits: Mapping[str, Quantized] | None = None,
 ) -> dict[str, float]:
     """Store a cut network, read it back, and measure what was read: split -> metric.
 
-    module: the cut of `net` at `widths`, with weights that may have been changed since. pack: as
-    `save` takes it. Raises FileError, leaving what was at `path` before, when the network that is
-    read back is not as good as the stored one.
+    module: the cut of `net` at `widths`, with weights that may have been changed since. pack, bits:
+    as `save` takes them. Raises FileError, leaving what was at `path` before, when the network that
+    is read back is not as good as the stored one.
     """
     name = task.metric.name
     value = evaluation(task, data, "test")(module)
     beside = path.with_name(f".{secrets.token_hex(6)}.{path.name}")
     try:
         noted = Measured(name, value, "test")
-        save(net, beside, widths=widths, module=module, metric=noted, pack=pack)
+        save(net, beside, widths=widths, module=module, metric=noted, pack=pack, bits=bits)
         read = load(beside, build=task.model)
         results = {split: evaluation(task, data, split)(read) for split in ("valid", "test")}
         if not same(results["test"], value):
@@ -356,14 +363,14 @@ def _in_order(data: Any) -> Callable[[], Iterator[Any]]:
     return again
 
 
-def _statistics_batches(task: Task, data: Splits) -> list[Any]:
+def statistics_batches(task: Task, data: Splits) -> list[Any]:
     """Batches of training data in random order, always the same ones."""
     plan = Plan(length(data.train), task.recipe.batch_size, seed=0)
     with own_randomness():
         return list(stream(data.train, plan.epoch(0)[:_STATISTICS], 0, 0))
 
 
-def _inside(path: Path, folder: Path) -> str:
+def inside(path: Path, folder: Path) -> str:
     """The name of a file, relative to the run folder when it lies in it; never a whole path."""
     path, folder = path.resolve(), folder.resolve()
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name

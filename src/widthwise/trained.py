@@ -11,16 +11,18 @@ An ordered run is a run folder like any other: its widths are prefixes, without 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
 from torch import Tensor, nn
 
 from widthwise import importance
 from widthwise.elastic import Elastic, NothingToCutWarning
 from widthwise.errors import FileError, ScoreError
+from widthwise.importance import by_name
+from widthwise.importance.by_name import WeightScore
 from widthwise.runs import Record, Run, Settings, State, begin, claim, now
 from widthwise.sources import Source, apart, model_of
 from widthwise.steps import evaluation, sample, store_checked, writable
@@ -32,20 +34,7 @@ from widthwise.tasks.task import Task
 from widthwise.touchups import fine_tuning
 from widthwise.train.fit import fit
 
-Score = Literal[
-    "reconstruction", "obd", "obd-sd", "taylor", "damage", "magnitude", "activation", "chance"
-]
-WeightScore = Literal["magnitude", "obd", "obd-sd", "taylor", "chance"]
 SAMPLES: Final = 2000  # of the training data, that scores are computed on
-
-_WITH_LOSS: Final[Mapping[str, Callable[..., dict[str, Tensor]]]] = {
-    "reconstruction": importance.reconstruction,
-    "obd": importance.obd,
-    "obd-sd": importance.obd_sd,
-    "taylor": importance.taylor,
-    "damage": importance.damage,
-}
-_RANDOM: Final = ("reconstruction", "obd", "obd-sd", "damage")  # take a seed
 
 
 @dataclass(frozen=True)
@@ -112,8 +101,8 @@ def order(
         )
     data = task.splits()
     batches = sample(task, data, settings.order["samples"], settings.seed)
-    scores = feature_scores(
-        net, task, batches, settings.order["score"], seed=settings.seed, progress=progress
+    scores = by_name.features(
+        net, settings.order["score"], batches, task.loss, seed=settings.seed, progress=progress
     )
     ranked = importance.order(net, scores)
     scores = {name: value[ranked[name]] for name, value in scores.items()}
@@ -129,20 +118,6 @@ def order(
         raise
     run.write(replace(record, status="finished", finished=now(), results=results))
     return run, state
-
-
-def feature_scores(
-    net: Elastic, task: Task, batches: Any, score: Score, *, seed: int = 0, progress: bool = False
-) -> dict[str, Tensor]:
-    """The scores of all features, by axis. Raises ScoreError."""
-    if score == "chance":
-        return importance.chance(net, seed=seed)
-    if score == "magnitude":
-        return importance.magnitude(net)
-    if score == "activation":
-        return importance.activation(net, batches, progress=progress)
-    more = {"seed": seed} if score in _RANDOM else {}
-    return _WITH_LOSS[score](net, batches, task.loss, progress=progress, **more)
 
 
 def prune(
@@ -172,7 +147,7 @@ def prune(
     batches = sample(task, data, how.samples, how.seed)
 
     def score(module: nn.Module) -> Mapping[str, Tensor]:
-        return _weight_scores(net, task, batches, how, progress)
+        return by_name.weights(net, how.score, batches, task.loss, seed=how.seed, progress=progress)
 
     def train(module: nn.Module) -> None:
         recipe = fine_tuning(task.recipe, how.fine_tune)
@@ -199,16 +174,3 @@ def prune(
         bytes=out.stat().st_size,
         accounted=accounting([*found.values(), *net.model.buffers()]),
     )
-
-
-def _weight_scores(
-    net: Elastic, task: Task, batches: Any, how: Pruning, progress: bool
-) -> dict[str, Tensor]:
-    """The scores of single weights, by tensor."""
-    if how.score == "chance":
-        return importance.chance(net, of="weights", seed=how.seed)
-    if how.score == "magnitude":
-        return importance.magnitude(net, of="weights")
-    more = {"seed": how.seed} if how.score in _RANDOM else {}
-    made = _WITH_LOSS[how.score]
-    return made(net, batches, task.loss, of="weights", progress=progress, **more)

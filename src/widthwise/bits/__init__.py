@@ -9,10 +9,10 @@
 Nothing runs faster for it: the network that is loaded has float weights, quantized ones.
 """
 
-from widthwise.bits.formats import Codebook, Format, Uniform
 from widthwise.bits.quantize import quantizable, quantize, shared, uniform
 from widthwise.bits.quantized import Quantized, Rounded, Shared
 from widthwise.bits.straight_through import SharedValues, StraightThrough
+from widthwise.formats import Codebook, Format, Uniform
 
 __all__ = [
     "Codebook",

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from widthwise.bits.formats import Codebook, Format, Uniform
 from widthwise.bits.kmeans import centres
 from widthwise.bits.quantized import Quantized, Rounded, Shared, grouped
 from widthwise.elastic import Elastic
 from widthwise.errors import QuantizationError, or_rather
+from widthwise.formats import Codebook, Format, Uniform
 
 Calibration = Literal["minmax", "mse"]
 """minmax: the range reaches from the least to the largest weight. mse: the part of that range with

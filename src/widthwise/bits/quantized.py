@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from widthwise.bits.formats import Codebook, Uniform
+from widthwise.formats import Codebook, Uniform
 
 
 def blocks(shape: Sequence[int], form: Uniform) -> tuple[int, int, int]:

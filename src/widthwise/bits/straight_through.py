@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from widthwise.bits.formats import Format
 from widthwise.bits.quantize import Calibration, formats, quantize, quantized
 from widthwise.bits.quantized import Quantized, Shared
 from widthwise.elastic import Elastic
 from widthwise.errors import QuantizationError
+from widthwise.formats import Format
 
 
 class StraightThrough:

@@ -145,6 +145,7 @@ _EXTRAS: Final[Mapping[str, str]] = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
+    "optuna": "search",
     "PIL": "tasks",
     "plotly": "report",
     "sklearn": "tasks",

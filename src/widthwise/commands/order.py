@@ -17,6 +17,7 @@ from widthwise.commands.common import (
     notes,
     told,
 )
+from widthwise.importance import by_name
 from widthwise.report import text
 from widthwise.runs import ORDERED, Settings, hold
 from widthwise.sources import find
@@ -35,7 +36,7 @@ def order(
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
     source: From = None,
     score: Annotated[
-        trained.Score,
+        by_name.FeatureScore,
         typer.Option(
             help="How features are judged. reconstruction: the loss that a feature costs when the "
             "others make up for it. obd, obd-sd, taylor, damage: other estimates of that loss. "

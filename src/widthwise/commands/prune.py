@@ -16,6 +16,7 @@ from widthwise.commands.common import (
     notes,
     told,
 )
+from widthwise.importance import by_name
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.sources import find
@@ -43,7 +44,7 @@ def prune(
     ],
     source: From = None,
     score: Annotated[
-        trained.WeightScore,
+        by_name.WeightScore,
         typer.Option(
             help="How weights are judged: by their absolute value, by estimates of what the loss "
             "would lose, or at random."

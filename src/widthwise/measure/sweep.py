@@ -202,7 +202,7 @@ def sweep(
     say = _Progress(progress, len(chosen))
     together = touch_up is None and (recalibrate is None or not has_statistics(net.model))
     values = _metrics(net, evaluate, chosen, say) if together else []
-    costs = _Costs(net, latency)
+    meter = Meter(net, latency)
     points: list[Point] = []
     for i, w in enumerate(chosen):
         say(i, "cost" if together else "metric and cost")
@@ -214,7 +214,7 @@ def sweep(
                 values.append(float(evaluate(module)))
         if math.isfinite(values[i]):
             size = stored.bytes if pack == "none" else prepare(net, w, module, pack).bytes
-            points.append(costs.point(w, values[i], module, size))
+            points.append(meter.point(w, values[i], module, size))
         else:
             message = f"{dict(w)} is left out: its metric is {values[i]}."
             warnings.warn(message, NotMeasuredWarning, stacklevel=2)
@@ -230,15 +230,15 @@ def sweep(
         higher_is_better=higher_is_better,
         split=split,
         runtime=runtime(net),
-        batch=costs.batch,
+        batch=meter.batch,
         seeds=() if seed is None else (seed,),
     )
 
 
-class _Costs:
+class Meter:
     """What cuts of a network cost, all on the same example."""
 
-    def __init__(self, net: Elastic, latency: bool) -> None:
+    def __init__(self, net: Elastic, latency: bool = True) -> None:
         self.latency = latency
         self.example = net.example()
         self.timed, self.batch = one_example(*self.example), 1
@@ -253,9 +253,17 @@ class _Costs:
             spread=None,
             bytes=size,
             params=params(module),
-            macs=macs(module, *self.example),
-            latency_ms=latency_ms(module, *self.timed, seconds=0.02) if self.latency else None,
+            macs=self.macs(module),
+            latency_ms=self.latency_ms(module) if self.latency else None,
         )
+
+    def macs(self, module: nn.Module) -> int:
+        """Multiply-accumulates for one example."""
+        return macs(module, *self.example)
+
+    def latency_ms(self, module: nn.Module) -> float:
+        """Milliseconds for one call, in a look of 20 of them."""
+        return latency_ms(module, *self.timed, seconds=0.02)
 
 
 def _changed(

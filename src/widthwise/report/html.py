@@ -17,6 +17,7 @@ from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.curve import best_that_fits, place_labels, size_ticks, what_fits
+from widthwise.report.elements import cell, element, head, row, table
 from widthwise.report.picks import Pick, position, size_range
 from widthwise.store.atomic import write_whole
 
@@ -116,98 +117,78 @@ def _picks(frontier: Frontier, picks: Sequence[Pick]) -> str:
     if not picks:
         return ""
     full = max(p.bytes for p in frontier.points)
-    head = ["name", "size", _SHARE, "valid", "test", "widths", "touch-up", "file"]
+    heads = ["name", "size", _SHARE, "valid", "test", "widths", "touch-up", "file"]
     rows = [
         [
-            _head(pick.name, "text"),
-            _cell(format_size(pick.bytes)),
-            _cell(f"{100 * pick.bytes / full:.0f} %", "extra"),
-            _cell(text.value(frontier.metric, pick.valid)),
-            _cell(text.value(frontier.metric, pick.test)),
+            head(pick.name, "text"),
+            cell(format_size(pick.bytes)),
+            cell(f"{100 * pick.bytes / full:.0f} %", "extra"),
+            cell(text.value(frontier.metric, pick.valid)),
+            cell(text.value(frontier.metric, pick.test)),
             _widths(pick.widths),
-            _cell(pick.touch_up or "none", "text"),
-            _cell(pick.file or "-", "text"),
+            cell(pick.touch_up or "none", "text"),
+            cell(pick.file or "-", "text"),
         ]
         for pick in picks
     ]
     return (
         '<section aria-labelledby="chosen">\n<h2 id="chosen">Chosen networks</h2>\n'
-        + _table(head, rows, f"{frontier.metric} of the chosen networks")
+        + _table(heads, rows, f"{frontier.metric} of the chosen networks")
         + f'\n<p class="note">{escape(f"The {frontier.metric}")} of a chosen network is that of '
         "its stored file, read back.</p>\n</section>"
     )
 
 
 def _fits_table(frontier: Frontier) -> str:
-    head = ["budget", "size", frontier.metric, "parameters", "latency (ms)", "widths"]
+    heads = ["budget", "size", frontier.metric, "parameters", "latency (ms)", "widths"]
     rows = [
         [
-            _head(f"{100 * share:g} %"),
-            _cell(format_size(point.bytes)),
-            _cell(text.value(frontier.metric, point.metric, point.spread)),
-            _cell(text.count(point.params)),
-            _cell(text.milliseconds(point.latency_ms)),
+            head(f"{100 * share:g} %"),
+            cell(format_size(point.bytes)),
+            cell(text.value(frontier.metric, point.metric, point.spread)),
+            cell(text.count(point.params)),
+            cell(text.milliseconds(point.latency_ms)),
             _widths(point.widths),
         ]
         for share, point in what_fits(frontier)
     ]
-    return _table(head, rows, "the best network within a share of the largest one's size")
+    return _table(heads, rows, "the best network within a share of the largest one's size")
 
 
 def _point_table(frontier: Frontier, picks: Sequence[Pick]) -> str:
     chosen = [dict(pick.widths) for pick in picks]
-    head = ["size (kB)", frontier.metric, "parameters", "MACs", "latency (ms)", "widths"]
+    heads = ["size (kB)", frontier.metric, "parameters", "MACs", "latency (ms)", "widths"]
     points = sorted(frontier.points, key=lambda p: p.bytes)
     rows = [
         [
-            _head(text.kilobytes(p.bytes)),
-            _cell(text.value(frontier.metric, p.metric, p.spread)),
-            _cell(text.count(p.params)),
-            _cell(text.count(p.macs)),
-            _cell(text.milliseconds(p.latency_ms)),
+            head(text.kilobytes(p.bytes)),
+            cell(text.value(frontier.metric, p.metric, p.spread)),
+            cell(text.count(p.params)),
+            cell(text.count(p.macs)),
+            cell(text.milliseconds(p.latency_ms)),
             _widths(p.widths),
         ]
         for p in points
     ]
     marked = [dict(p.widths) in chosen for p in points]
-    return _table(head, rows, "all measured networks", marked, "scroll tall")
+    return _table(heads, rows, "all measured networks", marked, "scroll tall")
 
 
 def _table(
-    head: Sequence[str],
+    heads: Sequence[str],
     rows: Sequence[Sequence[str]],
     label: str,
     marked: Sequence[bool] = (),
     style: str = "scroll",
 ) -> str:
-    words = {"name": "text", "widths": "text", "file": "text", _SHARE: "extra"}
-    heads = "".join(_element("th", h, words.get(h, ""), scope="col") for h in head)
-    starts = ['<tr class="chosen">' if m else "<tr>" for m in marked or [False] * len(rows)]
-    lines = [f"{start}{''.join(row)}</tr>" for start, row in zip(starts, rows, strict=True)]
-    return (
-        f'<div class="{style}" role="region" aria-label="Table: {escape(label)}" tabindex="0">\n'
-        f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n"
-        "</tbody>\n</table>\n</div>"
-    )
-
-
-def _element(name: str, said: str, style: str = "", **attributes: str) -> str:
-    if style:
-        attributes["class"] = style
-    words = "".join(f' {key}="{escape(value)}"' for key, value in attributes.items())
-    return f"<{name}{words}>{escape(said)}</{name}>"
-
-
-def _head(said: str, style: str = "") -> str:
-    return _element("th", said, style, scope="row")
-
-
-def _cell(said: str, style: str = "") -> str:
-    return _element("td", said, style)
+    columns = {"name": "text", "widths": "text", "file": "text", _SHARE: "extra"}
+    styles = ["chosen" if m else "" for m in marked or [False] * len(rows)]
+    lines = [row(cells, chosen) for cells, chosen in zip(rows, styles, strict=True)]
+    return table(heads, [lines], label, columns=columns, style=style)
 
 
 def _widths(kept: Mapping[str, int]) -> str:
-    return _element("td", text.widths(kept, 4), "text", title=text.widths(kept))
+    return element("td", text.widths(kept, 4), "text", title=text.widths(kept))
 
 
 def _chart(frontier: Frontier, picks: Sequence[Pick]) -> dict[str, Any]:
@@ -235,7 +216,7 @@ def _chart(frontier: Frontier, picks: Sequence[Pick]) -> dict[str, Any]:
 def _marked(frontier: Frontier, picks: Sequence[Pick]) -> Iterator[dict[str, Any]]:
     marks = [position(frontier, pick) for pick in picks]
     places = place_labels(frontier, marks)
-    for pick, (size, value), (ends, row) in zip(picks, marks, places, strict=True):
+    for pick, (size, value), (ends, level) in zip(picks, marks, places, strict=True):
         name, metric = escape(pick.name), frontier.metric
         lines = [f"<b>{name}</b>", f"{format_size(size)}: {text.value(metric, value)}"]
         if pick.test is not None:
@@ -248,7 +229,7 @@ def _marked(frontier: Frontier, picks: Sequence[Pick]) -> Iterator[dict[str, Any
             "name": name,
             "label": f"{name}<br>{format_size(size)}",
             "ends": ends,
-            "row": row,
+            "row": level,
         }
 
 

@@ -25,21 +25,22 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from widthwise.bits.formats import Codebook, Format, Uniform
 from widthwise.bits.quantize import DTYPES
 from widthwise.bits.quantized import Quantized, Rounded, Shared, blocks, ungrouped
+from widthwise.formats import Codebook, Format, Uniform
 from widthwise.store.packing import FORMS, MOST_TIMES, PARTS, Form, Packed, Parts, pack, unpack
 
 Codes = NDArray[np.uint8]
 
+_NOTED: Final = 2  # bytes that the size of a stream takes in the manifest
 _CHUNK: Final = 2**20  # codes handled at a time; a multiple of 8, so that chunks are whole bytes
 _MOST: Final = 2**31 - 1  # weights of a tensor whose rows and columns are int32
 
@@ -49,8 +50,9 @@ class Coded:
     """How a quantized tensor is stored, but for its parts.
 
     format: of a codebook, with the number of values that there are. form: where its codes belong.
-    shape, dtype: of the tensor. count: codes stored. huffman: how many of them are one symbol of
-    the Huffman code; 0 where there is none.
+    shape, dtype: of the tensor. count: codes stored. gaps: bytes of the relative index, 0 in other
+    forms. huffman: how many codes are one symbol of the Huffman code; 0 where there is none.
+    stream: bytes of the Huffman codes, or 0.
 
     Raises ValueError for values that no tensor of weights has.
     """
@@ -60,14 +62,22 @@ class Coded:
     shape: tuple[int, ...]
     dtype: torch.dtype
     count: int
-    huffman: int
+    gaps: int = 0
+    huffman: int = 0
+    stream: int = 0
 
     def __post_init__(self) -> None:
         _need(self.dtype in DTYPES, "its type is not one of weights")
         _need(0 < self.numel <= _MOST, "its shape is not one of weights")
-        right = self.count <= self.numel if self.form != "dense" else self.count == self.numel
-        _need(right and self.count >= 0, "it has more or fewer codes than weights")
+        _need(self.index.count == self.count, "it has more or fewer codes than weights")
         _need(self.huffman in (0, 1, 8 // self.bits), "its symbols are of another size")
+        right = self.stream > 0 if self.huffman else self.stream == 0
+        _need(right, "its codes have no size or two")
+
+    @property
+    def index(self) -> Packed:
+        """Where the codes belong: as that of a tensor of bytes."""
+        return Packed(self.form, self.shape, torch.uint8, self.count, self.gaps)
 
     @property
     def numel(self) -> int:
@@ -85,20 +95,25 @@ class Coded:
         return (self.codes - 1).bit_length()
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """The names of the parts."""
+    def stored(self) -> dict[str, tuple[torch.dtype, int]]:
+        """The type and the number of items of each part."""
+        index = self.index.parts
+        del index["values"]
+        codes = self.stream if self.huffman else -(-self.count * self.bits // 8)
+        found = {**index, "codes": (torch.uint8, codes)}
         if isinstance(self.format, Codebook):
-            own: tuple[str, ...] = ("values",)
-        else:
-            own = ("scales",) if self.format.symmetric else ("scales", "zero_points")
-        return (*PARTS[self.form][:-1], "codes", *own)
+            return {**found, "values": (torch.float32, self.format.values)}
+        rows, groups, _ = blocks(self.shape, self.format)
+        found["scales"] = (torch.float32, rows * groups)
+        points = (torch.uint8, -(-rows * groups * self.format.bits // 8))
+        return found if self.format.symmetric else {**found, "zero_points": points}
 
 
 def encode(found: Quantized) -> tuple[Coded, Parts]:
     """The tensor in the form with the fewest bytes, and the parts of that form by name."""
     form, own = _own(found)
     shape, dtype = tuple(found.codes.shape), found.dtype
-    plain = Coded(form, "dense", shape, dtype, found.codes.numel(), 0)
+    plain = Coded(form, "dense", shape, dtype, found.codes.numel())
     codes = _shifted(plain, found.codes.cpu(), _zero(found, shape), -1)
     # Up to half of zeros, Huffman codes of all weights take less than an index.
     forms = FORMS if 2 * int(codes.count_nonzero()) <= codes.numel() else FORMS[:1]
@@ -107,10 +122,17 @@ def encode(found: Quantized) -> tuple[Coded, Parts]:
 
 
 def _in_form(plain: Coded, form: Form, codes: Tensor, own: Parts) -> tuple[Coded, Parts]:
-    _, index = pack(codes, form=form)
+    packed, index = pack(codes, form=form)
     values = index.pop("values").numpy()
     stream, huffman = _smaller(values, plain.bits)
-    coded = replace(plain, form=form, count=len(values), huffman=huffman)
+    coded = replace(
+        plain,
+        form=form,
+        count=packed.count,
+        gaps=packed.gaps,
+        huffman=huffman,
+        stream=len(stream) if huffman else 0,
+    )
     return coded, {**index, "codes": stream, **own}
 
 
@@ -128,8 +150,7 @@ def decode(coded: Coded, parts: Mapping[str, Tensor]) -> Quantized:
     values = read(stream.contiguous().numpy(), coded)
     _need(not len(values) or int(values.max()) < coded.codes, "it has codes that there are not")
     index = {name: parts[name] for name in PARTS[coded.form][:-1]}
-    packed = Packed(coded.form, coded.shape, torch.uint8)
-    codes = unpack(packed, {**index, "values": torch.from_numpy(values)})
+    codes = unpack(coded.index, {**index, "values": torch.from_numpy(values)})
     codes = _shifted(coded, codes, _zero(found, coded.shape), 1)
     return replace(found, codes=codes)
 
@@ -193,7 +214,7 @@ def _smaller(values: Codes, bits: int) -> tuple[Tensor, int]:
     for each in sorted({1, 8 // bits}):
         maker = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
         short = maker.compress(_joined(values, bits, each).tobytes()) + maker.flush()
-        if len(short) < len(best):
+        if len(short) + _NOTED < len(best):
             best, symbol = short, each
     return torch.from_numpy(np.frombuffer(bytearray(best), dtype=np.uint8)), symbol
 
@@ -261,31 +282,3 @@ def _fits(coded: Coded, parts: Mapping[str, Tensor]) -> bool:
 def _need(condition: bool, problem: str) -> None:
     if not condition:
         raise ValueError(problem)
-
-
-def described(coded: Coded) -> dict[str, Any]:
-    """For the manifest, what differs from the usual; `coded_as` reads it back.
-
-    Each entry is short, for a network of few bits has many tensors and few bytes.
-    """
-    form = coded.format
-    if isinstance(form, Codebook):
-        how: dict[str, Any] = {"values": form.values}
-    else:
-        usual = {f.name: f.default for f in fields(Uniform)} | {"bits": None}
-        how = {name: value for name, value in asdict(form).items() if value != usual[name]}
-        if form.per != "group":
-            how.pop("group", None)
-    how |= {"count": coded.count} if coded.form != "dense" else {}
-    return how | ({"huffman": coded.huffman} if coded.huffman else {})
-
-
-def coded_as(
-    how: Mapping[str, Any], form: Form, shape: tuple[int, ...], dtype: torch.dtype
-) -> Coded:
-    """What `described` said of a tensor. Raises ValueError and TypeError for anything else."""
-    rest = dict(how)
-    count, huffman = rest.pop("count", math.prod(shape)), rest.pop("huffman", 0)
-    _need(type(count) is int and type(huffman) is int, "its codes are not counted")
-    found: Format = Codebook(**rest) if "values" in rest else Uniform(**({"bits": None} | rest))
-    return Coded(found, form, shape, dtype, count, huffman)

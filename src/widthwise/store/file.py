@@ -15,21 +15,23 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from widthwise.bits.quantized import Quantized
 from widthwise.elastic import Elastic, NothingToCutWarning
 from widthwise.errors import FileError, WidthwiseError
 from widthwise.graph.own_class import Patch, apply_patches, held_sizes
-from widthwise.store import inputs, tensorfile
+from widthwise.store import compact, inputs, tensorfile
 from widthwise.store.codedfile import code_tensors, decode_tensors
 from widthwise.store.manifest import Manifest, Measured, from_text, to_text
-from widthwise.store.packedfile import Pack, pack_tensors, unpack_tensors
+from widthwise.store.packedfile import Pack, as_they_are, pack_tensors, unpack_tensors
+from widthwise.store.packing import Parts
 from widthwise.variant import Widths
 
 # The sizes of torch's layers that a cut can change; of the user's classes every integer counts.
@@ -44,17 +46,29 @@ _LAYER_SIZES = frozenset(
 class Stored:
     """A network as a file would hold it.
 
-    module: the cut network. tensors: by name, shared ones once; of packed ones their parts.
+    module: the cut network. tensors: by name, shared ones once. parts: of a packed file, the parts
+    of each tensor; none where the tensors are stored as they are.
     """
 
     module: nn.Module
     manifest: Manifest
     tensors: Mapping[str, Tensor]
+    parts: Mapping[str, Parts] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
         """Bytes of the file that `save` writes."""
+        if self.manifest.version > 1:
+            return compact.size(self.manifest)
         return tensorfile.size(self.tensors, to_text(self.manifest))
+
+    @property
+    def data_bytes(self) -> int:
+        """How many of them are tensors or their parts: all but the header and the manifest."""
+        stored: Iterable[Tensor] = self.tensors.values()
+        if self.manifest.version > 1:
+            stored = (part for parts in self.parts.values() for part in parts.values())
+        return sum(tensor.nbytes for tensor in stored)
 
 
 def save(
@@ -88,6 +102,8 @@ def save(
     """
     stored = prepare(net, widths, module, pack, bits)
     manifest = replace(stored.manifest, measured=metric)
+    if manifest.version > 1:
+        return compact.write(path, manifest, stored.parts)
     return tensorfile.write(path, stored.tensors, to_text(manifest))
 
 
@@ -120,14 +136,20 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Manifest]:
     Raises FileError.
     """
     stored, text = tensorfile.read(path)
-    manifest = from_text(text, str(path))
-    unpacked = unpack_tensors(stored, manifest.packed, path)
-    return decode_tensors(unpacked, manifest.coded, path), manifest
+    if not compact.packed(text):
+        return stored, from_text(text, str(path))
+    manifest, parts = compact.read(stored, text, path)
+    tensors = unpack_tensors(manifest.packed, parts, path)
+    tensors |= decode_tensors(manifest.coded, parts, path)
+    return tensors | {n: torch.tensor(v) for n, v in manifest.scalars.items()}, manifest
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """What a file says of itself, after checking that it is whole. Raises FileError."""
-    return from_text(tensorfile.read(path)[1], str(path))
+    stored, text = tensorfile.read(path)
+    if not compact.packed(text):
+        return from_text(text, str(path))
+    return compact.read(stored, text, path)[0]
 
 
 def prepare(
@@ -139,15 +161,22 @@ def prepare(
 ) -> Stored:
     """The network at these widths as `save` would store it. Raises WidthError, FileError."""
     stored = _prepared(net, widths, module)
-    whole, coded = code_tensors(stored.tensors, bits or {})
-    # Parts of a coded tensor are as small as they get.
-    left = {name: t for name, t in whole.items() if name in stored.tensors}
-    tensors, packed = pack_tensors(left, pack)
-    parts = {name: t for name, t in whole.items() if name not in left}
-    if twice := parts.keys() & tensors.keys():
-        raise FileError(f"{min(twice)} is a part of two tensors; rename one of them.")
-    manifest = replace(stored.manifest, packed=packed, coded=coded)
-    return replace(stored, tensors={**tensors, **parts}, manifest=manifest)
+    coded = code_tensors(stored.tensors, bits or {})
+    left = {name: t for name, t in stored.tensors.items() if name not in coded}
+    packed = pack_tensors(left, pack)
+    if not coded and not packed:
+        return stored
+    left = {name: t for name, t in left.items() if name not in packed}
+    numbers = {name: t for name, t in left.items() if t.dim() == 0 and t.dtype == torch.int64}
+    packed |= as_they_are({name: t for name, t in left.items() if name not in numbers})
+    manifest = replace(
+        stored.manifest,
+        packed={name: form for name, (form, _) in packed.items()},
+        coded={name: how for name, (how, _) in coded.items()},
+        scalars={name: int(t) for name, t in numbers.items()},
+    )
+    parts = {name: some for name, (_, some) in (packed | coded).items()}
+    return replace(stored, manifest=manifest, parts=parts)
 
 
 def _prepared(net: nn.Module, widths: Mapping[str, int] | None, module: nn.Module | None) -> Stored:

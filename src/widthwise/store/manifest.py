@@ -3,8 +3,9 @@
     kind "class"    the user's class with the patches (sizes) set and the tensors put in
     kind "graph"    the captured graph of the user's class, cut to the widths
 
-The notes at its end (what was measured, which versions wrote it) have a fixed length, so that the
-size of a file does not depend on how good the network is.
+The notes (what was measured, which versions wrote it) have a fixed length, so that the size of a
+file does not depend on how good the network is. Where all tensors are stored one by one, notes and
+the rest are one text (`to_text`); of packed files the rest is in compact.py.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import torch
 from widthwise.errors import FileError, WidthError
 from widthwise.graph.constraints import Constraints
 from widthwise.graph.own_class import Patch
-from widthwise.store.coding import Coded, coded_as, described
-from widthwise.store.packing import FORMS, PARTS, Packed
-from widthwise.store.tensorfile import DTYPES
+from widthwise.store.coding import Coded
+from widthwise.store.describing import coded_as, description, packed_as
+from widthwise.store.packing import Packed
 from widthwise.variant import Widths
 from widthwise.version import VERSION
 
@@ -31,7 +32,7 @@ FORMAT = "widthwise"
 FORMAT_VERSION = 3  # of files with quantized tensors; 2 with packed ones, 1 with neither
 TORCH = re.sub(r"\+.*", "", torch.__version__)  # without the build, e.g. +cpu
 NOTES = 192  # bytes of the notes in the file
-_MOST_DIMS = 64  # as in torch
+SHORT_NOTES = 96  # the same in packed files
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Manifest:
     inputs: for a graph, the example inputs' form (see inputs.py). measured: its metric, if known.
     torch, widthwise: the versions that wrote it. constraints, outputs: those of the network, from
     which its axes and their names follow; in the file only where there are any.
-    packed: the tensors that are stored without their zeros, and how; coded: those that are
-    quantized. In the file only where there are any.
+    packed, coded, scalars: all tensors of a packed file. Those that are stored by their numbers,
+    with zeros or without, and how; those that are quantized; and the values of int64 tensors
+    without dims, such as the batches that a batch norm has seen. Empty in files of version 1.
     """
 
     kind: str
@@ -73,23 +75,40 @@ class Manifest:
     outputs: tuple[str, ...] | None = None
     packed: Mapping[str, Packed] = field(default_factory=dict)
     coded: Mapping[str, Coded] = field(default_factory=dict)
+    scalars: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def version(self) -> int:
         """The oldest version of the format that has what this file holds."""
         if self.coded:
             return 3
-        return 2 if self.packed else 1
+        return 2 if self.packed or self.scalars else 1
 
 
 def to_text(manifest: Manifest) -> str:
-    """The manifest as JSON. Raises FileError for a metric that is not a number."""
+    """The manifest of a file of version 1, as JSON. Raises FileError for an odd metric."""
+    body = {"format": FORMAT, "version": manifest.version, **to_body(manifest)}
+    notes = {
+        "metric": _metric(manifest.measured),
+        "torch": manifest.torch,
+        "widthwise": manifest.widthwise,
+    }
+    head = json.dumps(body, separators=(",", ":"), allow_nan=False)
+    return f'{head[:-1]},"notes":{_padded(notes, NOTES)}}}'
+
+
+def to_notes(manifest: Manifest) -> str:
+    """The notes of a packed file, as JSON: version, metric, torch, widthwise. Raises FileError."""
+    metric = _metric(manifest.measured)
+    return _padded([manifest.version, metric, manifest.torch, manifest.widthwise], SHORT_NOTES)
+
+
+def to_body(manifest: Manifest) -> dict[str, Any]:
+    """All but the notes, for JSON."""
     patches: dict[str, dict[str, Any]] = {}
     for patch in manifest.patches:
         patches.setdefault(patch.module, {})[patch.attribute] = patch.value
-    body = {
-        "format": FORMAT,
-        "version": manifest.version,
+    body: dict[str, Any] = {
         "kind": manifest.kind,
         "class": manifest.class_name,
         "widths": dict(manifest.widths),
@@ -104,61 +123,96 @@ def to_text(manifest: Manifest) -> str:
     if manifest.outputs is not None:
         body["outputs"] = list(manifest.outputs)
     if manifest.version >= 2:
-        body["packed"] = {name: _described(p) for name, p in manifest.packed.items()}
-    if manifest.version >= 3:
-        body["coded"] = {name: {**_tensor(c), **described(c)} for name, c in manifest.coded.items()}
-    measured = manifest.measured
-    notes = {
-        "metric": None if measured is None else [measured.name, measured.value, measured.split],
-        "torch": manifest.torch,
-        "widthwise": manifest.widthwise,
-    }
-    try:
-        text = json.dumps(notes, separators=(",", ":"), allow_nan=False)
-    except (ValueError, TypeError) as error:
-        raise FileError("The metric to store is not a number; leave it out.") from error
-    # Quotes and backslashes take two bytes once this is a string in the file's header.
-    width = len(text) + text.count('"') + text.count("\\")
-    head = json.dumps(body, separators=(",", ":"), allow_nan=False)
-    return f'{head[:-1]},"notes":{text}{" " * (NOTES - width)}}}'
+        body["packed"] = {name: description(p) for name, p in manifest.packed.items()}
+        body["coded"] = {name: description(c) for name, c in manifest.coded.items()}
+        body["scalars"] = dict(manifest.scalars)
+    return body
 
 
 def from_text(text: str, name: str) -> Manifest:
-    """Read it back; `name` stands in messages. Raises FileError for anything else."""
+    """Read back `to_text`; `name` stands in messages. Raises FileError for anything else."""
+    return _believed(lambda: _from_text(text), name)
+
+
+def from_notes(text: str, body: Callable[[], Any], name: str) -> Manifest:
+    """Read back `to_notes` and `to_body`. Raises FileError for anything else.
+
+    body: () -> what `to_body` gave, called once the version is known to be one. name: stands in
+        messages.
+    """
+    return _believed(lambda: _from_notes(text, body), name)
+
+
+def _believed(read: Callable[[], Manifest], name: str) -> Manifest:
+    """What `read` makes of foreign data. Raises FileError where it raises."""
     try:
-        return _read(json.loads(text, parse_constant=_refuse))
+        return read()
     except _NewerError as error:
         raise FileError(f"{name} was written by a newer widthwise; update widthwise.") from error
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, WidthError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, WidthError) as error:
         raise FileError(
             f"{name} has a manifest that widthwise did not write ({str(error)[:200].rstrip('.')}); "
             "save it again."
         ) from error
 
 
+def _from_text(text: str) -> Manifest:
+    data = json.loads(text, parse_constant=refuse)
+    _need(isinstance(data, dict) and data.pop("format", None) == FORMAT, "another format")
+    version = data.pop("version")
+    _check_version(version, 1)
+    _need(version == 1, "the version of a packed file")
+    notes = data.pop("notes")
+    _need(isinstance(notes, dict), "no notes")
+    _need(notes.keys() == {"metric", "torch", "widthwise"}, "other notes")
+    return _read(data, 1, notes["metric"], notes["torch"], notes["widthwise"])
+
+
+def _from_notes(text: str, body: Callable[[], Any]) -> Manifest:
+    notes = json.loads(text, parse_constant=refuse)
+    _need(isinstance(notes, list) and len(notes) == 4, "other notes")
+    _check_version(notes[0], 2)
+    return _read(body(), *notes)
+
+
+def _metric(measured: Measured | None) -> list[Any] | None:
+    return None if measured is None else [measured.name, measured.value, measured.split]
+
+
+def _padded(notes: Any, size: int) -> str:
+    """Notes as JSON that takes so many bytes in the file's header."""
+    try:
+        text = json.dumps(notes, separators=(",", ":"), allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise FileError("The metric to store is not a number; leave it out.") from error
+    # Quotes and backslashes take two bytes once this is a string in the file's header.
+    width = len(text) + text.count('"') + text.count("\\")
+    return text + " " * (size - width)
+
+
 class _NewerError(Exception):
     """A later version of the format."""
 
 
-def _refuse(text: str) -> Any:
+def refuse(text: str) -> Any:
+    """For numbers that JSON has not: NaN, infinities. Raises ValueError."""
     raise ValueError(f"it holds {text}")
 
 
-def _read(data: Any) -> Manifest:
-    _need(isinstance(data, dict) and data.get("format") == FORMAT, "another format")
-    _need(type(data["version"]) is int and data["version"] > 0, "no version")
-    if data["version"] > FORMAT_VERSION:
+def _check_version(version: Any, least: int) -> None:
+    _need(type(version) is int and version >= least, "no version")
+    if version > FORMAT_VERSION:
         raise _NewerError
-    names = {"format", "version", "kind", "class", "widths", "sizes", "patches", "full", "tied"}
-    names |= {"inputs", "notes"} | set(("packed", "coded")[: data["version"] - 1])
+
+
+def _read(data: Any, version: int, metric: Any, torch: Any, widthwise: Any) -> Manifest:
+    names = {"kind", "class", "widths", "sizes", "patches", "full", "tied", "inputs"}
+    names |= {"packed", "coded", "scalars"} if version >= 2 else set()
     odd = data.keys() - {"constraints", "outputs"} ^ names
     _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
     _need(data["kind"] in ("class", "graph"), f"kind {data['kind']!r}")
-    notes = data["notes"]
-    _need(isinstance(notes, dict), "no notes")
-    _need(notes.keys() == {"metric", "torch", "widthwise"}, "other notes")
     patches = _table(data["patches"], lambda v: _table(v, _patch_value))
-    return Manifest(
+    found = Manifest(
         kind=data["kind"],
         class_name=_word(data["class"]),
         widths=Widths(_table(data["widths"], _count)),
@@ -167,49 +221,17 @@ def _read(data: Any) -> Manifest:
         full=None if data["full"] is None else _table(data["full"], _shape),
         tied=_table(data["tied"], _word),
         inputs=data["inputs"],
-        measured=_measured(notes["metric"]),
-        torch=_word(notes["torch"]),
-        widthwise=_word(notes["widthwise"]),
+        measured=_measured(metric),
+        torch=_word(torch),
+        widthwise=_word(widthwise),
         constraints=Constraints(**_table(data.get("constraints", {}), lambda value: value)),
         outputs=_words(data["outputs"]) if "outputs" in data else None,
-        packed=_table(data.get("packed", {}), _packed),
-        coded=_table(data.get("coded", {}), _coded),
+        packed=_table(data.get("packed", {}), packed_as),
+        coded=_table(data.get("coded", {}), coded_as),
+        scalars=_table(data.get("scalars", {}), _scalar),
     )
-
-
-def _tensor(stored: Packed | Coded) -> dict[str, Any]:
-    return {"form": stored.form, "shape": list(stored.shape), "dtype": DTYPES[stored.dtype]}
-
-
-def _described(packed: Packed) -> dict[str, Any]:
-    found = _tensor(packed)
-    return {**found, "zstd": dict(packed.zstd)} if packed.zstd else found
-
-
-def _packed(data: Any) -> Packed:
-    data = _table(data, lambda value: value)
-    _need(data.keys() - {"zstd"} == {"form", "shape", "dtype"}, "a packed tensor is not described")
-    shape, dtype = _tensor_of(data)
-    zstd = _table(data.get("zstd", {}), _count)
-    _need(zstd.keys() <= {*PARTS[data["form"]]}, "a packed tensor has other parts")
-    return Packed(data["form"], shape, dtype, zstd)
-
-
-def _coded(data: Any) -> Coded:
-    data = _table(data, lambda value: value)
-    shape, dtype = _tensor_of(data)
-    rest = {name: v for name, v in data.items() if name not in ("form", "shape", "dtype")}
-    return coded_as(rest, data["form"], shape, dtype)
-
-
-def _tensor_of(data: Mapping[str, Any]) -> tuple[tuple[int, ...], torch.dtype]:
-    """The shape and type of a tensor that is stored in parts, and its form checked."""
-    types = {name: dtype for dtype, name in DTYPES.items()}
-    _need(data["form"] in FORMS, "a tensor in parts has no form")
-    _need(_word(data["dtype"]) in types, "a tensor in parts has no type")
-    shape = _shape(data["shape"])
-    _need(len(shape) <= _MOST_DIMS, "a tensor in parts has too many dims")
-    return shape, types[data["dtype"]]
+    _need(found.version == version, "another version")
+    return found
 
 
 def _need(condition: bool, problem: str) -> None:
@@ -234,6 +256,11 @@ def _words(value: Any) -> tuple[str, ...]:
 
 def _count(value: Any) -> int:
     _need(type(value) is int and value >= 0, "a size is not a whole number")
+    return int(value)
+
+
+def _scalar(value: Any) -> int:
+    _need(type(value) is int and -(2**63) <= value < 2**63, "a number is not one of 64 bits")
     return int(value)
 
 

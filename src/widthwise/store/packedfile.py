@@ -1,14 +1,11 @@
-"""The tensors of a file, packed: what is stored in their place, and back.
+"""The tensors of a file, packed: what is stored of them, and back.
 
-    stored, packed = pack_tensors({"fc.weight": w, "fc.bias": b}, "zeros")
-    stored             # {"fc.weight.gaps": ..., "fc.weight.values": ..., "fc.bias": b}
-    packed             # {"fc.weight": Packed("relative", ...)}, for the manifest
-    unpack_tensors(stored, packed, path)
+    packed = pack_tensors({"fc.weight": w, "fc.bias": b}, "zeros")
+    packed             # {"fc.weight": (Packed("relative", ...), {"gaps": ..., "values": ...})}
+    unpack_tensors({"fc.weight": form}, {"fc.weight": parts}, path)
 
-Parts are ordinary entries of the safetensors file, named after the tensor: nothing else of a module
-goes by the name of a parameter and a dot, for torch allows no dots inside names. With "zstd" every
-part that gets smaller is compressed and stored as bytes; nothing is believed of what a compressed
-part says about its own size.
+With "zstd" every part that gets smaller is compressed and stored as bytes; nothing is believed of
+what a compressed part says about its own size.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ import torch
 from torch import Tensor
 
 from widthwise.errors import FileError
-from widthwise.store.packing import INDEX_TYPES, MOST_TIMES, PARTS, Packed, Parts, pack, unpack
+from widthwise.store.packing import MOST_TIMES, PARTS, Packed, Parts, pack, unpack
 from widthwise.store.tensorfile import DTYPES
 
 Pack = Literal["none", "zeros", "zstd"]
@@ -31,8 +28,7 @@ Pack = Literal["none", "zeros", "zstd"]
 compressed."""
 
 _LEVEL: Final = 3  # weights are noise: more effort gains nothing
-_ENTRY: Final = 200  # bytes, besides twice the name, that a packed tensor adds to the header
-_NOTED: Final = 48  # bytes, that a compressed part adds
+_NOTED: Final = 10  # bytes of the manifest that a packed tensor adds, and each compressed part
 
 
 def check(how: Pack) -> None:
@@ -43,45 +39,46 @@ def check(how: Pack) -> None:
         _zstandard()
 
 
-def pack_tensors(
-    tensors: Mapping[str, Tensor], how: Pack
-) -> tuple[dict[str, Tensor], dict[str, Packed]]:
-    """What to store in the place of these tensors, and how those that are packed are stored.
+def pack_tensors(tensors: Mapping[str, Tensor], how: Pack) -> dict[str, tuple[Packed, Parts]]:
+    """Those of the tensors that are smaller packed: how each is stored, and its parts.
 
     Raises FileError for tensors without values, and as `check` does.
     """
     check(how)
     if how == "none":
-        return dict(tensors), {}
-    stored: dict[str, Tensor] = {}
-    packed: dict[str, Packed] = {}
+        return {}
+    found: dict[str, tuple[Packed, Parts]] = {}
     for name, tensor in tensors.items():
-        parts = {name: tensor}
-        if tensor.is_meta:
-            raise FileError(f"{name} has no values that could be packed; load the weights first.")
-        if tensor.dtype in DTYPES:
-            form, found = _packed(tensor, how, _ENTRY + 2 * len(name))
-            if form is not None:
-                packed[name], parts = form, {f"{name}.{part}": t for part, t in found.items()}
-        if twice := parts.keys() & {*stored, *tensors} - {name}:
-            raise FileError(f"{min(twice)} is also a part of the packed {name}; rename it.")
-        stored |= parts
-    return stored, packed
+        _storable(name, tensor)
+        form, parts = pack(tensor, worth=_NOTED)
+        if how == "zstd":
+            form, parts = _compressed(form, parts)
+        if _bytes(parts) + _NOTED <= tensor.nbytes:
+            found[name] = form, parts
+    return found
+
+
+def as_they_are(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Packed, Parts]]:
+    """Tensors of a packed file that are stored with all their numbers.
+
+    Raises FileError for tensors without values and for those of odd types.
+    """
+    for name, tensor in tensors.items():
+        _storable(name, tensor)
+    return {name: pack(tensor, form="dense") for name, tensor in tensors.items()}
 
 
 def unpack_tensors(
-    stored: Mapping[str, Tensor], packed: Mapping[str, Packed], path: str | os.PathLike[str]
+    packed: Mapping[str, Packed], stored: Mapping[str, Parts], path: str | os.PathLike[str]
 ) -> dict[str, Tensor]:
     """The tensors that were packed. path: named in messages. Raises FileError."""
-    tensors = dict(stored)
+    tensors: dict[str, Tensor] = {}
     for name, form in packed.items():
         try:
-            parts = {part: tensors.pop(f"{name}.{part}") for part in PARTS[form.form]}
-            if name in tensors:
-                raise ValueError("it is there twice")
+            parts = {part: stored[name][part] for part in PARTS[form.form]}
             tensors[name] = unpack(form, _expanded(form, parts))
         except KeyError as error:
-            raise FileError(f"{path} lacks the part {error}; save it again.") from error
+            raise FileError(f"{path} lacks a part of {name} ({error}); save it again.") from error
         except ValueError as error:
             raise FileError(
                 f"{path} has a packed {name} that widthwise did not write ({error}); save it again."
@@ -89,14 +86,11 @@ def unpack_tensors(
     return tensors
 
 
-def _packed(tensor: Tensor, how: Pack, cost: int) -> tuple[Packed | None, Parts]:
-    """The smallest form of a tensor and its parts; None where all of it is nearly as small."""
-    form, parts = pack(tensor, worth=cost)
-    if how == "zstd":
-        form, parts = _compressed(form, parts)
-    if _bytes(parts) + cost > tensor.nbytes:
-        return None, {}
-    return form, parts
+def _storable(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta:
+        raise FileError(f"{name} has no values that could be packed; load the weights first.")
+    if tensor.dtype not in DTYPES:
+        raise FileError(f"{name} of type {tensor.dtype} cannot be stored; convert it first.")
 
 
 def _bytes(parts: Parts) -> int:
@@ -113,11 +107,13 @@ def _compressed(form: Packed, parts: Parts) -> tuple[Packed, Parts]:
             done[name] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     if form.nbytes > MOST_TIMES * _bytes(done):
         return form, parts
-    return replace(form, zstd={n: parts[n].nbytes for n in parts if done[n] is not parts[n]}), done
+    return replace(form, zstd={n: done[n].nbytes for n in parts if done[n] is not parts[n]}), done
 
 
 def _expanded(form: Packed, parts: Parts) -> Parts:
     """The parts, not compressed. Raises ValueError, also where they are too small for the shape."""
+    if form.form == "dense" and not form.zstd:
+        return parts
     if not 0 < form.nbytes <= MOST_TIMES * _bytes(parts):
         raise ValueError("its shape is not one of so few bytes")
     return {name: _part(form, name, part) for name, part in parts.items()}
@@ -126,11 +122,10 @@ def _expanded(form: Packed, parts: Parts) -> Parts:
 def _part(form: Packed, name: str, part: Tensor) -> Tensor:
     if name not in form.zstd:
         return part
-    size, dtype = form.zstd[name], INDEX_TYPES.get(name, form.dtype)
-    # No part has more than one item of at most eight bytes for each weight, or one more.
-    if part.dtype != torch.uint8 or size % dtype.itemsize or not 0 < size <= 8 * (form.numel + 1):
-        raise ValueError(f"its {name} cannot have been of {size} bytes")
-    return _decompressed(part, size).view(dtype)
+    if part.dtype != torch.uint8:
+        raise ValueError(f"its {name} are not compressed")
+    dtype, items = form.parts[name]
+    return _decompressed(part, items * dtype.itemsize).view(dtype)
 
 
 def _decompressed(part: Tensor, size: int) -> Tensor:

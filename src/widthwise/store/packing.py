@@ -1,6 +1,6 @@
 """Tensors without their zeros: three packed forms beside the dense one, and back, bit for bit.
 
-    packed, parts = pack(weight)    # Packed("relative", (2600, 650), torch.float32), {"gaps": ...}
+    packed, parts = pack(weight)    # Packed("relative", (2600, 650), torch.float32, ...), {...}
     unpack(packed, parts)           # the same bits
 
 Non-zeros are counted in row-major order; a weight is zero where all its bits are, so that -0.0 and
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -58,13 +58,28 @@ Parts = dict[str, Tensor]
 class Packed:
     """How a tensor is stored, but for its parts.
 
-    shape, dtype: of the tensor. zstd: the parts that are compressed -> their bytes before.
+    shape, dtype: of the tensor. count: values stored. gaps: bytes of the relative index, 0 in other
+    forms. zstd: the parts that are compressed -> their bytes in the file.
+
+    Raises ValueError for what no tensor of this shape has.
     """
 
     form: Form
     shape: tuple[int, ...]
     dtype: torch.dtype
+    count: int
+    gaps: int = 0
     zstd: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # torch counts in 64 bits, and multiplies the other dims where one is zero.
+        _need(math.prod(max(1, n) for n in self.shape) < 2**63, "its shape is not one of a tensor")
+        most = self.numel
+        right = self.count == most if self.form == "dense" else 0 <= self.count <= most
+        _need(right, "it has more or fewer values than weights")
+        # Every code of a gap but one that fills up stands for a weight or more.
+        least, most = (0, most + 1) if self.form == "relative" else (0, 0)
+        _need(least <= 2 * self.gaps <= most, "it has more gaps than weights")
 
     @property
     def numel(self) -> int:
@@ -82,6 +97,20 @@ class Packed:
         rows = self.shape[0] if self.shape else 1
         return rows, self.numel // max(1, rows)
 
+    @property
+    def parts(self) -> dict[str, tuple[torch.dtype, int]]:
+        """The type and the number of items of each part, before any is compressed."""
+        items = {
+            "mask": -(-self.numel // 8), "gaps": self.gaps, "rows": self.matrix[0] + 1,
+            "columns": self.count, "values": self.count,
+        }  # fmt: skip
+        return {n: (INDEX_TYPES.get(n, self.dtype), items[n]) for n in PARTS[self.form]}
+
+    @property
+    def stored(self) -> dict[str, tuple[torch.dtype, int]]:
+        """The same of the parts in the file."""
+        return self.parts | {name: (torch.uint8, size) for name, size in self.zstd.items()}
+
 
 def pack(tensor: Tensor, *, worth: int = 1, form: Form | None = None) -> tuple[Packed, Parts]:
     """The tensor in the form with the fewest bytes, and the parts of that form by name.
@@ -90,15 +119,18 @@ def pack(tensor: Tensor, *, worth: int = 1, form: Form | None = None) -> tuple[P
     save at least; the tensor stays dense otherwise. form: this one, whatever it saves.
     """
     bits = _bits(tensor)
-    plain = Packed("dense", tuple(tensor.shape), tensor.dtype)
+    plain = Packed("dense", tuple(tensor.shape), tensor.dtype, tensor.numel())
     # The bit mask is the first of the forms to win as weights become zero: no more need be known.
     least = _bitmask_bytes(plain, int(np.count_nonzero(bits)))
     if form == "dense" or (form is None and (not bits.size or least > plain.nbytes - worth)):
-        return plain, {"values": torch.from_numpy(bits).view(tensor.dtype)}
+        return plain, {"values": _flat(tensor)}
     positions = np.flatnonzero(bits != 0)
-    packed = Packed(form or _smallest(plain, positions), plain.shape, plain.dtype)
+    form = form or _smallest(plain, positions)
+    index = _index(plain, form, positions)
+    gaps = len(index["gaps"]) if "gaps" in index else 0
+    packed = replace(plain, form=form, count=len(positions), gaps=gaps)
     values = torch.from_numpy(bits[positions]).view(tensor.dtype)
-    return packed, {**_index(packed, positions), "values": values}
+    return packed, {**index, "values": values}
 
 
 def unpack(packed: Packed, parts: Mapping[str, Tensor]) -> Tensor:
@@ -134,9 +166,12 @@ def accounting(tensors: Iterable[Tensor]) -> int:
 
 def _bits(tensor: Tensor) -> NDArray[Any]:
     """The items in row-major order, as integers of their size."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    bits: NDArray[Any] = flat.view(_BITS[tensor.dtype.itemsize]).numpy()
+    bits: NDArray[Any] = _flat(tensor).view(_BITS[tensor.dtype.itemsize]).numpy()
     return bits
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().reshape(-1)
 
 
 def _accounted(tensor: Tensor) -> int:
@@ -159,10 +194,10 @@ def _smallest(packed: Packed, positions: Positions) -> Form:
     values = count * packed.dtype.itemsize
     fillers, behind = _fillers(packed, positions)
     codes = count + int(fillers.sum()) + behind
-    sizes: dict[Form, int] = {
-        "bitmask": _bitmask_bytes(packed, count),
-        "relative": -(-codes // 2) + values,
-    }
+    sizes: dict[Form, int] = {"bitmask": _bitmask_bytes(packed, count)}
+    # A short tensor of zeros would have gaps of no bytes, which is less than a thousandth.
+    if codes:
+        sizes["relative"] = -(-codes // 2) + values
     rows, columns = packed.matrix
     csr = 4 * (rows + 1 + count) + values
     if max(columns, count) <= _INT32 and packed.nbytes <= MOST_TIMES * csr:
@@ -177,15 +212,15 @@ def _fillers(packed: Packed, positions: Positions) -> tuple[Positions, int]:
     return gaps // _FILLER, (packed.numel - 1 - last) // _FILLER
 
 
-def _index(packed: Packed, positions: Positions) -> Parts:
-    """The parts that say where the values belong."""
+def _index(packed: Packed, form: Form, positions: Positions) -> Parts:
+    """The parts of a form that say where the values belong."""
     rows, columns = packed.matrix
     index: dict[str, NDArray[Any]] = {}
-    if packed.form == "bitmask":
+    if form == "bitmask":
         flags = np.zeros(packed.numel, dtype=bool)
         flags[positions] = True
         index["mask"] = np.packbits(flags)
-    elif packed.form == "relative":
+    elif form == "relative":
         index["gaps"] = _gaps(packed, positions)
     else:
         starts = np.searchsorted(positions, np.arange(rows + 1, dtype=np.int64) * columns)
@@ -222,8 +257,7 @@ def _where_masked(packed: Packed, mask: NDArray[np.uint8], count: int) -> Positi
 
 
 def _where_relative(packed: Packed, gaps: NDArray[np.uint8], count: int) -> Positions:
-    # Every code but one that fills up stands for a weight or more.
-    _need(2 * len(gaps) <= packed.numel + 1, "it has more gaps than weights")
+    _need(len(gaps) == packed.gaps, "it has more or fewer gaps than were noted")
     codes = np.empty(2 * len(gaps), dtype=np.uint8)
     codes[0::2], codes[1::2] = gaps & 15, gaps >> 4
     held = codes != _FILLER

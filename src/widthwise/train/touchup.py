@@ -103,13 +103,13 @@ def distill(
     """
     if how.hard > 0 and criterion is None:
         raise ValueError("Distill.hard is above 0; give the criterion that the hard share has.")
-    objective = _Taught(cut, net, how, criterion, distill_loss)
+    objective = Taught(cut, net, how, criterion, distill_loss)
     recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr)
     with evaluating(net), _brought_back(net):
         return fit(cut, data, objective, recipe=recipe, seed=seed, progress=progress)
 
 
-class _Taught(Objective):
+class Taught(Objective):
     """The loss of one network on the outputs of another."""
 
     def __init__(

@@ -1,0 +1,91 @@
+"""The trainings that many methods start from: one of each kind for each seed.
+
+base = train(spec, "elastic", seed=0, folder=Path("work/elastic-0"))
+net = network(task, base)                   # the trained network, as an Elastic
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+
+from widthwise.choose.draws import PUBLISHED, Draw
+from widthwise.compare.spec import Spec
+from widthwise.elastic import Elastic
+from widthwise.store.file import load, save
+from widthwise.tasks.resolve import resolve
+from widthwise.tasks.task import Task
+from widthwise.train.batches import own_randomness
+from widthwise.train.fit import fit
+from widthwise.train.losses import SandwichLoss, SingleDraw
+
+Kind = Literal["plain", "elastic", "published"]
+"""plain: full width only. elastic: sandwich passes and distillation. published: one drawn width a
+step (Knodt, 2022)."""
+
+_DRAWS: Final = {"plain": Draw(p=0), "elastic": Draw(), "published": PUBLISHED}
+
+
+@dataclass(frozen=True)
+class Base:
+    """One shared training, done. weights: its file, or the bytes of it. seconds: of processor."""
+
+    kind: Kind
+    seed: int
+    weights: Path | bytes
+    seconds: float
+
+
+def needed(group: str) -> Kind:
+    """The training that the methods of a group start from."""
+    if group.startswith("published"):
+        return "published"
+    return "elastic" if group.startswith(("elastic", "search")) else "plain"
+
+
+def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:
+    """Train one base; returns it with its file's bytes.
+
+    folder: for checkpoints, from which the same call goes on; None keeps none. Raises TaskError,
+    DataError, CaptureError, TrainingError, FileError.
+    """
+    torch.set_num_threads(1)
+    task = resolve(spec.task)
+    with own_randomness():
+        torch.manual_seed(seed)
+        model = task.model().train()
+    net = Elastic(model, task.example(), draw=_DRAWS[kind], seed=seed)
+    loss = SandwichLoss(net, task.loss) if kind == "elastic" else SingleDraw(net, task.loss)
+    began = time.process_time()
+    data = task.splits().train
+    fit(net, data, loss, recipe=spec.recipe(task), folder=folder, seed=seed, progress=False)
+    seconds = time.process_time() - began
+    net.cpu()
+    with tempfile.TemporaryDirectory() as place:
+        path = save(net.model.eval(), Path(place) / "base.safetensors")
+        return Base(kind, seed, path.read_bytes(), seconds)
+
+
+def network(task: Task, base: Base) -> Elastic:
+    """A network of its own with the base's weights. Raises FileError, CaptureError."""
+    with _file(base.weights) as path:
+        model = load(path, build=task.model)
+    return Elastic(model, task.example(), draw=_DRAWS[base.kind], seed=base.seed).eval()
+
+
+@contextmanager
+def _file(weights: Path | bytes) -> Iterator[Path]:
+    if isinstance(weights, Path):
+        yield weights
+        return
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "base.safetensors"
+        path.write_bytes(weights)
+        yield path

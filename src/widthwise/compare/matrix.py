@@ -1,0 +1,136 @@
+"""A comparison: every method at every budget, for every seed, kept in a folder as it is measured.
+
+    with Local() as engine:
+        outcomes = run(read(Path("mnist.toml")), Path("comparisons/mnist"), engine)
+
+The folder holds a file for every shared training and every unit that is done; what is there is not
+done again, whatever ended the run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from widthwise.compare import bases, cells
+from widthwise.compare.bases import Base, Kind, needed
+from widthwise.compare.cells import Unit, units
+from widthwise.compare.engines import Engine, Ray
+from widthwise.compare.methods import grouped
+from widthwise.compare.outcome import Outcome
+from widthwise.compare.spec import Spec
+from widthwise.errors import FileError, RunError
+from widthwise.store.atomic import write_whole
+
+_SPEC: Final = "spec.json"
+_EXTENDED: Final = ("seeds", "budgets", "methods")  # of which a folder may get more
+
+Told = Callable[[int, int, str], object]
+"""(units and trainings done, of how many, what was done last)."""
+
+
+def run(
+    spec: Spec, folder: Path, engine: Engine, told: Told = lambda done, of, what: None
+) -> list[Outcome]:
+    """Train and measure what is missing in `folder`, which must be held (`runs.hold`).
+
+    Returns all outcomes that the spec asks for, in its order. Raises RunError when the folder holds
+    another comparison; TaskError, DataError, CaptureError, TrainingError, FileError.
+    """
+    claim(spec, folder)
+    groups = grouped(spec.methods)
+    every = units(spec, list(groups))
+    missing = [unit for unit in every if not _unit_file(folder, unit).exists()]
+    kinds = sorted({(needed(unit.group), unit.seed) for unit in missing})
+    lacking = [pair for pair in kinds if not _base_file(folder, *pair).exists()]
+    done, total = 0, len(lacking) + len(missing)
+    shared = not isinstance(engine, Ray)  # whether workers see the folder
+    given = {(k, s): (spec, k, s, _place(folder, k, s) if shared else None) for k, s in lacking}
+    for (kind, seed), base in engine.run(bases.train, given):
+        _store_base(folder, base)
+        done += 1
+        told(done, total, f"trained {kind}, seed {seed}")
+    trained = {pair: _stored_base(folder, *pair, as_file=shared) for pair in kinds}
+    tasks = {unit: (spec, unit, trained[needed(unit.group), unit.seed]) for unit in missing}
+    for unit, outcomes in engine.run(cells.measure, tasks):
+        _write(_unit_file(folder, unit), [o.to_dict() for o in outcomes])
+        done += 1
+        told(done, total, f"{unit.name}: {_said(outcomes)}")
+    return stored(spec, folder)
+
+
+def stored(spec: Spec, folder: Path) -> list[Outcome]:
+    """The outcomes that a folder has of those that the spec asks for. Raises FileError."""
+    found: dict[tuple[str, int, int], Outcome] = {}
+    for unit in units(spec, list(grouped(spec.methods))):
+        path = _unit_file(folder, unit)
+        if path.exists():
+            for data in _read(path):
+                outcome = Outcome.from_dict(data, path)
+                found[outcome.key] = outcome
+    order = [(m, b, s) for m in spec.methods for b in spec.budgets for s in range(spec.seeds)]
+    return [found[key] for key in order if key in found]
+
+
+def claim(spec: Spec, folder: Path) -> None:
+    """Note in a folder what it is for. Raises RunError when that is something else, FileError."""
+    path = folder / _SPEC
+    new = json.loads(json.dumps(asdict(spec)))
+    if path.exists():
+        old = _read(path)
+        for name in new:
+            if name not in _EXTENDED and old.get(name) != new[name]:
+                raise RunError(
+                    f"{folder} holds a comparison with {name} {old.get(name)} rather than "
+                    f"{new[name]}; give the same, or another --out."
+                )
+    _write(path, new)
+
+
+def _unit_file(folder: Path, unit: Unit) -> Path:
+    return folder / "units" / f"{unit.name}.json"
+
+
+def _base_file(folder: Path, kind: Kind, seed: int) -> Path:
+    return folder / "trained" / f"{kind}-{seed}.json"
+
+
+def _place(folder: Path, kind: Kind, seed: int) -> Path:
+    """Where a training keeps its checkpoints."""
+    return folder / "trained" / f"{kind}-{seed}"
+
+
+def _store_base(folder: Path, base: Base) -> None:
+    assert isinstance(base.weights, bytes)
+    path = _base_file(folder, base.kind, base.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path.with_suffix(".safetensors"), [base.weights])
+    _write(path, {"seconds": base.seconds})
+    shutil.rmtree(_place(folder, base.kind, base.seed), ignore_errors=True)
+
+
+def _stored_base(folder: Path, kind: Kind, seed: int, *, as_file: bool) -> Base:
+    path = _base_file(folder, kind, seed)
+    weights = path.with_suffix(".safetensors")
+    seconds = _read(path)["seconds"]
+    return Base(kind, seed, weights if as_file else weights.read_bytes(), seconds)
+
+
+def _write(path: Path, data: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, [(json.dumps(data, indent=1, allow_nan=False) + "\n").encode()])
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} is damaged; delete it to measure it again.") from error
+
+
+def _said(outcomes: Iterable[Outcome]) -> str:
+    return ", ".join(f"{o.metric['valid']:.4g}" if o.reached else "too large" for o in outcomes)

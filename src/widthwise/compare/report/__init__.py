@@ -1,0 +1,1 @@
+"""What a comparison measured, for a reader: page, pictures, tables."""

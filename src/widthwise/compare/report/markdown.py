@@ -1,0 +1,48 @@
+"""A comparison as a section of a Markdown page."""
+
+from __future__ import annotations
+
+import re
+
+from widthwise.compare.report import tables, words
+from widthwise.compare.report.summary import Comparison
+from widthwise.compare.report.tables import Table
+
+
+def section(comparison: Comparison, *, picture: str) -> str:
+    """From its "## " heading on: the lead, the picture, and the tables.
+
+    picture: where it is, seen from the page.
+    """
+    metric = comparison.metric
+    parts = [
+        f"## {_plain(comparison.title)}",
+        words.lead(comparison),
+        f"![{_plain(metric.name)} against bytes: {_plain(comparison.title)}]({picture})",
+        f"The winner at each budget, chosen on validation data; {_plain(words.direction(metric))}:",
+        _table(tables.won(comparison)),
+        f"By how much it is ahead of the best of every other family on test data, "
+        f"{_plain(words.unit(metric))}, with the 95 % interval over paired seeds:",
+        _table(tables.held(comparison)),
+        "The best of each family at each budget, chosen on validation data, on test data:",
+        _table(tables.by_family(comparison)),
+        words.COSTS,
+        _table(tables.cost(comparison)),
+        "What the files of the winners hold, in bytes:",
+        _table(tables.inside(comparison)),
+    ]
+    missed = tables.missed(comparison)
+    if missed.rows:
+        parts += ["Not reached:", _table(missed)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    sides = ["---" if h in table.words or not i else "---:" for i, h in enumerate(table.heads)]
+    lines = [[_plain(c) for c in row] for row in (table.heads, *table.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], sides, *lines[1:]))
+
+
+def _plain(said: str) -> str:
+    """A text on one line, whose signs are signs."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(said.split()))

@@ -1,0 +1,39 @@
+"""A comparison as files: page, table and pictures.
+
+publish(folder, outcomes, ACCURACY, title="MNIST", facts={"recipe": "10 epochs of AdamW"})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from widthwise.compare.outcome import Outcome
+from widthwise.compare.report import csvfile, page, picture
+from widthwise.compare.report.chart import ways
+from widthwise.compare.report.summary import Comparison, compare
+from widthwise.measure.metric import Metric
+from widthwise.store.atomic import write_whole
+
+
+def publish(
+    folder: Path,
+    outcomes: Sequence[Outcome],
+    metric: Metric,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+) -> Comparison:
+    """Write comparison.html, comparison.csv, comparison.png and latency.png into a folder.
+
+    There is no latency.png where no latency was measured. facts: what is said about the comparison
+    on the page, label -> text. Returns what was shown. Raises RunError for outcomes that cannot be
+    compared, and FileError when a file cannot be written.
+    """
+    comparison = compare(outcomes, metric, title=title)
+    write_whole(folder / "comparison.csv", [csvfile.rows(comparison).encode()])
+    picture.draw(comparison, folder / "comparison.png")
+    if "latency_ms" in ways(comparison):
+        picture.draw(comparison, folder / "latency.png", across="latency_ms")
+    page.write(comparison, folder / "comparison.html", facts=facts)
+    return comparison

@@ -1,0 +1,1 @@
+"""How each method makes a network for a budget."""

@@ -1,0 +1,56 @@
+"""The largest network of a kind whose file fits a budget.
+
+largest([1, 2, 4, 8], fits)                       # by bisection
+widths = widest(net, lambda w: apply(net, Variant(w)).bytes <= budget)
+sparse = densest(lambda share: made(share).bytes <= budget)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from widthwise.elastic import Elastic
+from widthwise.variant import Widths
+
+T = TypeVar("T")
+_STEPS: Final = 12  # of a bisection: a four-thousandth of the range
+_MOST: Final = 0.999  # zeros
+
+
+def largest(ascending: Sequence[T], fits: Callable[[T], bool]) -> T | None:
+    """The last one that fits, where all before it do; None where not even the first does."""
+    low, high = 0, len(ascending)
+    while low < high:
+        middle = (low + high) // 2
+        if fits(ascending[middle]):
+            low = middle + 1
+        else:
+            high = middle
+    return ascending[low - 1] if low else None
+
+
+def rungs(net: Elastic) -> list[Widths]:
+    """All widths at which every axis keeps the same share, from one feature of the widest on."""
+    widest = max((a.size for a in net.free.values() if a.inner_of is None), default=1)
+    every = (Widths(net.widths(k / widest)) for k in range(1, widest + 1))
+    return list(dict.fromkeys(every))
+
+
+def widest(net: Elastic, fits: Callable[[Widths], bool]) -> Widths | None:
+    """The widest of `rungs` that fits, None where none does."""
+    return largest(rungs(net), fits)
+
+
+def densest(fits: Callable[[float], bool], least: float = 0.0) -> float | None:
+    """The smallest share of zeros, from `least` to 99.9 %, with which it fits; None for none."""
+    if fits(least):
+        return least
+    if not fits(_MOST):
+        return None
+    low, high = least, _MOST
+    for _ in range(_STEPS):
+        # The geometric mean of what is kept: halves of small networks matter as those of large.
+        middle = 1 - ((1 - low) * (1 - high)) ** 0.5
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high

@@ -1,0 +1,341 @@
+"""Comparisons: their files, sizes, engines, methods; that nothing finished is done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import comparison_helpers
+import widthwise as ww
+from widthwise.cli import app
+from widthwise.compare import bases, cells
+from widthwise.compare.cells import Unit, measure, units
+from widthwise.compare.engines import Engine, Local, Ray
+from widthwise.compare.matrix import run, stored
+from widthwise.compare.methods import METHODS, grouped
+from widthwise.compare.outcome import Outcome
+from widthwise.compare.spec import Spec, read
+from widthwise.compare.ways.sizing import densest, largest, rungs
+from widthwise.errors import DataError, FileError, RunError, TaskError
+from widthwise.tasks.resolve import resolve
+
+SMALL = Spec("digits", (3_000, 12_000), seeds=1, epochs=2, fine_tune=1, trials=4)
+
+# The file.
+
+
+def test_a_file_says_what_is_compared(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(
+        'task = "digits"\nbudgets = ["10kB", 3000]\nseeds = 2\nmethods = ["search", "elastic*"]\n'
+    )
+    spec = read(path)
+    assert spec.budgets == (3_000, 10_000)
+    assert spec.methods == ("elastic", "elastic, touched up", "search")
+    assert (spec.seeds, spec.epochs, spec.task) == (2, None, "digits")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("budgets = [1]", "lacks task"),
+        ('task = "digits"', "lacks budgets"),
+        ('task = "digits"\nbudgets = []', "at least one entry"),
+        ('task = "digits"\nbudgets = ["much"]', "is not a size"),
+        ('task = "digits"\nbudgets = [1]\nseed = 3', "did you mean 'seeds'"),
+        ('task = "digits"\nbudgets = [1]\nseeds = 0', "whole number of at least 1"),
+        ('task = "digits"\nbudgets = [1]\nseeds = true', "whole number of at least 1"),
+        ('task = "digits"\nbudgets = [1]\nmethods = ["elastix"]', "did you mean 'elastic'"),
+        ("task = 3\nbudgets = [1]", "name of a task"),
+        ("task = ", "no TOML"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence_with_its_name(tmp_path, text, said):
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(TaskError, match=said) as error:
+        read(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(TaskError, match="cannot be read"):
+        read(tmp_path / "none.toml")
+
+
+# Sizes.
+
+
+def test_the_largest_that_fits_is_found_by_few_tries():
+    tried = []
+
+    def fits(size: int) -> bool:
+        tried.append(size)
+        return size <= 57
+
+    assert largest(list(range(100)), fits) == 57
+    assert len(tried) <= 8
+    assert largest([3, 4], lambda size: size <= 2) is None
+    assert largest([3, 4], lambda size: True) == 4
+
+
+def test_the_fewest_zeros_that_fit():
+    assert densest(lambda share: True) == 0.0
+    assert densest(lambda share: False) is None
+    found = densest(lambda share: (1 - share) * 1_000 <= 50)
+    assert found is not None
+    assert 0.95 <= found < 0.9505
+
+
+def test_rungs_go_from_one_feature_to_all():
+    task = resolve("digits")
+    net = ww.Elastic(task.model(), task.example())
+    found = rungs(net)
+    assert all(w == 1 for w in found[0].values())
+    assert dict(found[-1]) == dict(net.full())
+    assert len(found) == max(net.full().values())
+
+
+# Engines.
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Engine]:
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers import what they run.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        with Ray(workers=2) as engine:
+            yield engine
+
+
+def test_local_workers_do_all():
+    with Local(2) as engine:
+        found = dict(engine.run(comparison_helpers.square, {n: (n,) for n in range(5)}))
+    assert found == {n: n * n for n in range(5)}
+
+
+def test_a_lost_worker_costs_nothing_that_was_done(tmp_path):
+    tasks = {n: (str(tmp_path), n) for n in range(5)}
+    found = list(Local(2).run(comparison_helpers.dies_once, tasks))
+    assert sorted(found) == [(n, n * n) for n in range(5)]
+    assert (tmp_path / "2").exists()  # it was killed indeed
+
+
+def test_workers_that_always_die_are_given_up():
+    with pytest.raises(RunError, match="too little memory"):
+        list(Local(1).run(comparison_helpers.always_dies, {"a": (1,)}))
+
+
+def test_an_error_of_a_unit_is_raised():
+    with pytest.raises(DataError, match="No data for 7"):
+        list(Local(1).run(comparison_helpers.refuse, {"a": (7,)}))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_does_the_same_and_loses_nothing(ray, tmp_path):
+    tasks = {n: (str(tmp_path), n) for n in range(4)}
+    found = list(ray.run(comparison_helpers.dies_once, tasks))
+    assert sorted(found) == [(n, n * n) for n in range(4)]
+    assert (tmp_path / "2").exists()
+    with pytest.raises(DataError, match="No data for 7"):
+        list(ray.run(comparison_helpers.refuse, {"a": (7,)}))
+
+
+# Methods.
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, bases.Base]:
+    return {kind: bases.train(SMALL, kind, 0, None) for kind in ("plain", "elastic", "published")}
+
+
+@pytest.mark.parametrize("group", grouped(tuple(METHODS)))
+def test_every_method_keeps_to_its_budget_or_says_why_not(trained, group):
+    base = trained[bases.needed(group)]
+    budgets = SMALL.budgets if cells.fixed(group) else SMALL.budgets[1:]
+    outcomes = measure(SMALL, Unit(group, budgets, 0), base)
+    assert {o.method for o in outcomes} == {m.name for m in METHODS.values() if m.group == group}
+    assert {o.budget for o in outcomes} == {*budgets}
+    for o in outcomes:
+        if o.reached:
+            assert 0 < o.bytes <= o.budget
+            assert sum(o.parts.values()) == o.bytes
+            assert 0.05 < o.metric["test"] <= 1
+            assert 0 < o.nonzero <= o.params
+            assert o.base == base.kind
+            assert o.note
+        else:
+            assert o.note.endswith(".")
+    assert any(o.reached for o in outcomes)
+
+
+def test_a_budget_that_nothing_meets_says_so(trained):
+    (cut, touched) = measure(SMALL, Unit("elastic", (100,), 0), trained["elastic"])
+    assert not cut.reached
+    assert not touched.reached
+    assert cut.note
+    assert cut.bytes == 0
+
+
+def test_what_was_measured_is_the_network_of_the_file(trained):
+    """The numbers are a function of spec and seed, and those of a network of that many bytes."""
+    unit = Unit("small-dense 4 bits", (12_000,), 0)
+    (first,) = measure(SMALL, unit, trained["plain"])
+    (again,) = measure(SMALL, unit, trained["plain"])
+    steady = {"latency_ms": 0.0, "own_seconds": 0.0}
+    assert replace(first, **steady) == replace(again, **steady)
+    assert "4 bits" in first.note
+
+
+def test_masks_from_scratch_have_the_zeros_of_the_masks(trained):
+    outcomes = measure(SMALL, Unit("weights magnitude", (12_000,), 0), trained["plain"])
+    assert len({o.nonzero for o in outcomes}) == 1
+    assert outcomes[0].nonzero < outcomes[0].params
+
+
+def test_fixed_sizes_take_the_best_that_fits(trained):
+    outcomes = measure(SMALL, Unit("gwk", (4_000, 100_000), 0), trained["plain"])
+    small, large = (o for o in outcomes if o.method == "gwk")
+    assert large.metric["valid"] >= small.metric["valid"]
+    assert small.bytes <= 4_000
+
+
+# A whole comparison.
+
+FEW = replace(SMALL, methods=("elastic", "small-dense 4 bits", "8 bits"), seeds=2)
+
+
+def _numbers(outcomes: list[Outcome]) -> list[Outcome]:
+    return [replace(o, latency_ms=0.0, own_seconds=0.0, shared_seconds=0.0) for o in outcomes]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> tuple[Path, list[Outcome]]:
+    folder = tmp_path_factory.mktemp("compared")
+    with Local(2) as engine:
+        return folder, run(FEW, folder, engine)
+
+
+class _Stopped(Engine):
+    """Works here, and is interrupted after some results."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def run(self, function, tasks):
+        for key, arguments in tasks.items():
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            yield key, function(*arguments)
+
+    def __exit__(self, *error):
+        pass
+
+
+class _Refusing(Engine):
+    """Does nothing: for what should have nothing to do."""
+
+    def run(self, function, tasks):
+        assert not tasks, f"{list(tasks)} was to be done again"
+        yield from ()
+
+    def __exit__(self, *error):
+        pass
+
+
+def test_everything_asked_for_is_there_once(compared):
+    _, outcomes = compared
+    keys = [o.key for o in outcomes]
+    wanted = [(m, b, s) for m in FEW.methods for b in FEW.budgets for s in range(FEW.seeds)]
+    assert keys == wanted
+
+
+def test_what_is_done_is_not_done_again(compared):
+    folder, outcomes = compared
+    assert run(FEW, folder, _Refusing()) == outcomes
+
+
+def test_a_comparison_that_was_stopped_goes_on(compared, tmp_path):
+    _, outcomes = compared
+    for after in (1, 4):
+        with pytest.raises(KeyboardInterrupt):
+            run(FEW, tmp_path, _Stopped(after))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json") if p.name != "spec.json"}
+    assert len(before) >= 4
+    assert _numbers(run(FEW, tmp_path, Local(1))) == _numbers(outcomes)
+    assert all(p.stat().st_mtime_ns == time for p, time in before.items())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_the_same_table(compared, ray, tmp_path):
+    _, outcomes = compared
+    assert _numbers(run(FEW, tmp_path, ray)) == _numbers(outcomes)
+
+
+def test_seeds_and_methods_can_be_added_but_nothing_changed(compared):
+    folder, outcomes = compared
+    fewer = replace(FEW, methods=("elastic",), seeds=1)
+    assert [o.key for o in stored(fewer, folder)] == [("elastic", b, 0) for b in FEW.budgets]
+    with pytest.raises(RunError, match="epochs 2 rather than 3"):
+        run(replace(FEW, epochs=3), folder, _Refusing())
+    assert run(FEW, folder, _Refusing()) == outcomes
+
+
+def test_a_damaged_unit_is_named(compared, tmp_path):
+    folder, _ = compared
+    unit = units(FEW, ["elastic"])[0]
+    path = folder / "units" / f"{unit.name}.json"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-9])
+        with pytest.raises(FileError, match="damaged; delete it"):
+            stored(FEW, folder)
+        path.write_text(json.dumps([{"method": "elastic"}]))
+        with pytest.raises(FileError, match="delete it"):
+            stored(FEW, folder)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_units_are_named_apart():
+    every = units(replace(SMALL, seeds=3), list(grouped(tuple(METHODS))))
+    assert len({unit.name for unit in every}) == len(every)
+
+
+# The command.
+
+
+def test_the_command_compares_and_writes_a_page(tmp_path):
+    spec = tmp_path / "few.toml"
+    spec.write_text(
+        'task = "digits"\nbudgets = ["4kB", "12kB"]\nseeds = 2\nepochs = 1\nfine_tune = 1\n'
+        'methods = ["elastic", "small-dense"]\n'
+    )
+    out = tmp_path / "out"
+    shown = CliRunner().invoke(app, ["compare", str(spec), "--out", str(out), "--workers", "2"])
+    assert shown.exit_code == 0, shown.output
+    assert "4 kB" in shown.output
+    for name in ("comparison.html", "comparison.csv", "comparison.png"):
+        assert (out / name).stat().st_size > 500
+    rows = (out / "comparison.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 2 * 2
+
+
+def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path):
+    spec = tmp_path / "few.toml"
+    spec.write_text('task = "nothing-such"\nbudgets = ["4kB"]\n')
+    shown = CliRunner().invoke(app, ["compare", str(spec), "--out", str(tmp_path / "out")])
+    assert shown.exit_code == 1
+    assert "nothing-such" in shown.output
+    spec.write_text('task = "digits"\nbudgets = ["4kB"]\n')
+    more = ["--out", str(tmp_path / "out"), "--address", "auto"]
+    shown = CliRunner().invoke(app, ["compare", str(spec), *more])
+    assert shown.exit_code == 2
+    assert "--engine ray" in shown.output
