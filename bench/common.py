@@ -34,10 +34,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def today() -> str:
+    """The date of a result."""
+    return f"{datetime.now(UTC):%Y-%m-%d}"
+
+
 def record(name: str, results: Any) -> Path:
     """Write results with date and machine to bench/results/<name>.json."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    content = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine(), "results": results}
+    content = {"date": today(), "machine": machine(), "results": results}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path

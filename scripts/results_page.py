@@ -340,6 +340,54 @@ name, {plain:,.0f}. The aim, at most 1 % and 1 kB above the tensors, {kept}.
 """
 
 
+def in_int8() -> str:
+    """The section on running quantized networks."""
+    found = load("int8")
+    results = found["results"]
+    networks = results["networks"]
+    batches = list(networks[0]["gain"])
+    rows = [
+        [
+            r["network"],
+            f"{r['float32_bytes'] / 1e3:,.0f}",
+            f"{r['bytes'] / 1e3:,.0f}",
+            *(f"{r[how][b]:.2f}" for b in batches for how in ("float32", "int8")),
+            f"{100 * r['difference']:.1f} %",
+        ]
+        for r in networks
+    ]
+    header = ["network", "float32, kB", "int8, kB"]
+    header += [f"{how}, batch {b}" for b in batches for how in ("float32", "int8")]
+    gains = {
+        f"{r['network']} at batch {b}": sorted(r["gain"][b]) for r in networks for b in batches
+    }
+    always = [name for name, each in gains.items() if each[0] > 1]
+    slower = [name for name, each in gains.items() if each[-1] <= 1]
+    varying = max(gains, key=lambda name: gains[name][-1] / gains[name][0])
+    low, high = gains[varying][0], gains[varying][-1]
+    return f"""## Running in int8
+
+Quantized weights are loaded as floats, and are no faster. `export_int8` writes an ONNX file that multiplies
+8-bit integers. Time of one call of PyTorch ÷ that in ONNX Runtime {results["onnxruntime"]}, float32 and int8, one
+thread, the shortest of many in turns, medians of {results["rounds"]} rounds; above 1 it is faster. The last column
+is the largest difference of int8 to float32 outputs, as a share of their range, with untrained weights
+(`bench/int8.py`).
+
+{table([*header, "difference"], rows)}
+
+Beside the faster of the two float32 runtimes, int8 is faster in every round in {len(always)} of {len(gains)} cases
+(each network at each batch size), and slower in every round in {len(slower)}: {"; ".join(slower) or "none"}. Integer
+convolutions are slow in ONNX Runtime; without them (`convolutions=False`) a convolutional network has little left
+that could gain. Small layers lose at batch 1 what they spend on quantizing their inputs.
+
+Other processes kept the machine busy meanwhile (load {results["load"]:g} besides), so ratios vary, most for
+{varying}: int8 was {low:.1f} to {high:.1f} times as fast there. It is otherwise on other processors;
+`measure.runtimes.compare` measures it there.
+
+{measured(found)}
+"""
+
+
 def whole_ranges(by_name: dict[str, Any]) -> str:
     """What whole ranges cost and gain beside searched ones."""
     found = []
@@ -418,7 +466,7 @@ def page() -> str:
     """The whole results page."""
     head = "# Results\n\nWritten by `scripts/results_page.py` from `bench/results/`.\n"
     measured_here = [quality(), step_cost(), cut_speed(), sweep(), engine(), scoring()]
-    measured_here += [pruning(), storage(), few_bits()]
+    measured_here += [pruning(), storage(), few_bits(), in_int8()]
     return "\n".join([head, *measured_here])
 
 

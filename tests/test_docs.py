@@ -69,7 +69,7 @@ def test_the_readmes_lines_run(tmp_path, monkeypatch, capsys):
     assert len(code.strip().splitlines()) <= 13
 
 
-@pytest.mark.parametrize("script", ["results_page.py", "findings_page.py", "cli_reference.py"])
+@pytest.mark.parametrize("script", ["results_page.py", "findings_page.py", "comparison_page.py", "cli_reference.py"])
 def test_what_is_generated_is_current(script):
     command = [sys.executable, str(ROOT / "scripts" / script), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -28,7 +28,10 @@ from widthwise.measure.sweep import Evaluation, ladder, sweep
 from widthwise.sparse import GradualPruner, Schedule, prunable
 from widthwise.store.export import export_onnx, export_program
 from widthwise.store.export_elastic import export_elastic
+from widthwise.store.export_int8 import export_int8
 from widthwise.store.file import load, save
+from widthwise.store.progressive import Progressive
+from widthwise.store.save_progressive import save_progressive
 from widthwise.store.stream import cut_file
 from widthwise.train.fit import fit
 from widthwise.train.layer import StructuralDropout
@@ -65,6 +68,7 @@ __all__ = [
     "NothingFasterWarning",
     "NothingToCutWarning",
     "Point",
+    "Progressive",
     "QuantizationError",
     "Recipe",
     "RunError",
@@ -85,6 +89,7 @@ __all__ = [
     "cut_file",
     "distill",
     "export_elastic",
+    "export_int8",
     "export_onnx",
     "export_program",
     "fit",
@@ -96,6 +101,7 @@ __all__ = [
     "refit_output",
     "run_sparse",
     "save",
+    "save_progressive",
     "search",
     "sweep",
     "variant_of",

@@ -16,6 +16,7 @@ from widthwise.commands import (
     pick,
     prune,
     search,
+    serve,
     sweep,
     train,
 )
@@ -59,6 +60,7 @@ _add(order.order, order.EXAMPLES)
 _add(sweep.sweep, sweep.EXAMPLES)
 _add(pick.pick, pick.EXAMPLES)
 _add(cut.cut, cut.EXAMPLES)
+_add(serve.serve, serve.EXAMPLES)
 _add(search.search, search.EXAMPLES)
 _add(prune.prune, prune.EXAMPLES)
 _add(ladders.ladders, ladders.EXAMPLES)

@@ -33,6 +33,7 @@ from typing import Any, Final, Literal
 import torch
 
 from widthwise.errors import RunError
+from widthwise.measure.frontier import Frontier
 from widthwise.store.atomic import write_whole
 from widthwise.store.lock import held
 from widthwise.version import VERSION
@@ -240,6 +241,18 @@ def members(folder: Path) -> list[Run]:
     if not seeds:
         raise RunError(_no_run(folder))
     return [Run(seed) for seed in sorted(seeds, key=lambda p: (len(p.name), p.name))]
+
+
+def read_frontier(folder: Path) -> Frontier:
+    """The frontier of a run folder, or of the seeds in it. Raises RunError, FileError."""
+    path = Run(folder).frontier
+    if not path.exists():
+        members(folder)  # a folder that holds no run is the nearer mistake
+        raise RunError(f"{folder} has no frontier yet; measure one with: widthwise sweep {folder}")
+    frontier = Frontier.load(path)
+    if not frontier.points:
+        raise RunError(f"{path} holds no points; measure again with: widthwise sweep {folder}")
+    return frontier
 
 
 def single(folder: Path) -> Run:

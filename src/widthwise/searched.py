@@ -1,8 +1,8 @@
 """Searches of a run: the best variant within a budget, found, stored and read back.
 
-searching = RunSearch(open_run(run), Limits(max_bytes="10kB"))
+searching = RunSearch(open_run(run), Limits(max_bytes="10kB"), epochs=5)
 found = searching.run(trials=200)
-pick, made = searching.store(found, Path("small.safetensors"), epochs=5)
+pick, made = searching.store(found, Path("small.safetensors"))
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from torch import nn
-
-from widthwise.bits import StraightThrough
 from widthwise.errors import BudgetError
 from widthwise.importance import allocated_ladder
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.recalibrate import has_statistics, recalibrate
 from widthwise.measure.size import format_size, parse_size
+from widthwise.recovery import Recovery
 from widthwise.report.picks import Pick, load_picks
 from widthwise.steps import (
     RUNGS,
@@ -37,10 +35,9 @@ from widthwise.steps import (
     writable,
 )
 from widthwise.tasks.task import Splits
-from widthwise.touchups import TouchUp, compensation, fine_tuning
-from widthwise.train.fit import fit
-from widthwise.vary import Applied, Found, Tried, apply, search
-from widthwise.vary.apply import Prepare, Train
+from widthwise.touchups import TouchUp, compensation
+from widthwise.vary import Applied, Found, apply, search
+from widthwise.vary.apply import Prepare
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class RunSearch:
-    """A search of a run's network, on its validation split."""
+    """A search of a run's network, on its validation split.
+
+    epochs: of the training that the best variants end with, in which zeros stay zero and weights
+    quantized; each trial then has a moment of it. None for no training. lr: its rate, that of the
+    recipe by default.
+    """
 
     opened: Opened
     limits: Limits
+    epochs: int | None = None
+    lr: float | None = None
     progress: bool = False
 
     @cached_property
@@ -92,19 +96,15 @@ class RunSearch:
             **asdict(self.limits),
             ladder=self._ladder(),
             prepare=self.prepare,
+            train=None if self.epochs is None else self.recovery.brief,
             trials=trials,
             seed=seed,
             journal=opened.run.trials,
             progress=self.progress,
         )
 
-    def store(
-        self, found: Found, out: Path, *, epochs: int | None = None, lr: float | None = None
-    ) -> tuple[Pick, Applied]:
-        """Store the best that fits once it is made, and note it among the picks of the run.
-
-        epochs: of a training in which zeros stay zero and weights quantized; None for none.
-        lr: its rate, a tenth of the recipe's by default.
+    def store(self, found: Found, out: Path) -> tuple[Pick, Applied]:
+        """Store the best, or the best once trained, and note it among the picks of the run.
 
         Raises BudgetError where training makes all that was found too large; DataError, FileError,
         TrainingError.
@@ -112,8 +112,7 @@ class RunSearch:
         opened = self.opened
         writable(out)
         load_picks(opened.run.picks)  # damaged ones are found before the work is done
-        train = None if epochs is None else self._training(epochs, lr)
-        made = self._fitting(found.tried, train)
+        made = self._made(found)
         results = store_checked(
             opened.net,
             made.variant.widths,
@@ -124,7 +123,7 @@ class RunSearch:
             made.pack,
             made.record,
         )
-        done = {"zeros": made.masks, "bits": made.record, TouchUp.FINE_TUNE.value: epochs}
+        done = {"zeros": made.masks, "bits": made.record, TouchUp.FINE_TUNE.value: self.epochs}
         pick = Pick(
             name=out.stem,
             widths=dict(made.variant.widths),
@@ -137,41 +136,36 @@ class RunSearch:
         note(opened.run, pick)
         return pick, made
 
-    def _fitting(self, tried: Sequence[Tried], train: Train | None) -> Applied:
-        """The best variant whose file, once it is trained, is within the limit."""
-        most = self.limits.max_bytes
-        left = list(tried)
-        while left:
-            made = apply(self.opened.net, left[0].variant, prepare=self.prepare, train=train)
-            if most is None or made.bytes <= parse_size(most):
-                return made
-            # Others will grow by as much.
-            room = parse_size(most) / made.bytes * left[0].bytes
-            left = [one for one in left[1:] if one.bytes <= room]
-        raise BudgetError(
-            "Training made every variant that was found larger than the budget; search within less "
-            f"than {format_size(parse_size(most or 0))}, or train for no epochs."
+    @cached_property
+    def recovery(self) -> Recovery:
+        """How variants are trained."""
+        opened = self.opened
+        recipe = opened.task.recipe
+        # Averages of quantized weights are not quantized.
+        recipe = replace(
+            recipe, ema=None, epochs=self.epochs or recipe.epochs, lr=self.lr or recipe.lr
+        )
+        seed = opened.record.settings.seed
+        batches = statistics_batches(opened.task, self.data)
+        train = self.data.train
+        return Recovery(
+            opened.net, opened.task, train, batches, recipe, self.prepare, seed, self.progress
         )
 
-    def _training(self, epochs: int, lr: float | None) -> Train:
-        """Training as `apply` takes it."""
-        task, data = self.opened.task, self.data
-        # Averages of quantized weights are not quantized.
-        recipe = replace(fine_tuning(task.recipe, epochs, lr), ema=None)
-        seed = self.opened.record.settings.seed
-
-        def train(module: nn.Module, quantizer: StraightThrough | None) -> None:
-            fit(
-                module,
-                data.train,
-                task.loss,
-                recipe=recipe,
-                quantizer=quantizer,
-                seed=seed,
-                progress=self.progress,
+    def _made(self, found: Found) -> Applied:
+        if self.epochs is None:
+            return apply(self.opened.net, found.best.variant, prepare=self.prepare)
+        limits = self.limits
+        most = None if limits.max_bytes is None else parse_size(limits.max_bytes)
+        only = limits.max_macs is None and limits.max_latency_ms is None
+        valid = evaluation(self.opened.task, self.data, "valid")
+        made = self.recovery.best(found, valid, max_bytes=most, widen=only)
+        if made is None:
+            raise BudgetError(
+                "Training made the best variants that were found larger than the budget; search "
+                f"within less than {format_size(most or 0)}, or train for no epochs."
             )
-
-        return train
+        return made
 
     def _ladder(self) -> Sequence[Mapping[str, int]]:
         opened = self.opened

@@ -156,31 +156,12 @@ def cut(
     """
     kept = opened.net.complete(widths)
     how = usual_touch_ups(opened, kept) if touch_ups is None else touch_ups
-    task, run, seed = opened.task, opened.run, opened.record.settings.seed
+    task, run = opened.task, opened.run
     writable(out)
     load_picks(run.picks)  # damaged ones are found before the work is done
     data = task.splits()
-
-    def batches() -> list[Any]:
-        return sample(task, data, SAMPLES, seed)
-
-    module = begun(opened.net, kept, how, batches)
-    if recalibrate and has_statistics(module):
-        estimate_statistics(module, statistics_batches(task, data))
-    with held_at_zero(module, zeros_of(module) if opened.pack == "zeros" else {}):
-        touch_up(
-            module,
-            opened.net,
-            kept,
-            task,
-            data.train,
-            how,
-            batches,
-            statistics=recalibrate,
-            seed=seed,
-            progress=progress,
-        )
-    results = store_checked(opened.net, kept, module.cpu(), out, task, data, opened.pack)
+    module = made(opened, kept, data, how, recalibrate=recalibrate, progress=progress)
+    results = store_checked(opened.net, kept, module, out, task, data, opened.pack)
     pick = Pick(
         name=out.stem,
         widths=dict(kept),
@@ -192,6 +173,43 @@ def cut(
     )
     note(run, pick)
     return pick
+
+
+def made(
+    opened: Opened,
+    widths: Mapping[str, int],
+    data: Splits,
+    how: TouchUps,
+    *,
+    recalibrate: bool = True,
+    progress: bool = False,
+) -> nn.Module:
+    """The cut network that `cut` stores, on the CPU; the run is left as it is.
+
+    Raises WidthError, ScoreError, TrainingError.
+    """
+    task, seed = opened.task, opened.record.settings.seed
+
+    def batches() -> list[Any]:
+        return sample(task, data, SAMPLES, seed)
+
+    module = begun(opened.net, widths, how, batches)
+    if recalibrate and has_statistics(module):
+        estimate_statistics(module, statistics_batches(task, data))
+    with held_at_zero(module, zeros_of(module) if opened.pack == "zeros" else {}):
+        touch_up(
+            module,
+            opened.net,
+            widths,
+            task,
+            data.train,
+            how,
+            batches,
+            statistics=recalibrate,
+            seed=seed,
+            progress=progress,
+        )
+    return module.cpu()
 
 
 def note(run: Run, pick: Pick) -> None:

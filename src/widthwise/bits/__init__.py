@@ -6,7 +6,8 @@
     trained = bits.StraightThrough(module, bits.Uniform(2))   # trained.step() after the optimizer's
     save(module, "two-bits.safetensors", bits=trained.record)
 
-Nothing runs faster for it: the network that is loaded has float weights, quantized ones.
+Nothing runs faster for it: the network that is loaded has float weights, quantized ones. What runs
+on 8-bit integers is the ONNX file of `widthwise.export_int8`.
 """
 
 from widthwise.bits.quantize import quantizable, quantize, shared, uniform

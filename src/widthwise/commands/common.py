@@ -15,12 +15,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from widthwise.errors import BudgetError, RunError, WidthwiseError
+from widthwise.errors import BudgetError, WidthwiseError
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.curve import what_fits
-from widthwise.runs import ORDERED, Record, Run, members
+from widthwise.runs import ORDERED, Record, Run
 from widthwise.sparse.groups import Scope
 from widthwise.tasks import BUILT_IN
 from widthwise.train.recipe import Recipe
@@ -146,9 +146,11 @@ _EXTRAS: Final[Mapping[str, str]] = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "optuna": "search",
+    "fastapi": "serve",
     "PIL": "tasks",
     "plotly": "report",
     "sklearn": "tasks",
+    "uvicorn": "serve",
 }
 
 
@@ -204,18 +206,6 @@ def table(*columns: str, names: tuple[str, ...] = (), text: tuple[str, ...] = ()
         left = name in names or name in text
         made.add_column(name, justify="left" if left else "right", no_wrap=name not in text)
     return made
-
-
-def read_frontier(folder: Path) -> Frontier:
-    """The frontier of a run folder, or of the seeds in it. Raises RunError, FileError."""
-    path = Run(folder).frontier
-    if not path.exists():
-        members(folder)  # a folder that holds no run is the nearer mistake
-        raise RunError(f"{folder} has no frontier yet; measure one with: widthwise sweep {folder}")
-    frontier = Frontier.load(path)
-    if not frontier.points:
-        raise RunError(f"{path} holds no points; measure again with: widthwise sweep {folder}")
-    return frontier
 
 
 def facts(runs: list[Run], frontier: Frontier) -> Mapping[str, str]:

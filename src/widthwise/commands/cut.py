@@ -20,14 +20,13 @@ from widthwise.commands.common import (
     facts,
     notes,
     one_line,
-    read_frontier,
     told,
 )
 from widthwise.elastic import Elastic
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.size import format_size
 from widthwise.report import text
-from widthwise.runs import hold, single
+from widthwise.runs import hold, read_frontier, single
 from widthwise.touchups import EPOCHS, TouchUp, TouchUps
 from widthwise.variant import Widths
 

@@ -1,6 +1,8 @@
 """`widthwise demo`: all of it on small digits, in less than a minute."""
 
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -65,3 +67,13 @@ def demo(
         markup=False,
         soft_wrap=True,
     )
+    console.print(f"Choose on a page: {_program()} serve {folder}", markup=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """This program as it can be typed here: `make demo` runs it from an environment of its own."""
+    called = Path(sys.argv[0])
+    if called.name != "widthwise" or shutil.which("widthwise"):
+        return "widthwise"
+    inside = called.is_relative_to(Path.cwd())
+    return shlex.quote(str(called.relative_to(Path.cwd()) if inside else called))

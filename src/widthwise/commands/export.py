@@ -1,23 +1,34 @@
 """`widthwise export FILE`: a network for ONNX Runtime, or as a torch.export program."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from torch import nn
 
 from widthwise import steps
 from widthwise.commands.common import console, told
 from widthwise.errors import ExportError, TaskError
+from widthwise.laddered import export_progressive
+from widthwise.measure.kernels import NothingFasterWarning
+from widthwise.measure.runtimes import compare, gains
 from widthwise.measure.size import format_size
+from widthwise.report import text
 from widthwise.runs import Run, single
 from widthwise.store.export_elastic import export_elastic
+from widthwise.store.export_int8 import export_int8
 from widthwise.store.file import load
+from widthwise.store.progressive import Progressive
 from widthwise.tasks.resolve import resolve
+from widthwise.tasks.task import Task
 
 EXAMPLES = (
     "widthwise export small.safetensors --task digits --out small.onnx",
+    "widthwise export small.safetensors --format onnx --int8 --out small.int8.onnx",
     "widthwise export runs/digits --format torch --out full.pt2",
     "widthwise export runs/digits --format elastic-onnx --out all-widths.onnx",
+    "widthwise export runs/digits --format progressive --out net.safetensors --rungs 8",
 )
 
 
@@ -35,26 +46,47 @@ def export(
         typer.Option(metavar="TASK", help="The task of a file that lies outside its run folder."),
     ] = None,
     form: Annotated[
-        Literal["onnx", "torch", "elastic-onnx"],
+        Literal["onnx", "torch", "elastic-onnx", "progressive"],
         typer.Option(
             "--format",
-            help="onnx, torch for a torch.export program, or elastic-onnx for a run's network with "
-            "its widths as inputs.",
+            help="onnx, torch for a torch.export program, elastic-onnx for a run's network with "
+            "its widths as inputs, or progressive for one safetensors file of a swept run whose "
+            "first bytes are the smaller networks.",
         ),
     ] = "onnx",
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="With --format onnx: multiply 8-bit integers, and say what that costs and whether "
+            "it is faster here.",
+        ),
+    ] = False,
+    rungs: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, max=255, help="With --format progressive: at most so many networks."
+        ),
+    ] = 8,
 ) -> None:
     """Write a network in a format that needs no widthwise to run.
 
-    It takes any batch size, and has been run and compared with PyTorch before it is written.
+    It takes any batch size, and has been run and compared with PyTorch before it is written. A
+    progressive file is for widthwise.load, over the network too, and for any safetensors reader.
     """
-    if form == "elastic-onnx":
+    what = "gives what PyTorch gives"
+    if int8:
+        if form != "onnx":
+            raise ExportError("--int8 writes an ONNX file; use it with --format onnx.")
+        what = _export_int8(*_opened(source, task), out)
+    elif form == "elastic-onnx":
         _export_elastic(source, out)
+    elif form == "progressive":
+        what = _export_progressive(source, out, rungs)
     else:
-        _export(source, out, task, form)
+        steps.export(*_opened(source, task), out, form)
     console.print(
-        f"Wrote {out}: {format_size(out.stat().st_size)}, gives what PyTorch gives",
-        markup=False,
-        soft_wrap=True,
+        f"Wrote {out}: {format_size(out.stat().st_size)}, {what}", markup=False, soft_wrap=True
     )
 
 
@@ -66,7 +98,36 @@ def _export_elastic(source: Path, out: Path) -> None:
     export_elastic(steps.open_run(single(source)).net, out)
 
 
-def _export(source: Path, out: Path, task: str | None, form: steps.Format) -> None:
+def _export_progressive(source: Path, out: Path, most: int) -> str:
+    """Write the file; what is in it."""
+    if not source.is_dir():
+        raise ExportError(f"{source} is one cut network; give the run folder, once it was swept.")
+    export_progressive(steps.open_run(single(source)), out, most)
+    with Progressive.open(out) as file:
+        first = file.rungs[0]
+    if len(file.rungs) == 1:
+        return "one network, for no other nests inside it"
+    return f"{len(file.rungs)} networks, the smallest in its first {format_size(first.bytes)}"
+
+
+def _export_int8(module: nn.Module, task: Task, out: Path) -> str:
+    """Write the file; what came of it."""
+    written = export_int8(module, task.example(), out)
+    data, name = task.splits(), task.metric.name
+    before = text.value(name, steps.evaluation(task, data, "test")(module))
+    after = text.value(name, steps.onnx_metric(out, task, data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingFasterWarning)  # the line says it
+        rows = compare(module, task.example())
+    speeds = ", ".join(f"{gain:.2f} at batch {batch}" for batch, gain in gains(rows).items())
+    return (
+        f"{format_size(written.float32_bytes)} in float32; test {name} {after}, {before} in "
+        f"float32; times as fast as float32 here: {speeds} (threads: {rows[0].threads})"
+    )
+
+
+def _opened(source: Path, task: str | None) -> tuple[nn.Module, Task]:
+    """The network of a file or a run, and its task."""
     file = source
     if source.is_dir():
         run = single(source)
@@ -75,7 +136,7 @@ def _export(source: Path, out: Path, task: str | None, form: steps.Format) -> No
     elif task is None:
         task = _task_beside(source)
     found = resolve(task)
-    steps.export(load(file, build=found.model), found, out, form)
+    return load(file, build=found.model), found
 
 
 def _task_beside(file: Path) -> str:

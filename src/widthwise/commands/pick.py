@@ -15,11 +15,11 @@ from widthwise.commands.common import (
     MinMetric,
     RunFolder,
     console,
-    read_frontier,
     told,
 )
 from widthwise.measure.size import format_size
 from widthwise.report import text
+from widthwise.runs import read_frontier
 
 EXAMPLES = (
     "widthwise pick runs/digits --max-bytes 10kB",

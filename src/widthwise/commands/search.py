@@ -48,12 +48,13 @@ def search(
         typer.Option(
             metavar="N",
             min=1,
-            help="Train the best on for so many epochs; zeros stay zeros, weights quantized.",
+            help="Train the best few on for so many epochs, and every variant for a moment; zeros "
+            "stay zeros, weights quantized.",
         ),
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Of that training; by default a tenth of the recipe's."),
+        typer.Option(metavar="X", help="Of that training; by default the recipe's."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the search.")] = 0,
 ) -> None:
@@ -78,9 +79,9 @@ def search(
     with interruptible(_command(run, out, options)), hold(source.folder):
         steps.writable(out)
         opened = steps.open_run(source)
-        searching = RunSearch(opened, limits, progress=notes.is_terminal)
+        searching = RunSearch(opened, limits, epochs, lr, notes.is_terminal)
         found = searching.run(trials=trials, seed=seed)
-        pick, made = searching.store(found, out, epochs=epochs, lr=lr)
+        pick, made = searching.store(found, out)
     metric = opened.record.metric
     rows = "".join(f"\n  {name}: {said}" for name, said in _tensors(made).items())
     console.print(

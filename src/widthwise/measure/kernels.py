@@ -29,7 +29,7 @@ _CALLS: Final = 5  # timed at once
 
 
 class NothingFasterWarning(UserWarning):
-    """No layer is faster as a sparse product, so the network runs as it did."""
+    """Nothing runs faster here: no layer as a sparse product, or not the network in int8."""
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,6 @@ def export_onnx(
     Raises ExportError when the network cannot be exported or the file computes something else, and
     FileError when it cannot be written.
     """
-    import onnxruntime
-
     inputs, shapes = example(module, args, kwargs, dynamic_batch)
     with ready(module), refusing(module, "ONNX", _OTHER):
         program = torch.onnx.export(
@@ -65,18 +63,31 @@ def export_onnx(
         )
         assert program is not None
         data = program.model_proto.SerializeToString()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors are raised; they need not be printed as well
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    names = [i.name for i in session.get_inputs()]
-
-    def run(batch: Inputs) -> list[Any]:
-        tensors = [x for x in pytree.tree_leaves(batch) if isinstance(x, Tensor)]
-        feed = {n: x.detach().cpu().numpy() for n, x in zip(names, tensors, strict=True)}
-        return [torch.from_numpy(out) for out in session.run(None, feed)]
-
+        run = served(data)
     check(module, type(module).__name__, run, inputs, dynamic_batch, "ONNX")
     return write_whole(path, [data])
+
+
+def served(data: bytes | Path) -> Callable[[Inputs], list[Any]]:
+    """An ONNX file, or its bytes, as a function that calls it in ONNX Runtime."""
+    session = opened(data)
+    return lambda batch: [torch.from_numpy(x) for x in session.run(None, feed(session, batch))]
+
+
+def opened(data: bytes | Path, threads: int = 0) -> Any:
+    """An ONNX file, or its bytes, as a session of ONNX Runtime; 0 threads are all cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised; they need not be printed as well
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def feed(session: Any, inputs: Inputs) -> dict[str, Any]:
+    """The inputs of a network as those of its session, by name."""
+    names = [each.name for each in session.get_inputs()]
+    return {n: x.detach().cpu().numpy() for n, x in zip(names, tensors(inputs), strict=True)}
 
 
 def export_program(
@@ -101,7 +112,7 @@ def export_program(
     exported = program.module()
 
     def run(batch: Inputs) -> list[Any]:
-        return _tensors(exported(*batch[0], **batch[1]))
+        return tensors(exported(*batch[0], **batch[1]))
 
     check(module, type(module).__name__, run, inputs, dynamic_batch, "torch.export")
     return write_whole(path, [file.getbuffer()])
@@ -169,7 +180,7 @@ def check(
     for number, batch in enumerate(batches):
         with ready(module):
             try:
-                wanted = _tensors(module(*batch[0], **batch[1]))
+                wanted = tensors(module(*batch[0], **batch[1]))
                 found = run(batch)
             except Exception as error:
                 if number:
@@ -211,8 +222,9 @@ def _difference(found: list[Any], wanted: list[Tensor]) -> float:
     return worst
 
 
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
+def tensors(values: Any) -> list[Tensor]:
+    """The tensors among nested inputs or outputs, in order."""
+    return [x for x in pytree.tree_leaves(values) if isinstance(x, Tensor)]
 
 
 def _line(error: BaseException) -> str:

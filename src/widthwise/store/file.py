@@ -14,24 +14,25 @@ graph is captured and cut again.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from widthwise.bits.quantized import Quantized
-from widthwise.elastic import Elastic, NothingToCutWarning
-from widthwise.errors import FileError, WidthwiseError
-from widthwise.graph.own_class import Patch, apply_patches, held_sizes
+from widthwise.elastic import Elastic
+from widthwise.errors import BudgetError, FileError
+from widthwise.graph.own_class import Patch, held_sizes
+from widthwise.measure.size import parse_size
 from widthwise.store import compact, inputs, tensorfile
 from widthwise.store.codedfile import code_tensors, decode_tensors
+from widthwise.store.install import attributes, installed, tensors_of
 from widthwise.store.manifest import Manifest, Measured, from_text, to_text
 from widthwise.store.packedfile import Pack, as_they_are, pack_tensors, unpack_tensors
 from widthwise.store.packing import Parts
+from widthwise.store.progressive import Progressive, is_progressive, load_progressive
 from widthwise.variant import Widths
 
 # The sizes of torch's layers that a cut can change; of the user's classes every integer counts.
@@ -107,34 +108,54 @@ def save(
     return tensorfile.write(path, stored.tensors, to_text(manifest))
 
 
-def load(path: str | os.PathLike[str], build: Callable[[], nn.Module]) -> nn.Module:
+def load(
+    path: str | os.PathLike[str],
+    build: Callable[[], nn.Module],
+    *,
+    max_bytes: int | str | None = None,
+) -> nn.Module:
     """The stored network, in eval mode, on the CPU.
 
+        load("net.safetensors", make_model)
+        load("https://example.org/net.safetensors", make_model, max_bytes="300kB")
+
+    path: of a file that `save` or `save_progressive` wrote; of the latter, an http or https address
+        too.
     build: () -> the user's model at full size; its weights are not used.
+    max_bytes: the most that may be read. Of a progressive file it is the widest network in its
+        first so many bytes, and no more are read; without it, the widest of all.
 
     Raises FileError when the file is missing, damaged or not one of widthwise, or when it does not
-    fit what `build` makes.
+    fit what `build` makes; BudgetError when it holds no network of so few bytes.
     """
+    if is_progressive(path):
+        return load_progressive(path, build, max_bytes=max_bytes)
+    if max_bytes is not None:
+        _small_enough(path, parse_size(max_bytes))
     tensors, manifest = read(path)
-    try:
-        tensors = {**tensors, **{n: tensors[to] for n, to in manifest.tied.items()}}
-    except KeyError as error:
-        raise FileError(f"{path} lacks the tensor {error}; save it again.") from error
-    module = build()
-    if manifest.kind == "graph":
-        module = _recut(module, manifest, path)
-    else:
-        _fits(module, manifest, tensors, path)
-        _set_sizes(module, manifest, path)
-    _install(module, manifest, tensors, path)
-    return module.eval()
+    return installed(build(), manifest, tensors, str(path))
+
+
+def _small_enough(path: str | os.PathLike[str], most: int) -> None:
+    """Raise BudgetError for a file of more bytes; one that is missing is for `read` to find."""
+    size = Path(path).stat().st_size if Path(path).is_file() else 0
+    if size > most:
+        raise BudgetError(
+            f"{path} holds one network of {size} bytes, which is more than {most}; allow as many, "
+            "or give a file that save_progressive wrote."
+        )
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Manifest]:
     """The tensors of a file by name, on the CPU, shared ones once, and its manifest.
 
+    Of a progressive file it is the widest network, shared tensors by each of their names.
     Raises FileError.
     """
+    if is_progressive(path):
+        with Progressive.open(path) as file:
+            manifest, tensors = file.read(len(file.rungs) - 1)
+        return tensors, manifest
     stored, text = tensorfile.read(path)
     if not compact.packed(text):
         return stored, from_text(text, str(path))
@@ -146,6 +167,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Manifest]:
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """What a file says of itself, after checking that it is whole. Raises FileError."""
+    if is_progressive(path):
+        return read(path)[1]
     stored, text = tensorfile.read(path)
     if not compact.packed(text):
         return from_text(text, str(path))
@@ -188,8 +211,8 @@ def _prepared(net: nn.Module, widths: Mapping[str, int] | None, module: nn.Modul
             "A graph module cannot be stored without the network it was cut from; save it with "
             "save(net, path, widths=widths, module=module)."
         )
-    plain = [name for name, t in _attributes(net) if t.grad_fn is None]
-    tensors, tied = _untied(_tensors(net, plain))
+    plain = [name for name, t in attributes(net) if t.grad_fn is None]
+    tensors, tied = _untied(tensors_of(net, plain))
     manifest = Manifest(
         kind="class",
         class_name=type(net).__name__,
@@ -203,8 +226,8 @@ def _prepared(net: nn.Module, widths: Mapping[str, int] | None, module: nn.Modul
 def _from_net(net: Elastic, widths: Widths) -> Stored:
     module, patches, reason = net.cut_with_patches(widths)
     known = net.state()
-    plain = [name for name, _ in _attributes(module) if name in known]
-    tensors, tied = _untied(_tensors(module, plain))
+    plain = [name for name, _ in attributes(module) if name in known]
+    tensors, tied = _untied(tensors_of(module, plain))
     full = {
         n: tuple(known[n].shape)
         for n, t in tensors.items()
@@ -228,7 +251,7 @@ def _from_net(net: Elastic, widths: Widths) -> Stored:
 def _with_tensors_of(module: nn.Module, stored: Stored) -> Stored:
     """The same with another module's tensors, which must be of the same names and sizes."""
     names = {*stored.tensors, *stored.manifest.tied}
-    mine = _tensors(module, [n for n, _ in _attributes(module) if n in names])
+    mine = tensors_of(module, [n for n, _ in attributes(module) if n in names])
     tensors = {n: mine[n] for n in stored.tensors if n in mine}
     if mine.keys() != names or any(
         t.shape != stored.tensors[n].shape or t.dtype != stored.tensors[n].dtype
@@ -238,22 +261,6 @@ def _with_tensors_of(module: nn.Module, stored: Stored) -> Stored:
             "The module is not the network's cut at these widths; pass the widths it was cut to."
         )
     return Stored(module, stored.manifest, tensors)
-
-
-def _tensors(module: nn.Module, plain: list[str]) -> dict[str, Tensor]:
-    """All parameters and buffers, and the plain attributes named."""
-    found: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    found |= dict(module.named_buffers(remove_duplicate=False))
-    found |= {name: t for name, t in _attributes(module) if name in plain}
-    return found
-
-
-def _attributes(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Tensors held as plain attributes, by dotted name."""
-    for path, sub in module.named_modules():
-        for name, value in vars(sub).items():
-            if isinstance(value, Tensor):
-                yield (f"{path}.{name}" if path else name), value
 
 
 def _untied(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -272,98 +279,3 @@ def _snapshot(module: nn.Module) -> Iterator[Patch]:
         own = not type(module.get_submodule(patch.module)).__module__.startswith("torch.nn.")
         if patch.attribute in _LAYER_SIZES or (own and not patch.attribute.startswith("_")):
             yield patch
-
-
-def _misfit(path: str | os.PathLike[str], manifest: Manifest, problem: str) -> FileError:
-    return FileError(
-        f"{path} holds {manifest.class_name}, which does not fit what build() makes ({problem}); "
-        "pass the function that builds the full-size model it was saved from."
-    )
-
-
-def _fits(module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: Any) -> None:
-    """Check that the full-size module is the one that was cut."""
-    mine = _tensors(module, [name for name, _ in _attributes(module)])
-    for name in (n for n in mine if n in tensors):
-        here, stored = tuple(mine[name].shape), tuple(tensors[name].shape)
-        if manifest.full is not None:
-            wanted = tuple(manifest.full.get(manifest.tied.get(name, name), stored))
-            if here != wanted:
-                raise _misfit(path, manifest, f"{name} is {here} there, {wanted} is needed")
-        elif len(here) != len(stored) or any(n > m for n, m in zip(stored, here, strict=True)):
-            raise _misfit(path, manifest, f"{name} is {here} there, {stored} in the file")
-
-
-def _set_sizes(module: nn.Module, manifest: Manifest, path: Any) -> None:
-    held = {(patch.module, patch.attribute) for patch in held_sizes(module)}
-    for patch in manifest.patches:
-        if (patch.module, patch.attribute) not in held:
-            name = f"{patch.module}.{patch.attribute}".lstrip(".")
-            raise _misfit(path, manifest, f"it has no size {name}")
-    apply_patches(module, manifest.patches)
-
-
-def _recut(full: nn.Module, manifest: Manifest, path: Any) -> nn.Module:
-    """Capture the full-size module on an example of the stored form, and cut its graph."""
-    try:
-        args, kwargs = inputs.example(manifest.inputs)
-        # The proof was made when the file was: it is needed only where it refused an axis.
-        for prove in (False, True):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NothingToCutWarning)
-                net = Elastic(
-                    full.eval(),
-                    tuple(args),
-                    dict(kwargs),
-                    prove=prove,
-                    constraints=manifest.constraints,
-                    outputs=manifest.outputs,
-                )
-            if dict(net.full()) == dict(manifest.sizes):
-                return net.cut_with_patches(manifest.widths, same_class=False)[0]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise FileError(
-            f"{path} holds inputs that cannot be made ({error}); save it again."
-        ) from error
-    except WidthwiseError as error:
-        raise _misfit(path, manifest, str(error).rstrip(".")) from error
-    raise _misfit(path, manifest, "its axes are others")
-
-
-def _install(
-    module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: Any
-) -> None:
-    """Put the stored tensors in the place of the module's own; tied ones stay tied."""
-    attributes = dict(_attributes(module))
-    mine = _tensors(module, list(attributes))
-    missing = [n for n in mine if n not in tensors and n not in attributes]
-    if missing:
-        raise _misfit(path, manifest, f"the file lacks {missing[0]}")
-    made: dict[int, Tensor] = {}
-    for name, tensor in tensors.items():
-        holder, last = _holder(module, name, manifest, path)
-        old = mine.get(name)
-        if old is not None and old.dtype != tensor.dtype:
-            types = f"{old.dtype} there, {tensor.dtype} in the file"
-            raise _misfit(path, manifest, f"{name} is {types}")
-        if old is not None and manifest.kind == "graph" and old.shape != tensor.shape:
-            raise _misfit(path, manifest, f"{name} has another shape")
-        value = made.get(id(tensor), tensor)
-        if isinstance(old, nn.Parameter) and not isinstance(value, nn.Parameter):
-            value = nn.Parameter(value, requires_grad=old.requires_grad)
-        made[id(tensor)] = value
-        setattr(holder, last, value)
-
-
-def _holder(module: nn.Module, name: str, manifest: Manifest, path: Any) -> tuple[nn.Module, str]:
-    """The submodule that holds a tensor of this name, and its name there."""
-    where, _, last = name.rpartition(".")
-    try:
-        holder = module.get_submodule(where)
-    except AttributeError:
-        raise _misfit(path, manifest, f"it has no {name}") from None
-    # A plain attribute may be one that the module makes only when it is first called.
-    lazily_made = manifest.kind == "class" and manifest.full is None and not hasattr(holder, last)
-    if not isinstance(getattr(holder, last, None), Tensor) and not (lazily_made and last):
-        raise _misfit(path, manifest, f"it has no tensor {name}")
-    return holder, last

@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -27,6 +27,8 @@ from widthwise.store.describing import coded_as, description, packed_as
 from widthwise.store.packing import Packed
 from widthwise.variant import Widths
 from widthwise.version import VERSION
+
+T = TypeVar("T")
 
 FORMAT = "widthwise"
 FORMAT_VERSION = 3  # of files with quantized tensors; 2 with packed ones, 1 with neither
@@ -89,7 +91,7 @@ def to_text(manifest: Manifest) -> str:
     """The manifest of a file of version 1, as JSON. Raises FileError for an odd metric."""
     body = {"format": FORMAT, "version": manifest.version, **to_body(manifest)}
     notes = {
-        "metric": _metric(manifest.measured),
+        "metric": described_metric(manifest.measured),
         "torch": manifest.torch,
         "widthwise": manifest.widthwise,
     }
@@ -99,7 +101,7 @@ def to_text(manifest: Manifest) -> str:
 
 def to_notes(manifest: Manifest) -> str:
     """The notes of a packed file, as JSON: version, metric, torch, widthwise. Raises FileError."""
-    metric = _metric(manifest.measured)
+    metric = described_metric(manifest.measured)
     return _padded([manifest.version, metric, manifest.torch, manifest.widthwise], SHORT_NOTES)
 
 
@@ -131,7 +133,7 @@ def to_body(manifest: Manifest) -> dict[str, Any]:
 
 def from_text(text: str, name: str) -> Manifest:
     """Read back `to_text`; `name` stands in messages. Raises FileError for anything else."""
-    return _believed(lambda: _from_text(text), name)
+    return believed(lambda: _from_text(text), name)
 
 
 def from_notes(text: str, body: Callable[[], Any], name: str) -> Manifest:
@@ -140,14 +142,14 @@ def from_notes(text: str, body: Callable[[], Any], name: str) -> Manifest:
     body: () -> what `to_body` gave, called once the version is known to be one. name: stands in
         messages.
     """
-    return _believed(lambda: _from_notes(text, body), name)
+    return believed(lambda: _from_notes(text, body), name)
 
 
-def _believed(read: Callable[[], Manifest], name: str) -> Manifest:
-    """What `read` makes of foreign data. Raises FileError where it raises."""
+def believed(read: Callable[[], T], name: str) -> T:
+    """What `read` makes of foreign data; `name` stands in messages. Raises FileError."""
     try:
         return read()
-    except _NewerError as error:
+    except NewerError as error:
         raise FileError(f"{name} was written by a newer widthwise; update widthwise.") from error
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError, WidthError) as error:
         raise FileError(
@@ -165,17 +167,18 @@ def _from_text(text: str) -> Manifest:
     notes = data.pop("notes")
     _need(isinstance(notes, dict), "no notes")
     _need(notes.keys() == {"metric", "torch", "widthwise"}, "other notes")
-    return _read(data, 1, notes["metric"], notes["torch"], notes["widthwise"])
+    return from_body(data, 1, notes["metric"], notes["torch"], notes["widthwise"])
 
 
 def _from_notes(text: str, body: Callable[[], Any]) -> Manifest:
     notes = json.loads(text, parse_constant=refuse)
     _need(isinstance(notes, list) and len(notes) == 4, "other notes")
     _check_version(notes[0], 2)
-    return _read(body(), *notes)
+    return from_body(body(), *notes)
 
 
-def _metric(measured: Measured | None) -> list[Any] | None:
+def described_metric(measured: Measured | None) -> list[Any] | None:
+    """A metric for JSON."""
     return None if measured is None else [measured.name, measured.value, measured.split]
 
 
@@ -190,7 +193,7 @@ def _padded(notes: Any, size: int) -> str:
     return text + " " * (size - width)
 
 
-class _NewerError(Exception):
+class NewerError(Exception):
     """A later version of the format."""
 
 
@@ -202,10 +205,11 @@ def refuse(text: str) -> Any:
 def _check_version(version: Any, least: int) -> None:
     _need(type(version) is int and version >= least, "no version")
     if version > FORMAT_VERSION:
-        raise _NewerError
+        raise NewerError
 
 
-def _read(data: Any, version: int, metric: Any, torch: Any, widthwise: Any) -> Manifest:
+def from_body(data: Any, version: int, metric: Any, torch: Any, widthwise: Any) -> Manifest:
+    """Read back `to_body`, and the notes. Raises ValueError and its like for anything else."""
     names = {"kind", "class", "widths", "sizes", "patches", "full", "tied", "inputs"}
     names |= {"packed", "coded", "scalars"} if version >= 2 else set()
     odd = data.keys() - {"constraints", "outputs"} ^ names
@@ -221,7 +225,7 @@ def _read(data: Any, version: int, metric: Any, torch: Any, widthwise: Any) -> M
         full=None if data["full"] is None else _table(data["full"], _shape),
         tied=_table(data["tied"], _word),
         inputs=data["inputs"],
-        measured=_measured(metric),
+        measured=measured_as(metric),
         torch=_word(torch),
         widthwise=_word(widthwise),
         constraints=Constraints(**_table(data.get("constraints", {}), lambda value: value)),
@@ -277,7 +281,8 @@ def _patch_value(value: Any) -> int | tuple[int, ...]:
     return int(value)
 
 
-def _measured(value: Any) -> Measured | None:
+def measured_as(value: Any) -> Measured | None:
+    """What `described_metric` said. Raises ValueError, TypeError for anything else."""
     if value is None:
         return None
     name, number, split = value

@@ -35,6 +35,9 @@ ARCHIVE: Final = Published(
 TRAIN_FILES = tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6))
 TEST_FILES = ("cifar-10-batches-bin/test_batch.bin",)
 _VALID = 5_000
+CLASSES: Final = tuple(
+    "airplane automobile bird cat deer dog frog horse ship truck".split()  # in their order
+)
 Colours = tuple[float, float, float]
 # Of the train pixels in 0..1, per colour.
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -231,6 +234,7 @@ def resnet() -> Task:
         splits=load_splits,
         loss=F.cross_entropy,
         recipe=Recipe(epochs=20, batch_size=128, lr=5e-3, weight_decay=0.05),
+        classes=CLASSES,
     )
 
 
@@ -243,4 +247,5 @@ def vit() -> Task:
         splits=load_splits,
         loss=F.cross_entropy,
         recipe=Recipe(20, batch_size=128, lr=1e-3, weight_decay=0.05, warmup=0.1, clip=1.0),
+        classes=CLASSES,
     )

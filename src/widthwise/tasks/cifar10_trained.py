@@ -158,6 +158,7 @@ def _task(layers: int, source: str) -> Task:
         loss=F.cross_entropy,
         recipe=Recipe(epochs=1, batch_size=128, lr=1e-3, warmup=0.1),
         weights=partial(weights, f"resnet{layers}-cifar10.safetensors", source),
+        classes=cifar10.CLASSES,
     )
 
 

@@ -47,4 +47,5 @@ def task() -> Task:
         splits=load_splits,
         loss=F.cross_entropy,
         recipe=Recipe(epochs=60, batch_size=64, lr=5e-3),
+        classes=tuple("0123456789"),
     )

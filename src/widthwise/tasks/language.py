@@ -19,6 +19,7 @@ a GPU and more epochs, 40 unless told otherwise:
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Self
@@ -175,6 +176,12 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
         return self.inputs[at], targets.masked_fill(at < fresh[:, None], IGNORED)
 
 
+def reader(files: tuple[Published, ...]) -> Callable[[Tensor], str]:
+    """What numbers of words (T,) say. files: as for `load_splits`. Raises DataError."""
+    words = Vocabulary.of(words_of(files[0])).words
+    return lambda numbers: " ".join(words[i] for i in numbers.tolist())
+
+
 def load_splits(files: tuple[Published, ...]) -> Splits:
     """Windows of the train, valid and test text. files: those three.
 
@@ -258,6 +265,7 @@ def _task(
         loss=token_loss,
         metric=PERPLEXITY,
         recipe=recipe,
+        text=partial(reader, files),
     )
 
 

@@ -20,6 +20,19 @@ from widthwise.tasks.task import Recipe, Splits, Task
 MNIST_HOME: Final = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FASHION_HOME: Final = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"
 _VALID = 10_000
+DIGITS: Final = tuple("0123456789")
+GARMENTS: Final = (  # as the data set's authors name them, in their order
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 # (file name, SHA-256, bytes): train images, train labels, test images, test labels
 _MNIST = (
@@ -138,6 +151,7 @@ def mnist() -> Task:
         splits=_mnist_splits,
         loss=F.cross_entropy,
         recipe=MLP_RECIPE,
+        classes=DIGITS,
     )
 
 
@@ -150,6 +164,7 @@ def mnist_cnn() -> Task:
         splits=_mnist_splits,
         loss=F.cross_entropy,
         recipe=Recipe(epochs=6, batch_size=128, lr=2e-3),
+        classes=DIGITS,
     )
 
 
@@ -162,6 +177,7 @@ def fashion_mnist() -> Task:
         splits=fashion_splits,
         loss=F.cross_entropy,
         recipe=MLP_RECIPE,
+        classes=GARMENTS,
     )
 
 
@@ -174,4 +190,5 @@ def fashion_mnist_cnn() -> Task:
         splits=fashion_splits,
         loss=F.cross_entropy,
         recipe=Recipe(epochs=10, batch_size=128, lr=2e-3),
+        classes=GARMENTS,
     )

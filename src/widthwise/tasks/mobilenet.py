@@ -91,6 +91,7 @@ def cifar10_mobilenet() -> Task:
         splits=cifar10.load_splits,
         loss=F.cross_entropy,
         recipe=_RECIPE,
+        classes=cifar10.CLASSES,
     )
 
 
@@ -103,4 +104,5 @@ def fashion_mnist_mobilenet() -> Task:
         splits=mnist.fashion_splits,
         loss=F.cross_entropy,
         recipe=_RECIPE,
+        classes=mnist.GARMENTS,
     )

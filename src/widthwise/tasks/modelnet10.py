@@ -20,6 +20,7 @@ from widthwise.tasks.meshes import URL
 from widthwise.tasks.task import Recipe, Splits, Task
 
 POINTS = 1024
+CLASSES = tuple("bathtub bed chair desk dresser monitor nightstand sofa table toilet".split())
 
 
 def load_splits() -> Splits:
@@ -158,4 +159,5 @@ def task() -> Task:
         splits=load_splits,
         loss=F.cross_entropy,
         recipe=Recipe(epochs=20, batch_size=32, lr=1e-3),
+        classes=CLASSES,
     )

@@ -10,7 +10,7 @@ those before it. `bleu` translates.
 
 import gzip
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -164,6 +164,15 @@ def load_splits() -> Splits:
     )
 
 
+def reader() -> Callable[[Tensor], str]:
+    """What numbers of pieces (T,) say, without padding and the marks of begin and end.
+
+    Raises DataError when the data or tokenizers is missing.
+    """
+    pieces = _pieces()
+    return lambda numbers: str(pieces.decode(numbers.tolist()))
+
+
 def _pieces() -> "Tokenizer":
     english, german = aligned(TRAIN)
     return learn_pieces([*english, *german])
@@ -207,4 +216,5 @@ def task() -> Task:
         metric=PERPLEXITY,
         recipe=_RECIPE,
         further=_further,
+        text=reader,
     )

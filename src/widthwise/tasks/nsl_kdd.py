@@ -217,6 +217,7 @@ def held_out() -> Task:
         splits=load_splits,
         loss=F.cross_entropy,
         recipe=_RECIPE,
+        classes=(NORMAL, "attack"),
     )
 
 
@@ -233,4 +234,5 @@ def test_plus() -> Task:
         splits=partial(load_splits, TEST_PLUS),
         loss=F.cross_entropy,
         recipe=_RECIPE,
+        classes=(NORMAL, "attack"),
     )

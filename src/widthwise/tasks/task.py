@@ -55,6 +55,8 @@ class Task:
         `trained.trained_model` builds the model that has them.
     further: (module, "valid" or "test") -> figures beside the metric, by name, such as BLEU; they
         may take long, and are computed for finished networks only.
+    classes: names of the classes, in the order of the outputs; () where they have none.
+    text: of tasks on tokens, () -> (token numbers (T,) int64 -> what they say). Raises DataError.
     """
 
     name: str
@@ -66,3 +68,5 @@ class Task:
     recipe: Recipe = field(default_factory=Recipe)
     weights: Callable[[], Path] | None = None
     further: Callable[[torch.nn.Module, str], Mapping[str, float]] | None = None
+    classes: tuple[str, ...] = ()
+    text: Callable[[], Callable[[Tensor], str]] | None = None

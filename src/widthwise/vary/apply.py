@@ -95,7 +95,7 @@ def apply(
     prepare: Prepare | None = None,
     score: Score = magnitudes,
     train: Train | None = None,
-    calibration: Calibration = "mse",
+    calibration: Calibration | None = None,
 ) -> Applied:
     """Cut a network, zero its least weights, quantize what is left; the network is unchanged.
 
@@ -103,7 +103,8 @@ def apply(
     ones of each tensor do, zeros that a training made among the first.
     train: training of the result, in which zeros stay zero and weights are quantized
     straight-through; without it, they are quantized once.
-    calibration: how ranges of quantized weights are chosen, as `bits.quantize` takes it.
+    calibration: how ranges of quantized weights are chosen, as `bits.quantize` takes it. None is
+    "mse", and "minmax" where the result is trained: it then takes fewer bytes, and is as good.
 
     Raises WidthError; ScoreError for tensors that are not there or would have nothing left;
     QuantizationError; and what the functions given raise.
@@ -149,12 +150,12 @@ def _named_there(net: Elastic, module: nn.Module, named: Mapping[str, V]) -> dic
 
 
 def _written(
-    module: nn.Module, bits: Mapping[str, Format], train: Train | None, calibration: Calibration
+    module: nn.Module, bits: Mapping[str, Format], train: Train | None, how: Calibration | None
 ) -> dict[str, Quantized]:
     """Quantize and train a module in place; what its weights are then."""
     if train is None:
-        return quantize(module, bits, calibration=calibration) if bits else {}
-    quantizer = StraightThrough(module, bits, calibration=calibration) if bits else None
+        return quantize(module, bits, calibration=how or "mse") if bits else {}
+    quantizer = StraightThrough(module, bits, calibration=how or "minmax") if bits else None
     train(module, quantizer)
     module.cpu()
     return {} if quantizer is None else {n: _on_cpu(q) for n, q in quantizer.record.items()}

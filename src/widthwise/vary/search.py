@@ -29,6 +29,7 @@ from typing import Any, Final
 
 import torch
 
+from widthwise.bits.quantize import Calibration
 from widthwise.elastic import Elastic, GraphModuleWarning
 from widthwise.errors import BudgetError, FileError, TrainingError, WidthError
 from widthwise.formats import Format, Uniform
@@ -41,7 +42,7 @@ from widthwise.vary.journal import Study, Trial, end_trial, finished, next_trial
 from widthwise.vary.space import Choice, Space, weights
 
 FORMATS: Final = (None, Uniform(8), Uniform(4), Uniform(3), Uniform(2))
-_VERSION: Final = 1  # of what a trial does: another one is another search
+_VERSION: Final = 2  # of what a trial does: another one is another search
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class _How:
     prepare: Prepare | None
     score: Score
     train: Train | None
+
+    @property
+    def calibration(self) -> Calibration:
+        """That of `apply`, for what is not trained yet."""
+        return "mse" if self.train is None else "minmax"
 
     @property
     def plain(self) -> bool:
@@ -168,7 +174,7 @@ class _Work:
         def at(place: int) -> tuple[Applied, Costs]:
             variant = self.space.variant(choice, place)
             if variant not in sized:
-                made = apply(self.space.net, variant)
+                made = apply(self.space.net, variant, calibration=self.how.calibration)
                 sized[variant] = made, self.costs(made)
             return sized[variant]
 

@@ -22,7 +22,7 @@ from widthwise.train.batches import Plan, length, own_randomness
 from widthwise.variant import Variant, Widths
 from widthwise.vary import Applied, apply
 
-_TRIES: Final = 3
+_TRIES: Final = 6
 _FULL: Final = 0.97  # of the budget: less is left to waste
 
 
@@ -55,7 +55,10 @@ def small_dense(bench: Bench, group: str, budget: int) -> Iterator[Made]:
 
 
 def _widest(net: Elastic, variant: Callable[[Widths], Variant], target: float) -> Widths | None:
-    return widest(net, lambda widths: apply(net, variant(widths)).bytes <= target)
+    def size(widths: Widths) -> int:
+        return apply(net, variant(widths), calibration="minmax").bytes
+
+    return widest(net, lambda widths: size(widths) <= target)
 
 
 def _variant(net: Elastic, form: Uniform | None, widths: Widths) -> Variant:

@@ -11,12 +11,12 @@ from torch import nn
 
 from widthwise.bits import Codebook, Format, SharedValues, Uniform, quantizable, quantize
 from widthwise.compare.bench import Bench
-from widthwise.compare.ways.loop import loop
 from widthwise.compare.ways.made import Made
 from widthwise.elastic import Elastic
 from widthwise.importance import few_values, gradient_magnitude
 from widthwise.measure.metric import outputs_for
 from widthwise.train.batches import Plan, length, stream
+from widthwise.train.loop import loop
 from widthwise.variant import Variant
 from widthwise.vary import Applied, apply
 

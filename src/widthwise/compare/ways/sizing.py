@@ -7,6 +7,7 @@ sparse = densest(lambda share: made(share).bytes <= budget)
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
@@ -20,14 +21,8 @@ _MOST: Final = 0.999  # zeros
 
 def largest(ascending: Sequence[T], fits: Callable[[T], bool]) -> T | None:
     """The last one that fits, where all before it do; None where not even the first does."""
-    low, high = 0, len(ascending)
-    while low < high:
-        middle = (low + high) // 2
-        if fits(ascending[middle]):
-            low = middle + 1
-        else:
-            high = middle
-    return ascending[low - 1] if low else None
+    count = bisect.bisect_left(ascending, True, key=lambda candidate: not fits(candidate))
+    return ascending[count - 1] if count else None
 
 
 def rungs(net: Elastic) -> list[Widths]:

@@ -1,0 +1,112 @@
+"""Write docs/comparison.md and its pictures from bench/results/comparison-*.json.
+
+    python scripts/comparison_page.py           # write
+    python scripts/comparison_page.py --check   # exit 1 when the page is not what the results say
+
+No figure and no verdict on the page is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from results_page import RESULTS, ROOT, measured
+from widthwise.compare.methods import METHODS
+from widthwise.compare.outcome import Outcome
+from widthwise.compare.report import markdown, picture
+from widthwise.compare.report.summary import Comparison, compare, winners
+from widthwise.compare.spec import Spec
+from widthwise.tasks import BUILT_IN
+
+PAGE = ROOT / "docs" / "comparison.md"
+IMAGES = ROOT / "docs" / "images"
+LEAD = f"""# Every method, at equal stored bytes
+
+Written by `scripts/comparison_page.py` from `bench/results/`. Each of {len(METHODS)} ways of compressing a network
+makes the best network that it can for every budget of *bytes of the file*, header included; the file is read
+back, and what was read is measured. `widthwise compare` does this for any task
+([how](design.md#comparing-compare)); settings are in `bench/comparisons/`.
+
+How to read it: whatever is chosen (the best method of a family, the winner at a budget, variants in a search,
+how far a method's knob is turned) is chosen on validation data; figures are of test data, means over seeds with
+their standard deviation. "Ahead" means that the 95 % interval of the difference, paired over seeds, is above zero
+against the best of every other family; three seeds make wide intervals, and they are not corrected for their
+number. Small-dense networks are trained at their size, quantized ones trained on straight-through: the rival
+that a method which begins with a large network has to beat.
+"""
+
+
+def results() -> list[dict[str, Any]]:
+    """All stored comparisons."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("comparison-*.json"))]
+
+
+def comparison(found: dict[str, Any], path: str) -> Comparison:
+    """As data for the report."""
+    task = BUILT_IN[found["spec"]["task"]]()
+    outcomes = [Outcome.from_dict(data, path) for data in found["outcomes"]]
+    return compare(outcomes, task.metric, title=task.name)
+
+
+def searched(found: Comparison) -> str:
+    """Where the searched combination wins, and where it does not."""
+    wins, others = [], []
+    for winner in winners(found):
+        said = f"{winner.budget / 1e3:g} kB"
+        family = winner.standing.method.family
+        (wins if family == "search" else others).append(
+            said if family == "search" else f"{said} ({family})"
+        )
+    text = f"The searched combination is the winner at {len(wins)} of {len(wins) + len(others)} budgets"
+    return f"{text}{'; not at ' + ', '.join(others) if others else ''}."
+
+
+def about(found: dict[str, Any]) -> str:
+    """Settings, and what is there."""
+    spec = Spec(**found["spec"])
+    task = BUILT_IN[spec.task]()
+    recipe = spec.recipe(task)
+    there, of = len(found["outcomes"]), len(spec.methods) * len(spec.budgets) * spec.seeds
+    seeds = len({o["seed"] for o in found["outcomes"]})
+    missing = "" if there == of else f" {there} of {of} outcomes are measured so far."
+    return (
+        f"Trainings of {recipe.epochs} epochs, fine-tunings of {spec.fine_tune}, searches of {spec.trials} "
+        f"variants; {seeds} seed{'s' * (seeds > 1)}.{missing} {measured(found)}"
+    )
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [LEAD]
+    for found in results():
+        task = found["spec"]["task"]
+        made = comparison(found, task)
+        section = markdown.section(made, picture=f"images/comparison-{task}.png")
+        heading, _, rest = section.partition("\n\n")
+        parts.append("\n\n".join([heading, about(found), searched(made), rest]))
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """Write, or check."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    if options.check:
+        current = PAGE.exists() and PAGE.read_text() == page()
+        if not current:
+            print(f"not what the results say: {PAGE.name}; run scripts/comparison_page.py")
+        return 0 if current else 1
+    for found in results():
+        task = found["spec"]["task"]
+        picture.draw(comparison(found, task), IMAGES / f"comparison-{task}.png")
+    PAGE.write_text(page())
+    print(PAGE.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Networks of chosen sizes, made when they are asked for: a few in memory, a few as files.
+
+One thing is computed at a time: the machine is not made faster by more, and torch's tracing does
+not like company. Who waits is counted, and too many are sent away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import BoundedSemaphore, Lock
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from torch import nn
+
+from widthwise import steps
+from widthwise.errors import RunError
+from widthwise.measure.cost import latency_ms, one_example, runtime
+from widthwise.measure.size import format_size
+from widthwise.report.text import milliseconds
+from widthwise.runs import Run
+from widthwise.serve.examples import Gallery
+from widthwise.serve.runs_view import Known, Shown, pick_file
+from widthwise.store.file import load
+from widthwise.tasks.task import Splits
+
+V = TypeVar("V")
+Form = Literal["safetensors", "onnx"]
+RUNS: Final = 2  # opened at once
+NETWORKS: Final = 12
+FILES: Final = 16
+WAITING: Final = 12
+
+
+class BusyError(RunError):
+    """Too many requests wait for the network."""
+
+
+class GoneError(RunError):
+    """There is no such network in the run, or no longer."""
+
+
+class Recent(Generic[V]):
+    """The values made last, at most so many. drop: called on each that has to go."""
+
+    def __init__(self, most: int, drop: Callable[[V], None] = lambda value: None) -> None:
+        self.most, self.drop = most, drop
+        self.kept: OrderedDict[object, V] = OrderedDict()
+
+    def get(self, key: object, make: Callable[[], V]) -> V:
+        """The value of a key, made when there is none."""
+        if key not in self.kept:
+            self.kept[key] = make()
+            if len(self.kept) > self.most:
+                self.drop(self.kept.popitem(last=False)[1])
+        self.kept.move_to_end(key)
+        return self.kept[key]
+
+
+class Bench:
+    """An opened run with its data."""
+
+    def __init__(self, opened: steps.Opened) -> None:
+        self.opened = opened
+        self.data: Splits = opened.task.splits()
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """Its test split."""
+        return Gallery(self.opened.task, self.data.test)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that can be run. latency: milliseconds for one example here, with what ran it."""
+
+    module: nn.Module
+    latency: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file to download. name: what it is called there. sha256: of its content."""
+
+    path: Path
+    name: str
+    sha256: str
+
+
+class Networks:
+    """The networks of all runs that are served. folder: for files, removed by whoever made it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._turn, self._places = Lock(), BoundedSemaphore(WAITING)
+        self._benches: Recent[Bench] = Recent(RUNS)
+        self._made: Recent[Network] = Recent(NETWORKS)
+        self._files: Recent[Stored] = Recent(FILES, lambda old: old.path.unlink(missing_ok=True))
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Everything below is called inside, one request at a time. Raises BusyError."""
+        if not self._places.acquire(blocking=False):
+            raise BusyError("Too many requests are waiting; try again in a moment.")
+        try:
+            with self._turn:
+                yield
+        finally:
+            self._places.release()
+
+    def bench(self, shown: Shown) -> Bench:
+        """The opened run. Raises RunError, FileError, TaskError, DataError."""
+        return self._benches.get(_stamp(shown), lambda: Bench(steps.open_run(shown.run)))
+
+    def network(self, shown: Shown, choice: str) -> Network:
+        """A network of a run, as `widthwise cut` makes it. Raises GoneError, WidthwiseError."""
+        known = _known(shown, choice)
+        return self._made.get((_stamp(shown), choice), lambda: self._network(shown, known))
+
+    def file(self, shown: Shown, choice: str, form: Form) -> Stored:
+        """Its file, which has been read back and measured. Raises GoneError, WidthwiseError."""
+        known = _known(shown, choice)
+        key = (_stamp(shown), choice, form)
+        return self._files.get(key, lambda: self._file(shown, choice, known, form))
+
+    def _network(self, shown: Shown, known: Known) -> Network:
+        bench = self.bench(shown)
+        task = bench.opened.task
+        module = _module(shown, bench, known).eval()
+        took = latency_ms(module, *one_example(task.example()))
+        return Network(module, f"{milliseconds(took)} ms ({runtime(module)})")
+
+    def _file(self, shown: Shown, choice: str, known: Known, form: Form) -> Stored:
+        bench, name = self.bench(shown), file_name(shown, known, form)
+        path = self._folder / f"{secrets.token_hex(8)}.{form}"
+        source = known.pick and pick_file(shown.folder, known.pick)
+        if form == "onnx":
+            safe = source or self.file(shown, choice, "safetensors").path
+            task = bench.opened.task
+            steps.export(load(safe, build=task.model), task, path, "onnx")
+        elif source:
+            path.write_bytes(source.read_bytes())
+        else:
+            opened, kept = bench.opened, bench.opened.net.complete(known.point.widths)
+            module = _module(shown, bench, known)
+            steps.store_checked(
+                opened.net, kept, module, path, opened.task, bench.data, opened.pack
+            )
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        return Stored(path, name, digest)
+
+
+def file_name(shown: Shown, known: Known, form: Form) -> str:
+    """What a downloaded file is called: task and size, 'digits-8.40kB.safetensors'."""
+    task = re.sub(r"[^A-Za-z0-9]+", "-", shown.task.rpartition("/")[2]).strip("-") or "network"
+    return f"{task}-{format_size(known.point.bytes).replace(' ', '')}.{form}"
+
+
+def _module(shown: Shown, bench: Bench, known: Known) -> nn.Module:
+    opened = bench.opened
+    if known.pick is not None:
+        path = pick_file(shown.folder, known.pick)
+        if path is None:
+            raise GoneError(f"The file of {known.pick.name} is gone; choose another network.")
+        return load(path, build=opened.task.model)
+    kept = opened.net.complete(known.point.widths)
+    how = steps.usual_touch_ups(opened, kept)
+    return steps.made(opened, kept, bench.data, how)
+
+
+def _known(shown: Shown, choice: str) -> Known:
+    if choice not in shown.known:
+        raise GoneError("The run holds no such network, or no longer; load the page again.")
+    return shown.known[choice]
+
+
+def _stamp(shown: Shown) -> tuple[Any, ...]:
+    """Changes when the run does."""
+    run = shown.run
+    paths = (run.record_file, run.model, run.frontier, Run(shown.folder).picks)
+    return tuple((str(p), *_times(p)) for p in paths)
+
+
+def _times(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size

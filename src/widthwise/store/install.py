@@ -1,0 +1,150 @@
+"""Stored tensors put into the module that the user's own function builds.
+
+The sizes that the cut changed are set; where the class cannot express the cut, its graph is
+captured and cut again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+
+from widthwise.elastic import Elastic, NothingToCutWarning
+from widthwise.errors import FileError, WidthwiseError
+from widthwise.graph.own_class import apply_patches, held_sizes
+from widthwise.store import inputs
+from widthwise.store.manifest import Manifest
+
+
+def installed(
+    module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: str
+) -> nn.Module:
+    """The module, in eval mode, as what is stored says; another one where it is stored as a graph.
+
+    module: the user's at full size, which is changed. tensors: by name, shared ones once. path:
+    named in messages. Raises FileError when they do not fit each other.
+    """
+    try:
+        tensors = {**tensors, **{n: tensors[to] for n, to in manifest.tied.items()}}
+    except KeyError as error:
+        raise FileError(f"{path} lacks the tensor {error}; save it again.") from error
+    if manifest.kind == "graph":
+        module = _recut(module, manifest, path)
+    else:
+        _fits(module, manifest, tensors, path)
+        _set_sizes(module, manifest, path)
+    _install(module, manifest, tensors, path)
+    return module.eval()
+
+
+def tensors_of(module: nn.Module, plain: list[str]) -> dict[str, Tensor]:
+    """All parameters and buffers, and the plain attributes named."""
+    found: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    found |= dict(module.named_buffers(remove_duplicate=False))
+    found |= {name: t for name, t in attributes(module) if name in plain}
+    return found
+
+
+def attributes(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Tensors held as plain attributes, by dotted name."""
+    for path, sub in module.named_modules():
+        for name, value in vars(sub).items():
+            if isinstance(value, Tensor):
+                yield (f"{path}.{name}" if path else name), value
+
+
+def _misfit(path: str, manifest: Manifest, problem: str) -> FileError:
+    return FileError(
+        f"{path} holds {manifest.class_name}, which does not fit what build() makes ({problem}); "
+        "pass the function that builds the full-size model it was saved from."
+    )
+
+
+def _fits(module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: str) -> None:
+    """Check that the full-size module is the one that was cut."""
+    mine = tensors_of(module, [name for name, _ in attributes(module)])
+    for name in (n for n in mine if n in tensors):
+        here, stored = tuple(mine[name].shape), tuple(tensors[name].shape)
+        if manifest.full is not None:
+            wanted = tuple(manifest.full.get(manifest.tied.get(name, name), stored))
+            if here != wanted:
+                raise _misfit(path, manifest, f"{name} is {here} there, {wanted} is needed")
+        elif len(here) != len(stored) or any(n > m for n, m in zip(stored, here, strict=True)):
+            raise _misfit(path, manifest, f"{name} is {here} there, {stored} in the file")
+
+
+def _set_sizes(module: nn.Module, manifest: Manifest, path: str) -> None:
+    held = {(patch.module, patch.attribute) for patch in held_sizes(module)}
+    for patch in manifest.patches:
+        if (patch.module, patch.attribute) not in held:
+            name = f"{patch.module}.{patch.attribute}".lstrip(".")
+            raise _misfit(path, manifest, f"it has no size {name}")
+    apply_patches(module, manifest.patches)
+
+
+def _recut(full: nn.Module, manifest: Manifest, path: str) -> nn.Module:
+    """Capture the full-size module on an example of the stored form, and cut its graph."""
+    try:
+        args, kwargs = inputs.example(manifest.inputs)
+        # The proof was made when the file was: it is needed only where it refused an axis.
+        for prove in (False, True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NothingToCutWarning)
+                net = Elastic(
+                    full.eval(),
+                    tuple(args),
+                    dict(kwargs),
+                    prove=prove,
+                    constraints=manifest.constraints,
+                    outputs=manifest.outputs,
+                )
+            if dict(net.full()) == dict(manifest.sizes):
+                return net.cut_with_patches(manifest.widths, same_class=False)[0]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FileError(
+            f"{path} holds inputs that cannot be made ({error}); save it again."
+        ) from error
+    except WidthwiseError as error:
+        raise _misfit(path, manifest, str(error).rstrip(".")) from error
+    raise _misfit(path, manifest, "its axes are others")
+
+
+def _install(
+    module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: str
+) -> None:
+    """Put the stored tensors in the place of the module's own; tied ones stay tied."""
+    plain = dict(attributes(module))
+    mine = tensors_of(module, list(plain))
+    missing = [n for n in mine if n not in tensors and n not in plain]
+    if missing:
+        raise _misfit(path, manifest, f"the file lacks {missing[0]}")
+    made: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        holder, last = _holder(module, name, manifest, path)
+        old = mine.get(name)
+        if old is not None and old.dtype != tensor.dtype:
+            types = f"{old.dtype} there, {tensor.dtype} in the file"
+            raise _misfit(path, manifest, f"{name} is {types}")
+        if old is not None and manifest.kind == "graph" and old.shape != tensor.shape:
+            raise _misfit(path, manifest, f"{name} has another shape")
+        value = made.get(id(tensor), tensor)
+        if isinstance(old, nn.Parameter) and not isinstance(value, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=old.requires_grad)
+        made[id(tensor)] = value
+        setattr(holder, last, value)
+
+
+def _holder(module: nn.Module, name: str, manifest: Manifest, path: str) -> tuple[nn.Module, str]:
+    """The submodule that holds a tensor of this name, and its name there."""
+    where, _, last = name.rpartition(".")
+    try:
+        holder = module.get_submodule(where)
+    except AttributeError:
+        raise _misfit(path, manifest, f"it has no {name}") from None
+    # A plain attribute may be one that the module makes only when it is first called.
+    lazily_made = manifest.kind == "class" and manifest.full is None and not hasattr(holder, last)
+    if not isinstance(getattr(holder, last, None), Tensor) and not (lazily_made and last):
+        raise _misfit(path, manifest, f"it has no tensor {name}")
+    return holder, last

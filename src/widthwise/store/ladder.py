@@ -1,0 +1,218 @@
+"""What a progressive file says of itself: its rungs, and which entries of which tensors each adds.
+
+ladder = Ladder.read(body, "1.2.3", "0.1.0")     # of the manifest's JSON (docs/format.md)
+ladder.widths[2], ladder.metrics[2]              # of the third rung
+ladder.pieces(2)                                 # what its shell holds, in order
+ladder.manifest(2)                               # how to build its network
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from widthwise.store import shells
+from widthwise.store.manifest import Manifest, Measured, from_body, measured_as
+from widthwise.store.tensorfile import DTYPES
+from widthwise.store.terms import layout_as
+from widthwise.variant import Widths
+
+MOST_RUNGS: Final = 255
+
+_TYPES: Final = {name: dtype for dtype, name in DTYPES.items()}
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
+_NEEDED: Final = {"class", "axes", "tensors", "patches", "metrics", "sha256"}
+_SHARED: Final = ("inputs", "constraints", "outputs")  # as in the manifest of a plain file
+_OPTIONAL: Final = {"kinds", "tied", "whole", "scaled", "scalars", "absent", *_SHARED}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor that is stored.
+
+    dims: as terms.py has them. axes: the size of each axis and its widths. whole: whether each
+    shell holds all that its rung keeps, because it is another tensor in every rung, rather than
+    what is new. scaled: the dims for which what is kept is multiplied by full size / kept size.
+    """
+
+    dtype: torch.dtype
+    dims: tuple[Any, ...]
+    axes: tuple[tuple[int, ...], ...]
+    whole: bool
+    scaled: tuple[int, ...]
+
+    def layouts(self, rung: int) -> shells.Layouts:
+        """What a rung keeps of it."""
+        kept = [(numbers[0], numbers[rung + 1]) for numbers in self.axes]
+        return tuple(layout_as(dim, kept) for dim in self.dims)
+
+    def items(self, rung: int) -> int:
+        """How many numbers of it are in the shell of a rung."""
+        kept = math.prod(shells.shape(self.layouts(rung)))
+        if self.whole or not rung:
+            return kept
+        return kept - math.prod(shells.shape(self.layouts(rung - 1)))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a shell holds of one tensor."""
+
+    name: str
+    dtype: torch.dtype
+    items: int
+
+    @property
+    def bytes(self) -> int:
+        return self.items * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The manifest of a progressive file.
+
+    widths, metrics, sha256: of the rungs, from narrow to wide; sha256 is that of a shell's bytes.
+    entries: by name, ordered by it (Unicode code points). body: the JSON. torch, widthwise: the
+    versions that wrote it.
+    """
+
+    widths: tuple[Widths, ...]
+    metrics: tuple[Measured | None, ...]
+    sha256: tuple[str, ...]
+    entries: Mapping[str, Entry]
+    body: Mapping[str, Any]
+    torch: str
+    widthwise: str
+
+    @staticmethod
+    def read(body: Any, torch: str, widthwise: str) -> Ladder:
+        """From JSON. Raises ValueError, TypeError, LookupError, OverflowError, RecursionError or
+        WidthError for what is none."""
+        _need(isinstance(body, dict), "a table is missing")
+        odd = {*body} - _OPTIONAL ^ _NEEDED
+        _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
+        digests = body["sha256"]
+        _need(isinstance(digests, list) and 1 <= len(digests) <= MOST_RUNGS, "it has no rungs")
+        _need(all(isinstance(d, str) and _DIGEST.fullmatch(d) for d in digests), "a checksum")
+        count = len(digests)
+        metrics = _each(body["metrics"], count)
+        axes = {name: _axis(numbers, count) for name, numbers in _table(body["axes"]).items()}
+        widths = [Widths({n: numbers[k + 1] for n, numbers in axes.items()}) for k in range(count)]
+        return Ladder(
+            widths=tuple(widths),
+            metrics=tuple(map(measured_as, metrics)),
+            sha256=tuple(digests),
+            entries=dict(sorted(_entries(body, axes))),
+            body=body,
+            torch=torch,
+            widthwise=widthwise,
+        )
+
+    def __len__(self) -> int:
+        return len(self.sha256)
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """Further names of tensors -> their names."""
+        return _table(self.body.get("tied", {}))
+
+    def pieces(self, rung: int) -> list[Piece]:
+        """What the shell of a rung holds, one after another."""
+        return [Piece(name, e.dtype, e.items(rung)) for name, e in self.entries.items()]
+
+    def absent(self, rung: int) -> set[str]:
+        """The tensors that the network of a rung has not."""
+        table = _table(self.body.get("absent", {}))
+        return {name for name, rungs in table.items() if rung in list(rungs)}
+
+    def scalars(self, rung: int) -> dict[str, int]:
+        """The int64 tensors without dims of a rung. Raises ValueError for other numbers."""
+        found: dict[str, int] = {}
+        for name, value in _table(self.body.get("scalars", {})).items():
+            number = _each(value, len(self))[rung] if isinstance(value, list) else value
+            _need(type(number) is int and -(2**63) <= number < 2**63, "a number of 64 bits")
+            found[name] = number
+        return found
+
+    def manifest(self, rung: int) -> Manifest:
+        """How to build the network of a rung, of tensors by each of their names.
+
+        Raises as `read`.
+        """
+        body = self.body
+        full = {n: list(shells.full_shape(e.layouts(0))) for n, e in self.entries.items()}
+        kinds = _each(body["kinds"], len(self)) if "kinds" in body else ["class"] * len(self)
+        data = {
+            "kind": kinds[rung],
+            "class": body["class"],
+            "widths": dict(self.widths[rung]),
+            "sizes": {name: numbers[0] for name, numbers in body["axes"].items()},
+            "patches": {m: dict(_set_at(_table(t), rung, len(self))) for m, t in _patches(body)},
+            "full": full | {name: full[to] for name, to in self.tied.items() if to in full},
+            "tied": {},
+            "inputs": None,
+            **{name: body[name] for name in _SHARED if name in body},
+        }
+        return from_body(data, 1, body["metrics"][rung], self.torch, self.widthwise)
+
+
+def _patches(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return list(_table(body["patches"]).items())
+
+
+def _set_at(table: Mapping[str, Any], rung: int, count: int) -> Iterator[tuple[str, Any]]:
+    """The sizes of a module's attributes at a rung; null for those that stay as they are."""
+    for name, values in table.items():
+        value = _each(values, count)[rung]
+        if value is not None:
+            yield name, value
+
+
+def _entries(
+    body: Mapping[str, Any], axes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Entry]]:
+    nested, whole = _table(body["tensors"]), _table(body.get("whole", {}))
+    scaled = _table(body.get("scaled", {}))
+    names = {*nested, *whole, *_table(body.get("scalars", {}))}
+    said = len(nested) + len(whole) + len(body.get("scalars", {}))
+    _need(len(names) == said and {*scaled} <= {*nested}, "a tensor is there twice, or not at all")
+    for name, described in (nested | whole).items():
+        _need(isinstance(described, list) and described[0] in _TYPES, "a tensor has no type")
+        _need(len(described) <= 65, "a tensor has too many dims")
+        dims = tuple(scaled.get(name, ()))
+        _need(all(type(d) is int and 0 <= d < len(described) - 1 for d in dims), "a dim")
+        dtype, *terms = described
+        entry = Entry(_TYPES[dtype], tuple(terms), tuple(axes.values()), name in whole, dims)
+        # torch counts in 64 bits, and multiplies the other dims where one is zero.
+        full = math.prod(max(1, n) for n in shells.full_shape(entry.layouts(0)))
+        _need(full < 2**63, "a shape is not one of a tensor")
+        yield name, entry
+
+
+def _axis(numbers: Any, count: int) -> tuple[int, ...]:
+    """The size of an axis, and its widths in order."""
+    right = isinstance(numbers, list) and all(type(n) is int and n >= 1 for n in numbers)
+    _need(right and len(numbers) == count + 1, "an axis has other widths than rungs")
+    full, *widths = numbers
+    _need(sorted(widths) == widths and widths[-1] <= full, "rungs do not lie inside each other")
+    return tuple(numbers)
+
+
+def _each(values: Any, count: int) -> list[Any]:
+    _need(isinstance(values, list) and len(values) == count, "it says more or less than its rungs")
+    return list(values)
+
+
+def _table(data: Any) -> dict[str, Any]:
+    _need(isinstance(data, dict), "a table is missing")
+    return dict(data)
+
+
+def _need(condition: object, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)
