@@ -53,15 +53,18 @@ def _fill(page: Page) -> None:
     page.wait_for_selector("#examples .answer")
     box = page.locator("#pad").bounding_box()
     assert box is not None
-    corners = [(0.3, 0.2), (0.72, 0.2), (0.45, 0.82)]  # a seven
-    at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
-    if at[-1][1] < page.viewport_size["height"]:  # type: ignore[index]
-        page.mouse.move(*at[0])
-        page.mouse.down()
-        for x, y in at[1:]:
-            page.mouse.move(x, y, steps=8)
-        page.mouse.up()
+    # A seven as most in the data set are, crossed.
+    strokes = [[(0.3, 0.2), (0.72, 0.2), (0.45, 0.82)], [(0.4, 0.52), (0.75, 0.52)]]
+    if box["y"] + box["height"] < page.viewport_size["height"]:  # type: ignore[index]
+        for stroke in strokes:
+            at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
+            page.mouse.move(*at[0])
+            page.mouse.down()
+            for x, y in at[1:]:
+                page.mouse.move(x, y, steps=8)
+            page.mouse.up()
         page.wait_for_selector("#pad-result .answer")
+        page.wait_for_timeout(500)
     page.wait_for_timeout(300)
 
 

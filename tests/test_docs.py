@@ -69,9 +69,11 @@ def test_the_readmes_lines_run(tmp_path, monkeypatch, capsys):
     assert len(code.strip().splitlines()) <= 13
 
 
-@pytest.mark.parametrize("script", ["results_page.py", "findings_page.py", "comparison_page.py", "cli_reference.py"])
+@pytest.mark.parametrize(
+    "script", ["results_page", "findings_page", "comparison_page", "cli_reference"]
+)
 def test_what_is_generated_is_current(script):
-    command = [sys.executable, str(ROOT / "scripts" / script), "--check"]
+    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

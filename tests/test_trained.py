@@ -15,6 +15,7 @@ import widthwise as ww
 from command_line import fails, widthwise, works
 from widthwise import importance, steps, touchups, trained, training
 from widthwise.errors import ScoreError, TrainingError
+from widthwise.importance import by_name
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.size import format_size
 from widthwise.report.picks import load_picks
@@ -391,7 +392,7 @@ def test_an_interrupted_order_leaves_nothing_and_is_begun_again(plain, tmp_path,
         raise KeyboardInterrupt
 
     words = ["order", "digits", "--from", plain, "--out", tmp_path / "run", "--score", "magnitude"]
-    monkeypatch.setattr(importance, "magnitude", stopped)
+    monkeypatch.setattr(by_name, "magnitude", stopped)
     result = widthwise(*words)
     assert result.exit_code == 130
     assert "Interrupted; the same command begins again" in result.stderr
