@@ -1,7 +1,7 @@
 """Every method against every other at equal stored bytes: what `widthwise compare` measured.
 
     WIDTHWISE_DATA=... widthwise compare bench/comparisons/mnist.toml --out build/comparisons/mnist
-    python bench/comparisons.py --write mnist        # store what is there, finished or not
+    python bench/comparisons.py --write mnist        # store the seeds that are done
 
 The settings are those of the .toml files in bench/comparisons. Rates of fine-tuning, and how a
 search ends, were chosen on the validation data of MNIST with seed 100, which is reported nowhere:
@@ -25,9 +25,12 @@ FOLDER = Path(__file__).parents[1] / "build" / "comparisons"
 
 
 def write(task: str) -> Path:
-    """Store the outcomes of a task, each on a line. Returns the file's path."""
+    """Store the outcomes of a task, of seeds that are done, each on a line. Returns the path."""
     spec = read(SPECS / f"{task}.toml")
-    outcomes = [json.dumps(o.to_dict()) for o in stored(spec, FOLDER / task)]
+    there = stored(spec, FOLDER / task)
+    whole = len(spec.methods) * len(spec.budgets)
+    done = [seed for seed in range(spec.seeds) if sum(o.seed == seed for o in there) == whole]
+    outcomes = [json.dumps(o.to_dict()) for o in there if o.seed in done]
     head = json.dumps({"date": today(), "machine": machine(), "spec": asdict(spec)}, indent=1)
     path = RESULTS / f"comparison-{task}.json"
     lines = ",\n".join(outcomes)

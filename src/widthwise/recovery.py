@@ -36,7 +36,8 @@ from widthwise.vary.apply import Prepare
 FINALISTS: Final = 3
 STEPS: Final = 60  # of a moment's training
 _FULL: Final = 0.97  # of the budget: less is left to waste
-_WIDER: Final = 60  # per cent, at most
+_SCALES: Final = range(50, 161)  # per cent of the widths that were found
+_TRIES: Final = 3  # trainings of a finalist, until it fits well
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ class Recovery:
     ) -> Applied | None:
         """The best of the finalists, trained; None where none fits once it is.
 
-        max_bytes: of its file. widen: try finalists whose trained codes leave room also as much
-        wider; not where there are other limits, which that could break. Raises TrainingError.
+        max_bytes: of its file. Finalists whose trained codes take more are trained again, as much
+        narrower; those that leave room also wider, where `widen` is set: not where there are other
+        limits, which that could break. Raises TrainingError.
         """
         best: Applied | None = None
         reached = 0.0
@@ -104,34 +106,34 @@ class Recovery:
         self, variants: Sequence[Variant], most: int | None, widen: bool
     ) -> Iterator[Applied]:
         for variant in variants:
-            made = self._made(variant)
-            if most is None or made.bytes <= most:
-                yield made
-            if most is None or made.bytes > _FULL * most or not widen:
-                continue
-            room = self._size(variant) * 0.995 * most / made.bytes
-            wider = self._widened(variant, room)
-            if wider != variant:
-                again = self._made(wider)
-                if again.bytes <= most:
-                    yield again
+            for _ in range(_TRIES):
+                made = self._made(variant)
+                if most is None or made.bytes <= most:
+                    yield made
+                if most is None or _FULL * most < made.bytes <= most:
+                    break
+                resized = self._resized(variant, self._size(variant) * 0.995 * most / made.bytes)
+                if resized == variant or (made.bytes <= most and not widen):
+                    break
+                variant = resized
 
     def _made(self, variant: Variant) -> Applied:
         return apply(self.net, variant, prepare=self.prepare, train=self.whole)
 
-    def _widened(self, variant: Variant, most: float) -> Variant:
-        """All axes wider by the same factor, as far as an untrained file takes no more bytes."""
-        full = self.net.full()
+    def _resized(self, variant: Variant, most: float) -> Variant:
+        """All axes wider or narrower by one factor, so that an untrained file takes so many bytes.
 
-        def wider(percent: int) -> Variant:
-            factor = 1 + percent / 100
-            widths = {a: min(full[a], round(w * factor)) for a, w in variant.widths.items()}
-            kept = Widths({a: self.net.free[a].near(w) for a, w in widths.items()})
-            return Variant(kept, variant.sparsity, variant.bits)
+        The same, where that takes a factor out of all reason.
+        """
+        widths = {**self.net.full(), **variant.widths}
+        axes = {a: axis for a, axis in self.net.free.items() if axis.inner_of is None}
 
-        sizes = range(_WIDER)  # per cent more
-        count = bisect.bisect_right(sizes, most, key=lambda percent: self._size(wider(percent)))
-        return wider(count - 1) if count > 1 else variant
+        def scaled(percent: int) -> Variant:
+            some = {a: axis.near(widths[a] * percent / 100) for a, axis in axes.items()}
+            return Variant(Widths({**widths, **some}), variant.sparsity, variant.bits)
+
+        count = bisect.bisect_right(_SCALES, most, key=lambda percent: self._size(scaled(percent)))
+        return scaled(_SCALES[count - 1]) if count else variant
 
     def _size(self, variant: Variant) -> int:
         """Bytes of its file before it is trained."""
