@@ -66,9 +66,9 @@ def weights(
         return chance(net, of="weights", seed=seed)
     if score == "magnitude":
         return magnitude(net, of="weights")
-    more = _seeded(score, seed)
-    return _WITH_LOSS[score](net, batches, criterion, of="weights", progress=progress, **more)
+    more = {"of": "weights", **_seeded(score, seed)}
+    return _WITH_LOSS[score](net, batches, criterion, progress=progress, **more)
 
 
-def _seeded(score: str, seed: int) -> dict[str, int]:
+def _seeded(score: str, seed: int) -> dict[str, Any]:
     return {"seed": seed} if score in _RANDOM else {}

@@ -128,16 +128,16 @@ def inside(comparison: Comparison) -> Table:
 
 
 def missed(comparison: Comparison) -> Table:
-    """Methods without a network within a budget, with the reason."""
+    """Methods without a network within a budget, with the reason; those of one reason together."""
     budgets: dict[tuple[str, str, str], list[str]] = {}
     for s in comparison.standings:
         if s.missed:
             seeds = words.several(len(s.missed) + len(s.reached), "seed")
             key = s.method.name, f"{len(s.missed)} of {seeds}", s.reasons
             budgets.setdefault(key, []).append(words.size(s.budget))
-    rows = [
-        [method, words.listed(sizes), seeds, reason]
-        for (method, seeds, reason), sizes in budgets.items()
-    ]
+    methods: dict[tuple[str, str, str], list[str]] = {}
+    for (method, seeds, reason), sizes in budgets.items():
+        methods.setdefault((words.listed(sizes), seeds, reason), []).append(method)
+    rows = [["; ".join(names), *rest] for rest, names in methods.items()]
     heads = ["method", "budget", "not reached with", "reason"]
     return Table(heads, rows, ("method", "budget", "reason"))
