@@ -27,3 +27,7 @@ def dies_once(place: str, number: int) -> int:
 def always_dies(number: int) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def reach() -> tuple[int, object]:
+    return os.getpgrp(), signal.getsignal(signal.SIGINT)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +147,15 @@ def test_ray_does_the_same_and_loses_nothing(ray, tmp_path):
     assert (tmp_path / "2").exists()
     with pytest.raises(DataError, match="No data for 7"):
         list(ray.run(comparison_helpers.refuse, {"a": (7,)}))
+
+
+def test_workers_are_out_of_the_reach_of_an_interrupt():
+    """They ignore it while they import, and are in groups of their own afterwards."""
+    before = signal.getsignal(signal.SIGINT)
+    (_, (group, handler)) = next(iter(Local(1).run(comparison_helpers.reach, {"a": ()})))
+    assert group != os.getpgrp()
+    assert handler == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 # Methods.

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from widthwise.errors import RunError
@@ -80,8 +83,10 @@ class Local(Engine):
     ) -> Iterator[tuple[K, Any]]:
         # Spawned, not forked: a fork of a process with threads may hang.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(self.workers, len(tasks)), mp_context=context) as pool:
-            futures = {pool.submit(function, *args): key for key, args in tasks.items()}
+        count = min(self.workers, len(tasks))
+        with ProcessPoolExecutor(count, mp_context=context, initializer=_apart) as pool:
+            with _unheard():  # the processes are started by the first task
+                futures = {pool.submit(function, *args): key for key, args in tasks.items()}
             try:
                 yield from _as_done(futures)
             except BaseException:  # an interrupt among them, and a consumer that wants no more
@@ -98,12 +103,30 @@ def _as_done(futures: Mapping[Future[Any], K]) -> Iterator[tuple[K, Any]]:
             yield futures[future], future.result()
 
 
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Ctrl-C is ignored inside, and by processes that are started inside while they import."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not for other threads to handle
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _apart() -> None:
+    """Out of the reach of Ctrl-C, which only the process that was started by hand handles."""
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
+
+
 def _stop(pool: ProcessPoolExecutor) -> None:
     """At once: what is under way is not waited for."""
-    processes = list((pool._processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
+    for process in list((pool._processes or {}).values()):
         process.terminate()
+    pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Ray(Engine):
