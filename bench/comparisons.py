@@ -4,7 +4,7 @@
     python bench/comparisons.py --write mnist        # store the seeds that are done
 
 The settings are those of the .toml files in bench/comparisons. Rates of fine-tuning (three were
-tried, a tenth, a third and all of the recipe's), and the ranges of trained weights (two), were chosen
+tried, a tenth, a third and all of the recipe's) and the ranges of trained weights (two) were chosen
 on validation data of MNIST with seed 100, which is reported nowhere.
 """
 
