@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 
@@ -31,3 +32,8 @@ def always_dies(number: int) -> int:
 
 def reach() -> tuple[int, object]:
     return os.getpgrp(), signal.getsignal(signal.SIGINT)
+
+
+def sleeps(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds

@@ -31,6 +31,7 @@ from widthwise.laddered import nested
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.store import progressivefile, ranges, shells
 from widthwise.store.file import prepare, read, read_manifest, save
+from widthwise.store.jsonfile import unsealed
 from widthwise.store.manifest import Measured
 from widthwise.store.progressive import Progressive, load_progressive
 
@@ -460,8 +461,8 @@ def test_a_server_without_ranges_is_read_in_order_and_only_as_far_as_needed(web,
     counted = []
     with Progressive(source) as file:
         answer = source._answer
-        read = answer.read
-        answer.read = lambda n: counted.append(read(n)) or counted[-1]
+        read = answer.read1
+        answer.read1 = lambda n: counted.append(read(n)) or counted[-1]
         file.load(MLP, max_bytes=third.bytes)
         assert sum(map(len, counted)) == third.bytes - progressivefile.FIRST
         assert len(web.requests) == 1
@@ -740,7 +741,7 @@ def test_a_run_becomes_one_file(tmp_path):
         assert rung.metric.value == pytest.approx(best[rung.widths], abs=1e-6)
     assert file.rungs[-1].widths == frontier.best()[-1].widths
     assert "run folder" in fails("export", out, "--format", "progressive", "--out", tmp_path / "x")
-    changed = json.loads((folder / "frontier.json").read_text()) | {"touch_up": "compensate"}
+    changed = unsealed((folder / "frontier.json").read_bytes()) | {"touch_up": "compensate"}
     (folder / "frontier.json").write_text(json.dumps(changed))
     words = ("export", folder, "--format", "progressive", "--out", tmp_path / "x")
     assert "--no-compensate" in fails(*words)

@@ -92,8 +92,9 @@ def answer(handler, web, first, end):
         body = body[: max(1, len(body) // 2)]
     try:
         for at in range(0, len(body), 512):
-            handler.wfile.write(body[at : at + 512])
-            web.sent += len(body[at : at + 512])
+            piece = body[at : at + 512]
+            web.sent += len(piece)  # before who asked can have it, and look at this
+            handler.wfile.write(piece)
     except OSError:
-        pass  # who asked has read enough
+        web.sent -= len(piece)  # who asked has read enough
     return None

@@ -7,9 +7,18 @@ command line can print it as it is.
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2000  # characters of a message; longer ones hold something from a file
+
 
 class WidthwiseError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose.
+
+    What a message names may come from a file: it is shown in one line, without control characters
+    that a terminal would obey, and shortened in its middle.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_shown(message))
 
 
 class CaptureError(WidthwiseError):
@@ -56,7 +65,15 @@ class TaskError(WidthwiseError):
     """A task could not be found or does not fit together."""
 
 
+def _shown(message: str) -> str:
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 + 5 :]}"
+    if message.isprintable():
+        return message
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+
+
 def or_rather(name: str, names: Iterable[str]) -> str:
     """The end of a sentence on a name that is not there: one like it, where there is any."""
-    close = difflib.get_close_matches(name, list(names), n=1)
+    close = difflib.get_close_matches(name[:100], list(names), n=1)
     return f"; did you mean {close[0]!r}?" if close else "."

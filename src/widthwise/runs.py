@@ -34,7 +34,8 @@ import torch
 
 from widthwise.errors import RunError
 from widthwise.measure.frontier import Frontier
-from widthwise.store.atomic import write_whole
+from widthwise.store.atomic import left_over, write_whole
+from widthwise.store.jsonfile import contents, sealed, unsealed
 from widthwise.store.lock import held
 from widthwise.version import VERSION
 
@@ -155,20 +156,25 @@ class Run:
     def record(self) -> Record:
         """What run.json says. Raises RunError when it is missing, damaged or foreign."""
         try:
-            text = self.record_file.read_bytes()
+            text = contents(self.record_file)
         except FileNotFoundError as error:
             raise RunError(_no_run(self.folder)) from error
         except OSError as error:
             raise RunError(
                 f"{self.record_file} cannot be read ({error.strerror}); make it readable."
             ) from error
+        except ValueError as error:
+            raise self._damaged() from error
         try:
-            return _read(json.loads(text))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise RunError(
-                f"{self.record_file} is damaged or was not written by this version of widthwise; "
-                "train again with --overwrite, or give another folder."
-            ) from error
+            return _read(unsealed(text))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise self._damaged() from error
+
+    def _damaged(self) -> RunError:
+        return RunError(
+            f"{self.record_file} is damaged or was not written by this version of widthwise; "
+            "train again with --overwrite, or give another folder."
+        )
 
     def finished_record(self) -> Record:
         """The record of a run that is done. Raises RunError while it is not."""
@@ -181,8 +187,7 @@ class Run:
 
     def write(self, record: Record) -> None:
         """Replace run.json. Raises FileError."""
-        text = json.dumps(asdict(record), indent=2, allow_nan=False) + "\n"
-        write_whole(self.record_file, [text.encode()])
+        write_whole(self.record_file, [sealed(asdict(record))])
 
 
 def hold(folder: Path) -> AbstractContextManager[None]:
@@ -202,7 +207,8 @@ def claim(folder: Path, settings: Settings, *, overwrite: bool = False) -> tuple
     """
     run = Run(folder)
     if not run.record_file.exists():
-        strangers = [p.name for p in folder.iterdir() if p.name != _LOCK]
+        names = [p.name for p in folder.iterdir() if p.name != _LOCK]
+        strangers = [name for name in names if not left_over(name)]
         if strangers:
             raise RunError(
                 f"{folder} is not empty and holds no run (it has {min(strangers)}); give another "
@@ -287,8 +293,14 @@ def _no_run(folder: Path) -> str:
 
 def _clear(run: Run) -> None:
     """Remove what runs write, and nothing else that the user may keep there."""
-    for path in run.files:
-        path.unlink(missing_ok=True)
+    try:
+        for path in run.files:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{run.folder} cannot be cleared ({error.strerror or error}); make it writable, or "
+            "give another --out."
+        ) from error
 
 
 def _difference(old: Settings, new: Settings) -> str:
@@ -326,6 +338,7 @@ def _read(data: Any) -> Record:
     """A record from JSON. Raises ValueError, TypeError or KeyError for anything else."""
     settings = Settings(**data["settings"])
     record = Record(**{**data, "settings": settings})
+    _need(record.finished is None or isinstance(record.finished, str), "a time")
     words = [settings.task, settings.method, record.command, record.started, record.metric]
     words += [settings.source, record.source]
     _need(all(isinstance(w, str) for w in (*words, *record.versions.values())), "a text")

@@ -143,7 +143,7 @@ def _by_budget(bench: Bench, name: str, unit: Unit, made: Sequence[Outcome]) -> 
 def note_of(made: Applied) -> str:
     """What a network is, in a few words."""
     variant = made.variant
-    full = made.net.full()
+    full = made.cut.manifest.sizes
     cut = [f"{name} {w}" for name, w in variant.widths.items() if w != full.get(name)]
     parts = [", ".join(cut[:6]) + (f" and {len(cut) - 6} more" if len(cut) > 6 else "")]
     if variant.sparsity:

@@ -117,9 +117,20 @@ def _unheard() -> Iterator[None]:
 
 
 def _apart() -> None:
-    """Out of the reach of Ctrl-C, which only the process that was started by hand handles."""
+    """Out of the reach of Ctrl-C, which only the process that was started by hand handles.
+
+    A worker ends with that process, however it ends: it would hold what it works on, for good.
+    """
     if hasattr(os, "setpgrp"):  # not on Windows
         os.setpgrp()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _stop(pool: ProcessPoolExecutor) -> None:

@@ -25,6 +25,7 @@ from widthwise.compare.outcome import Outcome
 from widthwise.compare.spec import Spec
 from widthwise.errors import FileError, RunError
 from widthwise.store.atomic import write_whole
+from widthwise.store.jsonfile import contents, sealed, unsealed
 
 _SPEC: Final = "spec.json"
 _EXTENDED: Final = ("seeds", "budgets", "methods")  # of which a folder may get more
@@ -47,6 +48,7 @@ def run(
     missing = [unit for unit in every if not _unit_file(folder, unit).exists()]
     kinds = sorted({(needed(unit.group), unit.seed) for unit in missing})
     lacking = [pair for pair in kinds if not _base_file(folder, *pair).exists()]
+    _tidy(folder)
     done, total = 0, len(lacking) + len(missing)
     shared = not isinstance(engine, Ray)  # whether workers see the folder
     given = {(k, s): (spec, k, s, _place(folder, k, s) if shared else None) for k, s in lacking}
@@ -57,7 +59,7 @@ def run(
     trained = {pair: _stored_base(folder, *pair, as_file=shared) for pair in kinds}
     tasks = {unit: (spec, unit, trained[needed(unit.group), unit.seed]) for unit in missing}
     for unit, outcomes in engine.run(cells.measure, tasks):
-        _write(_unit_file(folder, unit), [o.to_dict() for o in outcomes])
+        _write(_unit_file(folder, unit), {"outcomes": [o.to_dict() for o in outcomes]})
         done += 1
         told(done, total, f"{unit.name}: {_said(outcomes)}")
     return stored(spec, folder)
@@ -69,11 +71,17 @@ def stored(spec: Spec, folder: Path) -> list[Outcome]:
     for unit in units(spec, list(grouped(spec.methods))):
         path = _unit_file(folder, unit)
         if path.exists():
-            for data in _read(path):
-                outcome = Outcome.from_dict(data, path)
-                found[outcome.key] = outcome
+            found |= {outcome.key: outcome for outcome in read_outcomes(path)}
     order = [(m, b, s) for m in spec.methods for b in spec.budgets for s in range(spec.seeds)]
     return [found[key] for key in order if key in found]
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """The outcomes of the file of a unit. Raises FileError."""
+    data = _read(path)
+    if [*data] != ["outcomes"] or not isinstance(data["outcomes"], list):
+        raise _damaged(path)
+    return [Outcome.from_dict(each, path) for each in data["outcomes"]]
 
 
 def claim(spec: Spec, folder: Path) -> None:
@@ -104,10 +112,16 @@ def _place(folder: Path, kind: Kind, seed: int) -> Path:
     return folder / "trained" / f"{kind}-{seed}"
 
 
+def _tidy(folder: Path) -> None:
+    """Take away checkpoints of trainings that are done, where a run ended before it could."""
+    for path in (folder / "trained").glob("*.json"):
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+
+
 def _store_base(folder: Path, base: Base) -> None:
     assert isinstance(base.weights, bytes)
     path = _base_file(folder, base.kind, base.seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     write_whole(path.with_suffix(".safetensors"), [base.weights])
     _write(path, {"seconds": base.seconds})
     shutil.rmtree(_place(folder, base.kind, base.seed), ignore_errors=True)
@@ -116,20 +130,41 @@ def _store_base(folder: Path, base: Base) -> None:
 def _stored_base(folder: Path, kind: Kind, seed: int, *, as_file: bool) -> Base:
     path = _base_file(folder, kind, seed)
     weights = path.with_suffix(".safetensors")
-    seconds = _read(path)["seconds"]
+    seconds = _read(path).get("seconds")
+    if type(seconds) is not float:
+        raise _damaged(path)
     return Base(kind, seed, weights if as_file else weights.read_bytes(), seconds)
 
 
-def _write(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, [(json.dumps(data, indent=1, allow_nan=False) + "\n").encode()])
-
-
-def _read(path: Path) -> Any:
+def _make_folder(folder: Path) -> None:
     try:
-        return json.loads(path.read_bytes())
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(
+            f"{folder} could not be made ({error.strerror or error}); free some space there or "
+            "give another --out."
+        ) from error
+
+
+def _write(path: Path, data: Any) -> None:
+    _make_folder(path.parent)
+    write_whole(path, [sealed(data)])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = unsealed(contents(path))
+        # Files of before there was a checksum hold a list alone.
+        data = {"outcomes": data} if isinstance(data, list) else data
+        if not isinstance(data, dict):
+            raise ValueError("no table")
     except (OSError, ValueError) as error:
-        raise FileError(f"{path} is damaged; delete it to measure it again.") from error
+        raise _damaged(path) from error
+    return data
+
+
+def _damaged(path: Path) -> FileError:
+    return FileError(f"{path} is damaged; delete it to measure it again.")
 
 
 def _said(outcomes: Iterable[Outcome]) -> str:

@@ -58,9 +58,30 @@ class Outcome:
     def from_dict(cls, data: Mapping[str, Any], where: object) -> Outcome:
         """What `to_dict` gave. where: named in messages. Raises FileError for anything else."""
         try:
-            return cls(**data)
-        except TypeError as error:
+            found = cls(**data)
+            right = _right(found)
+        except TypeError:
+            right = False
+        if not right:
             raise FileError(
                 f"{where} holds no outcomes of this version of widthwise; delete it to measure "
                 "them again."
-            ) from error
+            )
+        return found
+
+
+def _right(found: Outcome) -> bool:
+    """Whether everything is of its type."""
+    if not isinstance(found.parts, dict) or not isinstance(found.metric, dict):
+        return False
+    texts = (found.method, found.note, found.base, *found.parts, *found.metric)
+    counts = (found.budget, found.bytes, found.params, found.nonzero, found.macs)
+    numbers = (found.latency_ms, found.shared_seconds, found.own_seconds)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(type(n) is int and n >= 0 for n in (*counts, *found.parts.values()))
+        and all(type(n) in (int, float) for n in (*numbers, *found.metric.values()))
+        and type(found.seed) is int
+        and type(found.reached) is bool
+        and (found.metric.keys() >= {"valid", "test"} or not found.reached)
+    )

@@ -17,6 +17,7 @@ from typing import Any
 from widthwise.errors import FileError, RunError
 from widthwise.sparse import Gradual
 from widthwise.store.atomic import write_whole
+from widthwise.store.jsonfile import contents, sealed, unsealed
 from widthwise.train.recipe import Recipe
 
 
@@ -86,7 +87,7 @@ class Cell:
 def save(path: Path, plan: Plan, cells: Sequence[Cell]) -> None:
     """Write plan and cells as JSON. Raises FileError."""
     body = {"plan": asdict(plan), "cells": [asdict(cell) for cell in cells]}
-    write_whole(path, [(json.dumps(body, indent=1, allow_nan=False) + "\n").encode()])
+    write_whole(path, [sealed(body)])
 
 
 def load(path: Path, plan: Plan | None = None) -> list[Cell]:
@@ -98,9 +99,10 @@ def load(path: Path, plan: Plan | None = None) -> list[Cell]:
     if not path.exists():
         return []
     try:
-        body = json.loads(path.read_bytes())
-        cells = [Cell(**cell) for cell in body["cells"]]
-        old = body["plan"]
+        body = unsealed(contents(path))
+        cells, old = [Cell(**cell) for cell in body["cells"]], body["plan"]
+        if {*body} != {"plan", "cells"} or not isinstance(old, dict) or not all(map(_right, cells)):
+            raise ValueError("its cells are no cells")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FileError(
             f"{path} is damaged or was not written by this version of widthwise; give another "
@@ -109,6 +111,23 @@ def load(path: Path, plan: Plan | None = None) -> list[Cell]:
     if plan is not None:
         _same(old, json.loads(json.dumps(asdict(plan))), path)
     return cells
+
+
+def _right(cell: Cell) -> bool:
+    """Whether everything is of its type."""
+    tables = (cell.metric, cell.further)
+    if not all(isinstance(table, dict) for table in tables):
+        return False
+    counts = (cell.bytes, cell.accounted, cell.nonzero, cell.params)
+    return (
+        isinstance(cell.kind, str)
+        and type(cell.seed) is int
+        and all(type(n) is int and n >= 0 for n in counts)
+        and all(
+            type(n) in (int, float)
+            for n in (cell.amount, cell.seconds, *(n for t in tables for n in t.values()))
+        )
+    )
 
 
 def _same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:

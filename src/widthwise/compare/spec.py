@@ -23,10 +23,13 @@ from typing import Any, Final
 from widthwise.compare.methods import METHODS
 from widthwise.errors import BudgetError, TaskError, or_rather
 from widthwise.measure.size import parse_size
+from widthwise.store.jsonfile import contents
 from widthwise.tasks.task import Task
 from widthwise.touchups import fine_tuning
 from widthwise.train.recipe import Recipe
 
+_LARGEST: Final = 64 * 1024  # bytes of a file
+_LARGEST_KEY: Final = 1000  # dots in a line
 _COUNTS: Final = ("seeds", "epochs", "fine_tune", "trials")
 
 
@@ -62,15 +65,26 @@ class Spec:
 def read(path: Path) -> Spec:
     """The spec in a TOML file. Raises TaskError in one sentence that says what to mend."""
     try:
-        return made(tomllib.loads(path.read_text(encoding="utf-8")))
+        return made(tomllib.loads(_text(path)))
     except OSError as error:
         raise TaskError(f"{path} cannot be read ({error.strerror}); give a TOML file.") from error
     except UnicodeDecodeError as error:
         raise TaskError(f"{path} is no text; give a TOML file.") from error
     except tomllib.TOMLDecodeError as error:
         raise TaskError(f"{path} is no TOML ({error}); mend that line.") from error
+    except (ValueError, RecursionError) as error:
+        raise TaskError(f"{path} is larger or deeper than a comparison; mend it.") from error
     except (TaskError, BudgetError) as error:
         raise TaskError(f"{path}: {error}") from error
+
+
+def _text(path: Path) -> str:
+    """Raises OSError, and ValueError for what is no text or would take long to read."""
+    text = contents(path, _LARGEST).decode("utf-8").replace("\r\n", "\n")
+    # A key of n names takes n squared steps.
+    if max(line.count(".") for line in text.split("\n")) > _LARGEST_KEY:
+        raise ValueError("a key of too many names")
+    return text
 
 
 def made(data: Mapping[str, Any]) -> Spec:

@@ -23,6 +23,7 @@ from typing import Any
 from widthwise.errors import BudgetError, FileError, WidthError
 from widthwise.measure.size import format_size, parse_size
 from widthwise.store.atomic import write_whole
+from widthwise.store.jsonfile import contents, sealed, unsealed
 from widthwise.variant import Widths
 
 FORMAT = "widthwise frontier"
@@ -162,7 +163,7 @@ class Frontier:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as JSON, whole or not at all. Raises FileError."""
-        return write_whole(path, [self.to_json().encode()])
+        return write_whole(path, [sealed({}, self.to_json())])
 
     def to_json(self) -> str:
         """It as JSON text, one point a line. Raises FileError for numbers that JSON cannot hold."""
@@ -181,7 +182,9 @@ class Frontier:
     def load(path: str | os.PathLike[str]) -> Frontier:
         """Read what `save` wrote. Raises FileError for anything else."""
         try:
-            text = Path(path).read_bytes()
+            text = contents(path)
+        except ValueError as error:
+            raise _foreign(str(path), error) from error
         except OSError as error:
             raise FileError(
                 f"{path} cannot be read ({error.strerror or error}); give one that a sweep wrote."
@@ -192,16 +195,13 @@ class Frontier:
     def from_json(text: str | bytes, name: str = "The text") -> Frontier:
         """From JSON; `name` stands in messages. Raises FileError."""
         try:
-            return _read(json.loads(text, parse_constant=_refuse))
+            return _read(unsealed(text if isinstance(text, bytes) else text.encode()))
         except _NewerError as error:
             raise FileError(
                 f"{name} was written by a newer widthwise; update widthwise."
             ) from error
         except _MALFORMED as error:
-            raise FileError(
-                f"{name} is not a frontier that widthwise wrote, or is damaged "
-                f"({str(error)[:200].rstrip('.')}); run the sweep again."
-            ) from error
+            raise _foreign(name, error) from error
 
 
 @dataclass(frozen=True)
@@ -298,8 +298,11 @@ class _NewerError(Exception):
     """A later version of the format."""
 
 
-def _refuse(text: str) -> Any:
-    raise ValueError(f"it holds {text}")
+def _foreign(name: str, error: Exception) -> FileError:
+    return FileError(
+        f"{name} is not a frontier that widthwise wrote, or is damaged "
+        f"({str(error)[:200].rstrip('.')}); run the sweep again."
+    )
 
 
 def _read(data: Any) -> Frontier:

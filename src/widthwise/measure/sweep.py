@@ -18,13 +18,16 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError, WidthError
+from widthwise.graph.sharded import summed, whole
 from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, params, runtime
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.metric import Metric, outputs_for
@@ -53,11 +56,14 @@ class Evaluation:
     batches: pairs (inputs, target), as an iterable that can be gone through again (a DataLoader, a
         list) or a function that returns one. inputs: a tensor, a tuple of arguments or a dict.
     metric: what is measured. split: the name of the data.
+    shared: between the processes of torch.distributed, each of which takes every n-th batch; all of
+        them evaluate together, on the same batches, and get the same values.
     """
 
     batches: Callable[[], Batches] | Batches
     metric: Metric
     split: str = "valid"
+    shared: bool = False
 
     def again(self) -> Batches:
         """The batches, from the first one."""
@@ -73,14 +79,15 @@ class Evaluation:
 
     def at(self, net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:
         """The metric of a network at each of several widths. Raises DataError."""
-        with torch.no_grad():
+        # Gathered once, since processes may not have as many batches.
+        with whole(net), torch.no_grad():
             return self._total(lambda inputs: _each(net, widths, inputs), len(widths))
 
     def _total(self, outputs: Callable[[Any], Iterable[Any]], number: int) -> list[float]:
         """The metric of `number` networks, whose outputs for a batch's inputs are given."""
         totals = torch.zeros(number, dtype=torch.float64)
         count = 0
-        for inputs, target in self.again():
+        for inputs, target in self._share():
             sums: list[Tensor | float] = []
             counted = 0
             for out in outputs(inputs):
@@ -88,12 +95,23 @@ class Evaluation:
                 sums.append(value)
             totals += _vector(sums)
             count += counted
+        if self._several():
+            totals, count = summed(totals), int(summed(torch.tensor(count)))
         if not count:
             raise DataError(
                 f"There is no batch to evaluate on in split {self.split!r}; give batches that can "
                 "be gone through again, such as a DataLoader or a list."
             )
         return [self._finished(total / count) for total in totals.tolist()]
+
+    def _several(self) -> bool:
+        return self.shared and dist.is_available() and dist.is_initialized()
+
+    def _share(self) -> Iterable[tuple[Any, Any]]:
+        """The batches of this process."""
+        if not self._several():
+            return self.again()
+        return islice(self.again(), dist.get_rank(), None, dist.get_world_size())
 
     def _finished(self, mean: float) -> float:
         try:
@@ -213,7 +231,7 @@ def sweep(
             with evaluating(module):
                 values.append(float(evaluate(module)))
         if math.isfinite(values[i]):
-            size = stored.bytes if pack == "none" else prepare(net, w, module, pack).bytes
+            size = stored.bytes if pack == "none" else stored.holding(module, pack).bytes
             points.append(meter.point(w, values[i], module, size))
         else:
             message = f"{dict(w)} is left out: its metric is {values[i]}."

@@ -6,7 +6,6 @@ load_picks(path)                   # what was saved; nothing when there is no su
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from widthwise.errors import FileError, WidthError
 from widthwise.measure.frontier import Frontier
 from widthwise.store.atomic import write_whole
+from widthwise.store.jsonfile import contents, sealed, unsealed
 from widthwise.variant import Widths
 
 
@@ -43,13 +43,18 @@ class Pick:
 def save_picks(path: Path, picks: Sequence[Pick]) -> None:
     """Write them whole or not at all. Raises FileError."""
     data = [asdict(replace(pick, widths=dict(pick.widths))) for pick in picks]
-    write_whole(path, [(json.dumps(data, indent=1, allow_nan=False) + "\n").encode()])
+    write_whole(path, [sealed({"picks": data})])
 
 
 def load_picks(path: Path) -> list[Pick]:
     """Read what `save_picks` wrote; no file means no picks. Raises FileError for anything else."""
     try:
-        return [_read(entry) for entry in json.loads(path.read_bytes())]
+        data = unsealed(contents(path))
+        # Files of before there was a checksum hold the list alone.
+        entries = data["picks"] if isinstance(data, dict) and [*data] == ["picks"] else data
+        if not isinstance(entries, list):
+            raise TypeError("no list")
+        return [_read(entry) for entry in entries]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -78,10 +83,15 @@ def size_range(frontier: Frontier, picks: Sequence[Pick]) -> tuple[int, int]:
 
 
 def _read(entry: dict[str, Any]) -> Pick:
+    if not isinstance(entry["widths"], dict):
+        raise TypeError("widths")
     pick = Pick(**{**entry, "widths": dict(Widths(entry["widths"]))})
     kinds = {"name": str, "bytes": int, "valid": float | None, "test": float | None}
     kinds |= {"file": str | None, "touch_up": str}
     for name, kind in kinds.items():
-        if not isinstance(getattr(pick, name), kind):
+        value = getattr(pick, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise TypeError(name)
+    if pick.bytes < 0:
+        raise ValueError("bytes")
     return pick

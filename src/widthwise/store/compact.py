@@ -35,11 +35,12 @@ from torch import Tensor
 from widthwise.errors import FileError
 from widthwise.store import tensorfile
 from widthwise.store.coding import Coded
-from widthwise.store.folding import folded, unfolded
-from widthwise.store.manifest import Manifest, from_notes, refuse, to_body, to_notes
+from widthwise.store.folding import MOST_TENSORS, folded, unfolded
+from widthwise.store.jsonfile import parsed, too_many
+from widthwise.store.manifest import Manifest, from_notes, to_body, to_notes
 from widthwise.store.packing import Packed, Parts
 
-MOST: Final = 4 * 1024**2  # bytes of a manifest's JSON; fifty thousand tensors need less
+MOST: Final = 4 * 1024**2  # bytes of a manifest's JSON; as many tensors as may be need less
 
 _NAME: Final = "widthwise"
 _LENGTH: Final = 4  # bytes
@@ -113,8 +114,10 @@ def _layout(manifest: Manifest) -> list[tuple[str, str, torch.dtype, int]]:
 
 def _deflated(manifest: Manifest) -> bytes:
     short = folded(to_body(manifest))
-    text = json.dumps(short, separators=(",", ":"), allow_nan=False).encode()
-    if len(text) > MOST:
+    said = json.dumps(short, separators=(",", ":"), allow_nan=False)
+    text = said.encode()
+    count = len(manifest.packed) + len(manifest.coded)
+    if len(text) > MOST or too_many(said) or count > MOST_TENSORS:
         raise FileError("The model has too many tensors for one packed file; split it.")
     maker = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
     return maker.compress(text) + maker.flush()
@@ -130,4 +133,4 @@ def _inflated(stream: Tensor, length: int) -> Any:
     whole = len(stream) == length and reader.eof and not reader.unused_data
     if len(text) > MOST or not whole:
         raise ValueError("it is not as long as was noted")
-    return json.loads(text, parse_constant=refuse)
+    return parsed(text)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,11 +29,13 @@ from widthwise.graph.own_class import Patch, held_sizes
 from widthwise.measure.size import parse_size
 from widthwise.store import compact, inputs, tensorfile
 from widthwise.store.codedfile import code_tensors, decode_tensors
-from widthwise.store.install import attributes, installed, tensors_of
+from widthwise.store.install import attributes, expected, installed, tensors_of
 from widthwise.store.manifest import Manifest, Measured, from_text, to_text
 from widthwise.store.packedfile import Pack, as_they_are, pack_tensors, unpack_tensors
 from widthwise.store.packing import Parts
 from widthwise.store.progressive import Progressive, is_progressive, load_progressive
+from widthwise.store.progressivefile import FIRST, progressive
+from widthwise.store.ranges import Begun, on_the_web, opened, whole
 from widthwise.variant import Widths
 
 # The sizes of torch's layers that a cut can change; of the user's classes every integer counts.
@@ -48,13 +51,15 @@ class Stored:
     """A network as a file would hold it.
 
     module: the cut network. tensors: by name, shared ones once. parts: of a packed file, the parts
-    of each tensor; none where the tensors are stored as they are.
+    of each tensor; none where the tensors are stored as they are. reason: why the cut is a graph
+    module; None where it is of the user's class.
     """
 
     module: nn.Module
     manifest: Manifest
     tensors: Mapping[str, Tensor]
     parts: Mapping[str, Parts] = field(default_factory=dict)
+    reason: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -70,6 +75,26 @@ class Stored:
         if self.manifest.version > 1:
             stored = (part for parts in self.parts.values() for part in parts.values())
         return sum(tensor.nbytes for tensor in stored)
+
+    def holding(
+        self,
+        module: nn.Module | None = None,
+        pack: Pack = "none",
+        bits: Mapping[str, Quantized] | None = None,
+    ) -> Stored:
+        """The same cut, not packed yet, with a module's tensors as they are now, packed.
+
+        Nothing is cut anew. Arguments are those of `save`. Raises FileError.
+        """
+        stored = self if module is None else _with_tensors_of(module, self)
+        return _packed(stored, pack, bits or {})
+
+    def write(self, path: str | os.PathLike[str], metric: Measured | None = None) -> Path:
+        """Write it to one file, whole or not at all; returns the path. Raises FileError."""
+        manifest = replace(self.manifest, measured=metric)
+        if manifest.version > 1:
+            return compact.write(path, manifest, self.parts)
+        return tensorfile.write(path, self.tensors, to_text(manifest))
 
 
 def save(
@@ -101,11 +126,7 @@ def save(
     The file appears whole or not at all. Raises WidthError, and FileError when it cannot be written
     or the network cannot be stored.
     """
-    stored = prepare(net, widths, module, pack, bits)
-    manifest = replace(stored.manifest, measured=metric)
-    if manifest.version > 1:
-        return compact.write(path, manifest, stored.parts)
-    return tensorfile.write(path, stored.tensors, to_text(manifest))
+    return prepare(net, widths, module, pack, bits).write(path, metric)
 
 
 def load(
@@ -119,31 +140,60 @@ def load(
         load("net.safetensors", make_model)
         load("https://example.org/net.safetensors", make_model, max_bytes="300kB")
 
-    path: of a file that `save` or `save_progressive` wrote; of the latter, an http or https address
-        too.
+    path: of a file that `save` or `save_progressive` wrote, or its http or https address.
     build: () -> the user's model at full size; its weights are not used.
     max_bytes: the most that may be read. Of a progressive file it is the widest network in its
-        first so many bytes, and no more are read; without it, the widest of all.
+        first so many bytes, and no more are read; without it, the widest of all. Of any other file
+        on a server, without it, no more are read than the full network would take.
 
     Raises FileError when the file is missing, damaged or not one of widthwise, or when it does not
     fit what `build` makes; BudgetError when it holds no network of so few bytes.
     """
+    if on_the_web(path):
+        return _from_web(str(path), build, None if max_bytes is None else parse_size(max_bytes))
     if is_progressive(path):
         return load_progressive(path, build, max_bytes=max_bytes)
     if max_bytes is not None:
         _small_enough(path, parse_size(max_bytes))
-    tensors, manifest = read(path)
-    return installed(build(), manifest, tensors, str(path))
+    module = build()
+    tensors, manifest = _tensors(*tensorfile.read(path), path, module)
+    return installed(module, manifest, tensors, str(path))
 
 
 def _small_enough(path: str | os.PathLike[str], most: int) -> None:
     """Raise BudgetError for a file of more bytes; one that is missing is for `read` to find."""
     size = Path(path).stat().st_size if Path(path).is_file() else 0
     if size > most:
-        raise BudgetError(
-            f"{path} holds one network of {size} bytes, which is more than {most}; allow as many, "
-            "or give a file that save_progressive wrote."
+        raise _too_large(path, size, most)
+
+
+def _too_large(path: str | os.PathLike[str], size: int, most: int) -> BudgetError:
+    return BudgetError(
+        f"{path} holds one network of {size} bytes, which is more than {most}; allow as many, or "
+        "give a file that save_progressive wrote."
+    )
+
+
+def _from_web(url: str, build: Callable[[], nn.Module], most: int | None) -> nn.Module:
+    """As `load`. most: bytes that may be read."""
+    with closing(opened(url)) as source:
+        first = source.read(0, FIRST if most is None else min(FIRST, most))
+        begun = Begun(source, first)
+        if progressive(first):
+            return Progressive(begun, most).load(build, max_bytes=most)
+        module = build()
+        held = sum(tensor.nbytes for tensor in tensors_of(module, []).values())
+        # Twice, for a cut that has tensors of its own besides, such as biases.
+        data = whole(begun, 2 * held + tensorfile.MAX_HEADER if most is None else most)
+    if data is None and most is not None:
+        raise _too_large(url, source.size or 0, most)
+    if data is None:
+        raise FileError(
+            f"{url} is larger than any network of {type(module).__name__}; check the address, or "
+            "allow more with max_bytes."
         )
+    tensors, manifest = _tensors(*tensorfile.unpacked(data, url), url, module)
+    return installed(module, manifest, tensors, url)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Manifest]:
@@ -156,10 +206,23 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Manifest]:
         with Progressive.open(path) as file:
             manifest, tensors = file.read(len(file.rungs) - 1)
         return tensors, manifest
-    stored, text = tensorfile.read(path)
+    return _tensors(*tensorfile.read(path), path)
+
+
+def _tensors(
+    stored: dict[str, Tensor],
+    text: str,
+    path: str | os.PathLike[str],
+    module: nn.Module | None = None,
+) -> tuple[dict[str, Tensor], Manifest]:
+    """module: the user's, at full size; nothing larger is then unpacked of a small file."""
     if not compact.packed(text):
         return stored, from_text(text, str(path))
     manifest, parts = compact.read(stored, text, path)
+    if module is not None:
+        shapes = {name: form.shape for name, form in manifest.packed.items()}
+        shapes |= {name: form.shape for name, form in manifest.coded.items()}
+        expected(module, manifest, shapes, str(path))
     tensors = unpack_tensors(manifest.packed, parts, path)
     tensors |= decode_tensors(manifest.coded, parts, path)
     return tensors | {n: torch.tensor(v) for n, v in manifest.scalars.items()}, manifest
@@ -183,8 +246,11 @@ def prepare(
     bits: Mapping[str, Quantized] | None = None,
 ) -> Stored:
     """The network at these widths as `save` would store it. Raises WidthError, FileError."""
-    stored = _prepared(net, widths, module)
-    coded = code_tensors(stored.tensors, bits or {})
+    return _whole(net, widths).holding(module, pack, bits)
+
+
+def _packed(stored: Stored, pack: Pack, bits: Mapping[str, Quantized]) -> Stored:
+    coded = code_tensors(stored.tensors, bits)
     left = {name: t for name, t in stored.tensors.items() if name not in coded}
     packed = pack_tensors(left, pack)
     if not coded and not packed:
@@ -202,10 +268,10 @@ def prepare(
     return replace(stored, manifest=manifest, parts=parts)
 
 
-def _prepared(net: nn.Module, widths: Mapping[str, int] | None, module: nn.Module | None) -> Stored:
+def _whole(net: nn.Module, widths: Mapping[str, int] | None) -> Stored:
+    """The cut with the network's own tensors, none packed."""
     if isinstance(net, Elastic):
-        stored = _from_net(net, net.complete(widths or {}))
-        return stored if module is None else _with_tensors_of(module, stored)
+        return _from_net(net, net.complete(widths or {}))
     if isinstance(net, fx.GraphModule):
         raise FileError(
             "A graph module cannot be stored without the network it was cut from; save it with "
@@ -245,7 +311,7 @@ def _from_net(net: Elastic, widths: Widths) -> Stored:
         constraints=net.constraints,
         outputs=net.outputs,
     )
-    return Stored(module, manifest, tensors)
+    return Stored(module, manifest, tensors, reason=reason)
 
 
 def _with_tensors_of(module: nn.Module, stored: Stored) -> Stored:
@@ -260,7 +326,7 @@ def _with_tensors_of(module: nn.Module, stored: Stored) -> Stored:
         raise FileError(
             "The module is not the network's cut at these widths; pass the widths it was cut to."
         )
-    return Stored(module, stored.manifest, tensors)
+    return replace(stored, module=module, tensors=tensors)
 
 
 def _untied(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -32,9 +32,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+MOST_TENSORS: Final = 20_000  # which take half a second to read
 MOST_NAMES: Final = 32 * 1024**2  # characters of all names together
 
 _RECENT: Final = 32
+_MEMBERS: Final = 8  # that a form has, or a list in it, at most
 _USUAL: Final[Mapping[str, Any]] = {"tied": {}, "inputs": None}
 _STORED: Final = ("packed", "coded")
 _TABLES: Final = {"n": "sizes", "w": "widths", "a": "patches", "i": "scalars"}
@@ -80,7 +82,7 @@ def unfolded(short: Mapping[str, Any]) -> dict[str, Any]:
     cut = _numbers(_unranked(_numbers(rest.pop("cut")), _numbers(rest.pop("new"))))
     parts = _numbers(rest.pop("parts"))
     tables: dict[str, Any] = {t: {} for t in (*_TABLES.values(), *_STORED, "full")}
-    _need(isinstance(forms, list), "there are no forms")
+    _need(isinstance(forms, list) and all(map(_short, forms)), "a form is none")
     _need(all(key.startswith(".") for key in _table(tree)), "something has no name")
     for name, node in _names(tree):
         own = {key for key in node if not key.startswith(".")}
@@ -93,6 +95,8 @@ def unfolded(short: Mapping[str, Any]) -> dict[str, Any]:
         if "a" in node:
             tables["patches"][name] = {key: _given(v, cut) for key, v in _table(node["a"]).items()}
         if "t" in node:
+            stored = len(tables["packed"]) + len(tables["coded"])
+            _need(stored < MOST_TENSORS, "it has too many tensors")
             _unfold_tensor(name, node["t"], tables, cut, forms, parts)
     _need(not cut and not parts, "there are more numbers than names")
     if "full" in rest:
@@ -151,7 +155,7 @@ def _unfold_tensor(
     _need(all(type(n) is int for n in dims), "a size is not a whole number")
     place = parts.pop()
     _need(place >= 0, "a form is not one of the list")
-    form = dict(_table(forms[place]))
+    form = dict(forms[place])
     count = form["numbers"]
     _need(type(count) is int and 0 <= count <= len(parts), "a form has other numbers")
     form["numbers"] = [parts.pop() for _ in range(count)]
@@ -161,6 +165,15 @@ def _unfold_tensor(
     # What is quantized says so: by its bits, or by how many values there are.
     table = "coded" if form.keys() & {"bits", "values"} else "packed"
     tables[table][name] = {**form, "shape": shape, "dtype": dtype}
+
+
+def _short(form: Any) -> bool:
+    """Whether a form is as small as any; it is copied for each of its tensors."""
+    return (
+        isinstance(form, dict)
+        and len(form) <= _MEMBERS
+        and not any(isinstance(v, list | dict) and len(v) > _MEMBERS for v in form.values())
+    )
 
 
 def _taken(value: Any, cut: list[int]) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from widthwise.errors import FileError
 
-LARGEST = 2**30  # numbers in one example input
+LARGEST = 12_000_000  # numbers in all inputs of an example together
 _PLAIN = (bool, int, float, str)
 _DTYPES = {
     str(t).removeprefix("torch."): t
@@ -29,15 +29,25 @@ _DTYPES = {
 
 
 def describe(value: Any) -> list[Any]:
-    """The form of nested inputs. Raises FileError for what JSON cannot say."""
+    """The form of nested inputs. Raises FileError for what JSON cannot say, and for huge ones."""
+    form = _described(value)
+    if _numbers(form) > LARGEST:
+        raise FileError(
+            f"A network stored as a graph needs example inputs of at most {LARGEST:,} numbers; "
+            "give smaller ones, for example a smaller batch."
+        )
+    return form
+
+
+def _described(value: Any) -> list[Any]:
     if isinstance(value, Tensor) and value.dtype in _DTYPES.values():
         return ["tensor", str(value.dtype).removeprefix("torch."), list(value.shape)]
     if value is None or type(value) in _PLAIN:
         return ["value", value]
     if type(value) in (tuple, list):
-        return [type(value).__name__, *map(describe, value)]
+        return [type(value).__name__, *map(_described, value)]
     if type(value) is dict and all(isinstance(k, str) for k in value):
-        return ["dict", *([k, describe(v)] for k, v in value.items())]
+        return ["dict", *([k, _described(v)] for k, v in value.items())]
     raise FileError(
         f"A network whose inputs hold a {type(value).__name__} cannot be stored as a graph; "
         "give inputs of tensors, numbers, tuples, lists and dicts."
@@ -49,7 +59,19 @@ def example(form: Any) -> Any:
 
     Raises ValueError for a form that `describe` did not make.
     """
+    if _numbers(form) > LARGEST:
+        raise ValueError("inputs of an unreasonable size")
     return _example(form, torch.Generator().manual_seed(0))
+
+
+def _numbers(form: Any) -> int:
+    """How many numbers the tensors of a form have together, empty dims counted as 1."""
+    if not isinstance(form, list) or not form:
+        return 0
+    if form[0] == "tensor":
+        shape = form[-1] if isinstance(form[-1], list) else []
+        return math.prod(max(1, n) for n in shape if type(n) is int)
+    return sum(_numbers(part) for part in form)
 
 
 def _example(form: Any, generator: torch.Generator) -> Any:
@@ -74,8 +96,8 @@ def _tensor(name: Any, shape: Any, generator: torch.Generator) -> Tensor:
     dtype = _DTYPES.get(name) if isinstance(name, str) else None
     if dtype is None or not isinstance(shape, list):
         raise ValueError("inputs of an unknown form")
-    if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) > LARGEST:
-        raise ValueError("an input's shape is not one of a reasonable size")
+    if not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 64:
+        raise ValueError("an input's shape is not one of a tensor")
     if not dtype.is_floating_point:
         return torch.zeros(shape, dtype=dtype)
     return torch.randn(shape, generator=generator).to(dtype)

@@ -6,6 +6,7 @@ captured and cut again.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 
@@ -16,6 +17,8 @@ from widthwise.errors import FileError, WidthwiseError
 from widthwise.graph.own_class import apply_patches, held_sizes
 from widthwise.store import inputs
 from widthwise.store.manifest import Manifest
+
+_CONSTANTS = 1_000_000  # numbers that a captured graph may hold beside the tensors of its module
 
 
 def installed(
@@ -33,10 +36,29 @@ def installed(
     if manifest.kind == "graph":
         module = _recut(module, manifest, path)
     else:
-        _fits(module, manifest, tensors, path)
+        _fits(module, manifest, {n: tuple(t.shape) for n, t in tensors.items()}, path)
         _set_sizes(module, manifest, path)
     _install(module, manifest, tensors, path)
     return module.eval()
+
+
+def expected(
+    module: nn.Module, manifest: Manifest, stored: Mapping[str, tuple[int, ...]], path: str
+) -> None:
+    """Raise FileError for tensors that are none of this module's, before any of them is read.
+
+    stored: name -> shape, of tensors by each of their names. So nothing is read that is larger than
+    the module itself, whatever a file promises.
+    """
+    mine = tensors_of(module, [name for name, _ in attributes(module)])
+    _fits(module, manifest, stored, path)
+    further = {name: shape for name, shape in stored.items() if name not in mine}
+    if manifest.kind == "class":
+        for name in further:
+            _holder(module, name, manifest, path)
+    most = sum(t.numel() for t in mine.values()) + _CONSTANTS
+    if sum(map(math.prod, further.values())) > most:
+        raise _misfit(path, manifest, "it has more besides than the model itself")
 
 
 def tensors_of(module: nn.Module, plain: list[str]) -> dict[str, Tensor]:
@@ -62,16 +84,18 @@ def _misfit(path: str, manifest: Manifest, problem: str) -> FileError:
     )
 
 
-def _fits(module: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor], path: str) -> None:
-    """Check that the full-size module is the one that was cut."""
+def _fits(
+    module: nn.Module, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]], path: str
+) -> None:
+    """Check that the full-size module is the one that was cut. shapes: of what is stored."""
     mine = tensors_of(module, [name for name, _ in attributes(module)])
-    for name in (n for n in mine if n in tensors):
-        here, stored = tuple(mine[name].shape), tuple(tensors[name].shape)
+    for name in (n for n in mine if n in shapes):
+        here, stored = tuple(mine[name].shape), shapes[name]
         if manifest.full is not None:
             wanted = tuple(manifest.full.get(manifest.tied.get(name, name), stored))
             if here != wanted:
                 raise _misfit(path, manifest, f"{name} is {here} there, {wanted} is needed")
-        elif len(here) != len(stored) or any(n > m for n, m in zip(stored, here, strict=True)):
+        if len(here) != len(stored) or any(n > m for n, m in zip(stored, here, strict=True)):
             raise _misfit(path, manifest, f"{name} is {here} there, {stored} in the file")
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import torch
@@ -23,8 +24,11 @@ from widthwise.store.terms import layout_as
 from widthwise.variant import Widths
 
 MOST_RUNGS: Final = 255
+MOST_TENSORS: Final = 20_000
+MOST_PARTS: Final = 60_000  # tensors times rungs, which take half a second to look at
 
 _TYPES: Final = {name: dtype for dtype, name in DTYPES.items()}
+_SCALED: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64)
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 _NEEDED: Final = {"class", "axes", "tensors", "patches", "metrics", "sha256"}
 _SHARED: Final = ("inputs", "constraints", "outputs")  # as in the manifest of a plain file
@@ -35,28 +39,31 @@ _OPTIONAL: Final = {"kinds", "tied", "whole", "scaled", "scalars", "absent", *_S
 class Entry:
     """A tensor that is stored.
 
-    dims: as terms.py has them. axes: the size of each axis and its widths. whole: whether each
-    shell holds all that its rung keeps, because it is another tensor in every rung, rather than
-    what is new. scaled: the dims for which what is kept is multiplied by full size / kept size.
+    dims: as terms.py has them. axes: for each rung the size of each axis and its width. whole:
+    whether each shell holds all that its rung keeps, because it is another tensor in every rung,
+    rather than what is new. scaled: the dims for which what is kept is multiplied by full size /
+    kept size.
     """
 
     dtype: torch.dtype
     dims: tuple[Any, ...]
-    axes: tuple[tuple[int, ...], ...]
+    axes: Sequence[Sequence[tuple[int, int]]]
     whole: bool
     scaled: tuple[int, ...]
 
     def layouts(self, rung: int) -> shells.Layouts:
         """What a rung keeps of it."""
-        kept = [(numbers[0], numbers[rung + 1]) for numbers in self.axes]
-        return tuple(layout_as(dim, kept) for dim in self.dims)
+        return tuple(layout_as(dim, self.axes[rung]) for dim in self.dims)
 
     def items(self, rung: int) -> int:
         """How many numbers of it are in the shell of a rung."""
-        kept = math.prod(shells.shape(self.layouts(rung)))
-        if self.whole or not rung:
-            return kept
-        return kept - math.prod(shells.shape(self.layouts(rung - 1)))
+        below = 0 if self.whole or not rung else self._kept[rung - 1]
+        return self._kept[rung] - below
+
+    @cached_property
+    def _kept(self) -> list[int]:
+        """How many numbers each rung keeps."""
+        return [math.prod(shells.shape(self.layouts(rung))) for rung in range(len(self.axes))]
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,9 @@ class Ladder:
         metrics = _each(body["metrics"], count)
         axes = {name: _axis(numbers, count) for name, numbers in _table(body["axes"]).items()}
         widths = [Widths({n: numbers[k + 1] for n, numbers in axes.items()}) for k in range(count)]
+        tensors = sum(len(_table(body.get(name, {}))) for name in ("tensors", "whole"))
+        most = min(MOST_TENSORS, MOST_PARTS // count)
+        _need(tensors <= most, "it has too many tensors for so many rungs")
         return Ladder(
             widths=tuple(widths),
             metrics=tuple(map(measured_as, metrics)),
@@ -120,6 +130,11 @@ class Ladder:
     def tied(self) -> dict[str, str]:
         """Further names of tensors -> their names."""
         return _table(self.body.get("tied", {}))
+
+    def sizes(self) -> list[int]:
+        """Bytes of each shell."""
+        entries = self.entries.values()
+        return [sum(e.items(k) * e.dtype.itemsize for e in entries) for k in range(len(self))]
 
     def pieces(self, rung: int) -> list[Piece]:
         """What the shell of a rung holds, one after another."""
@@ -161,6 +176,12 @@ class Ladder:
         return from_body(data, 1, body["metrics"][rung], self.torch, self.widthwise)
 
 
+def by_rung(axes: Iterable[Sequence[int]], rungs: int) -> list[list[tuple[int, int]]]:
+    """Size and width of every axis, for each rung. axes: the size of each and its widths."""
+    every = list(axes)
+    return [[(numbers[0], numbers[k + 1]) for numbers in every] for k in range(rungs)]
+
+
 def _patches(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return list(_table(body["patches"]).items())
 
@@ -181,13 +202,17 @@ def _entries(
     names = {*nested, *whole, *_table(body.get("scalars", {}))}
     said = len(nested) + len(whole) + len(body.get("scalars", {}))
     _need(len(names) == said and {*scaled} <= {*nested}, "a tensor is there twice, or not at all")
+    kept = by_rung(axes.values(), len(body["sha256"]))
     for name, described in (nested | whole).items():
         _need(isinstance(described, list) and described[0] in _TYPES, "a tensor has no type")
         _need(len(described) <= 65, "a tensor has too many dims")
         dims = tuple(scaled.get(name, ()))
         _need(all(type(d) is int and 0 <= d < len(described) - 1 for d in dims), "a dim")
         dtype, *terms = described
-        entry = Entry(_TYPES[dtype], tuple(terms), tuple(axes.values()), name in whole, dims)
+        entry = Entry(_TYPES[dtype], tuple(terms), kept, name in whole, dims)
+        _need(not dims or _TYPES[dtype] in _SCALED, "its type cannot be multiplied")
+        shape = shells.shape(entry.layouts(0))
+        _need(all(shape[d] for d in dims), "a dim of no entries cannot be multiplied")
         # torch counts in 64 bits, and multiplies the other dims where one is zero.
         full = math.prod(max(1, n) for n in shells.full_shape(entry.layouts(0)))
         _need(full < 2**63, "a shape is not one of a tensor")

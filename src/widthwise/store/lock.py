@@ -45,16 +45,27 @@ def _opened(folder: Path, file: str | None) -> int | None:
 
 
 def _lock(handle: int | None, folder: Path) -> None:
-    if handle is None:
-        return
-    import fcntl  # not on Windows
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    # Some network file systems have no locks, and no run should fail for that.
+    if handle is not None and locked(handle) is False:
         raise RunError(
             f"{folder} is in use by another widthwise process; wait until it is done, or give "
             "another folder."
-        ) from error
+        )
+
+
+def locked(handle: int) -> bool | None:
+    """Lock an open file or folder until it is closed, or the process ends, whichever way.
+
+    Returns False where another process has it, None where there are no locks.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     except OSError:
-        pass  # some network file systems have no locks, and no run should fail for that
+        return None
+    return True

@@ -24,6 +24,7 @@ from widthwise.graph.constraints import Constraints
 from widthwise.graph.own_class import Patch
 from widthwise.store.coding import Coded
 from widthwise.store.describing import coded_as, description, packed_as
+from widthwise.store.jsonfile import parsed
 from widthwise.store.packing import Packed
 from widthwise.variant import Widths
 from widthwise.version import VERSION
@@ -35,6 +36,10 @@ FORMAT_VERSION = 3  # of files with quantized tensors; 2 with packed ones, 1 wit
 TORCH = re.sub(r"\+.*", "", torch.__version__)  # without the build, e.g. +cpu
 NOTES = 192  # bytes of the notes in the file
 SHORT_NOTES = 96  # the same in packed files
+
+
+# What reading JSON that widthwise did not write can raise.
+_MALFORMED = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, WidthError)
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def believed(read: Callable[[], T], name: str) -> T:
         return read()
     except NewerError as error:
         raise FileError(f"{name} was written by a newer widthwise; update widthwise.") from error
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, WidthError) as error:
+    except _MALFORMED as error:
         raise FileError(
             f"{name} has a manifest that widthwise did not write ({str(error)[:200].rstrip('.')}); "
             "save it again."
@@ -159,7 +164,7 @@ def believed(read: Callable[[], T], name: str) -> T:
 
 
 def _from_text(text: str) -> Manifest:
-    data = json.loads(text, parse_constant=refuse)
+    data = parsed(text)
     _need(isinstance(data, dict) and data.pop("format", None) == FORMAT, "another format")
     version = data.pop("version")
     _check_version(version, 1)
@@ -171,7 +176,7 @@ def _from_text(text: str) -> Manifest:
 
 
 def _from_notes(text: str, body: Callable[[], Any]) -> Manifest:
-    notes = json.loads(text, parse_constant=refuse)
+    notes = parsed(text)
     _need(isinstance(notes, list) and len(notes) == 4, "other notes")
     _check_version(notes[0], 2)
     return from_body(body(), *notes)
@@ -197,11 +202,6 @@ class NewerError(Exception):
     """A later version of the format."""
 
 
-def refuse(text: str) -> Any:
-    """For numbers that JSON has not: NaN, infinities. Raises ValueError."""
-    raise ValueError(f"it holds {text}")
-
-
 def _check_version(version: Any, least: int) -> None:
     _need(type(version) is int and version >= least, "no version")
     if version > FORMAT_VERSION:
@@ -212,6 +212,7 @@ def from_body(data: Any, version: int, metric: Any, torch: Any, widthwise: Any) 
     """Read back `to_body`, and the notes. Raises ValueError and its like for anything else."""
     names = {"kind", "class", "widths", "sizes", "patches", "full", "tied", "inputs"}
     names |= {"packed", "coded", "scalars"} if version >= 2 else set()
+    _need(isinstance(data, dict), "a table is missing")
     odd = data.keys() - {"constraints", "outputs"} ^ names
     _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
     _need(data["kind"] in ("class", "graph"), f"kind {data['kind']!r}")

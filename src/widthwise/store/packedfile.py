@@ -28,6 +28,7 @@ Pack = Literal["none", "zeros", "zstd"]
 compressed."""
 
 _LEVEL: Final = 3  # weights are noise: more effort gains nothing
+_WINDOW: Final = 2**23  # bytes that a frame may ask for, or as many as it becomes
 _NOTED: Final = 10  # bytes of the manifest that a packed tensor adds, and each compressed part
 
 
@@ -133,11 +134,12 @@ def _decompressed(part: Tensor, size: int) -> Tensor:
     zstandard = _zstandard()
     made = torch.empty(size, dtype=torch.uint8)
     left = made.numpy().data
+    reader = zstandard.ZstdDecompressor(max_window_size=min(max(_WINDOW, size), 2**31))
     try:
-        with zstandard.ZstdDecompressor().stream_reader(part.contiguous().numpy().data) as reader:
-            while left and (count := reader.readinto(left)):
+        with reader.stream_reader(part.contiguous().numpy().data) as stream:
+            while left and (count := stream.readinto(left)):
                 left = left[count:]
-            more = reader.read(1)
+            more = stream.read(1)
     except zstandard.ZstdError as error:
         raise ValueError(f"it cannot be decompressed: {error}") from error
     if left or more:

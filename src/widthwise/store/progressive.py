@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from widthwise.errors import BudgetError, FileError, WidthError
 from widthwise.measure.size import format_size, parse_size
 from widthwise.store import progressivefile, shells
-from widthwise.store.install import installed
+from widthwise.store.install import expected, installed
 from widthwise.store.ladder import Entry
 from widthwise.store.manifest import Manifest, Measured, believed
 from widthwise.store.ranges import Source, opened
@@ -126,9 +126,11 @@ class Progressive:
         Raises FileError when the file is damaged, ends before that rung or does not fit what
         `build` makes, WidthError for a rung that it has not, BudgetError where none fits.
         """
-        chosen = self._chosen(rung, max_bytes)
-        manifest, tensors = self.read(chosen)
-        return installed(build(), manifest, tensors, self._source.name)
+        chosen, module = self._chosen(rung, max_bytes), build()
+        manifest, shapes = believed(lambda: self._shapes(chosen), self._source.name)
+        expected(module, manifest, shapes, self._source.name)
+        _, tensors = self.read(chosen)
+        return installed(module, manifest, tensors, self._source.name)
 
     def grow(self, build: Callable[[], nn.Module], *, to: int | None = None) -> nn.Module:
         """The network of a wider rung, the next one unless told, reading only what it adds.
@@ -210,6 +212,15 @@ class Progressive:
                 raise FileError(f"{name} is damaged in rung {number}; copy or download it again.")
             self._shells.append(shell)
         self._ahead = read[last - ends[held] :]
+
+    def _shapes(self, rung: int) -> tuple[Manifest, dict[str, tuple[int, ...]]]:
+        """How to build the network of a rung, and the shapes of its tensors."""
+        ladder = self._ladder
+        shapes = {n: shells.shape(e.layouts(rung)) for n, e in ladder.entries.items()}
+        shapes |= dict.fromkeys(ladder.scalars(rung), ())
+        shapes |= {name: shapes[to] for name, to in ladder.tied.items()}
+        absent = ladder.absent(rung)
+        return ladder.manifest(rung), {n: s for n, s in shapes.items() if n not in absent}
 
     def _assembled(self, rung: int) -> tuple[Manifest, dict[str, Tensor]]:
         ladder = self._ladder

@@ -27,8 +27,9 @@ import torch
 from widthwise.errors import BudgetError, FileError
 from widthwise.store.atomic import write_whole
 from widthwise.store.compact import MOST
-from widthwise.store.ladder import MOST_RUNGS, Ladder, Piece
-from widthwise.store.manifest import TORCH, NewerError, believed, refuse
+from widthwise.store.jsonfile import parsed
+from widthwise.store.ladder import MOST_RUNGS, Ladder
+from widthwise.store.manifest import TORCH, NewerError, believed
 from widthwise.store.ranges import Source
 from widthwise.store.tensorfile import DTYPES
 from widthwise.version import VERSION
@@ -42,6 +43,7 @@ _BEGIN: Final = b'{"__metadata__":{"progressive":"'
 _ZEROS: Final = "0" * 64
 _SUM: Final = slice(8 + len(_BEGIN), 8 + len(_BEGIN) + 64)  # where the digits are in the file
 _MANIFEST: Final = "widthwise"
+_TYPES: Final = {name: dtype for dtype, name in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def write(path: str | os.PathLike[str], body: Mapping[str, Any], shells: Sequenc
     manifest = _filled(maker.compress(text) + maker.flush(), b"\0")
     ladder = Ladder.read(json.loads(text), TORCH, VERSION)
     sizes = [len(manifest), *map(len, shells)]
-    start = _header(sizes, _item(ladder.pieces(0)), _ZEROS) + manifest
+    start = _header(sizes, _item(ladder), _ZEROS) + manifest
     digest = hashlib.sha256(start).hexdigest()
     start = start[: _SUM.start] + digest.encode() + start[_SUM.stop :]
     return write_whole(path, [start, *shells])
@@ -139,9 +141,9 @@ def _filled(data: bytes, by: bytes) -> bytes:
     return data + by * (-len(data) % 8)
 
 
-def _item(pieces: Sequence[Piece]) -> torch.dtype:
+def _item(ladder: Ladder) -> torch.dtype:
     """The type of the shells' entries: that of all tensors, or bytes where there are several."""
-    types = {piece.dtype for piece in pieces}
+    types = {entry.dtype for entry in ladder.entries.values()}
     return types.pop() if len(types) == 1 else torch.uint8
 
 
@@ -167,8 +169,10 @@ def _sizes(header: bytes, name: str) -> tuple[list[int], str, str]:
 
 
 def _parsed(header: bytes) -> tuple[list[int], str, str]:
-    entries = json.loads(header, parse_constant=refuse)
-    notes = entries.pop("__metadata__")[_MANIFEST]
+    entries = parsed(header)
+    metadata = entries.pop("__metadata__")
+    _need({*metadata} == {"progressive", _MANIFEST}, "it has other notes")
+    notes = metadata[_MANIFEST]
     count = len(entries) - 1
     names = [_MANIFEST, *(f"shell.{k}" for k in range(count))]
     _need({*names} == {*entries} and 1 <= count <= MOST_RUNGS, "it has other entries than shells")
@@ -185,11 +189,16 @@ def _parsed(header: bytes) -> tuple[list[int], str, str]:
     _need(len(types) == 1 and entries[_MANIFEST]["dtype"] == "U8", "its shells are of other types")
     item = types.pop()
     _need(isinstance(item, str), "its shells have no type")
+    size = _TYPES[item].itemsize
+    shapes = [[n // (size if k else 1)] for k, n in enumerate(sizes)]
+    _need([entries[n]["shape"] for n in names] == shapes, "an entry has another shape")
+    members = {"dtype", "shape", "data_offsets"}
+    _need(all({*entries[n]} == members for n in names), "an entry has other members")
     return sizes, item, notes
 
 
 def _ladder(notes: str, stream: bytes, sizes: Sequence[int], item: str) -> Ladder:
-    said = json.loads(notes, parse_constant=refuse)
+    said = parsed(notes)
     _need(isinstance(said, list) and len(said) == 3, "other notes")
     _need(type(said[0]) is int and said[0] >= FORMAT_VERSION, "no version")
     if said[0] > FORMAT_VERSION:
@@ -197,10 +206,8 @@ def _ladder(notes: str, stream: bytes, sizes: Sequence[int], item: str) -> Ladde
     _need(all(isinstance(word, str) for word in said[1:]), "no versions")
     ladder = Ladder.read(_inflated(stream, len(sizes)), said[1], said[2])
     _need(len(ladder) == len(sizes), "it has more or fewer shells than rungs")
-    for rung, size in enumerate(sizes):
-        pieces = ladder.pieces(rung)
-        _need(sum(piece.bytes for piece in pieces) == size, "a shell is of another size")
-        _need(DTYPES[_item(pieces)] == item, "its shells are of another type")
+    _need(DTYPES[_item(ladder)] == item, "its shells are of another type")
+    _need(ladder.sizes() == list(sizes), "a shell is of another size")
     return ladder
 
 
@@ -213,7 +220,7 @@ def _inflated(stream: bytes, rungs: int) -> Any:
         raise ValueError(f"it cannot be read: {error}") from error
     whole = reader.eof and len(reader.unused_data) < 8 and not any(reader.unused_data)
     _need(len(text) <= most and whole, "it is not as long as was noted")
-    return json.loads(text, parse_constant=refuse)
+    return parsed(text)
 
 
 def _need(condition: object, problem: str) -> None:

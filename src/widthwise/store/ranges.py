@@ -7,7 +7,8 @@
 From a server each range is one request (RFC 9110, section 14). One that knows no ranges sends
 everything, of which only what is needed is read: its answer is kept open until it is closed, so
 that reading on does not begin again. What was interrupted is continued where it stopped. That the
-file is still the same is asked for (If-Range) and checked.
+file is still the same is asked for (If-Range) and checked. A server that sends hardly anything is
+given up (connecting.py, SLOWEST).
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 
 from widthwise.errors import FileError
+from widthwise.store import connecting
+from widthwise.store.jsonfile import ordinary
 
-TIMEOUT: Final = 30.0  # seconds without a byte
+SLOWEST: Final = 1000  # bytes a second, once connecting.TIMEOUT has gone by
 TRIES: Final = 4  # in a row that bring nothing
 PAUSE = 0.25  # seconds before the second try; twice as long before each further one
 
@@ -48,12 +51,51 @@ class Source(ABC):
         """Let go of what is open; it may still be read from."""
 
 
+class Begun(Source):
+    """A source whose first bytes were read, which are not asked for again."""
+
+    def __init__(self, source: Source, first: bytes) -> None:
+        self.name, self.source, self.first = source.name, source, first
+
+    @property
+    def size(self) -> int | None:  # type: ignore[override]
+        """That of the source, which it may say late."""
+        return self.source.size
+
+    def read(self, start: int, end: int) -> bytes:
+        """As of the source."""
+        known = self.first[start:end]
+        rest = max(start, len(self.first))
+        return known + (self.source.read(rest, end) if rest < end else b"")
+
+    def close(self) -> None:
+        """Let go of the source."""
+        self.source.close()
+
+
+def whole(source: Source, most: int) -> bytes | None:
+    """All of it; None where it is larger, of which nothing is read.
+
+    Something was read before, so that its size is known. Raises FileError where it is not.
+    """
+    if source.size is None:
+        raise FileError(
+            f"{source.name} is served without its size; download it first, or serve it from a "
+            "plain web server."
+        )
+    return source.read(0, source.size) if source.size <= most else None
+
+
+def on_the_web(place: str | os.PathLike[str]) -> bool:
+    """Whether it is written as an address, and not as a path."""
+    return isinstance(place, str) and "://" in place
+
+
 def opened(place: str | os.PathLike[str]) -> Source:
     """A file, or what is at an http or https address. Raises FileError for other addresses."""
-    scheme, colon, _ = str(place).partition("://")
-    if not isinstance(place, str) or not colon:
+    if not isinstance(place, str) or not on_the_web(place):
         return _File(Path(place))
-    if scheme.lower() not in ("http", "https"):
+    if place.partition("://")[0].lower() not in ("http", "https"):
         raise FileError(f"{place} is not an address of http or https; download the file first.")
     return _Web(place)
 
@@ -62,7 +104,7 @@ class _File(Source):
     def __init__(self, path: Path) -> None:
         self.name, self.path = str(path), path
         try:
-            self.size = path.stat().st_size
+            self.size = ordinary(path)
         except OSError as error:
             raise self._unreadable(error) from error
 
@@ -91,13 +133,15 @@ class _Web(Source):
         self.name, self.url = url, url
         self.size: int | None = None
         self.validator: tuple[str, str] | None = None
-        self._opener = _opener()
+        self._opener = connecting.opener()
+        self._began, self._received = 0.0, 0  # when reading began, and bytes since then
         self._answer: http.client.HTTPResponse | None = None  # of everything, being read
         self._at = 0  # how far it was read
 
     def read(self, start: int, end: int) -> bytes:
         got = bytearray()
         tries = 0
+        self._began, self._received = time.monotonic(), 0
         while len(got) < end - start and not self._ends_at(start + len(got)):
             before = len(got)
             problem = "it sends fewer bytes than it said"
@@ -106,6 +150,12 @@ class _Web(Source):
             except _INTERRUPTED as error:
                 self.close()
                 problem = _reason(error)
+            except ValueError as error:
+                self.close()
+                raise FileError(
+                    f"{self.name} is no address, or answered in a form that is none of the web's "
+                    f"({str(error)[:200]}); check the address."
+                ) from error
             tries = 0 if len(got) > before else tries + 1
             if tries == TRIES:
                 raise FileError(f"{self.name} cannot be read ({problem}); try again later.")
@@ -131,15 +181,23 @@ class _Web(Source):
         assert answer is not None
         while self._at < end:
             ahead = place - self._at  # of a server that begins at the first byte
-            piece = answer.read(min(_CHUNK, ahead if ahead > 0 else end - self._at))
+            piece = answer.read1(min(_CHUNK, ahead if ahead > 0 else end - self._at))
             if not piece:
                 self.close()
                 return
             self._at += len(piece)
             if ahead <= 0:
                 got += piece
+            self._received += len(piece)
+            self._fast_enough()
         if answer.status == 206:
             self.close()
+
+    def _fast_enough(self) -> None:
+        """Raise FileError for a server that would keep its reader for ever."""
+        seconds = time.monotonic() - self._began - connecting.TIMEOUT
+        if seconds > 0 and self._received < SLOWEST * seconds:
+            raise FileError(f"{self.name} comes too slowly; try again later.")
 
     def _ask(self, start: int, end: int) -> None:
         """Request a range. Raises FileError for an answer that is none of this file."""
@@ -148,7 +206,7 @@ class _Web(Source):
             headers["If-Range"] = self.validator[1]
         asked = request.Request(self.url, headers=headers)  # noqa: S310 - http and https alone
         try:
-            answer = self._opener.open(asked, timeout=TIMEOUT)
+            answer = self._opener.open(asked, timeout=connecting.TIMEOUT)
         except HTTPError as error:
             with error:
                 if error.code >= 500 or error.code in (408, 429):
@@ -206,18 +264,6 @@ class _Web(Source):
 
     def _changed(self) -> FileError:
         return FileError(f"{self.name} changed while it was read; open it again.")
-
-
-def _opener() -> request.OpenerDirector:
-    """http and https, redirects among them, and nothing else."""
-    opener = request.OpenerDirector()
-    for handler in (
-        *(request.ProxyHandler(), request.HTTPHandler(), request.HTTPSHandler()),
-        *(request.HTTPRedirectHandler(), request.HTTPDefaultErrorHandler()),
-        *(request.HTTPErrorProcessor(), request.UnknownHandler()),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def _reason(error: BaseException) -> str:

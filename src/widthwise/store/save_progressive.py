@@ -24,7 +24,7 @@ from widthwise.errors import FileError, WidthError
 from widthwise.graph.slicing import part
 from widthwise.store import progressivefile, shells
 from widthwise.store.file import Stored, prepare
-from widthwise.store.ladder import MOST_RUNGS, Entry
+from widthwise.store.ladder import MOST_RUNGS, Entry, by_rung
 from widthwise.store.manifest import Measured, described_metric, to_body
 from widthwise.store.tensorfile import DTYPES
 from widthwise.store.terms import described
@@ -104,19 +104,25 @@ class _Made:
 
     def _values(self, name: str) -> list[Tensor | None]:
         """A tensor in each rung, by whichever of its names a rung has."""
-        alike = [name, *(n for n, to in self.tied.items() if to == name)]
+        alike = self._alike(name)
         return [next((s.tensors[n] for n in alike if n in s.tensors), None) for s in self.stored]
+
+    def _alike(self, name: str) -> list[str]:
+        """All names of a tensor; the engine knows it by one of them."""
+        return [name, *(n for n, to in self.tied.items() if to == name)]
 
     def _entry(self, name: str) -> Entry:
         full, axes = self.state[name], self.net.table
         if full.dtype not in DTYPES:
             raise FileError(f"{name} of type {full.dtype} cannot be stored; convert it first.")
         numbers = {axis: place for place, axis in enumerate(self.axes, start=1)}
-        terms = self.net.relations.state.get(name)
+        known, alike = self.net.relations.state, self._alike(name)
+        terms = next((known[n] for n in alike if n in known), None)
         dims = full.shape if terms is None else [described(t, axes, numbers) for t in terms]
         consumed = self.net.relations.consumed if self.net.draw.scale else ()
-        scales = tuple(d for d in range(full.dim()) if (name, d) in consumed)
-        entry = Entry(full.dtype, tuple(dims), tuple(self.axes.values()), False, scales)
+        scales = tuple(d for d in range(full.dim()) if any((n, d) in consumed for n in alike))
+        kept = by_rung(self.axes.values(), len(self.rungs))
+        entry = Entry(full.dtype, tuple(dims), kept, False, scales)
         nested = all(
             value is None or _same(value, _part(entry, full, rung))
             for rung, value in enumerate(self.values[name])

@@ -11,7 +11,6 @@ at a time. The file is the one that `save` writes of a network with weights.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from widthwise.errors import FileError
 from widthwise.graph.slicing import KeptDim, part, simple
 from widthwise.store import tensorfile
 from widthwise.store.file import prepare
+from widthwise.store.jsonfile import contents, parsed
 from widthwise.store.manifest import to_text
 
 INDEX = "model.safetensors.index.json"
@@ -158,15 +158,24 @@ def _files(source: Path) -> dict[str, Path]:
 def _indexed(index: Path) -> dict[str, Path]:
     """The files that an index names, which lie beside it."""
     try:
-        table = json.loads(index.read_bytes())["weight_map"]
+        table = parsed(contents(index))["weight_map"]
         files = {str(name): str(file) for name, file in table.items()}
     except OSError as error:
-        raise FileError(f"{index} cannot be read ({error.strerror or error}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FileError(
+            f"{index} cannot be read ({error.strerror or error}); copy or download it again."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(
             f"{index} is not an index of safetensors files; copy or download it again."
         ) from error
-    outside = [file for file in files.values() if Path(file).name != file]
+    outside = [file for file in files.values() if not _beside(file)]
     if outside:
-        raise FileError(f"{index} names the file {outside[0]}, which is not beside it; correct it.")
+        raise FileError(
+            f"{index} names the file {outside[0]!r}, which is not beside it; correct it."
+        )
     return {name: index.parent / file for name, file in files.items()}
+
+
+def _beside(file: str) -> bool:
+    """Whether a name is that of a file in the same folder, on any system."""
+    return file not in ("", ".", "..") and Path(file).name == file and not {*file} & {*"\\:\0"}

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from widthwise.errors import FileError
 from widthwise.store.atomic import write_whole
+from widthwise.store.jsonfile import contents, parsed, too_many
 
-MAX_HEADER = 32 * 1024**2  # bytes; a thousand layers need less than one MiB
+MAX_HEADER = 16 * 1024**2  # bytes; a thousand layers need less than one MiB
 _START = b'{"__metadata__":{"sha256":"'
 _ZEROS = "0" * 64
 _SUM = slice(8 + len(_START), 8 + len(_START) + 64)  # where the digits are in the file
@@ -80,11 +81,16 @@ def write_one_by_one(
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
     """The tensors, on the CPU, and the manifest. Raises FileError for a file that is not whole."""
     try:
-        data = Path(path).read_bytes()
+        data = contents(path, most=None)
     except OSError as error:
         raise FileError(
             f"{path} cannot be read ({error.strerror or error}); give a file that widthwise saved."
         ) from error
+    return unpacked(data, path)
+
+
+def unpacked(data: bytes, path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], str]:
+    """What `read` gives, of a file's bytes. path: where they are from. Raises FileError."""
     manifest = _check(data, path)
     try:
         return safetensors.torch.load(data), manifest
@@ -111,9 +117,10 @@ def _header(tensors: Mapping[str, Tensor], manifest: str, digest: str) -> bytes:
             "data_offsets": [offset, end],
         }
         offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
+    said = json.dumps(entries, separators=(",", ":"))
+    text = said.encode()
     text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER:
+    if len(text) > MAX_HEADER or too_many(said):
         raise FileError(f"The model has too many tensors for one file ({len(tensors)}); split it.")
     return len(text).to_bytes(8, "little") + text
 
@@ -138,9 +145,10 @@ def _check(data: bytes, path: str | os.PathLike[str]) -> str:
     if digest.hexdigest().encode() != data[_SUM]:
         raise FileError(broken)
     try:
-        manifest = json.loads(data[8 : 8 + length])["__metadata__"]["widthwise"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        metadata = parsed(data[8 : 8 + length])["__metadata__"]
+        manifest = metadata["widthwise"]
+    except (ValueError, KeyError, TypeError):
         raise FileError(foreign) from None
-    if not isinstance(manifest, str):
+    if not isinstance(manifest, str) or {*metadata} != {"sha256", "widthwise"}:
         raise FileError(foreign)
     return manifest

@@ -28,7 +28,8 @@ from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError, or_rather
 from widthwise.formats import Format
 from widthwise.importance.masks import Masks, held_at_zero, keep
-from widthwise.store.file import prepare, read, save
+from widthwise.store.file import Stored, read
+from widthwise.store.file import prepare as prepared
 from widthwise.store.manifest import Measured
 from widthwise.store.packedfile import Pack
 from widthwise.variant import Variant, Widths
@@ -55,12 +56,13 @@ class Applied:
     """A variant of a network, made.
 
     module: it, on its own; its zeros are exact and its quantized weights are what a file holds.
-    masks: which weights stay, bool, by tensor. record: the quantized tensors, for `save`.
+    cut: what it was made from, for its file. masks: which weights stay, bool, by tensor.
+    record: the quantized tensors, for its file.
     """
 
-    net: Elastic
     variant: Variant
     module: nn.Module
+    cut: Stored
     masks: Masks = field(default_factory=dict)
     record: Mapping[str, Quantized] = field(default_factory=dict)
 
@@ -70,22 +72,18 @@ class Applied:
         return "zeros" if self.variant.sparsity else "none"
 
     @property
+    def stored(self) -> Stored:
+        """It as its file holds it. Raises FileError."""
+        return self.cut.holding(self.module, self.pack, self.record)
+
+    @property
     def bytes(self) -> int:
         """Bytes of the file that `save` writes."""
-        widths = self.variant.widths
-        return prepare(self.net, widths, self.module, self.pack, self.record).bytes
+        return self.stored.bytes
 
     def save(self, path: str | os.PathLike[str], metric: Measured | None = None) -> Path:
         """Write it to one file, whole or not at all; returns the path. Raises FileError."""
-        return save(
-            self.net,
-            path,
-            widths=self.variant.widths,
-            module=self.module,
-            metric=metric,
-            pack=self.pack,
-            bits=self.record,
-        )
+        return self.stored.write(path, metric)
 
 
 def apply(
@@ -110,13 +108,15 @@ def apply(
     QuantizationError; and what the functions given raise.
     """
     widths = Widths(net.complete(variant.widths))
-    module = net.cut(widths)
+    cut = prepared(net, widths)
+    net.warn_of_graph(cut.reason)
+    module = cut.module
     if prepare is not None:
         module = prepare(module, widths)
     masks = _masks(module, _named_there(net, module, variant.sparsity), score)
     with held_at_zero(module, masks):
         record = _written(module, _named_there(net, module, variant.bits), train, calibration)
-    return Applied(net, variant, module.eval(), masks, record)
+    return Applied(variant, module.eval(), cut, masks, record)
 
 
 def _masks(module: nn.Module, sparsity: Mapping[str, float], score: Score) -> Masks:

@@ -21,6 +21,7 @@ from typing import Any
 from widthwise.choose.draws import hashed
 from widthwise.errors import FileError
 from widthwise.store.lock import held
+from widthwise.vary.journalfile import Lines
 
 Study = Any
 Trial = Any  # of optuna, which not everyone has
@@ -88,6 +89,25 @@ def next_trial(
     return study.ask()
 
 
+def kept(path: Path) -> list[Trial]:
+    """All trials of all searches of a file that came to an end, even while one goes on.
+
+    Raises FileError, and ModuleNotFoundError without optuna.
+    """
+    logging = optuna().logging
+    said = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        storage = _read(path)
+        studies = [study._study_id for study in storage.get_all_studies()]
+        trials = [trial for i in studies for trial in storage.get_all_trials(i, deepcopy=False)]
+        return [trial for trial in trials if trial.state.is_finished()]
+    except Exception as error:  # its reader checks nothing, so that anything may go wrong in it
+        raise _damaged(path) from error
+    finally:
+        logging.set_verbosity(said)
+
+
 def end_trial(
     study: Study, trial: Trial, *, value: float | None, excess: float, notes: Mapping[str, Any]
 ) -> None:
@@ -108,25 +128,26 @@ def end_trial(
 
 
 def _storage(path: Path) -> Any:
-    """The file as optuna reads it, which unpickles nothing of it. Raises FileError."""
-    journal = optuna().storages.journal
-
-    def read() -> Any:
-        # Of the two locks the one that Windows has as well; `held` is the one that matters.
-        backend = journal.JournalFileBackend(str(path), journal.JournalFileOpenLock(str(path)))
-        return optuna().storages.JournalStorage(backend)
-
+    """The file as optuna sees it; nothing of it is unpickled. Raises FileError."""
     try:
-        storage = read()
-        return read() if _mended(path) else storage
+        storage = _read(path)
+        return _read(path) if _mended(path) else storage
     except OSError as error:
         raise FileError(
             f"{path} cannot be written ({error.strerror}); give another journal."
         ) from error
     except Exception as error:  # its reader checks nothing, so that anything may go wrong in it
-        raise FileError(
-            f"{path} is damaged, or not the journal of a search; delete it, or give another."
-        ) from error
+        raise _damaged(path) from error
+
+
+def _read(path: Path) -> Any:
+    return optuna().storages.JournalStorage(Lines(path))
+
+
+def _damaged(path: Path) -> FileError:
+    return FileError(
+        f"{path} is damaged, or not the journal of a search; delete it, or give another."
+    )
 
 
 def _mended(path: Path) -> bool:

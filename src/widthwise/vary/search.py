@@ -38,7 +38,7 @@ from widthwise.measure.sweep import Evaluation, Meter
 from widthwise.variant import Variant
 from widthwise.vary.apply import Applied, Prepare, Score, Train, apply, magnitudes
 from widthwise.vary.budget import Costs, Limits, largest
-from widthwise.vary.journal import Study, Trial, end_trial, finished, next_trial, opened
+from widthwise.vary.journal import Study, Trial, end_trial, finished, kept, next_trial, opened
 from widthwise.vary.space import Choice, Space, weights
 
 FORMATS: Final = (None, Uniform(8), Uniform(4), Uniform(3), Uniform(2))
@@ -144,6 +144,18 @@ def search(
             trial = next_trial(study, number, beginning, seed)
             end_trial(study, trial, **work.outcome(trial))
         return _found(study, limits, trials, path)
+
+
+def tried(journal: str | os.PathLike[str]) -> tuple[Tried, ...]:
+    """What all searches of a file have tried within their limits, even while one goes on.
+
+    Raises FileError, and ModuleNotFoundError without optuna.
+    """
+    path = Path(journal)
+    try:
+        return tuple(_told(trial) for trial in kept(path) if trial.value is not None)
+    except (KeyError, TypeError, ValueError, WidthError) as error:
+        raise FileError(f"{path} is damaged; delete it, or give another journal.") from error
 
 
 class _Work:

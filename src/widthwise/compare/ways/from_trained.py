@@ -66,18 +66,16 @@ def neurons(bench: Bench, score: str, budget: int) -> Iterator[Made]:
             return
     as_cut = apply(net, Variant(widths), prepare=prepare)
     yield Made(name, as_cut)
-    yield Made(f"{name}, fine-tuned", _again(as_cut, bench))
+    yield Made(f"{name}, fine-tuned", _again(net, as_cut, bench))
 
 
 def _compensated(bench: Bench, net: Elastic, module: nn.Module, widths: Widths) -> nn.Module:
     return importance.compensate(module, net, widths, bench.batches)
 
 
-def _again(made: Applied, bench: Bench) -> Applied:
+def _again(net: Elastic, made: Applied, bench: Bench) -> Applied:
     """The same network, fine-tuned."""
-    return apply(
-        made.net, made.variant, prepare=lambda module, widths: made.module, train=bench.tuned()
-    )
+    return apply(net, made.variant, prepare=lambda module, widths: made.module, train=bench.tuned())
 
 
 def weights(bench: Bench, score: str, budget: int) -> Iterator[Made]:
