@@ -32,9 +32,11 @@ from widthwise.serve.app import create_app
 from widthwise.serve.drawing import Frame, as_data
 from widthwise.serve.examples import Gallery
 from widthwise.serve.guard import LARGEST
-from widthwise.serve.words import gives_up, smaller
+from widthwise.serve.runs_view import Views, read
+from widthwise.serve.words import MADE, gives_up, how_made, smaller
 from widthwise.store.file import load
 from widthwise.tasks.resolve import resolve
+from widthwise.touchups import TouchUp
 from widthwise.variant import Widths
 
 HOST = "http://127.0.0.1:8765"
@@ -130,11 +132,60 @@ def test_a_pick_whose_file_lies_elsewhere_is_not_served(run, tmp_path):
     outside = tmp_path / "secret.safetensors"
     outside.write_bytes(b"secret")
     (run / "link.safetensors").symlink_to(outside)
-    names = ["../secret.safetensors", str(outside), "run.json", "link.safetensors"]
+    names = ["../secret.safetensors", str(outside), "run.json", "link.safetensors", "a\0.b"]
     save_picks(run / "picks.json", [Pick(n, {"fc1": 7}, 6, 0.5, 0.5, file=n) for n in names])
     view = client(run, cache=tmp_path / "c").get("/api/runs/0").json()
     assert not [c for c in view["choices"] if c["name"]]
     assert "not in the run folder" in " ".join(view["notes"])
+
+
+def test_how_a_network_was_made_is_said():
+    assert how_made("") == "cut"
+    assert how_made("zeros, bits") == "cut, single weights left out, weights in few bits"
+    for step in (*TouchUp, "zeros", "bits"):
+        assert step in ("none", *MADE), step
+
+
+def test_what_was_pruned_or_searched_is_on_the_curve(run, tmp_path):
+    works("prune", "digits", "--from", run, "--sparsity", 0.5, "--out", run / "sparse.safetensors")
+    works("search", run, "--max-bytes", "4kB", "--trials", 3, "--out", run / "found.safetensors")
+    web = client(run, cache=tmp_path / "c")
+    view = web.get("/api/runs/0").json()
+    named = {c["name"]: c for c in view["choices"] if c["name"]}
+    assert named["sparse"]["made"].startswith("cut, single weights left out; stored as sparse.")
+    assert "test split" in named["sparse"]["made"]
+    assert "found" in named or ["found"] in [c["names"] for c in view["choices"]]
+    assert 1 <= len(view["tried"]) <= 3
+    assert all(t["bytes"] <= 4000 and "tried in a search" in t["text"] for t in view["tried"])
+    picks = {p.name: p for p in load_picks(run / "picks.json")}
+    assert named["sparse"]["metric"] == picks["sparse"].valid
+    for name in ("sparse", "found"):
+        got = web.get(f"/api/runs/0/download/{named.get(name, named['sparse'])['id']}.safetensors")
+        assert got.status_code == 200
+    (run / "search.jsonl").write_text("[]\n")  # broken: said, and the rest is shown
+    view = web.get("/api/runs/0").json()
+    assert view["tried"] == []
+    assert "What searches have tried is not shown" in " ".join(view["notes"])
+    assert len(view["choices"]) >= 7
+
+
+def test_what_was_pruned_elsewhere_is_no_pick(run, tmp_path):
+    works("prune", "digits", "--from", run, "--sparsity", 0.5, "--out", tmp_path / "x.safetensors")
+    assert not (run / "picks.json").exists()
+
+
+def test_a_run_is_read_again_only_when_it_changed(run, monkeypatch):
+    views = Views()
+    first = views.view(0, run)
+    counted = []
+    monkeypatch.setattr("widthwise.serve.runs_view.read", lambda f: counted.append(f) or read(f))
+    assert views.view(0, run) is first
+    assert counted == []
+    save_picks(run / "picks.json", [Pick("a", {"fc1": 9}, 6, 0.5, 0.5, file="a.safetensors")])
+    assert "not in the run folder" in " ".join(views.view(0, run).notes)
+    (run / "a.safetensors").write_bytes(b"a")
+    assert "a" in {c.name for c in views.view(0, run).choices}
+    assert len(counted) == 2
 
 
 def test_seeds_are_averaged_and_the_first_is_served(tmp_path, trained):
@@ -160,9 +211,7 @@ def test_seeds_are_averaged_and_the_first_is_served(tmp_path, trained):
         (lambda f: shutil.rmtree(f), "no run folder", "widthwise train TASK"),
         (lambda f: (f / "picks.json").write_text("{"), "damaged", "choose the sizes again"),
         (
-            lambda f: (f / "run.json").write_text(
-                (f / "run.json").read_text().replace('"finished"', '"interrupted"', 1)
-            ),
+            lambda f: Run(f).write(replace(Run(f).record(), status="interrupted")),
             "not finished",
             "widthwise train digits",
         ),
@@ -277,7 +326,8 @@ def test_answers_are_those_of_the_cut_network(web, trained):
             assert given["label"] == str(int(label))
             assert given["right"] == (label == target).item()
             assert given["top"][0]["share"] == pytest.approx(share.item(), abs=1e-5)
-    assert "PyTorch" in said_["latency"]
+    assert "PyTorch" in said_["runtime"]
+    assert said_["latency"].endswith(" ms")
 
 
 def test_the_examples_are_drawn_from_the_tensors(web):
@@ -443,9 +493,37 @@ def test_files_and_networks_are_kept_a_few_at_a_time(run, tmp_path, monkeypatch)
         sizes.append(len(got.content) == choice["bytes"])
     assert all(sizes)
     assert len(list(cache.iterdir())) == 2
-    kept = made.Recent(2, lambda value: None)
+    kept = made.Recent(2)
     assert [kept.get(i, lambda i=i: i) for i in (1, 2, 1, 3)] == [1, 2, 1, 3]
     assert list(kept.kept) == [1, 3]  # 2 was used longest ago
+
+
+def test_large_ones_are_kept_fewer_at_a_time(monkeypatch):
+    monkeypatch.setattr(made, "ROOM", 10)
+    kept = made.Recent(9, size=lambda value: value)
+    for size in (4, 5, 3):
+        kept.get(size, lambda size=size: size)
+    assert list(kept.kept) == [5, 3]
+    assert kept.get(99, lambda: 99) == 99  # one is kept however large
+    assert list(kept.kept) == [99]
+
+
+def test_a_file_stays_until_it_was_sent(run, tmp_path, monkeypatch):
+    """Each answer has a link of its own, which outlives the cache's and goes with the answer."""
+    monkeypatch.setattr(made, "FILES", 1)
+    cache = tmp_path / "c"
+    web = client(run, cache=cache)
+    ids = [c["id"] for c in web.get("/api/runs/0").json()["choices"]]
+    networks, shown = made.Networks(cache), Views().shown(run)
+    with networks.turn():
+        lent = networks.lent(shown, ids[0], "safetensors")
+        networks.file(shown, ids[1], "safetensors")  # takes the first one's place
+    assert len(lent.path.read_bytes()) == lent.bytes
+    lent.path.unlink()
+    assert len(list(cache.iterdir())) == 1
+    for _ in range(3):
+        assert web.get(f"/api/runs/0/download/{ids[0]}.safetensors").status_code == 200
+    assert len(list(cache.iterdir())) == 2  # of each cache one
 
 
 def test_too_many_at_once_are_sent_away(web, trained, monkeypatch):
@@ -456,6 +534,21 @@ def test_too_many_at_once_are_sent_away(web, trained, monkeypatch):
         pass
     with one.turn():  # its place was given back
         pass
+    with monkeypatch.context() as patched:
+        patched.setattr(made, "WAITING", 2)
+        patched.setattr(made, "PATIENCE", 0.01)
+        two = made.Networks(trained)
+        with two.turn(), pytest.raises(made.BusyError, match="took too long"), two.turn():
+            pass
+
+    def busy(*_):
+        raise made.BusyError("Too many.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(made.Networks, "turn", busy)
+        told = web.get(f"/api/runs/0/differences/{view['full']}")
+        assert said(told, 429) == "Too many."
+        assert told.headers["retry-after"] == "1"
     results = []
 
     def ask() -> None:
@@ -534,7 +627,15 @@ def test_a_large_request_is_not_read_to_its_end(web):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "[", ""]
+    "host",
+    [
+        "evil.example",
+        "evil.example:8765",
+        "127.0.0.1.evil.example",
+        "127.0.0.1:1.evil.example",
+        "[",
+        "",
+    ],
 )
 def test_other_names_for_this_machine_are_refused(web, host):
     for path in ("/", "/api/runs", "/page.js", "/openapi.json"):
@@ -580,7 +681,7 @@ def test_a_mistake_of_the_server_shows_no_traceback(web, monkeypatch):
     def broken(*_):
         raise RuntimeError("secret/path")
 
-    monkeypatch.setattr("widthwise.serve.app.view", broken)
+    monkeypatch.setattr(Views, "view", broken)
     assert "secret" not in said(web.get("/api/runs"), 500)
 
 
@@ -688,6 +789,7 @@ def test_the_command_says_what_is_wrong(tmp_path, trained):
 
 def test_without_fastapi_it_says_what_to_install(trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "widthwise.serve.server", raising=False)
     assert "widthwise[serve]" in fails("serve", trained)
 
 

@@ -202,6 +202,57 @@ def test_the_slider_by_keyboard(opened):
     expect(page.locator("#said")).to_contain_text("accuracy")
 
 
+def test_what_is_stored_and_tried_is_marked_and_said(opened, trained):
+    page = opened.open()
+    assert page.is_visible("#key-pick")
+    assert page.is_hidden("#key-ring")  # nothing was searched
+    frontier = Frontier.load(trained / "frontier.json")
+    first, last = sorted(frontier.points, key=lambda p: p.bytes)[::11]
+    tried = [{"bytes": (first.bytes + last.bytes) // 2, "metric": first.metric, "text": "x"}]
+    page.route(
+        "**/api/runs/0",
+        lambda route: route.fulfill(json=route.fetch().json() | {"tried": tried}),
+    )
+    page.reload()
+    page.wait_for_selector("html[data-ready=yes]")
+    assert page.is_visible("#key-ring")
+    assert page.locator("#chart circle.ring").count() == 1
+    half = page.evaluate(f"{VIEW}.then((v) => v.choices.find((c) => c.name === 'half'))")
+    page.check("input[value=size]", force=True)
+    page.focus("#slider")
+    page.keyboard.press("Home")
+    for _ in range(12):
+        if page.get_attribute("#main", "data-choice") == half["id"]:
+            assert "stored as half.safetensors" in opened.text("details")
+            # Its time was not measured in the sweep, but it is, here.
+            expect(page.locator("#latency")).to_contain_text("ms")
+        page.keyboard.press("ArrowRight")
+    assert half["latency_ms"] is None
+
+
+def test_a_busy_server_is_asked_again(opened):
+    page = opened.open()
+    opened.answered()
+    left = [2]
+
+    def busy(route):
+        left[0] -= 1
+        if left[0] < 0:
+            return route.continue_()
+        headers = {"Retry-After": "0"}
+        return route.fulfill(status=429, headers=headers, json={"error": "Too many."})
+
+    page.route("**/predict", busy)
+    page.focus("#slider")
+    page.keyboard.press("Home")
+    opened.answered()
+    page.wait_for_function("document.getElementById('here').textContent.includes('ms')")
+    assert left[0] < 0
+    assert opened.text("try-note") == ""
+    assert all("429" in c for c in opened.complaints)  # the browser's own words
+    opened.complaints.clear()
+
+
 def test_everything_is_reached_by_tab(opened):
     page = opened.open()
     opened.answered()

@@ -192,8 +192,7 @@ def test_folders_that_hold_no_finished_run_are_no_source(plain, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no run.json" in fails("order", "digits", "--from", tmp_path / "empty", "--out", "x")
     run = Path(shutil.copytree(plain, tmp_path / "begun"))
-    text = (run / "run.json").read_text()
-    (run / "run.json").write_text(text.replace('"finished"', '"interrupted"', 1))
+    Run(run).write(replace(Run(run).record(), status="interrupted"))
     assert "not finished" in fails("order", "digits", "--from", run, "--out", tmp_path / "x")
 
 
@@ -320,9 +319,7 @@ def test_a_trained_run_is_compensated_only_when_asked_for(plain, tmp_path):
     assert "(valid, touch-up compensate)" in works(*sweep, "--compensate")
     assert "touch-up compensate" in works(*words)
     assert works("pick", run, "--max-bytes", "20kB").endswith("touch-up          compensate\n")
-    (run / "frontier.json").write_text(
-        (run / "frontier.json").read_text().replace('"compensate"', '"magic"')
-    )
+    replace(Frontier.load(run / "frontier.json"), touch_up="magic").save(run / "frontier.json")
     assert "not known here ('magic'); name one with --touch-up" in fails(*words)
     works(*words, "--touch-up", "none")
 

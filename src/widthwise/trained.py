@@ -23,9 +23,10 @@ from widthwise.elastic import Elastic, NothingToCutWarning
 from widthwise.errors import FileError, ScoreError
 from widthwise.importance import by_name
 from widthwise.importance.by_name import WeightScore
+from widthwise.report.picks import Pick
 from widthwise.runs import Record, Run, Settings, State, begin, claim, now
 from widthwise.sources import Source, apart, model_of
-from widthwise.steps import evaluation, sample, store_checked, writable
+from widthwise.steps import evaluation, note, sample, store_checked, writable
 from widthwise.store import scorefile
 from widthwise.store.packedfile import Pack, check
 from widthwise.store.packing import accounting
@@ -131,6 +132,9 @@ def prune(
 ) -> Pruned:
     """Make single weights zero and store the network in `out`, packed as `save` takes it.
 
+    A run whose own network it is notes the file among its picks, where that goes into its folder
+    (`home`), which must be held then.
+
     Raises DataError, FileError, CaptureError, ScoreError, TrainingError.
     """
     if not 0 <= how.sparsity < 1:
@@ -163,6 +167,8 @@ def prune(
     )
     net.eval()
     after = store_checked(net, net.full(), net.cut(net.full()), out, task, data, pack)
+    if (run := home(source, out)) is not None:
+        note(run, _picked(net, out, how, after))
     found = dict(net.model.named_parameters())
     return Pruned(
         before,
@@ -174,3 +180,16 @@ def prune(
         bytes=out.stat().st_size,
         accounted=accounting([*found.values(), *net.model.buffers()]),
     )
+
+
+def home(source: Source, out: Path) -> Run | None:
+    """The run whose own network is read, where the file goes into its folder: it notes the file."""
+    run = Run(out.resolve().parent)
+    own = source.file.resolve() == run.model.resolve() and run.record_file.exists()
+    return run if own else None
+
+
+def _picked(net: Elastic, out: Path, how: Pruning, after: Mapping[str, float]) -> Pick:
+    touched = "zeros, fine-tune" if how.fine_tune else "zeros"
+    widths, size = dict(net.full()), out.stat().st_size
+    return Pick(out.stem, widths, size, after["valid"], after["test"], out.name, touched)

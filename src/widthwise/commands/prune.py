@@ -1,6 +1,7 @@
 """`widthwise prune TASK`: single weights of a trained network set to zero."""
 
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from widthwise.commands.common import (
 from widthwise.importance import by_name
 from widthwise.measure.size import format_size
 from widthwise.report import text
+from widthwise.runs import hold
 from widthwise.sources import find
 from widthwise.store.packedfile import Pack
 from widthwise.tasks.resolve import resolve
@@ -85,8 +87,10 @@ def prune(
         raise typer.BadParameter("give --dense or --compress, not both.")
     found = resolve(task)
     how = trained.Pruning(sparsity, score, rounds, fine_tune, samples, seed)
-    with all_or_nothing():
+    with all_or_nothing(), ExitStack() as held:
         weights = find(found, source)
+        if (run := trained.home(weights, out)) is not None:
+            held.enter_context(hold(run.folder))
         done = trained.prune(
             found, weights, out, how, pack=_pack(dense, compress), progress=notes.is_terminal
         )

@@ -5,7 +5,7 @@ import tempfile
 import webbrowser
 from pathlib import Path
 from threading import Timer
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,6 @@ EXAMPLES = (
     "widthwise serve runs/digits",
     "widthwise serve runs/digits runs/mnist --port 9000 --open",
 )
-_CONNECTIONS: Final = 64
 
 
 @told
@@ -41,9 +40,8 @@ def serve(
 
     The page shows every measured width of a run, and asks nothing but this machine.
     """
-    import uvicorn
-
     from widthwise.serve.app import create_app
+    from widthwise.serve.server import server
 
     missing = [folder for folder in runs if not folder.is_dir()]
     if missing:
@@ -57,10 +55,7 @@ def serve(
         if show:
             Timer(0.5, webbrowser.open, [address]).start()
         app = create_app(runs, Path(cache), host=host)
-        config = uvicorn.Config(
-            app, log_level="warning", limit_concurrency=_CONNECTIONS, server_header=False
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+        server(app).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

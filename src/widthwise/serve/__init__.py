@@ -1,7 +1,8 @@
 """The picker: a local page on which one chooses memory against accuracy.
 
-uvicorn.run(create_app([Path("runs/digits")]), port=8765)      # as `widthwise serve` does
+server(create_app([Path("runs/digits")], cache), port=8765).run()      # as `widthwise serve` does
 
+server.py       how many may ask, and how long they may keep it waiting
 guard.py        who may ask, and how much
 runs_view.py    what a run folder shows, as data; reads files, computes nothing
 words.py        what a smaller network gives up, in plain words

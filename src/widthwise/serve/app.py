@@ -12,7 +12,7 @@ Whatever goes wrong is {"error": "One sentence."}. Runs are numbers and networks
 looked up among those that are known: nothing that is asked for becomes part of a path.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -22,14 +22,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from widthwise.errors import WidthwiseError
 from widthwise.serve import code
 from widthwise.serve.answers import Answer, Differences, answer, where_they_differ
 from widthwise.serve.examples import Examples, Picture
 from widthwise.serve.guard import LOOPBACK, Guard
-from widthwise.serve.networks import BusyError, Form, GoneError, Networks, file_name
-from widthwise.serve.runs_view import RunName, RunView, Shown, one_line, read, view
+from widthwise.serve.networks import BusyError, Form, GoneError, Networks, file_name, known
+from widthwise.serve.runs_view import RunName, RunView, Shown, Views, one_line
 from widthwise.version import VERSION
 
 _SCRIPT: Final = "text/javascript; charset=utf-8"
@@ -73,12 +74,13 @@ class Pair(BaseModel):
 class Answers(BaseModel):
     """In the order of the examples. latency, full_latency: of one call here, measured once.
 
-    seen: the drawing as the networks got it.
+    runtime: what ran them. seen: the drawing as the networks got it.
     """
 
     pairs: list[Pair]
     latency: str
     full_latency: str
+    runtime: str
     seen: Picture | None = None
 
 
@@ -96,20 +98,32 @@ class Problem(BaseModel):
     error: str
 
 
+class Lent(FileResponse):
+    """A file of this answer's own, which goes when the answer has gone, or was interrupted."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, or a range of it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            Path(self.path).unlink(missing_ok=True)
+
+
 class Routes:
     """What the routes answer. folders: of the runs. networks: made when they are asked for."""
 
     def __init__(self, folders: Sequence[Path], networks: Networks) -> None:
         self.folders, self.networks = list(folders), networks
+        self.views = Views()
 
     def runs(self) -> list[RunName]:
         """The runs that are served."""
-        views = [view(i, folder) for i, folder in enumerate(self.folders)]
+        views = [self.views.view(i, folder) for i, folder in enumerate(self.folders)]
         return [RunName(id=v.id, name=v.name, problem=v.problem) for v in views]
 
     def run(self, run: int) -> RunView:
         """One run: all its measured networks and picks, or what is wrong with it."""
-        return view(run, self._folder(run))
+        return self.views.view(run, self._folder(run))
 
     def examples(self, run: int, page: Annotated[int, Query(ge=0, le=10**6)] = 0) -> Examples:
         """Twelve examples of the test split; those of page 0 are always the same."""
@@ -119,7 +133,7 @@ class Routes:
 
     def differences(self, run: int, point: str) -> Differences:
         """Of the first 500 test examples: which only the full network gets right."""
-        shown = self._shown(run)
+        shown = self._shown(run, point)
         with self.networks.turn():
             small, full = (self.networks.network(shown, name) for name in (point, shown.full))
             gallery = self.networks.bench(shown).gallery
@@ -127,7 +141,7 @@ class Routes:
 
     def predict(self, run: int, question: Question) -> Answers:
         """What a network, and the full one beside it, say of examples or of a drawing."""
-        shown = self._shown(run)
+        shown = self._shown(run, question.point)
         with self.networks.turn():
             both = [self.networks.network(shown, n) for n in (question.point, shown.full)]
             gallery = self.networks.bench(shown).gallery
@@ -141,15 +155,16 @@ class Routes:
             pairs=[Pair(chosen=chosen, full=full) for chosen, full in said],
             latency=both[0].latency,
             full_latency=both[1].latency,
+            runtime=both[0].runtime,
             seen=seen,
         )
 
     def download(self, run: int, point: str, form: Form) -> Response:
         """A network as a file, which has been read back and measured; ranges of it, too."""
-        shown = self._shown(run)
+        shown = self._shown(run, point)
         with self.networks.turn():
-            file = self.networks.file(shown, point, form)
-        return FileResponse(
+            file = self.networks.lent(shown, point, form)
+        return Lent(
             file.path,
             filename=file.name,
             media_type="application/octet-stream",
@@ -158,21 +173,23 @@ class Routes:
 
     def code(self, run: int, point: str) -> Code:
         """How to run a downloaded network, in five lines."""
-        shown = self._shown(run)
-        if point not in shown.known:
-            raise GoneError("The run holds no such network, or no longer; load the page again.")
+        shown = self._shown(run, point)
         with self.networks.turn():
             task = self.networks.bench(shown).opened.task
-        known = shown.known[point]
-        plain, onnx = (file_name(shown, known, form) for form in ("safetensors", "onnx"))
+        found = known(shown, point)
+        plain, onnx = (file_name(shown, found, form) for form in ("safetensors", "onnx"))
         return Code(
             safetensors=code.with_widthwise(plain, shown.task, task),
             onnx=code.with_onnx_runtime(onnx, task),
             file=plain.removesuffix(".safetensors"),
         )
 
-    def _shown(self, run: int) -> Shown:
-        return read(self._folder(run))
+    def _shown(self, run: int, point: str | None = None) -> Shown:
+        """A run, after seeing that it has that network: one that it has not need not wait."""
+        shown = self.views.shown(self._folder(run))
+        if point is not None:
+            known(shown, point)
+        return shown
 
     def _folder(self, run: int) -> Path:
         if not 0 <= run < len(self.folders):
@@ -186,14 +203,16 @@ def create_app(folders: Sequence[Path], cache: Path, *, host: str = LOOPBACK[1])
     cache: an empty folder for the files that are downloaded; whoever made it removes it. host: what
     the server listens on, by which the names that it answers to follow.
     """
+    routes = Routes(folders, Networks(cache))
+    routes.runs()  # reads them all, before anyone waits for that
+
     app = FastAPI(
         title="widthwise picker",
         version=VERSION,
         docs_url=None,  # it would load its script from elsewhere
         redoc_url=None,
-        responses={400: {"model": Problem}, 404: {"model": Problem}, 503: {"model": Problem}},
+        responses={status: {"model": Problem} for status in (400, 404, 413, 429)},
     )
-    routes = Routes(folders, Networks(cache))
     app.add_api_route("/api/runs", routes.runs)
     app.add_api_route("/api/runs/{run}", routes.run)
     app.add_api_route("/api/runs/{run}/examples", routes.examples)
@@ -226,14 +245,13 @@ def _asset(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]
 def _add_errors(app: FastAPI) -> None:
     """Every error as one sentence, without a traceback."""
 
-    def told(status: int, sentence: str) -> JSONResponse:
-        return JSONResponse({"error": sentence}, status)
+    def told(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        return JSONResponse({"error": sentence}, status, headers)
 
     async def expected(request: Request, error: Exception) -> Response:
-        status = (
-            503 if isinstance(error, BusyError) else 404 if isinstance(error, GoneError) else 400
-        )
-        return told(status, one_line(error))
+        if isinstance(error, BusyError):  # 429 and not 503: the server is well, but asked too much
+            return told(429, one_line(error), {"Retry-After": "1"})
+        return told(404 if isinstance(error, GoneError) else 400, one_line(error))
 
     async def malformed(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

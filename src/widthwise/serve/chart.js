@@ -51,19 +51,25 @@ export class Chart {
     svg.addEventListener("pointermove", moved);
   }
 
-  // data: {dots: [{x, y, title}], line: [{x, y}], picks: [{x, y, name}], xRange, yTick, xTick}
+  // data: {dots, rings: [{x, y, title}], line: [{x, y}], picks: [{x, y, name}], xRange, yTick, xTick}
   draw(data) {
     this.width = this.svg.clientWidth;
     this.height = this.svg.clientHeight;
     this.bottom = this.height - 34;
     this.top = 14;
     this.xRange = data.xRange;
+    const [first, last] = data.xRange;
     const ys = data.dots.map((d) => d.y);
     const [low, high] = [Math.min(...ys), Math.max(...ys)];
     const margin = 0.05 * (high - low || Math.abs(high) || 1);
     this.yRange = [low - margin, high + margin];
     this.higher = data.higher;
     const parts = [...this.axes(data), ...this.shape(data)];
+    for (const ring of data.rings.filter((r) => first <= r.x && r.x <= last && this.yRange[0] <= r.y && r.y <= this.yRange[1])) {
+      const made = element("circle", { class: "ring", r: 2.5, cx: this.x(ring.x), cy: this.y(ring.y) });
+      made.append(element("title", {}, ring.title));
+      parts.push(made);
+    }
     for (const dot of data.dots) {
       const made = element("circle", { class: "dot", r: data.dots.length > 200 ? 2 : 3.5, cx: this.x(dot.x), cy: this.y(dot.y) });
       made.append(element("title", {}, dot.title));

@@ -84,7 +84,9 @@ def _refusal(headers: Headers, scope: Scope, names: Iterable[str]) -> tuple[int,
 def _name(host: str) -> str:
     """A `Host` header without its port; "" for what is none."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises for what is no number
+        return parts.hostname or ""
     except ValueError:
         return ""
 

@@ -7,16 +7,17 @@ not like company. Who waits is counted, and too many are sent away.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 from torch import nn
 
@@ -25,7 +26,6 @@ from widthwise.errors import RunError
 from widthwise.measure.cost import latency_ms, one_example, runtime
 from widthwise.measure.size import format_size
 from widthwise.report.text import milliseconds
-from widthwise.runs import Run
 from widthwise.serve.examples import Gallery
 from widthwise.serve.runs_view import Known, Shown, pick_file
 from widthwise.store.file import load
@@ -34,9 +34,11 @@ from widthwise.tasks.task import Splits
 V = TypeVar("V")
 Form = Literal["safetensors", "onnx"]
 RUNS: Final = 2  # opened at once
-NETWORKS: Final = 12
-FILES: Final = 16
+NETWORKS: Final = 64
+FILES: Final = 64
+ROOM: Final = 10**9  # bytes, of the networks in memory and of the files each
 WAITING: Final = 12
+PATIENCE: Final = 60.0  # seconds that a request waits for those before it
 
 
 class BusyError(RunError):
@@ -48,20 +50,31 @@ class GoneError(RunError):
 
 
 class Recent(Generic[V]):
-    """The values made last, at most so many. drop: called on each that has to go."""
+    """The values made last: at most so many, and the last one besides others within ROOM bytes.
 
-    def __init__(self, most: int, drop: Callable[[V], None] = lambda value: None) -> None:
-        self.most, self.drop = most, drop
+    size: of a value, in bytes. drop: called on each that has to go.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        size: Callable[[V], int] = lambda value: 0,
+        drop: Callable[[V], None] = lambda value: None,
+    ) -> None:
+        self.most, self.size, self.drop = most, size, drop
         self.kept: OrderedDict[object, V] = OrderedDict()
 
     def get(self, key: object, make: Callable[[], V]) -> V:
         """The value of a key, made when there is none."""
         if key not in self.kept:
             self.kept[key] = make()
-            if len(self.kept) > self.most:
+            while len(self.kept) > 1 and self._full():
                 self.drop(self.kept.popitem(last=False)[1])
         self.kept.move_to_end(key)
         return self.kept[key]
+
+    def _full(self) -> bool:
+        return len(self.kept) > self.most or sum(map(self.size, self.kept.values())) > ROOM
 
 
 class Bench:
@@ -79,10 +92,15 @@ class Bench:
 
 @dataclass(frozen=True)
 class Network:
-    """A network that can be run. latency: milliseconds for one example here, with what ran it."""
+    """A network that can be run.
+
+    latency: milliseconds for one example here. runtime: what ran it. bytes: of its tensors.
+    """
 
     module: nn.Module
     latency: str
+    runtime: str
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,11 @@ class Stored:
     name: str
     sha256: str
 
+    @property
+    def bytes(self) -> int:
+        """Of its content."""
+        return self.path.stat().st_size
+
 
 class Networks:
     """The networks of all runs that are served. folder: for files, removed by whoever made it."""
@@ -101,8 +124,10 @@ class Networks:
         self._folder = folder
         self._turn, self._places = Lock(), BoundedSemaphore(WAITING)
         self._benches: Recent[Bench] = Recent(RUNS)
-        self._made: Recent[Network] = Recent(NETWORKS)
-        self._files: Recent[Stored] = Recent(FILES, lambda old: old.path.unlink(missing_ok=True))
+        self._made: Recent[Network] = Recent(NETWORKS, lambda made: made.bytes)
+        self._files: Recent[Stored] = Recent(
+            FILES, lambda file: file.bytes, lambda old: old.path.unlink(missing_ok=True)
+        )
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -110,37 +135,49 @@ class Networks:
         if not self._places.acquire(blocking=False):
             raise BusyError("Too many requests are waiting; try again in a moment.")
         try:
-            with self._turn:
+            if not self._turn.acquire(timeout=PATIENCE):
+                raise BusyError("Those before this request took too long; try again in a moment.")
+            try:
                 yield
+            finally:
+                self._turn.release()
         finally:
             self._places.release()
 
     def bench(self, shown: Shown) -> Bench:
         """The opened run. Raises RunError, FileError, TaskError, DataError."""
-        return self._benches.get(_stamp(shown), lambda: Bench(steps.open_run(shown.run)))
+        return self._benches.get(shown.stamp, lambda: Bench(steps.open_run(shown.run)))
 
     def network(self, shown: Shown, choice: str) -> Network:
         """A network of a run, as `widthwise cut` makes it. Raises GoneError, WidthwiseError."""
-        known = _known(shown, choice)
-        return self._made.get((_stamp(shown), choice), lambda: self._network(shown, known))
+        found = known(shown, choice)
+        return self._made.get((shown.stamp, choice), lambda: self._network(shown, found))
 
     def file(self, shown: Shown, choice: str, form: Form) -> Stored:
         """Its file, which has been read back and measured. Raises GoneError, WidthwiseError."""
-        known = _known(shown, choice)
-        key = (_stamp(shown), choice, form)
-        return self._files.get(key, lambda: self._file(shown, choice, known, form))
+        found = known(shown, choice)
+        key = (shown.stamp, choice, form)
+        return self._files.get(key, lambda: self._file(shown, choice, found, form))
 
-    def _network(self, shown: Shown, known: Known) -> Network:
+    def lent(self, shown: Shown, choice: str, form: Form) -> Stored:
+        """The same under a name of its own, which stays until whoever asked removes it."""
+        found = self.file(shown, choice, form)
+        path = self._folder / f"{secrets.token_hex(8)}.{form}"
+        os.link(found.path, path)
+        return replace(found, path=path)
+
+    def _network(self, shown: Shown, found: Known) -> Network:
         bench = self.bench(shown)
         task = bench.opened.task
-        module = _module(shown, bench, known).eval()
-        took = latency_ms(module, *one_example(task.example()))
-        return Network(module, f"{milliseconds(took)} ms ({runtime(module)})")
+        module = _module(shown, bench, found).eval()
+        took = latency_ms(module, *one_example(task.example()), seconds=0.05)
+        held = sum(t.nbytes for t in module.state_dict().values())
+        return Network(module, f"{milliseconds(took)} ms", runtime(module), held)
 
-    def _file(self, shown: Shown, choice: str, known: Known, form: Form) -> Stored:
-        bench, name = self.bench(shown), file_name(shown, known, form)
+    def _file(self, shown: Shown, choice: str, found: Known, form: Form) -> Stored:
+        bench, name = self.bench(shown), file_name(shown, found, form)
         path = self._folder / f"{secrets.token_hex(8)}.{form}"
-        source = known.pick and pick_file(shown.folder, known.pick)
+        source = found.pick and pick_file(shown.folder, found.pick)
         if form == "onnx":
             safe = source or self.file(shown, choice, "safetensors").path
             task = bench.opened.task
@@ -148,8 +185,8 @@ class Networks:
         elif source:
             path.write_bytes(source.read_bytes())
         else:
-            opened, kept = bench.opened, bench.opened.net.complete(known.point.widths)
-            module = _module(shown, bench, known)
+            opened, kept = bench.opened, bench.opened.net.complete(found.point.widths)
+            module = _module(shown, bench, found)
             steps.store_checked(
                 opened.net, kept, module, path, opened.task, bench.data, opened.pack
             )
@@ -158,40 +195,26 @@ class Networks:
         return Stored(path, name, digest)
 
 
-def file_name(shown: Shown, known: Known, form: Form) -> str:
+def file_name(shown: Shown, found: Known, form: Form) -> str:
     """What a downloaded file is called: task and size, 'digits-8.40kB.safetensors'."""
     task = re.sub(r"[^A-Za-z0-9]+", "-", shown.task.rpartition("/")[2]).strip("-") or "network"
-    return f"{task}-{format_size(known.point.bytes).replace(' ', '')}.{form}"
+    return f"{task}-{format_size(found.point.bytes).replace(' ', '')}.{form}"
 
 
-def _module(shown: Shown, bench: Bench, known: Known) -> nn.Module:
+def _module(shown: Shown, bench: Bench, found: Known) -> nn.Module:
     opened = bench.opened
-    if known.pick is not None:
-        path = pick_file(shown.folder, known.pick)
+    if found.pick is not None:
+        path = pick_file(shown.folder, found.pick)
         if path is None:
-            raise GoneError(f"The file of {known.pick.name} is gone; choose another network.")
+            raise GoneError(f"The file of {found.pick.name} is gone; choose another network.")
         return load(path, build=opened.task.model)
-    kept = opened.net.complete(known.point.widths)
+    kept = opened.net.complete(found.point.widths)
     how = steps.usual_touch_ups(opened, kept)
     return steps.made(opened, kept, bench.data, how)
 
 
-def _known(shown: Shown, choice: str) -> Known:
+def known(shown: Shown, choice: str) -> Known:
+    """A network of a run by its id. Raises GoneError."""
     if choice not in shown.known:
         raise GoneError("The run holds no such network, or no longer; load the page again.")
     return shown.known[choice]
-
-
-def _stamp(shown: Shown) -> tuple[Any, ...]:
-    """Changes when the run does."""
-    run = shown.run
-    paths = (run.record_file, run.model, run.frontier, Run(shown.folder).picks)
-    return tuple((str(p), *_times(p)) for p in paths)
-
-
-def _times(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size

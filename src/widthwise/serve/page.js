@@ -9,14 +9,22 @@ const REST = 150; // ms without a move, after which a network is asked
 const state = { run: null, mode: "size", ladder: [], at: 0, budget: 0, chosen: null };
 let chart, tryIt, resting, saying;
 
-export async function ask(path, options) {
+const GONE = "The server does not answer; start it again with: widthwise serve RUN";
+
+// An answer, or an error with its sentence. Where the server is busy, it is asked again.
+export async function ask(path, options, tries = 5) {
   let response, data;
   try {
     response = await fetch(path, options);
+    if (response.status === 429 && tries > 1) {
+      const wait = 1000 * Number(response.headers.get("Retry-After") ?? 1);
+      await new Promise((done) => { setTimeout(done, wait); });
+      return await ask(path, options, tries - 1);
+    }
     data = await response.json();
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer; start it again with: widthwise serve RUN");
+    if (error.name === "AbortError" || response?.status === 429) throw error;
+    throw new Error(GONE);
   }
   if (!response.ok) throw new Error(data.error);
   return data;
@@ -138,12 +146,13 @@ function show(choice) {
   $("size").textContent = choice.size;
   $("share").textContent = choice.share;
   $("quality").textContent = choice.quality;
-  $("latency").textContent = choice.latency || "not measured";
+  $("latency").textContent = choice.latency || "…";
   $("runtime").textContent = choice.latency ? state.run.runtime : "";
+  $("here").textContent = "";
   $("gives-up").textContent = choice.gives_up;
   const names = [choice.name, ...choice.names].filter(Boolean).map((n) => `“${n}”`).join(", ");
   const counts = choice.params === null ? "" : ` · ${choice.params.toLocaleString("en")} parameters`;
-  $("details").textContent = `${names ? `${names} · ` : ""}widths: ${choice.widths}${counts}`;
+  $("details").textContent = `${names ? `${names} · ` : ""}${choice.made} · widths: ${choice.widths}${counts}`;
   for (const form of ["safetensors", "onnx"]) {
     $(form).href = `/api/runs/${state.run.id}/download/${choice.id}.${form}`;
   }
@@ -167,6 +176,15 @@ function showCode() {
   $("code").textContent = state.code ? state.code[form].trimEnd() : "";
 }
 
+// What one call took on this machine, measured once the network is there.
+function timed(choice, { latency, full_latency, runtime }) {
+  if (choice !== state.chosen) return;
+  $("here").textContent = `Here, just now: ${latency} (${runtime}); the full network ${full_latency}.`;
+  if (choice.latency) return;
+  $("latency").textContent = latency;
+  $("runtime").textContent = runtime;
+}
+
 // For those who listen: after the slider has rested, one sentence.
 function say(choice) {
   $("said").textContent = `${choice.size}, ${choice.share}; ${state.run.metric} ${choice.quality}. ${choice.gives_up}`;
@@ -182,9 +200,13 @@ function draw() {
   const shown = state.run.choices.filter((c) => !byTime || c.latency_ms !== null);
   const dots = shown.map((c) => ({ ...place(c), title: `${c.size}: ${c.quality}` }));
   const xs = dots.map((d) => d.x);
+  const stored = shown.some((c) => c.name || c.names.length);
+  $("key-ring").hidden = byTime || !state.run.tried.length;
+  $("key-pick").hidden = !stored;
   const line = state.ladder.map(({ choice }) => place(choice));
   chart.draw({
     dots, line, xRange: [Math.min(...xs), Math.max(...xs)], higher: state.run.higher_is_better,
+    rings: byTime ? [] : state.run.tried.map((t) => ({ x: t.bytes, y: unit() * t.metric, title: t.text })),
     picks: shown.filter((c) => c.name || c.names.length).map((c) => ({ ...place(c), name: [c.name, ...c.names].filter(Boolean).join(", ") })),
     yTick: (v) => `${Number(v.toPrecision(4))}${state.run.is_share ? " %" : ""}`,
     xTick: byTime ? (v) => `${three(v)} ms` : (v) => formatSize(v).replace(/\.0+(?= )/, "").replace(/(\.\d*?)0+(?= )/, "$1"),
@@ -228,7 +250,7 @@ async function download(event) {
   const response = await fetch(href, { headers: { Range: "bytes=0-0" } }).catch(() => null);
   if (!response?.ok) {
     const said = response && (await response.json().catch(() => null));
-    $("take-note").textContent = said?.error ?? "The server does not answer; start it again with: widthwise serve RUN";
+    $("take-note").textContent = said?.error ?? GONE;
     return;
   }
   $("take-note").textContent = "Checked: what is read back gives the same numbers.";
@@ -305,6 +327,6 @@ chart = new Chart($("chart"), {
     if (state.mode !== "metric") choose(limitAt(Math.round(STEPS * share)), { moveSlider: true });
   },
 });
-tryIt = new TryIt(ask);
+tryIt = new TryIt(ask, timed);
 listen();
 start();

@@ -1,19 +1,23 @@
 """What a run folder shows: its measured networks, its picks, or what is wrong with it.
 
-    shown = view(0, Path("runs/digits"))         # data for the page; no network is opened
-    known = choices(Path("runs/digits"))         # id -> what can be cut, by the same ids
+    views = Views()
+    views.view(0, Path("runs/digits"))      # data for the page; no network is opened
+    views.shown(Path("runs/digits"))        # the networks that can be cut, by the same ids
 
-Files are read anew each time, so that the page shows what a sweep has just written. The name of
-a network follows from what it is, so that a page that is older than a sweep asks for nothing else
-than what it shows.
+Whether files have changed is looked at each time, so that the page shows what a sweep has just
+written. The name of a network follows from what it is, so that a page that is older than a sweep
+asks for nothing else than what it shows.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from shlex import quote
+from threading import Lock
+from typing import Final
 
 from pydantic import BaseModel
 
@@ -23,19 +27,22 @@ from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.picks import Pick, load_picks, position
 from widthwise.runs import Run, members, read_frontier
-from widthwise.serve.words import gives_up, smaller
+from widthwise.serve.words import gives_up, how_made, smaller
 from widthwise.tasks import BUILT_IN
 from widthwise.tasks.mnist import DIGITS
 from widthwise.variant import Widths
+from widthwise.vary.search import tried
+
+TRIED: Final = 1000  # of the attempts of searches, the last
 
 
 class Choice(BaseModel):
     """One network that can be chosen.
 
-    id: its name in the other routes. name: that of a pick, "" for a point of the sweep. bytes: of
-    its file. metric, spread, latency_ms, params, macs: as in the frontier; null where not measured.
-    size, share, quality, latency, widths, gives_up: the same for people. names: of picks that are
-    this very network.
+    id: its name in the other routes. name: that of a stored network, "" for a point of the sweep.
+    bytes: of its file. metric, spread, latency_ms, params, macs: as in the frontier; null where not
+    measured. size, share, quality, latency, widths, gives_up: the same for people. made: how, in
+    words. names: of stored networks that are this very one.
     """
 
     id: str
@@ -52,7 +59,16 @@ class Choice(BaseModel):
     quality: str
     latency: str
     widths: str
+    made: str
     gives_up: str
+
+
+class Attempt(BaseModel):
+    """What a search has tried and not stored, so that it cannot be chosen."""
+
+    bytes: int
+    metric: float
+    text: str
 
 
 class RunView(BaseModel):
@@ -75,6 +91,7 @@ class RunView(BaseModel):
     runtime: str = ""
     full: str = ""
     choices: list[Choice] = []
+    tried: list[Attempt] = []
     notes: list[str] = []
 
 
@@ -96,8 +113,13 @@ class Known:
 
 @dataclass(frozen=True)
 class Shown:
-    """A run that can be shown. run: the one whose network is cut; the first of several seeds."""
+    """A run that can be shown.
 
+    run: the one whose network is cut; the first of several seeds. stamp: the files that this was
+    read from, when they were written, and their sizes.
+    """
+
+    stamp: tuple[tuple[Path, int, int], ...]
     folder: Path
     run: Run
     task: str
@@ -105,7 +127,7 @@ class Shown:
     known: dict[str, Known]
     picks: tuple[Pick, ...]
 
-    @property
+    @cached_property
     def full(self) -> str:
         """The id of the largest measured network."""
         largest = max((k for k in self.known.values() if not k.pick), key=lambda k: k.point.bytes)
@@ -115,6 +137,8 @@ class Shown:
 def read(folder: Path) -> Shown:
     """What is in a run folder. Raises RunError, FileError: one sentence with what to do."""
     found = members(folder)
+    read_from = [found[0].record_file, found[0].model, Run(folder).frontier, Run(folder).picks]
+    stamp = tuple(map(_stamp, read_from))  # before they are read
     record = found[0].finished_record()
     if not found[0].model.exists():
         raise FileError(f"{found[0].model} is missing; train again with: {record.command}")
@@ -124,15 +148,38 @@ def read(folder: Path) -> Shown:
     for pick in picks:
         if _own(pick, frontier) and pick_file(folder, pick) is not None:
             known[pick_id(pick)] = Known(_as_point(pick, frontier), pick)
-    return Shown(folder, found[0], record.settings.task, frontier, known, picks)
+    stamp += tuple(_stamp(folder / pick.file) for pick in picks if pick.file)
+    return Shown(stamp, folder, found[0], record.settings.task, frontier, known, picks)
 
 
-def view(number: int, folder: Path) -> RunView:
-    """A run folder as the page shows it; whatever is wrong with it is said in `problem`."""
-    try:
-        return _view(number, read(folder))
-    except WidthwiseError as error:
-        return RunView(id=number, name=folder.name or str(folder), problem=one_line(error))
+class Views:
+    """What run folders show, worked out anew when their files change."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._shown: dict[Path, Shown] = {}
+        self._views: dict[int, tuple[object, RunView]] = {}
+
+    def shown(self, folder: Path) -> Shown:
+        """As `read`. Raises RunError, FileError."""
+        with self._lock:
+            known = self._shown.get(folder)
+            if known is None or any(_stamp(path) != (path, *then) for path, *then in known.stamp):
+                known = self._shown[folder] = read(folder)
+            return known
+
+    def view(self, number: int, folder: Path) -> RunView:
+        """A run folder as the page shows it; whatever is wrong with it is said in `problem`."""
+        try:
+            shown = self.shown(folder)
+        except WidthwiseError as error:
+            return RunView(id=number, name=folder.name or str(folder), problem=one_line(error))
+        # Apart from the stamp, for a search that goes on changes nothing that was made.
+        now = shown.stamp, _stamp(shown.run.trials)
+        known = self._views.get(number)
+        if known is None or known[0] != now:
+            known = self._views[number] = now, _view(number, shown)
+        return known[1]
 
 
 def one_line(error: object) -> str:
@@ -154,9 +201,20 @@ def pick_file(folder: Path, pick: Pick) -> Path | None:
     """The file of a pick in its run folder; None where there is none, or it lies elsewhere."""
     if pick.file is None:
         return None
-    path = (folder / pick.file).resolve()
+    try:
+        path = (folder / pick.file).resolve()
+    except (OSError, ValueError):  # a name that can be no file's
+        return None
     inside = path.is_relative_to(folder.resolve()) and path.suffix == ".safetensors"
     return path if inside and path.is_file() else None
+
+
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # no file, or a name that can be no file's
+        return path, 0, 0
+    return path, found.st_mtime_ns, found.st_size
 
 
 def _digest(data: object) -> str:
@@ -182,7 +240,9 @@ def _as_point(pick: Pick, frontier: Frontier) -> Point:
 
 
 def _view(number: int, shown: Shown) -> RunView:
-    frontier = shown.frontier
+    frontier, full = shown.frontier, shown.known[shown.full].point
+    digits = _reads_digits(shown.task)
+    attempts, problem = _attempts(shown)
     return RunView(
         id=number,
         name=shown.folder.resolve().name,
@@ -195,8 +255,11 @@ def _view(number: int, shown: Shown) -> RunView:
         split=frontier.split,
         runtime=frontier.runtime,
         full=shown.full,
-        choices=[_choice(shown, name, known) for name, known in shown.known.items()],
-        notes=_notes(shown),
+        choices=[
+            _choice(shown, name, known, full, digits=digits) for name, known in shown.known.items()
+        ],
+        tried=attempts,
+        notes=[*_notes(shown), *problem],
     )
 
 
@@ -210,12 +273,10 @@ def _reads_digits(task: str) -> bool:
     return task in BUILT_IN and BUILT_IN[task]().classes == DIGITS
 
 
-def _choice(shown: Shown, name: str, known: Known) -> Choice:
+def _choice(shown: Shown, name: str, known: Known, full: Point, *, digits: bool) -> Choice:
     frontier, point, pick = shown.frontier, known.point, known.pick
-    full = shown.known[shown.full].point
     same = [p.name for p in shown.picks if not pick and _same(p, point, frontier)]
     latency = "" if point.latency_ms is None else f"{text.milliseconds(point.latency_ms)} ms"
-    touched = f" ({pick.touch_up})" if pick and pick.touch_up else ""
     return Choice(
         id=name,
         name=pick.name if pick else "",
@@ -230,9 +291,42 @@ def _choice(shown: Shown, name: str, known: Known) -> Choice:
         share=smaller(point, full),
         quality=text.value(frontier.metric, point.metric, point.spread),
         latency=latency,
-        widths=text.widths(point.widths, 6) + touched,
-        gives_up=gives_up(frontier, point, full, digits=_reads_digits(shown.task)),
+        widths=text.widths(point.widths, 6),
+        made=_made(frontier, pick),
+        gives_up=gives_up(frontier, point, full, digits=digits),
     )
+
+
+def _made(frontier: Frontier, pick: Pick | None) -> str:
+    if pick is None:
+        return how_made(frontier.touch_up)
+    tested = "" if pick.test is None else f"; test split {text.value(frontier.metric, pick.test)}"
+    return f"{how_made(pick.touch_up)}; stored as {pick.file}{tested}"
+
+
+def _attempts(shown: Shown) -> tuple[list[Attempt], list[str]]:
+    """What searches have tried, and what one should know of it."""
+    journal, frontier = shown.run.trials, shown.frontier
+    if frontier.split != "valid" or not journal.exists():
+        return [], []
+    try:
+        # A run has had several searches, all of which begin alike.
+        found = list(dict.fromkeys(tried(journal)))[-TRIED:]
+    except ModuleNotFoundError as error:
+        return [], [f"What searches have tried is not shown: {one_line(error)}."]
+    except WidthwiseError as error:
+        return [], [f"What searches have tried is not shown: {one_line(error)}"]
+    attempts = [
+        Attempt(
+            bytes=one.bytes,
+            metric=one.metric,
+            text=f"tried in a search: {format_size(one.bytes)}, "
+            f"{text.value(frontier.metric, one.metric)}, {text.widths(one.variant.widths, 6)}",
+        )
+        for one in found
+    ]
+    said = "Rings were tried in a search and not stored; the best is, as a diamond."
+    return attempts, [said] if attempts else []
 
 
 def _notes(shown: Shown) -> list[str]:
@@ -247,10 +341,12 @@ def _notes(shown: Shown) -> list[str]:
             f"Numbers are means of {len(frontier.seeds)} trainings, ± their standard deviation; "
             f"what you try and download is the network of {shown.run.folder.name}."
         )
+    else:
+        said.append("Numbers are of one training, so without a spread; others differ a little.")
     if frontier.split == "test":
         said.append("These were measured on the test split, so choosing on them flatters.")
     if frontier.touch_up:
-        said.append(f"Every network was touched up after the cut: {frontier.touch_up}.")
+        said.append(f"Every dot was touched up after the cut: {frontier.touch_up}.")
     missing = _without_file(shown.folder, shown.picks, frontier)
     if missing:
         said.append(f"The files of these picks are not in the run folder: {', '.join(missing)}.")

@@ -48,8 +48,10 @@ function answered(who, answer, style) {
 }
 
 export class TryIt {
-  constructor(ask) {
+  // ask: path, options -> answer. timed: told of each choice how long it takes here.
+  constructor(ask, timed) {
     this.ask = ask;
+    this.timed = timed;
     this.page = 0;
     this.onlyLost = false;
     $("more").addEventListener("click", () => this.turn());
@@ -68,7 +70,6 @@ export class TryIt {
     this.choice = null;
     this.press(false);
     $("examples").replaceChildren();
-    $("here").textContent = "";
     this.clear();
   }
 
@@ -145,16 +146,16 @@ export class TryIt {
   }
 
   async answer(signal) {
+    const { choice } = this;
     const examples = [...this.cards.keys()];
-    if (!examples.length) return;
-    const said = await this.post({ point: this.choice.id, examples }, signal);
+    const said = await this.post({ point: choice.id, examples }, signal);
     said.pairs.forEach((pair, i) => {
       const card = this.cards.get(examples[i]);
       if (!card) return;
       card.item.classList.toggle("lost", pair.chosen.right === false && pair.full.right === true);
       card.answers.replaceChildren(answered("this", pair.chosen, "chosen"), answered("full", pair.full, ""));
     });
-    $("here").textContent = `Here, just now: ${said.latency}; the full network ${said.full_latency.replace(/ \(.*/, "")}.`;
+    this.timed(choice, said);
   }
 
   post(question, signal) {

@@ -1,12 +1,25 @@
 """What a smaller network gives up, in plain words. Every word follows from measured numbers.
 
 gives_up(frontier, point, full, digits=True)   # 'About 1 in 120 digits more is misread: ...'
+how_made("zeros, bits")                        # 'cut, single weights left out, weights in few bits'
 """
 
 import math
+from typing import Final
 
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.report import text
+
+MADE: Final = {  # what was done to a cut, as picks and frontiers name it
+    "refit": "its statistics estimated anew",
+    "distill": "taught by the full network",
+    "compensate": "what is left fitted to what went",
+    "fine-tune": "trained on",
+    "merge": "similar features merged",
+    "scratch": "trained anew at this size",
+    "zeros": "single weights left out",
+    "bits": "weights in few bits",
+}
 
 
 def gives_up(frontier: Frontier, point: Point, full: Point, *, digits: bool = False) -> str:
@@ -23,6 +36,12 @@ def gives_up(frontier: Frontier, point: Point, full: Point, *, digits: bool = Fa
     if point.spread and 0 < abs(full.metric - point.metric) <= point.spread:
         said += " That is less than trainings with other seeds differ."
     return said
+
+
+def how_made(touch_up: str) -> str:
+    """How a network was made, of what a pick or a frontier notes: 'cut, weights in few bits'."""
+    steps = [step for step in touch_up.split(", ") if step]
+    return ", ".join(["cut", *(MADE.get(step, step) for step in steps)])
 
 
 def smaller(point: Point, full: Point) -> str:
