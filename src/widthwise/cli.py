@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from widthwise.commands import (
+    bench,
     compare,
     cut,
     demo,
@@ -60,6 +61,7 @@ _add(order.order, order.EXAMPLES)
 _add(sweep.sweep, sweep.EXAMPLES)
 _add(pick.pick, pick.EXAMPLES)
 _add(cut.cut, cut.EXAMPLES)
+_add(bench.bench, bench.EXAMPLES)
 _add(serve.serve, serve.EXAMPLES)
 _add(search.search, search.EXAMPLES)
 _add(prune.prune, prune.EXAMPLES)
