@@ -35,7 +35,7 @@ from widthwise.store.save_progressive import save_progressive
 from widthwise.store.stream import cut_file
 from widthwise.train.fit import fit
 from widthwise.train.layer import StructuralDropout
-from widthwise.train.losses import Distill, SandwichLoss, SingleDraw
+from widthwise.train.losses import Distill, SandwichLoss, SingleDraw, StepLoss
 from widthwise.train.recipe import Recipe
 from widthwise.train.sam import SAM
 from widthwise.train.touchup import distill, refit_output
@@ -77,6 +77,7 @@ __all__ = [
     "Schedule",
     "ScoreError",
     "SingleDraw",
+    "StepLoss",
     "StructuralDropout",
     "TaskError",
     "TrainingError",

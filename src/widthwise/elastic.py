@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ from widthwise.graph.refusal import check
 from widthwise.graph.relate import Related, Relations, relate
 from widthwise.graph.rewrite import elastic_graph, keeper
 from widthwise.graph.runner import Runner
+from widthwise.graph.sharded import whole
 from widthwise.graph.shared import split_graph
 from widthwise.graph.slicing import KeptDim, count, layout
 from widthwise.variant import Widths
@@ -187,6 +189,7 @@ class Elastic(nn.Module):
             self._many = Runner(self.model, related.program, rest, shared)
         return self._many.each(map(self._table.complete, widths), args, kwargs)
 
+    @torch.compiler.disable  # the widths are inputs of the compiled graph, which serves all of them
     def drawn(self) -> Widths:
         """Draw the widths of the next training step and advance `step`."""
         widths = draw_widths(self.free, self.draw, self.seed, self.step)
@@ -226,12 +229,17 @@ class Elastic(nn.Module):
         return tuple(args), dict(kwargs)
 
     def state(self) -> dict[str, Tensor]:
-        """The user's own tensors by name, as they are now, constants included."""
+        """The user's own tensors by name, as they are now, constants included.
+
+        Of sharded parameters, whole copies; then all processes must ask for them together, and so
+        for a cut.
+        """
         state: dict[str, Tensor] = {}
         for program in self._programs:
             state.update(program.constants)
-        state.update(self.model.named_buffers(remove_duplicate=False))
-        state.update(self.model.named_parameters(remove_duplicate=False))
+        with whole(self.model):
+            state.update(self.model.named_buffers(remove_duplicate=False))
+            state.update(self.model.named_parameters(remove_duplicate=False))
         return state
 
     def cut(self, widths: Mapping[str, int], *, same_class: bool = True) -> nn.Module:
@@ -244,14 +252,18 @@ class Elastic(nn.Module):
         so. Raises WidthError.
         """
         module, _, reason = self.cut_with_patches(widths, same_class=same_class)
+        self.warn_of_graph(reason)
+        return module
+
+    def warn_of_graph(self, reason: str | None) -> None:
+        """Tell, of the caller's line, why a cut is a graph module; nothing where it is not one."""
         if reason is not None:
             warnings.warn(
                 f"The cut network is a graph module and not a {type(self.model).__name__}, "
                 f"because {reason}.",
                 GraphModuleWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        return module
 
     def expressible(self, widths: Mapping[str, int]) -> Widths:
         """Widths near these at which `cut` returns the user's own class.
@@ -273,7 +285,12 @@ class Elastic(nn.Module):
         self, widths: Mapping[str, int], *, same_class: bool = True
     ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
         """As `cut`, with the sizes set on the user's class, or what to tell of a graph module."""
-        kept = self._table.complete(widths)
+        with whole(self.model):
+            return self._cut(self._table.complete(widths), same_class)
+
+    def _cut(
+        self, kept: Mapping[str, int], same_class: bool
+    ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
         full = self.state()
         state = cut_state(self._relations, self._table, kept, full, self._scaled())
         graph, training = graph_module(self.model, self._relations, self._table, kept, state)

@@ -6,6 +6,7 @@ run, state = train(Settings("digits", "default", 0, asdict(recipe)), Path("runs/
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ from widthwise.tasks.task import Splits, Task
 from widthwise.train.batches import Plan, length, own_randomness
 from widthwise.train.fit import fit
 from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
+from widthwise.train.ranks import processes, told
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
 
@@ -34,6 +36,7 @@ METHODS: Final[Mapping[str, Draw]] = {
     "published": PUBLISHED,
     "plain": Draw(p=0),  # full width only, for comparison
 }
+_STATES: Final[tuple[State, ...]] = ("new", "continued", "finished")
 _SHELLS = 8  # rungs that are each as sparse as the whole, from a sixteenth of every axis
 
 
@@ -48,6 +51,9 @@ def train(
 ) -> tuple[Run, State]:
     """Train into `folder`, which must be held (`runs.hold`), or continue there.
 
+    Of several processes (torchrun, accelerate launch) all call this, and the first holds the folder
+    and alone writes there; for the others, the run may not be stored yet when it returns.
+
     source: the weights to start from, of which `settings` has the SHA-256; None for new ones. Where
     `settings` has its order too, widths are drawn from those that its scores allocate, and the run
     keeps the scores.
@@ -57,10 +63,14 @@ def train(
     """
     task = resolve(settings.task)
     apart(source, folder)
-    run, state = claim(folder, settings, overwrite=overwrite)
+    ranks = processes()
+    main = ranks is None or ranks.is_main_process
+    run, state = claim(folder, settings, overwrite=overwrite) if main else (Run(folder), _STATES[0])
+    state = _STATES[told(ranks, _STATES.index(state))]
     if state == "finished":
         return run, state
-    data = task.splits()
+    with nullcontext() if ranks is None else ranks.main_process_first():
+        data = task.splits()
     net = _new_network(task, settings, source)
     record = Record(settings, command, asdict(net.draw), "running", now(), metric=task.metric.name)
     rungs: list[Widths] = []
@@ -68,9 +78,13 @@ def train(
     if settings.order and source is not None and source.scores is not None:
         scores = scores_of(net, source.scores)
         rungs = allocated_ladder(net, scores, RUNGS)
-    record = begin(run, state, replace(record, source=str(source.file) if source else ""))
-    if scores:
-        scorefile.write(run.scores, scores)
+    if main:
+        record = begin(run, state, replace(record, source=str(source.file) if source else ""))
+        if scores:
+            scorefile.write(run.scores, scores)
+    told(
+        ranks, 0
+    )  # what a run before this one left is cleared, before others look for a checkpoint
     try:
         fit(
             net,
@@ -84,10 +98,13 @@ def train(
             seed=settings.seed,
             progress=progress,
         )
+        if not main:
+            return run, state
         net.cpu()
         results = store_checked(net, net.full(), net.cut(net.full()), run.model, task, data)
     except BaseException:
-        run.write(replace(record, status="interrupted"))
+        if main:
+            run.write(replace(record, status="interrupted"))
         raise
     run.write(replace(record, status="finished", finished=now(), results=results))
     return run, state
@@ -114,7 +131,10 @@ def _pruner(
         return None
     how = Gradual(**settings.pruning)
     recipe = Recipe(**settings.recipe)
-    steps = Plan(length(data.train), recipe.batch_size, settings.seed).steps * recipe.epochs
+    ranks = processes()
+    count = 1 if ranks is None else ranks.num_processes
+    plan = Plan(length(data.train), recipe.batch_size, settings.seed, count)
+    steps = plan.steps * recipe.epochs
     if not rungs and settings.method != "plain":
         rungs = ladder(net, _SHELLS)
     return GradualPruner(

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -31,6 +32,7 @@ from widthwise.sparse import Gradual
 from widthwise.sparse.groups import Scope
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Recipe
+from widthwise.train.ranks import is_first
 
 EXAMPLES = (
     "widthwise train digits --out runs/digits",
@@ -102,7 +104,8 @@ def train(
 ) -> None:
     """Train a task so that every width can be cut from it.
 
-    The same command continues a run that was interrupted.
+    The same command continues a run that was interrupted. Started by torchrun or accelerate launch,
+    the processes share each batch.
 
     What is not given is as the task's recipe says.
     """
@@ -123,16 +126,21 @@ def train(
         settings = Settings(absolute(task), method, s, asdict(recipe), digest, comparable, pruning)
         folder = out if seeds == 1 else out / f"seed-{s}"
         _one(settings, start, folder, command, overwrite)
-    console.print(f"Next: widthwise sweep {shlex.quote(str(out))}", markup=False, soft_wrap=True)
+    if is_first():
+        console.print(
+            f"Next: widthwise sweep {shlex.quote(str(out))}", markup=False, soft_wrap=True
+        )
 
 
 def _one(
     settings: Settings, start: Source | None, folder: Path, command: str, overwrite: bool
 ) -> None:
-    with interruptible(command), hold(folder):
+    with interruptible(command), hold(folder) if is_first() else nullcontext():
         run, state = training.train(
             settings, folder, command=command, source=start, overwrite=overwrite
         )
+    if not is_first():
+        return
     record = run.record()
     done = {"new": "Trained", "continued": "Continued and finished", "finished": "Finished before"}
     values = ", ".join(

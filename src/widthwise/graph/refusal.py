@@ -20,6 +20,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch._dynamo.eval_frame import OptimizedModule
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
@@ -59,6 +60,8 @@ def _check_module(path: str, module: nn.Module) -> None:
     kind = type(module)
     if isinstance(module, (nn.DataParallel, DistributedDataParallel)):
         remedy = "give widthwise the module inside it (its .module) and wrap the Elastic instead"
+    elif isinstance(module, (FSDPModule, FullyShardedDataParallel)):
+        remedy = "give widthwise the model before fully_shard, and shard the Elastic instead"
     elif isinstance(module, OptimizedModule):
         remedy = "give widthwise the module inside it (its ._orig_mod) and compile the Elastic"
     elif kind.__module__ == "widthwise.elastic":

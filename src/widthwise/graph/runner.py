@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from widthwise.errors import CaptureError
 from widthwise.graph.capture import Program
 from widthwise.graph.cut import fixed_sizes
+from widthwise.graph.sharded import gathered
 
 
 class Form:
@@ -124,7 +125,7 @@ class Runner:
         if state and state[0].device != self.device:
             self._move(state[0].device)
             state = [holder[name] for holder, name in self.sources]
-        return [*state, *self.form.flatten(args, kwargs)]
+        return [*gathered(state), *self.form.flatten(args, kwargs)]
 
     def _move(self, device: torch.device) -> None:
         """Operators that make tensors make them on the model's device."""

@@ -33,13 +33,14 @@ from widthwise.importance.merge import merge
 from widthwise.importance.order import order
 from widthwise.importance.readings import activation, moments
 from widthwise.importance.reconstruction import reconstruction
-from widthwise.importance.scores import chance, magnitude, obd, obd_sd, taylor
+from widthwise.importance.scores import averaged, chance, magnitude, obd, obd_sd, taylor
 from widthwise.importance.sensitivity import few_values, gradient_magnitude
 
 __all__ = [
     "activation",
     "allocate",
     "allocated_ladder",
+    "averaged",
     "chance",
     "compensate",
     "damage",

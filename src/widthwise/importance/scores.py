@@ -13,9 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from widthwise.elastic import Elastic
+from widthwise.graph.sharded import summed
 from widthwise.importance.features import find_gates, opened, per_feature
 from widthwise.importance.gradients import (
     Batches,
@@ -190,3 +192,16 @@ def _moments(stream: Iterable[Scores]) -> tuple[Scores, Scores]:
             mean[name] += away / count
             squares[name] += away * (value - mean[name])
     return mean, {name: (value / count).sqrt() for name, value in squares.items()}
+
+
+def averaged(scores: Mapping[str, Tensor]) -> Scores:
+    """The mean over the processes of torch.distributed, which all ask for it.
+
+        averaged(taylor(net, my_share_of_the_batches, criterion))
+
+    With as many batches for each, that of `taylor` is the score on all of them, and that of `obd`
+    an estimate as good; a spread (`obd_sd`) or a median has no such mean.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return dict(scores)
+    return {name: summed(value) / dist.get_world_size() for name, value in scores.items()}

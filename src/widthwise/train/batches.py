@@ -36,12 +36,21 @@ class Plan:
     items: in the data set. size: of a batch, over all processes. seed: of the order.
     A last batch smaller than the others is kept, unless it holds fewer than two items for each
     of the processes: batch norm cannot train on one.
+
+    Raises ValueError where a batch has no item for some process.
     """
 
     items: int
     size: int
     seed: int
     processes: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.items, self.size) < self.processes:
+            raise ValueError(
+                f"A batch of {min(self.items, self.size)} items cannot be shared by "
+                f"{self.processes} processes; start fewer, or give a larger batch_size."
+            )
 
     @property
     def steps(self) -> int:
@@ -55,6 +64,28 @@ class Plan:
         order = torch.randperm(self.items, generator=generator)
         batches: Sequence[Tensor] = order.split(self.size)
         return batches[: self.steps]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The part of a step's batch that one process runs at once.
+
+    indices: of its items, int64. weight: of its mean loss; summed over a process' pieces, the mean
+    over processes is then the mean over the batch, however it divides.
+    """
+
+    indices: Tensor
+    weight: float
+
+
+def pieces(batch: Tensor, rank: int, processes: int, accumulate: int) -> list[Piece]:
+    """The share of process `rank` in a batch's indices, in at most `accumulate` pieces.
+
+    All processes get as many, and no piece is empty.
+    """
+    share = batch[rank::processes]
+    count = min(accumulate, len(batch) // processes)
+    return [Piece(p, len(p) * processes / len(batch)) for p in share.tensor_split(count)]
 
 
 def stream(

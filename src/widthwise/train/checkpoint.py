@@ -1,7 +1,7 @@
 """A training run on disk: one safetensors file, whole or not there, and never a pickle.
 
 Tensors are named `model/...`, `average/...` and `optimizer/<parameter>/<state>`; everything else is
-JSON in the file's metadata, with a checksum over all of it.
+JSON in the file's metadata, with a checksum for each tensor and one for itself.
 
     save(folder, Checkpoint(step=100, ...))
     load(folder)                             # a Checkpoint, or None when there is none
@@ -10,7 +10,9 @@ JSON in the file's metadata, with a checksum over all of it.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from widthwise.errors import FileError, RunError
 from widthwise.store.atomic import write_whole
+from widthwise.store.jsonfile import parsed
 from widthwise.train.history import Epoch
 from widthwise.version import VERSION
 
@@ -59,8 +62,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     header = {f: getattr(checkpoint, f) for f in _FIELDS}
     header["epochs"] = [asdict(e) for e in checkpoint.epochs]
     header["versions"] = {"widthwise": VERSION, "torch": torch.__version__}
+    header["tensors"] = sums(tensors)
     text = json.dumps(header, sort_keys=True)
-    metadata = {"widthwise": text, "checksum": str(_checksum(text, tensors))}
+    metadata = {"widthwise": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     write_whole(folder / NAME, [safetensors.torch.save(tensors, metadata)])
 
 
@@ -77,36 +81,83 @@ def load(folder: Path) -> Checkpoint | None:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         text = metadata["widthwise"]
-        if str(_checksum(text, tensors)) != metadata["checksum"]:
-            raise ValueError("its checksum is wrong")
-        header = json.loads(text)
-        return Checkpoint(
-            step=header["step"],
-            run=header["run"],
-            epochs=tuple(Epoch(**e) for e in header["epochs"]),
-            losses=(header["losses"][0], header["losses"][1]),
-            draws={name: (d[0], d[1]) for name, d in header["draws"].items()},
-            seconds=header["seconds"],
-            scaler=header["scaler"],
-            tensors=tensors,
-        )
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        header = parsed(text)
+        _check(text, header, tensors, metadata)
+        return _read(header, tensors)
+    except (safetensors.SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
         raise FileError(
             f"{path} is damaged or was not written by widthwise ({_short(error)}); delete it to "
             "start the run anew."
         ) from error
 
 
+def sums(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """A checksum of each tensor's type, shape and numbers: half of a SHA-256, in hexadecimal."""
+    found: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        digest = hashlib.sha256(json.dumps([str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(_bytes(tensor))
+        found[name] = digest.hexdigest()[:32]
+    return found
+
+
+def _check(
+    text: str, header: Any, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Raise ValueError, or LookupError, for a checkpoint that was changed since it was written."""
+    if "sha256" not in metadata:  # a file of before there was a checksum for each tensor
+        value = zlib.crc32(text.encode())
+        for name in sorted(tensors):
+            value = zlib.crc32(_bytes(tensors[name]), value)
+        _need(metadata["checksum"] == str(value), "its checksum is wrong")
+        return
+    right = metadata["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    _need(right and isinstance(header, dict), "its checksum is wrong")
+    said, found = header["tensors"], sums(tensors)
+    if said != found:
+        _need(isinstance(said, dict) and said.keys() == found.keys(), "it has other tensors")
+        raise ValueError(f"its tensor {next(n for n in found if said[n] != found[n])} was changed")
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    data: memoryview = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return data
+
+
+def _read(header: Any, tensors: Mapping[str, Tensor]) -> Checkpoint:
+    """Raises ValueError, TypeError or LookupError for JSON that `save` did not write."""
+    tables = (header, header["run"], header["draws"], {} if (s := header["scaler"]) is None else s)
+    _need(all(isinstance(table, dict) for table in tables), "a table is missing")
+    found = Checkpoint(
+        step=header["step"],
+        run=header["run"],
+        epochs=tuple(Epoch(**e) for e in header["epochs"]),
+        losses=(header["losses"][0], header["losses"][1]),
+        draws={name: (d[0], d[1]) for name, d in header["draws"].items()},
+        seconds=header["seconds"],
+        scaler=header["scaler"],
+        tensors=tensors,
+    )
+    counts = [found.step, found.losses[1], *(step for _, step in found.draws.values())]
+    _need(all(type(n) is int and n >= 0 for n in counts), "a count is not a whole number")
+    _need(all(type(seed) is int for seed, _ in found.draws.values()), "a seed is not one")
+    numbers = [found.seconds, found.losses[0]]
+    for epoch in found.epochs:
+        numbers += [epoch.loss, epoch.seconds, *([] if epoch.metric is None else [epoch.metric])]
+    right = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+    _need(right, "a measured value is not a number")
+    return found
+
+
+def _need(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)
+
+
 def _short(error: Exception) -> str:
-    return f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-
-
-def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
-    value = zlib.crc32(text.encode())
-    for name in sorted(tensors):
-        flat = tensors[name].contiguous().reshape(-1).view(torch.uint8)
-        value = zlib.crc32(flat.numpy().data, value)
-    return value
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def check(found: Checkpoint, run: Mapping[str, Any], folder: Path) -> None:

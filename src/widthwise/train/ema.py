@@ -16,6 +16,7 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -36,7 +37,11 @@ class Average:
     def _blend(self, kept: _Tensors, new: _Tensors, count: Tensor | int) -> None:
         taken = int(count)  # on the CPU, so nothing waits for a GPU
         decay = min(self.decay, (1 + taken) / (10 + taken))
-        get_ema_multi_avg_fn(decay)(kept, new, count)  # type: ignore[no-untyped-call]
+        blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        for sharded in (True, False):  # no operator takes both at once
+            pairs = [p for p in zip(kept, new, strict=True) if isinstance(p[0], DTensor) is sharded]
+            if pairs:
+                blend([k for k, _ in pairs], [n for _, n in pairs], count)
 
     def update(self) -> None:
         """Take the module's weights, as they are now, into the average."""
@@ -51,9 +56,13 @@ class Average:
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
+        # Values rather than memory, which what shards a parameter holds on to.
         for ours, theirs in zip(_tensors(self.module), _tensors(self.model.module), strict=True):
-            ours.data, theirs.data = theirs.data, ours.data
+            kept = ours.clone()
+            ours.copy_(theirs)
+            theirs.copy_(kept)
 
     @torch.no_grad()
     def keep(self) -> None:

@@ -6,21 +6,19 @@
     history = fit(..., valid=valid, metric=ACCURACY, folder="runs/a")   # again: goes on, or is done
 
 The data's order, the learning rate and every random number are functions of seed and step, so a
-run that was stopped, in whatever way, ends with the very weights of one that was not.
+run that was stopped, in whatever way, ends with the very weights of one that was not. In a script
+that torchrun or `accelerate launch` starts, the processes share each batch.
 """
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,24 +27,25 @@ from torch.utils.data import Dataset
 from widthwise.bits import StraightThrough
 from widthwise.choose.draws import hashed
 from widthwise.errors import TrainingError
-from widthwise.measure.metric import Metric, outputs_for
+from widthwise.graph.sharded import make_whole
+from widthwise.measure.metric import Metric
 from widthwise.sparse import GradualPruner
 from widthwise.store.lock import held
 from widthwise.train import checkpoint
-from widthwise.train.batches import Plan, length, own_randomness, placed, reseed, stream
+from widthwise.train.batches import Plan, length, own_randomness, pieces, placed, reseed, stream
 from widthwise.train.checkpoint import Checkpoint
 from widthwise.train.ema import Average
 from widthwise.train.history import Epoch, History
+from widthwise.train.interrupt import Interrupt
 from widthwise.train.job import Job, module_of
-from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw
+from widthwise.train.losses import Criterion, Objective, StepLoss
 from widthwise.train.progress import Display, Pace
+from widthwise.train.ranks import agree, computing, digest, parallel, spread, unsynced
 from widthwise.train.recipe import Recipe, rate
 from widthwise.train.sam import SAM
 from widthwise.train.setup import accelerator_for, optimizer_for
 from widthwise.train.state import gather, restore
-
-if TYPE_CHECKING:
-    pass
+from widthwise.train.validation import validated
 
 
 def fit(
@@ -65,6 +64,8 @@ def fit(
     workers: int = 0,
     cpu: bool = False,
     save_every: float = 300.0,
+    accumulate: int = 1,
+    shard: bool = False,
 ) -> History:
     """Train a network in place, and leave it in evaluation mode.
 
@@ -87,23 +88,20 @@ def fit(
     progress: a bar on a terminal, else a line for each epoch; False shows nothing.
     workers: processes that fetch ahead, for data sets that are slow to index.
     cpu: stay on the CPU even where there is a GPU.
+    accumulate: pieces in which each process runs its share of a batch, one after another, to save
+        memory. The widths of a step are those of all its pieces.
+    shard: of several processes, each keeps only its share of the weights, of their gradients and of
+        the optimizer's state (FSDP2). The network is whole again at the end. Goes without pruner,
+        quantizer and float16.
 
     Returns what the run was like. The global random generators are left as they were.
 
-    Raises TrainingError when the loss or the weights stop being finite, or the precision is not to
-    be had; RunError when the folder is in use or holds another run; FileError when the checkpoint
-    is damaged or cannot be written; ValueError for arguments that do not fit together.
+    Raises TrainingError when the loss or the weights stop being finite, the precision is not to be
+    had, or the processes of one training were started with different settings; RunError when the
+    folder is in use or holds another run; FileError when the checkpoint is damaged or cannot be
+    written; ValueError for arguments that do not fit together.
     KeyboardInterrupt (Ctrl-C) waits for the step at hand, saves, and says how to go on.
     """
-    if (valid is None) != (metric is None):
-        raise ValueError("Give valid and metric together, or neither.")
-    if isinstance(loss, (SingleDraw, SandwichLoss)) and loss.net is not net:
-        raise ValueError("The loss was made for another network; make it with the one you train.")
-    for name, each in (("pruner", pruner), ("quantizer", quantizer)):
-        if each is not None and (each.steps or each.module is not module_of(net)):
-            raise ValueError(f"Make a new {name}, with the network that you train.")
-    if quantizer is not None and recipe is not None and recipe.ema is not None:
-        raise ValueError("Averages of quantized weights are not quantized; train without ema.")
     place = None if folder is None else Path(folder)
     job = Job(
         net,
@@ -119,23 +117,17 @@ def fit(
         workers,
         cpu,
         save_every,
+        accumulate,
+        shard,
     )
+    job.check()
     with own_randomness():
         run = _Run(job)
         with held(place) if place is not None and run.main else nullcontext():
             return run.go(progress)
 
 
-class _Step(nn.Module):
-    """One training step's loss as a module, so that Accelerate can wrap all its passes at once."""
-
-    def __init__(self, net: nn.Module, loss: Callable[[Any, Any], Tensor]) -> None:
-        super().__init__()
-        self.net = net
-        self.loss = loss
-
-    def forward(self, inputs: Any, target: Any) -> Tensor:
-        return self.loss(inputs, target)
+_Part = tuple[Any, Any, float]  # inputs, target, weight of the loss
 
 
 class _Run:
@@ -153,6 +145,8 @@ class _Run:
         self.steps = self.plan.steps * recipe.epochs
         self.identity = job.identity()
         self.module.to(self.accelerator.device)
+        step = StepLoss(job.net, job.objective())
+        self.objective = parallel(self.accelerator, step, shard=job.shard)
         self.optimizer = optimizer_for(self.module, recipe)
         # Accelerate's wrapper of an optimizer looks up signatures and installed packages at every
         # step, 0.2 ms in all; only scaled gradients need it.
@@ -162,7 +156,6 @@ class _Run:
         )
         self.sam = None if recipe.sam is None else SAM(self.optimizer, recipe.sam)
         self.average = None if recipe.ema is None else Average(self.module, recipe.ema)
-        self.objective = self.accelerator.prepare_model(_Step(job.net, job.objective()))
         self.step = 0
         self.epochs: list[Epoch] = []
         self.losses = (0.0, 0)  # sum and number, of the epoch at hand
@@ -170,7 +163,7 @@ class _Run:
         self.last = math.nan  # the last loss looked at
         self.kept: int | None = None  # the step of the last checkpoint
         self.began = time.monotonic()
-        self.interrupted = False
+        self.interrupt = Interrupt()
 
     def go(self, progress: bool) -> History:
         """Train to the end."""
@@ -178,16 +171,20 @@ class _Run:
         for module in job.drawing().values():
             module.step = 0
         self._resume()
+        self._agree()
         name = job.metric.name if job.metric else None
         display = Display(
             self.steps, job.recipe.epochs, self.step, name, shown=progress and self.main
         )
-        with display, self._interruptible():
+        # Several processes would not all hear it between the same two steps.
+        with display, self.interrupt.listening(self.accelerator.num_processes == 1):
             for epoch in range(len(self.epochs), job.recipe.epochs):
                 self._epoch(epoch, display)
-                if self.interrupted:
+                if self.interrupt.heard:
                     self._stop()
+        make_whole(self.module)
         if self.average is not None:
+            make_whole(self.average.model)
             self.average.keep()
             if job.pruner is not None:
                 job.pruner.apply()  # an average over masks is less sparse than each
@@ -197,20 +194,25 @@ class _Run:
     def _epoch(self, epoch: int, display: Display) -> None:
         job = self.job
         first = epoch * self.plan.steps
-        share = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
-        batches = [indices[share] for indices in self.plan.epoch(epoch)[self.step - first :]]
+        rank, count = self.accelerator.process_index, self.accelerator.num_processes
+        shares = [pieces(b, rank, count, job.accumulate) for b in self.plan.epoch(epoch)]
+        number = self.step * len(shares[0])  # of the next piece, of all epochs
+        shares = shares[self.step - first :]
         job.net.train()
-        device = self.accelerator.device
         # Processes that look at the losses together must do so at the same steps, not times.
-        alone = self.accelerator.num_processes == 1
+        alone = count == 1
         look = Pace(50, 1.0 if alone else math.inf)
         write = Pace(self.steps, job.save_every if alone else math.inf)
-        for inputs, target in stream(job.train, batches, job.seed, self.step, job.workers):
-            self._step(placed(inputs, device), placed(target, device))
+        parts = [piece.indices for share in shares for piece in share]
+        # Augmented by numbers of their own, which are those of one process on the first.
+        seed = hashed(job.seed, (rank,)) if rank else job.seed
+        fetched = stream(job.train, parts, seed, number, job.workers)
+        for share in shares:
+            self._step([(*self._placed(next(fetched)), piece.weight) for piece in share])
             if look.due():
                 display.step(self.step, self._look())
                 look.reset()
-            if self.interrupted:
+            if self.interrupt.heard:
                 self._stop()
             if write.due():
                 self._save()
@@ -222,11 +224,15 @@ class _Run:
         self._save()
         display.epoch(epoch + 1, self.epochs[-1])
 
-    def _step(self, inputs: Any, target: Any) -> None:
+    def _placed(self, pair: tuple[Any, Any]) -> tuple[Any, Any]:
+        device = self.accelerator.device
+        return placed(pair[0], device), placed(pair[1], device)
+
+    def _step(self, batch: Sequence[_Part]) -> None:
         recipe = self.job.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = rate(recipe, self.step, self.steps)
-        loss = self._passes(inputs, target)
+        loss = self._passes(batch)
         if recipe.clip is not None:
             self.accelerator.clip_grad_norm_(self.module.parameters(), recipe.clip)
         self.stepper.step()
@@ -235,13 +241,13 @@ class _Run:
             each.step()
         if self.average is not None:
             self.average.update()
-        self.pending.append(loss.detach())
+        self.pending.append(loss)
         self.step += 1
 
-    def _passes(self, inputs: Any, target: Any) -> Tensor:
+    def _passes(self, batch: Sequence[_Part]) -> Tensor:
         """Forward and backward, twice where sharpness counts; the loss at the weights."""
         draws = {module: module.step for module in self.job.drawing().values()}
-        loss = self._pass(inputs, target)
+        loss = self._pass(batch)
         if self.sam is None:
             return loss
         if self.job.pruner is not None:
@@ -251,23 +257,42 @@ class _Run:
             module.step = number
         self.sam.climb()
         try:
-            self._pass(inputs, target)  # at the same widths
+            self._pass(batch)  # at the same widths
         finally:
             self.sam.descend()
         for buffer, value in kept:
             buffer.copy_(value)  # statistics are those of the weights themselves
         return loss
 
-    def _pass(self, inputs: Any, target: Any) -> Tensor:
-        reseed(hashed(self.job.seed, (self.step, 1, self.accelerator.process_index)))
-        loss: Tensor = self.objective(inputs, target)
+    def _pass(self, batch: Sequence[_Part]) -> Tensor:
+        """The loss of a process' pieces, all at the same widths, with its gradients."""
+        draws = {module: module.step for module in self.job.drawing().values()}
+        *others, last = batch
+        losses: list[Tensor] = []
+        for part in others:
+            with unsynced(self.objective):
+                losses.append(self._piece(part, len(losses)))
+            for module, number in draws.items():
+                module.step = number
+        losses.append(self._piece(last, len(losses)))
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _piece(self, part: _Part, number: int) -> Tensor:
+        inputs, target, weight = part
+        rank = self.accelerator.process_index
+        reseed(hashed(self.job.seed, (self.step, 1, rank, *([number] if number else []))))
+        with computing(self.accelerator, self.objective):
+            loss: Tensor = self.objective(inputs, target)
+        if weight != 1.0:
+            loss = loss * weight
         self.accelerator.backward(loss)
-        return loss
+        return loss.detach()
 
     def _look(self) -> float:
         """Look at the losses since the last look; a GPU is waited for here and nowhere else."""
         if self.pending:
-            found = torch.stack(self.pending).float()
+            found = torch.stack(self.pending)
+            found = found.to(torch.promote_types(found.dtype, torch.float32))
             if self.accelerator.num_processes > 1:
                 found = self.accelerator.reduce(found, "mean")
             values: list[float] = found.tolist()
@@ -288,36 +313,25 @@ class _Run:
         )
 
     def _measured(self) -> Epoch:
-        value = None
-        if self.job.metric is not None and self.job.valid is not None:
-            with self.average.shown() if self.average is not None else nullcontext():
-                value = self._metric(self.job.metric, self.job.valid)
+        # Statistics, of which each process has its own; the checkpoint has those of the first.
+        spread(self.module.buffers())
+        if self.average is not None:
+            spread(self.average.model.buffers())
+        with self.average.shown() if self.average is not None else nullcontext():
+            value = validated(self.job, self.accelerator)
         total, count = self.losses
         return Epoch(total / count, value, time.monotonic() - self.began)
 
-    @torch.no_grad()
-    def _metric(self, metric: Metric, valid: Dataset[Any]) -> float:
-        """The metric of the network as it is, in evaluation mode at full width."""
-        job, reach = self.job, self.accelerator
-        job.net.eval()
-        indices = torch.arange(length(valid))[reach.process_index :: reach.num_processes]
-        batches = indices.split(job.recipe.batch_size)
-        sums = torch.zeros(2, dtype=torch.float64, device=reach.device)
-        for inputs, target in stream(valid, batches, job.seed, 0, job.workers):
-            with reach.autocast():
-                outputs = outputs_for(job.net, placed(inputs, reach.device))
-            total, count = metric.batch(outputs, placed(target, reach.device))
-            sums[0] += total
-            sums[1] += count
-        total, count = reach.reduce(sums, "sum").tolist()
-        return metric.finish(total / count)
-
     def _save(self) -> None:
         folder = self.job.folder
-        if folder is None or not self.main:
+        if folder is None:
             return
         self._look()
+        if not self.main and not self.job.shard:
+            return
         tensors = gather(self.module, self.optimizer, self.average)
+        if not self.main:
+            return
         for which, each in self.job.after_steps().items():
             tensors |= {f"{which}/{name}": t for name, t in each.state_dict().items()}
         for name, tensor in tensors.items():
@@ -357,23 +371,12 @@ class _Run:
         if self.accelerator.scaler is not None and found.scaler is not None:
             self.accelerator.scaler.load_state_dict(found.scaler)
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C is heard between two steps; a second one at once."""
-        alone = self.accelerator.num_processes == 1
-        if not alone or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def hear(number: int, frame: FrameType | None) -> None:
-            self.interrupted = True
-            signal.signal(signal.SIGINT, before)
-
-        before = signal.signal(signal.SIGINT, hear)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+    def _agree(self) -> None:
+        """Raise TrainingError for processes that would not do the same."""
+        if self.accelerator.num_processes > 1:
+            states = {n: digest(e.state_dict()) for n, e in self.job.after_steps().items()}
+            optional = {"accumulate": None, "bits": None, "pruner": None, "quantizer": None}
+            agree(self.accelerator, optional | self.identity | states | {"step": self.step})
 
     def _stop(self) -> None:
         self._look()

@@ -17,7 +17,7 @@ from widthwise.measure.metric import Metric, outputs_for
 from widthwise.sparse import GradualPruner
 from widthwise.train.batches import length
 from widthwise.train.layer import StructuralDropout
-from widthwise.train.losses import Criterion, Objective, name_of
+from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
 from widthwise.train.recipe import Recipe
 from widthwise.train.state import state_of
 
@@ -39,6 +39,30 @@ class Job:
     workers: int
     cpu: bool
     save_every: float
+    accumulate: int
+    shard: bool
+
+    def check(self) -> None:
+        """Raise ValueError for arguments that do not fit together."""
+        if (self.valid is None) != (self.metric is None):
+            raise ValueError("Give valid and metric together, or neither.")
+        if isinstance(self.loss, (SingleDraw, SandwichLoss)) and self.loss.net is not self.net:
+            raise ValueError(
+                "The loss was made for another network; make it with the one you train."
+            )
+        for name, each in self.after_steps().items():
+            if each.steps or each.module is not module_of(self.net):
+                raise ValueError(f"Make a new {name}, with the network that you train.")
+            if self.shard:
+                raise ValueError(f"A {name} needs whole weights; train without shard.")
+        if self.quantizer is not None and self.recipe.ema is not None:
+            raise ValueError("Averages of quantized weights are not quantized; train without ema.")
+        if type(self.accumulate) is not int or self.accumulate < 1:
+            raise ValueError(f"accumulate is {self.accumulate!r}; give an integer of at least 1.")
+        if self.shard and self.recipe.precision == "float16":
+            raise ValueError(
+                "Gradients of sharded weights cannot be scaled, as float16 needs; use bfloat16."
+            )
 
     def objective(self) -> Callable[[Any, Any], Tensor]:
         """(inputs, target) -> loss."""
@@ -68,6 +92,8 @@ class Job:
         }
         if self.quantizer is not None:
             identity["bits"] = self.quantizer.settings()
+        if self.accumulate > 1:
+            identity["accumulate"] = self.accumulate
         return identity
 
     def after_steps(self) -> dict[str, GradualPruner | StraightThrough]:

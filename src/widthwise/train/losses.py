@@ -22,8 +22,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from widthwise.choose.draws import Sandwich, climb, one_per_octave, sandwich, share_kept
@@ -51,6 +52,25 @@ class Objective(ABC):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What sets this objective apart, as JSON: a run resumes only with the same."""
+
+
+class StepLoss(nn.Module):
+    """A step's loss as a module, for what wraps modules, such as DistributedDataParallel.
+
+        step = DistributedDataParallel(StepLoss(net, SandwichLoss(net, F.cross_entropy)))
+        step(inputs, target).backward()             # all passes of the step are one forward
+
+    net: what is trained. loss: (inputs, target) -> 0-dim tensor, of this network.
+    """
+
+    def __init__(self, net: nn.Module, loss: Callable[[Any, Any], Tensor]) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss
+
+    def forward(self, inputs: Any, target: Any) -> Tensor:
+        """The loss of one batch, a 0-dim tensor."""
+        return self.loss(inputs, target)
 
 
 class SingleDraw(Objective):
@@ -142,11 +162,7 @@ class SandwichLoss(Objective):
 
     def __call__(self, inputs: Any, target: Any) -> Tensor:
         net = self.net
-        if self.rungs:
-            wide, *narrow = climb(self.rungs, net.seed, net.step, self.plan)
-        else:
-            wide, *narrow = sandwich(net.free, net.draw, net.seed, net.step, self.plan)
-        net.step += 1
+        wide, *narrow = self._drawn()
         outputs = run_at(net, inputs, wide)
         total = self.criterion(outputs, target)
         kept = [(b, b.clone()) for b in net.model.buffers()] if net.training else []
@@ -158,6 +174,17 @@ class SandwichLoss(Objective):
             # `.data`: autograd would take the write for a change to what backward needs.
             buffer.data.copy_(value)
         return total / self.plan.passes
+
+    @torch.compiler.disable  # as Elastic.drawn
+    def _drawn(self) -> Sequence[Widths]:
+        """The widths of the next step, the full one first."""
+        net = self.net
+        if self.rungs:
+            found = climb(self.rungs, net.seed, net.step, self.plan)
+        else:
+            found = sandwich(net.free, net.draw, net.seed, net.step, self.plan)
+        net.step += 1
+        return found
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -224,11 +251,13 @@ def soft_target(outputs: Any, temperature: float) -> Callable[[Any], Tensor]:
             f"The model's outputs ({form}) are not logits of shape (N, classes) or (N, T, classes);"
             " give distill_loss=, a function of narrow and full outputs, or distill=None."
         )
-    soft = F.softmax(outputs.detach().float() / temperature, dim=-1)
+    # Half precision is too coarse for it, but what is finer stays so.
+    exact = torch.promote_types(outputs.dtype, torch.float32)
+    soft = F.softmax(outputs.detach().to(exact) / temperature, dim=-1)
     share = temperature**2 / (soft.numel() // soft.shape[-1])
 
     def loss(narrow: Any) -> Tensor:
-        logs = F.log_softmax(narrow.float() / temperature, dim=-1)
+        logs = F.log_softmax(narrow.to(exact) / temperature, dim=-1)
         return F.kl_div(logs, soft, reduction="sum") * share
 
     return loss

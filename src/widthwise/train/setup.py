@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from widthwise.errors import TrainingError
+from widthwise.train.ranks import without_gpu
 from widthwise.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def accelerator_for(recipe: Recipe, cpu: bool) -> Accelerator:
 
     name = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
     try:
-        return Accelerator(cpu=cpu, mixed_precision=name)
+        return Accelerator(cpu=cpu or without_gpu(), mixed_precision=name)
     except ValueError as error:
         raise TrainingError(
             f"Training in {recipe.precision}{' on the CPU' if cpu else ''} is not possible in this "
