@@ -1,8 +1,8 @@
 """One elastic fine-tuning of a trained ResNet-56 against fine-tuning each width by itself.
 
-    WIDTHWISE_DATA=... python bench/elastic_tuning.py --write
+    WIDTHWISE_DATA=... python bench/elastic_tuning.py --widths 8 --seeds 2 --write
 
-The network is ordered by `reconstruction`; eight widths from an eighth of its parameters to all
+The network is ordered by `reconstruction`; so many widths from an eighth of its parameters to all
 are chosen by `allocated_ladder`. *Each by itself*: cut, compensated, fine-tuned. *Elastic*: one
 training of all widths (full width, narrowest, two rungs a step, narrow ones distilled), then cut
 and compensated. Both have the same total budget, counted in multiply-accumulates of training
@@ -10,14 +10,19 @@ passes: that of each width seeing `IMAGES` images once, the full width among the
 0, batches of 128, flips. Statistics are estimated, and compensation is fitted, on the same 1,000
 images.
 
+The more widths, the larger the total: separate trainings share nothing, so that each width gets the
+same of it; in the elastic one all of it trains every width.
+
 Accuracies are on the first 4,000 test images. The budget is stated as a share of the network's own
-training, 200 epochs of 50,000 images.
+training, 200 epochs of 50,000 images. Results are
+stored seed by seed, in the place of those of the same number of widths and seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,13 +32,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import widthwise as ww
-from common import record
+from common import RESULTS, record
 from resnets import Bench
 from widthwise import importance
 from widthwise.measure.cost import macs, params
 from widthwise.train.losses import SandwichLoss
 
-IMAGES, BATCH, WIDTHS, LOWEST, TESTED = 4_000, 128, 8, 1 / 8, 4_000
+IMAGES, BATCH, LOWEST, TESTED = 4_000, 128, 1 / 8, 4_000
 TRAINING = 200 * 50_000  # full-width passes of the network's own training, as published
 
 
@@ -64,12 +69,12 @@ def tune(
     module.eval()
 
 
-def run(seed: int, split: str, lr: float) -> dict[str, Any]:
-    """Both ways, from the same ordered network."""
+def run(number: int, seed: int, split: str, lr: float) -> dict[str, Any]:
+    """Both ways, at this number of widths, from the same ordered network."""
     bench = Bench("cifar10-resnet56", seed)
     net = ww.Elastic(bench.model, bench.task.example(), seed=seed).eval()
     scores = importance.reconstruction(net, bench.scored, F.cross_entropy)
-    ladder = importance.allocated_ladder(net, scores, WIDTHS, lowest=LOWEST)
+    ladder = importance.allocated_ladder(net, scores, number, lowest=LOWEST)
     importance.order(net, scores)
     cost = [
         macs(net.cut(w), bench.task.example()) / macs(net.model, bench.task.example())
@@ -99,6 +104,7 @@ def run(seed: int, split: str, lr: float) -> dict[str, Any]:
         row["elastic"] = bench.accuracy(fitted, split, TESTED)
         print(row, flush=True)
     return {
+        "number": len(ladder),
         "seed": seed,
         "lr": lr,
         "elastic_steps": steps,
@@ -111,18 +117,28 @@ def _plain(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, y: F.cross_entropy(module(x), y)
 
 
+def store(found: dict[str, Any]) -> None:
+    """Put one seed's result in the place of an older one of the same number of widths."""
+    path = RESULTS / "elastic_tuning.json"
+    kept = json.loads(path.read_text())["results"] if path.exists() else []
+    kept = [x for x in kept if (x["number"], x["seed"]) != (found["number"], found["seed"])]
+    record("elastic_tuning", sorted([*kept, found], key=lambda x: (x["number"], x["seed"])))
+
+
 def main() -> None:
     """Run and print; store when asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--widths", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--split", choices=("valid", "test"), default="test")
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    found = [run(seed, options.split, options.lr) for seed in range(options.seeds)]
-    if options.write:
-        record("elastic_tuning", found)
+    for seed in range(options.seeds):
+        found = run(options.widths, seed, options.split, options.lr)
+        if options.write:
+            store(found)
 
 
 if __name__ == "__main__":

@@ -20,31 +20,53 @@ COLOURS = ("#9ca3af", "#b45309", "#1d4ed8", "#0f766e")
 
 def text(found: Found) -> str:
     """The section."""
-    runs = found["results"]
+    families = _families(found)
+    return "\n".join(
+        [
+            """## Elastic fine-tuning of a trained network
+
+The trained ResNet-56, ordered by `reconstruction`, at several widths by `allocated_ladder`: one
+elastic fine-tuning of all of them against fine-tuning each by itself, with the same total of
+multiply-accumulates (`bench/elastic_tuning.py`). By itself each width gets the same however many
+there are; the elastic training shares the whole, so that the larger the family the more each of it
+gets. Per cent of the first 4,000 test images of the JPEG copy.
+""",
+            *(_family(runs) for runs in families),
+            "![Accuracy against parameters kept](images/elastic-tuning.png)\n",
+            measured(found),
+            "",
+        ]
+    )
+
+
+def _families(found: Found) -> list[list[Found]]:
+    """The runs of each number of widths, the smallest first."""
+    numbers = sorted({run["number"] for run in found["results"]})
+    return [[run for run in found["results"] if run["number"] == n] for n in numbers]
+
+
+def _family(runs: list[Found]) -> str:
     rows = _rows(runs)
     shown = [
-        [f"{row['share']:.0%}", *(_cell(row[name]) for name in COLUMNS)] for row in reversed(rows)
+        [f"{row['share']:.0%}", *(_cell(row[name]) for name in COLUMNS), _lead(row)]
+        for row in reversed(rows)
     ]
-    above = sum(mean(r["elastic"]) >= mean(r["alone"]) for r in rows)
-    leads = [mean(r["elastic"]) - mean(r["alone"]) for r in rows]
     share = mean(run["budget_over_training"] for run in runs)
-    return f"""## Elastic fine-tuning of a trained network
+    leads = [mean(r["elastic"]) - mean(r["alone"]) for r in rows]
+    return f"""### A family of {len(rows)}
 
-The trained ResNet-56, ordered by `reconstruction`, at {len(rows)} widths by `allocated_ladder`:
-one elastic fine-tuning of all of them against fine-tuning each by itself, with the same total of
-multiply-accumulates, {share:.2%} of the network's own training (`bench/elastic_tuning.py`,
-{len(runs)} seed{"s" if len(runs) > 1 else ""}). Per cent of the first 4,000 test images of the
-JPEG copy.
+In total {share:.2%} of the network's own training; {len(runs)} seed{"s" if len(runs) > 1 else ""}.
 
-{table(["parameters kept", *COLUMNS.values()], shown)}
+{table(["parameters kept", *COLUMNS.values(), "elastic ahead by"], shown)}
 
-The elastic frontier is at or above that of separate fine-tuning at {above} of {len(rows)} widths;
-the differences are {min(leads):+.1f} to {max(leads):+.1f} points.
-
-![Accuracy against parameters kept](images/elastic-tuning.png)
-
-{measured(found)}
+The elastic frontier is at or above that of separate fine-tuning at
+{sum(lead >= 0 for lead in leads)} of {len(rows)} widths; the differences are {min(leads):+.1f} to
+{max(leads):+.1f} points, on average {mean(leads):+.1f}.
 """
+
+
+def _lead(row: Found) -> str:
+    return ", ".join(f"{e - a:+.1f}" for e, a in zip(row["elastic"], row["alone"], strict=True))
 
 
 def _rows(runs: list[Found]) -> list[Found]:
@@ -61,14 +83,27 @@ def _cell(values: list[float]) -> str:
 
 
 def pictures(found: Found, folder: Path) -> None:
-    """The four frontiers."""
+    """The four frontiers of each family."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = _rows(found["results"])
-    figure, axes = plt.subplots(figsize=(6.4, 4), dpi=150)
+    families = _families(found)
+    figure, panels = plt.subplots(
+        1, len(families), figsize=(4.6 * len(families), 4), dpi=150, sharey=True, squeeze=False
+    )
+    for axes, runs in zip(panels[0], families, strict=True):
+        _panel(axes, _rows(runs))
+        axes.set_title(f"a family of {runs[0]['number']}", fontsize=10)
+    panels[0, 0].set_ylabel("test accuracy, %")
+    panels[0, 0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(folder / "elastic-tuning.png")
+    plt.close(figure)
+
+
+def _panel(axes: Any, rows: list[Found]) -> None:
     for (name, label), colour in zip(COLUMNS.items(), COLOURS, strict=True):
         axes.plot(
             [100 * r["share"] for r in rows],
@@ -82,10 +117,5 @@ def pictures(found: Found, folder: Path) -> None:
     axes.set_xticks([12.5, 25, 50, 100], ["12.5", "25", "50", "100"])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("parameters kept, %")
-    axes.set_ylabel("test accuracy, %")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(folder / "elastic-tuning.png")
-    plt.close(figure)
