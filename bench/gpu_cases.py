@@ -88,6 +88,8 @@ def gpt(share: float, *, small: bool) -> nn.Module:
         n_head=kept,
         n_layer=depth,
         use_cache=False,
+        bos_token_id=None,
+        eos_token_id=None,
     )
     return Logits(GPT2LMHeadModel(config))
 

@@ -195,11 +195,15 @@ def _blocks(
     left: list[tuple[str, int]], valid: dict[str, list[bytes]], places: tuple[Path, Path],
     log: Path, processes: int, progress: tuple[float, int],
 ) -> None:  # fmt: skip
-    """Judge what is left, and take it away there. Raises BrokenProcessPool for a dead worker."""
+    """Judge some of what is left, and take it away there.
+
+    Not all, so that workers are replaced now and then: ProcessPoolExecutor can do that too, and may
+    then stop for good. Raises BrokenProcessPool for a dead worker.
+    """
     began, total = progress
-    context = get_context("spawn")
-    with ProcessPoolExecutor(processes, context, start, max_tasks_per_child=100) as pool:
-        futures = {pool.submit(block, n, k, valid[n], *places): (n, k) for n, k in left}
+    with ProcessPoolExecutor(processes, get_context("spawn"), start) as pool:
+        some = left[: 100 * processes]
+        futures = {pool.submit(block, n, k, valid[n], *places): (n, k) for n, k in some}
         for future in as_completed(futures):
             row = future.result()
             left.remove(futures[future])
