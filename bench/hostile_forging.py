@@ -155,7 +155,7 @@ def _start_of_shells(data: bytes) -> int:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
         return int(8 + length + header["widthwise"]["data_offsets"][1])
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError, OverflowError):
         return len(data)
 
 
