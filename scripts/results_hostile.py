@@ -61,8 +61,8 @@ def clients(found: dict[str, Any], table: Table) -> str:
 {results["clients"]} clients for {results["seconds"]:.0f} seconds, on loopback: pages, networks at
 random widths, examples, drawings, downloads that are broken off and go on, and requests that are
 malformed, oversized, endless, from elsewhere, or for files outside of the run
-(`bench/serve_load.py`). {results["requests"]:,} requests; {mistakes} answers were not those that
-there should be.
+(`bench/serve_load.py`). {results["requests"]:,} requests, {mistakes} answered
+otherwise than they should be.
 
 {table(["answer", "requests"], answers)}
 

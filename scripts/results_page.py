@@ -16,6 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import results_faults
+import results_hostile
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "results.md"
@@ -462,11 +465,23 @@ def stored_bytes(width: int) -> int:
     return 4 * (785 * width + (width + 1) * width + (width + 1) * 10)
 
 
+def faults() -> str:
+    """The section on injected faults."""
+    found = load("faults")
+    return f"{results_faults.section(found, table)}\n{measured(found)}\n"
+
+
+def clients() -> str:
+    """The section on the picker under load."""
+    found = load("serve_load")
+    return f"{results_hostile.clients(found, table)}\n{measured(found)}\n"
+
+
 def page() -> str:
     """The whole results page."""
     head = "# Results\n\nWritten by `scripts/results_page.py` from `bench/results/`.\n"
     measured_here = [quality(), step_cost(), cut_speed(), sweep(), engine(), scoring()]
-    measured_here += [pruning(), storage(), few_bits(), in_int8()]
+    measured_here += [pruning(), storage(), few_bits(), in_int8(), faults(), clients()]
     return "\n".join([head, *measured_here])
 
 

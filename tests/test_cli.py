@@ -24,6 +24,7 @@ from widthwise.measure.frontier import Frontier
 from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Run, hold
 from widthwise.store.file import load, read_manifest
+from widthwise.store.jsonfile import unsealed
 from widthwise.tasks import data as public_data
 from widthwise.tasks.resolve import resolve
 
@@ -427,7 +428,7 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_a_draw_that_cannot_be_is_one_sentence(run, tmp_path):
-    data = json.loads((run / "run.json").read_text())
+    data = unsealed((run / "run.json").read_bytes())
     for draw in ({"p": 7}, {"q": 0.5}):
         (run / "run.json").write_text(json.dumps(data | {"draw": draw}))
         fails("cut", run, "--fraction", 0.5, "--out", tmp_path / "x")

@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ import torch
 
 from widthwise.errors import RunError
 from widthwise.measure.frontier import Frontier
-from widthwise.store.atomic import left_over, write_whole
+from widthwise.store.atomic import left_over, tidy, write_whole
 from widthwise.store.jsonfile import contents, sealed, unsealed
 from widthwise.store.lock import held
 from widthwise.version import VERSION
@@ -190,12 +190,16 @@ class Run:
         write_whole(self.record_file, [sealed(asdict(record))])
 
 
-def hold(folder: Path) -> AbstractContextManager[None]:
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
     """Keep other widthwise commands out of `folder`, which is made if it is missing.
 
-    Raises RunError when another process holds it, or when it cannot be made.
+    What processes that were killed left in it is taken away. Raises RunError when another process
+    holds it, or when it cannot be made.
     """
-    return held(folder, _LOCK)
+    with held(folder, _LOCK):
+        tidy(folder)
+        yield
 
 
 def claim(folder: Path, settings: Settings, *, overwrite: bool = False) -> tuple[Run, State]:

@@ -12,7 +12,6 @@ network that was read.
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Record, Run
 from widthwise.store import scorefile
+from widthwise.store.atomic import beside
 from widthwise.store.export import export_onnx, export_program
 from widthwise.store.file import load, save
 from widthwise.store.manifest import Measured
@@ -278,22 +278,16 @@ def store_checked(
     """
     name = task.metric.name
     value = evaluation(task, data, "test")(module)
-    beside = path.with_name(f".{secrets.token_hex(6)}.{path.name}")
-    try:
+    with beside(path) as made:
         noted = Measured(name, value, "test")
-        save(net, beside, widths=widths, module=module, metric=noted, pack=pack, bits=bits)
-        read = load(beside, build=task.model)
+        save(net, made, widths=widths, module=module, metric=noted, pack=pack, bits=bits)
+        read = load(made, build=task.model)
         results = {split: evaluation(task, data, split)(read) for split in ("valid", "test")}
         if not same(results["test"], value):
             raise FileError(
                 f"The network read back from {path.name} has {name} {results['test']:.6g} and not "
                 f"{value:.6g}; its model's class may keep state that is no parameter or buffer."
             )
-        beside.replace(path)
-    except OSError as error:
-        raise FileError(f"{path} could not be written ({error.strerror}); give another.") from error
-    finally:
-        beside.unlink(missing_ok=True)
     return results
 
 

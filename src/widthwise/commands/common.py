@@ -1,9 +1,12 @@
 """What the commands share: consoles, errors in one sentence, options that several take."""
 
+import errno
 import functools
 import json
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -135,8 +138,53 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
                     err=True,
                 )
                 raise typer.Exit(1) from error
+            except Exception as error:
+                said = _refused(error)
+                if said is None:
+                    raise
+                typer.echo(f"Error: {one_line(said)}", err=True)
+                raise typer.Exit(1) from error
+            except KeyboardInterrupt as stopped:  # where there is nothing to say about going on
+                typer.echo("Interrupted.", err=True)
+                raise typer.Exit(130) from stopped
 
     return run
+
+
+_REFUSALS: Final = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ENOMEM, errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
+
+
+def _refused(error: Exception) -> str | None:
+    """What the machine refused, as a sentence; None for what is a mistake of a program."""
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        place = f" for {error.filename}" if error.filename else ""
+        return (
+            f"The system refused what was to be done{place} ({error.strerror}); make room or give "
+            "the right to it, and run the same command again."
+        )
+    if _short_of_memory(error):
+        return (
+            "There is too little memory; free some, or ask for smaller batches or fewer workers, "
+            "and run the same command again."
+        )
+    return None
+
+
+def _short_of_memory(error: BaseException | None) -> bool:
+    """Whether it is that, or came of that: what is in want of memory fails in strange ways."""
+    if error is None:
+        return False
+    # torch says so in a RuntimeError, the loader of compiled modules in an ImportError.
+    words = ("out of memory", "allocate memory", "bad_alloc", "failed to map segment")
+    if isinstance(error, MemoryError):
+        return True
+    told_so = isinstance(error, RuntimeError | ImportError)
+    if told_so and any(word in str(error) for word in words):
+        return True
+    return _short_of_memory(error.__cause__) or _short_of_memory(error.__context__)
 
 
 # Packages that not everyone needs -> the extra that brings them.
@@ -156,22 +204,37 @@ _EXTRAS: Final[Mapping[str, str]] = {
 
 @contextmanager
 def interruptible(command: str) -> Iterator[None]:
-    """Ctrl-C during a training says how to continue, with exit code 130."""
-    try:
-        yield
-    except KeyboardInterrupt as stopped:
-        typer.echo(f"Interrupted; continue with the same command: {command}", err=True)
-        raise typer.Exit(130) from stopped
+    """Ctrl-C or SIGTERM in a training says how to continue, with exit code 130."""
+    with _as_interrupt():
+        try:
+            yield
+        except KeyboardInterrupt as stopped:
+            typer.echo(f"Interrupted; continue with the same command: {command}", err=True)
+            raise typer.Exit(130) from stopped
 
 
 @contextmanager
 def all_or_nothing() -> Iterator[None]:
-    """Ctrl-C during work that keeps nothing says so, with exit code 130."""
+    """Ctrl-C or SIGTERM during work that keeps nothing says so, with exit code 130."""
+    with _as_interrupt():
+        try:
+            yield
+        except KeyboardInterrupt as stopped:
+            typer.echo("Interrupted; the same command begins again.", err=True)
+            raise typer.Exit(130) from stopped
+
+
+@contextmanager
+def _as_interrupt() -> Iterator[None]:
+    """SIGTERM, with which machines are cleared, is Ctrl-C inside."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not for other threads to handle
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         yield
-    except KeyboardInterrupt as stopped:
-        typer.echo("Interrupted; the same command begins again.", err=True)
-        raise typer.Exit(130) from stopped
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def absolute(task: str) -> str:

@@ -8,7 +8,7 @@ import typer
 from torch import nn
 
 from widthwise import steps
-from widthwise.commands.common import console, told
+from widthwise.commands.common import all_or_nothing, console, told
 from widthwise.errors import ExportError, TaskError
 from widthwise.laddered import export_progressive
 from widthwise.measure.kernels import NothingFasterWarning
@@ -31,6 +31,8 @@ EXAMPLES = (
     "widthwise export runs/digits --format progressive --out net.safetensors --rungs 8",
 )
 
+Form = Literal["onnx", "torch", "elastic-onnx", "progressive"]
+
 
 @told
 def export(
@@ -46,7 +48,7 @@ def export(
         typer.Option(metavar="TASK", help="The task of a file that lies outside its run folder."),
     ] = None,
     form: Annotated[
-        Literal["onnx", "torch", "elastic-onnx", "progressive"],
+        Form,
         typer.Option(
             "--format",
             help="onnx, torch for a torch.export program, elastic-onnx for a run's network with "
@@ -74,20 +76,26 @@ def export(
     It takes any batch size, and has been run and compared with PyTorch before it is written. A
     progressive file is for widthwise.load, over the network too, and for any safetensors reader.
     """
-    what = "gives what PyTorch gives"
-    if int8:
-        if form != "onnx":
-            raise ExportError("--int8 writes an ONNX file; use it with --format onnx.")
-        what = _export_int8(*_opened(source, task), out)
-    elif form == "elastic-onnx":
-        _export_elastic(source, out)
-    elif form == "progressive":
-        what = _export_progressive(source, out, rungs)
-    else:
-        steps.export(*_opened(source, task), out, form)
+    if int8 and form != "onnx":
+        raise ExportError("--int8 writes an ONNX file; use it with --format onnx.")
+    with all_or_nothing():
+        what = _export(source, out, task, form, int8, rungs)
     console.print(
         f"Wrote {out}: {format_size(out.stat().st_size)}, {what}", markup=False, soft_wrap=True
     )
+
+
+def _export(source: Path, out: Path, task: str | None, form: Form, int8: bool, rungs: int) -> str:
+    """Write the file; what is to be said of it."""
+    if int8:
+        return _export_int8(*_opened(source, task), out)
+    if form == "progressive":
+        return _export_progressive(source, out, rungs)
+    if form == "elastic-onnx":
+        _export_elastic(source, out)
+    else:
+        steps.export(*_opened(source, task), out, form)
+    return "gives what PyTorch gives"
 
 
 def _export_elastic(source: Path, out: Path) -> None:

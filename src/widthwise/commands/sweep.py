@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from widthwise import steps
-from widthwise.commands.common import console, facts, fits_table, notes, told
+from widthwise.commands.common import all_or_nothing, console, facts, fits_table, notes, told
 from widthwise.errors import RunError
 from widthwise.measure.frontier import Frontier, combine
 from widthwise.report.curve import what_fits
@@ -74,7 +74,7 @@ def sweep(
     frontiers: list[Frontier] = []
     title, chosen = "", by
     for run in found:
-        with hold(run.folder):
+        with all_or_nothing(), hold(run.folder):
             opened = steps.open_run(run)
             name, metric = opened.task.name, opened.task.metric.name
             title = f"{name}: {metric} at every size"

@@ -24,7 +24,7 @@ from widthwise.compare.methods import grouped
 from widthwise.compare.outcome import Outcome
 from widthwise.compare.spec import Spec
 from widthwise.errors import FileError, RunError
-from widthwise.store.atomic import write_whole
+from widthwise.store.atomic import tidy, write_whole
 from widthwise.store.jsonfile import contents, sealed, unsealed
 
 _SPEC: Final = "spec.json"
@@ -113,7 +113,9 @@ def _place(folder: Path, kind: Kind, seed: int) -> Path:
 
 
 def _tidy(folder: Path) -> None:
-    """Take away checkpoints of trainings that are done, where a run ended before it could."""
+    """Take away what a run that was killed left: half files, checkpoints of what is trained."""
+    for name in ("trained", "units"):
+        tidy(folder / name)
     for path in (folder / "trained").glob("*.json"):
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 

@@ -4,8 +4,8 @@
     with beside(path) as made:              # a file that something else writes, and that
         ...                                 # is looked at before it takes its place
 
-What a killed process left beside a file is taken away by the next one that writes this file. It
-is known by its name, and by a lock that went with its process.
+What a killed process left beside a file is taken away by the next one that writes this file, or
+holds the run folder. It is known by its name, and by a lock that went with its process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def write_whole(
     """
     path = Path(path)
     with _named(path):
-        _tidy(path)
+        tidy(path.parent, path.name)
         part, file = _new_file(path)
         try:
             with file:
@@ -65,7 +65,7 @@ def beside(path: Path) -> Iterator[Path]:
     FileError for an OSError, inside too.
     """
     with _named(path):
-        _tidy(path)
+        tidy(path.parent, path.name)
         folder, handle = _new_folder(path)
         try:
             made = folder / path.name
@@ -81,6 +81,17 @@ def beside(path: Path) -> Iterator[Path]:
 def left_over(name: str) -> bool:
     """Whether a file or folder of this name is one that was to take the place of another."""
     return _PART.fullmatch(name) is not None
+
+
+def tidy(folder: Path, name: str | None = None) -> None:
+    """Take away what processes that are no more left in a folder, or beside one file of it."""
+    if sys.platform == "win32":  # has no locks that would tell them from others
+        return
+    with suppress(OSError):
+        for found in folder.iterdir():
+            match = _PART.fullmatch(found.name)
+            if match and name in (None, match["file"]):
+                _remove_if_left(found)
 
 
 @contextmanager
@@ -125,17 +136,6 @@ def _new_folder(path: Path) -> tuple[Path, int | None]:
             return part, handle
         if handle is not None:
             os.close(handle)
-
-
-def _tidy(path: Path) -> None:
-    """Take away what processes that are no more left beside `path`."""
-    if sys.platform == "win32":  # has no locks that would tell them from others
-        return
-    with suppress(OSError):
-        for found in path.parent.iterdir():
-            match = _PART.fullmatch(found.name)
-            if match and match["file"] == path.name:
-                _remove_if_left(found)
 
 
 def _remove_if_left(part: Path) -> None:
