@@ -37,6 +37,7 @@ from common import record
 from hostile_guard import Guard, WrongError, limit_memory
 from hostile_loaders import LOADERS, UNSEALED, seeds
 from hostile_mutations import changed
+from hostile_web import PLAN
 
 LOG = Path(tempfile.gettempdir()) / "widthwise-hostile.jsonl"
 BLOCK = 500  # files judged between two notes in the log
@@ -79,7 +80,8 @@ def hostile(
     """
     kind, at = LOADERS[name].kind, draw.randrange(len(valid))
     if kind == "web":
-        return _hostile_web(draw, valid[at]), at
+        data = _hostile_web(draw, valid[at])
+        return data, _cut_off([file[PLAN:] for file in valid], data[PLAN:], at)
     raw = draw.random()
     if kept and raw < 0.2:
         return hostile_forging.resealed(kind, changed(draw.choice(kept), draw)), None
@@ -88,15 +90,18 @@ def hostile(
         # A journal whose last lines are missing is that of a search that was stopped earlier.
         stopped = kind == "lines" and valid[at].startswith(data[: data.rfind(b"\n") + 1])
         older = kind == "json" and b'"sha256"' not in valid[at]
-        return data, None if name in UNSEALED or stopped or older else at
+        return data, None if name in UNSEALED or stopped or older else _cut_off(valid, data, at)
     if raw < 0.5:
         return hostile_forging.resealed(kind, changed(valid[at], draw)), None
     return hostile_forging.forged(kind, valid[at], draw), None
 
 
-def _hostile_web(draw: random.Random, data: bytes) -> bytes:
-    from hostile_web import PLAN
+def _cut_off(valid: list[bytes], data: bytes, at: int) -> int:
+    """Which valid file this is, where it is one cut off behind a rung; else the one it was."""
+    return valid.index(data) if data in valid else at
 
+
+def _hostile_web(draw: random.Random, data: bytes) -> bytes:
     steps = b"".join(bytes([draw.randrange(256), draw.randrange(256)]) for _ in range(PLAN // 2))
     quiet = draw.randrange(PLAN // 2)
     steps = b"\0" * 2 * quiet + steps[2 * quiet :]

@@ -33,6 +33,7 @@ from widthwise.sources import Source, model_of
 from widthwise.store import inputs, scorefile, stream
 from widthwise.store.file import load, read, save
 from widthwise.store.manifest import Measured
+from widthwise.store.progressive import Progressive
 from widthwise.store.save_progressive import save_progressive
 from widthwise.tasks.task import Splits, Task
 from widthwise.train import checkpoint
@@ -179,10 +180,13 @@ def _checkpoint(path: Path) -> object:
 
 
 def seeds(folder: Path) -> dict[str, list[bytes]]:
-    """Valid files of every loader, as bytes. folder: to write in."""
+    """Valid files of every loader, as bytes. folder: to write in.
+
+    Of a progressive file, also the beginnings that end with a rung, which are files themselves.
+    """
     torch.manual_seed(0)
     found = {**_networks(folder), **_others(folder)}
-    found["web"] = [hostile_web.plan() + found["progressive"][-1]]
+    found["web"] = [hostile_web.plan() + file for file in found["progressive"][1:]]
     return {name: found[name] for name in LOADERS}
 
 
@@ -209,9 +213,11 @@ def _networks(folder: Path) -> dict[str, list[bytes]]:
     rungs = [net.widths(f) for f in (0.25, 0.5, 1)]
     metrics = [MEASURED, None, MEASURED]
     ladder = save_progressive(net, path, rungs, metrics=metrics).read_bytes()
+    with Progressive.open(path) as file:
+        beginnings = [ladder[: rung.bytes] for rung in file.rungs]
     return {
         "plain": plain, "graph": graph, "packed": packed, "quantized": coded,
-        "progressive": [save_progressive(net, path, rungs[:1]).read_bytes(), ladder],
+        "progressive": [save_progressive(net, path, rungs[:1]).read_bytes(), *beginnings],
         "weights": [safetensors.torch.save(_apart(Net().state_dict())), plain[0]],
     }  # fmt: skip
 

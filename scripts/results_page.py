@@ -477,11 +477,17 @@ def clients() -> str:
     return f"{results_hostile.clients(found, table)}\n{measured(found)}\n"
 
 
+def hostile() -> str:
+    """The section on hostile files."""
+    found = load("hostile")
+    return f"{results_hostile.files(found, table)}\n{measured(found)}\n"
+
+
 def page() -> str:
     """The whole results page."""
     head = "# Results\n\nWritten by `scripts/results_page.py` from `bench/results/`.\n"
     measured_here = [quality(), step_cost(), cut_speed(), sweep(), engine(), scoring()]
-    measured_here += [pruning(), storage(), few_bits(), in_int8(), faults(), clients()]
+    measured_here += [pruning(), storage(), few_bits(), in_int8(), faults(), hostile(), clients()]
     return "\n".join([head, *measured_here])
 
 

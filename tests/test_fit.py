@@ -455,7 +455,7 @@ def test_a_damaged_checkpoint_is_one_sentence(finished, tmp_path, kind):
 def test_a_checkpoint_holds_no_pickle(finished):
     with safetensors.safe_open(finished / checkpoint.NAME, "pt") as file:
         names = set(file.keys())
-        assert set(file.metadata()) == {"widthwise", "checksum"}
+        assert set(file.metadata()) == {"widthwise", "sha256"}
     assert {"model/0.weight", "average/1.running_mean", "optimizer/4.bias/exp_avg_sq"} <= names
     assert [p.name for p in finished.iterdir()] == [checkpoint.NAME]
 

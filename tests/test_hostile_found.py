@@ -262,6 +262,14 @@ def test_journals_of_before_go_on(valid, tmp_path):
         journal_of(tmp_path, data.replace(b"3.14159", b"3.14158"))
 
 
+def test_a_checksum_that_is_none_is_not_that_of_a_line_of_before(valid, tmp_path):
+    """Also in a first line that stands alone."""
+    first = valid["journal"][0].splitlines(keepends=True)[0]
+    assert journal_of(tmp_path, first) == []
+    with pytest.raises(FileError, match="damaged"):
+        journal_of(tmp_path, first[:-4] + b"x" + first[-4:])
+
+
 def unsummed(line):
     return {name: value for name, value in json.loads(line).items() if name != "sum"}
 
@@ -270,7 +278,7 @@ def unsummed(line):
 
 
 def test_the_page_of_a_redirect_is_not_read(valid):
-    data = valid["web"][0][hostile_web.PLAN :]
+    data = valid["web"][-1][hostile_web.PLAN :]
     steps = hostile_web.plan(("redirect page", 1))
     began = time.monotonic()
     with hostile_web.serving(steps, data) as url:
@@ -283,7 +291,7 @@ def test_a_server_that_goes_on_for_ever_is_given_up(fault, valid, monkeypatch):
     monkeypatch.setattr(connecting, "TIMEOUT", 0.3)
     monkeypatch.setattr(ranges, "SLOWEST", 10_000)
     monkeypatch.setattr(ranges, "PAUSE", 0.0)
-    data = valid["web"][0][hostile_web.PLAN :]
+    data = valid["web"][-1][hostile_web.PLAN :]
     with (
         hostile_web.serving(hostile_web.plan(*[(fault, 1)] * 8), data) as url,
         pytest.raises(FileError, match=r"cannot be read|too slowly"),
@@ -299,7 +307,7 @@ def test_nothing_larger_than_the_users_model_is_downloaded(valid):
             super().__init__()
             self.fc1 = nn.Linear(2, 2)
 
-    data = valid["web"][0][hostile_web.PLAN :]
+    data = valid["web"][-1][hostile_web.PLAN :]
     with hostile_web.serving(hostile_web.plan(), data) as url, Progressive.open(url) as file:
         with pytest.raises(FileError, match="does not fit"):
             file.load(Other)

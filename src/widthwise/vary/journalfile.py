@@ -75,6 +75,8 @@ class Lines:
             log = parsed(line)
             if not isinstance(log, dict):
                 raise ValueError("a line is no table")
+            if found is None and "sum" in log:
+                raise ValueError("a checksum is none")
             self._logs.append({name: value for name, value in log.items() if name != "sum"})
             self._crc = zlib.crc32(line, self._crc)
             self._at += len(line)
