@@ -485,7 +485,10 @@ def hostile() -> str:
 
 def page() -> str:
     """The whole results page."""
-    head = "# Results\n\nWritten by `scripts/results_page.py` from `bench/results/`.\n"
+    head = (
+        "# Results\n\nWritten by `scripts/results_page.py` from `bench/results/`. Nothing was measured "
+        "on a GPU yet; where there is one, `bench/gpu.py` does.\n"
+    )
     measured_here = [quality(), step_cost(), cut_speed(), sweep(), engine(), scoring()]
     measured_here += [pruning(), storage(), few_bits(), in_int8(), faults(), hostile(), clients()]
     return "\n".join([head, *measured_here])
