@@ -82,9 +82,8 @@ def train(
         record = begin(run, state, replace(record, source=str(source.file) if source else ""))
         if scores:
             scorefile.write(run.scores, scores)
-    told(
-        ranks, 0
-    )  # what a run before this one left is cleared, before others look for a checkpoint
+    # What a run before this one left is cleared before the others look for a checkpoint.
+    told(ranks, 0)
     try:
         fit(
             net,
