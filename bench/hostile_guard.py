@@ -48,8 +48,9 @@ class Verdict:
 class Guard:
     """Judges files, one after another, in this process."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, seconds: float = SECONDS) -> None:
+        """seconds: of the processor, that a file may take."""
+        self.folder, self.seconds = folder, seconds
         self.start = _memory()
 
     def expected(self, name: str, loader: Loader, data: bytes) -> object:
@@ -79,7 +80,7 @@ class Guard:
         seconds, memory = time.process_time() - began, _peak() - self.start
         if outcome == "loaded" and expected is not None and found != expected:
             raise WrongError("another network, without a word")
-        if seconds > SECONDS:
+        if seconds > self.seconds:
             raise WrongError(f"takes {seconds:.2f} s")
         if memory > MEMORY:
             raise WrongError(f"takes {memory / 1e6:.0f} MB")

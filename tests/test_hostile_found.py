@@ -127,7 +127,7 @@ def test_a_form_that_is_copied_for_each_tensor_is_small(valid, tmp_path):
     began = time.process_time()
     with pytest.raises(FileError, match="a form is none"):
         load(path, Net)
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 10  # two thousand million names, were it copied
 
 
 def packed_file(valid, tmp_path, body, parts=b""):

@@ -77,6 +77,7 @@ MinMetric = Annotated[
     ),
 ]
 
+Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**31 - 1, help="Of everything random.")]
 Epochs = Annotated[int | None, typer.Option(metavar="N", min=1, help="Passes over the data.")]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", min=1, help="Items in a step.")]
 Rate = Annotated[float | None, typer.Option(metavar="X", help="Peak learning rate.")]

@@ -10,6 +10,7 @@ from widthwise import trained
 from widthwise.commands.common import (
     From,
     Samples,
+    Seed,
     TaskName,
     absolute,
     all_or_nothing,
@@ -45,7 +46,7 @@ def order(
         ),
     ] = "reconstruction",
     samples: Samples = trained.SAMPLES,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of everything random.")] = 0,
+    seed: Seed = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
     ] = False,

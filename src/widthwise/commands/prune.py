@@ -11,6 +11,7 @@ from widthwise import trained
 from widthwise.commands.common import (
     From,
     Samples,
+    Seed,
     TaskName,
     all_or_nothing,
     console,
@@ -65,7 +66,7 @@ def prune(
         ),
     ] = 0,
     samples: Samples = trained.SAMPLES,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of everything random.")] = 0,
+    seed: Seed = 0,
     dense: Annotated[
         bool,
         typer.Option(

@@ -15,6 +15,7 @@ from widthwise.commands.common import (
     MaxLatency,
     MaxMacs,
     RunFolder,
+    Seed,
     console,
     interruptible,
     notes,
@@ -56,7 +57,7 @@ def search(
         float | None,
         typer.Option(metavar="X", help="Of that training; by default the recipe's."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the search.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Search for the best variant of a run's network within a budget, and store it.
 

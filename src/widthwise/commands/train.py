@@ -17,6 +17,7 @@ from widthwise.commands.common import (
     End,
     Epochs,
     Rate,
+    Seed,
     TaskName,
     absolute,
     console,
@@ -59,7 +60,7 @@ def train(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of everything random.")] = 0,
+    seed: Seed = 0,
     seeds: Annotated[
         int,
         typer.Option(
