@@ -78,8 +78,9 @@ def about(found: dict[str, Any]) -> str:
     there, of = len(found["outcomes"]), len(spec.methods) * len(spec.budgets) * spec.seeds
     seeds = len({o["seed"] for o in found["outcomes"]})
     missing = "" if there == of else f" {there} of {of} outcomes are measured so far."
+    data = "" if spec.examples is None else f" on {spec.examples:,} examples"
     return (
-        f"Trainings of {recipe.epochs} epochs, fine-tunings of {spec.fine_tune}, searches of {spec.trials} "
+        f"Trainings of {recipe.epochs} epochs{data}, fine-tunings of {spec.fine_tune}, searches of {spec.trials} "
         f"variants; {seeds} seed{'s' * (seeds > 1)}.{missing} {measured(found)}"
     )
 

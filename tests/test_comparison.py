@@ -10,13 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import comparison_helpers
 import widthwise as ww
 from widthwise.cli import app
 from widthwise.compare import bases, cells
+from widthwise.compare.bases import train
 from widthwise.compare.cells import Unit, measure, units
+from widthwise.compare.data import loaded
+from widthwise.compare.data import some as chosen_from
 from widthwise.compare.engines import Engine, Local, Ray
 from widthwise.compare.matrix import run, stored
 from widthwise.compare.methods import METHODS, grouped
@@ -52,6 +56,7 @@ def test_a_file_says_what_is_compared(tmp_path):
         ('task = "digits"\nbudgets = [1]\nseed = 3', "did you mean 'seeds'"),
         ('task = "digits"\nbudgets = [1]\nseeds = 0', "whole number of at least 1"),
         ('task = "digits"\nbudgets = [1]\nseeds = true', "whole number of at least 1"),
+        ('task = "digits"\nbudgets = [1]\nexamples = 0', "whole number of at least 1"),
         ('task = "digits"\nbudgets = [1]\nmethods = ["elastix"]', "did you mean 'elastic'"),
         ("task = 3\nbudgets = [1]", "name of a task"),
         ("task = ", "no TOML"),
@@ -69,6 +74,44 @@ def test_a_wrong_file_is_one_sentence_with_its_name(tmp_path, text, said):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(TaskError, match="cannot be read"):
         read(tmp_path / "none.toml")
+
+
+# Fewer examples to train on.
+
+
+def test_the_examples_of_a_comparison_are_chosen_once_and_come_in_batches():
+    _, whole = loaded("digits", None)
+    _, some = loaded("digits", 100)
+    assert len(some.train) == 100
+    assert len(some.valid) == len(whole.valid)
+    inputs, targets = some.train.batch(torch.tensor([3, 3, 99]))
+    assert torch.equal(inputs[0], inputs[1])
+    assert torch.equal(inputs[2], some.train[99][0])
+    assert targets[2] == some.train[99][1]
+    assert len(some.train.batch(torch.arange(100))[0].unique(dim=0)) == 100  # none twice
+
+
+def test_data_sets_without_batches_are_chosen_from_too():
+    data = torch.utils.data.StackDataset(torch.arange(10), torch.arange(10) * 2)
+    found = chosen_from(data, torch.tensor([7, 2]))
+    assert [found[i] for i in range(len(found))] == [(7, 14), (2, 4)]
+
+
+def test_a_training_sees_only_these(tmp_path):
+    few = train(replace(SMALL, examples=64), "plain", 0, None)
+    same = train(replace(SMALL, examples=64), "plain", 0, None)
+    all_of_them = train(SMALL, "plain", 0, None)
+    assert few.weights == same.weights != all_of_them.weights
+
+
+def test_more_examples_than_there_are_are_refused_before_a_folder_is_made(tmp_path):
+    spec = tmp_path / "few.toml"
+    spec.write_text('task = "digits"\nbudgets = ["4kB"]\nexamples = 1000000\n')
+    out = tmp_path / "out"
+    shown = CliRunner().invoke(app, ["compare", str(spec), "--out", str(out)])
+    assert shown.exit_code == 1
+    assert "at most" in shown.output
+    assert not out.exists()
 
 
 # Sizes.

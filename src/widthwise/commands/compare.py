@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from widthwise.commands.common import absolute, console, interruptible, notes, table, told
+from widthwise.compare.data import loaded
 from widthwise.compare.engines import Engine, Local, Ray
 from widthwise.compare.matrix import Told, run
 from widthwise.compare.methods import METHODS
@@ -65,17 +66,20 @@ def compare(
     """Compare ways of compressing a network at equal bytes of their files.
 
     SPEC is a short file: task = "mnist", budgets = ["2kB", "10kB", "50kB"], and if wanted seeds,
-    epochs (of a training), fine_tune (epochs of a fine-tuning), trials (of a search) and methods,
-    such as ["elastic*", "small-dense*", "search"]. Every method makes the best network that it can
-    for every budget; choices are made on validation data, test data are reported. What is measured
-    is kept, so the same command goes on where it was stopped, and more seeds, budgets or methods
-    are added to what is there. Writes comparison.html, comparison.csv and pictures.
+    epochs (of a training), fine_tune (epochs of a fine-tuning), trials (of a search), examples (to
+    train on, drawn once; all when left out) and methods, such as ["elastic*", "small-dense*",
+    "search"]. Every method makes the best network that it can for every budget; choices are made on
+    validation data, test data are reported. What is measured is kept, so the same command goes on
+    where it was stopped, and more seeds, budgets or methods are added to what is there. Writes
+    comparison.html, comparison.csv and pictures.
     """
     given = read(spec)
     given = replace(given, task=absolute(given.task))
     if address is not None and engine is not Where.RAY:
         raise typer.BadParameter("is for --engine ray.", param_hint="--address")
     task = resolve(given.task)
+    if given.examples is not None:
+        loaded(given.task, given.examples)  # refuses more than there are before anything is written
     again = f"widthwise compare {shlex.quote(str(spec))} --out {shlex.quote(str(out))}"
     with (
         interruptible(again),
@@ -124,8 +128,10 @@ def facts(spec: Spec, task: Task) -> dict[str, str]:
     """What the page says about a comparison."""
     recipe, tuning = spec.recipe(task), spec.tuning(task)
     left_out = len(METHODS) - len(spec.methods)
+    data = "all" if spec.examples is None else f"{spec.examples:,}, drawn once"
     return {
         "task": task.name,
+        "training examples": data,
         "seeds": ", ".join(map(str, range(spec.seeds))),
         "every training": f"{recipe.epochs} epochs, batches of {recipe.batch_size}, AdamW with a "
         f"peak rate of {recipe.lr:g}",

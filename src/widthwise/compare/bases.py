@@ -17,10 +17,10 @@ from typing import Final, Literal
 import torch
 
 from widthwise.choose.draws import PUBLISHED, Draw
+from widthwise.compare.data import loaded
 from widthwise.compare.spec import Spec
 from widthwise.elastic import Elastic
 from widthwise.store.file import load, save
-from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
@@ -57,15 +57,15 @@ def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:
     DataError, CaptureError, TrainingError, FileError.
     """
     torch.set_num_threads(1)
-    task = resolve(spec.task)
+    task, data = loaded(spec.task, spec.examples)
     with own_randomness():
         torch.manual_seed(seed)
         model = task.model().train()
     net = Elastic(model, task.example(), draw=_DRAWS[kind], seed=seed)
     loss = SandwichLoss(net, task.loss) if kind == "elastic" else SingleDraw(net, task.loss)
     began = time.process_time()
-    data = task.splits().train
-    fit(net, data, loss, recipe=spec.recipe(task), folder=folder, seed=seed, progress=False)
+    recipe = spec.recipe(task)
+    fit(net, data.train, loss, recipe=recipe, folder=folder, seed=seed, progress=False)
     seconds = time.process_time() - began
     net.cpu()
     with tempfile.TemporaryDirectory() as place:

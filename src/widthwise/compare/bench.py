@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from torch import nn
 
 from widthwise.bits import StraightThrough
 from widthwise.compare.bases import Base, network
+from widthwise.compare.data import loaded
 from widthwise.compare.outcome import Outcome
 from widthwise.compare.spec import Spec
 from widthwise.elastic import Elastic
@@ -28,8 +29,6 @@ from widthwise.measure.sweep import Evaluation
 from widthwise.steps import evaluation, sample
 from widthwise.store.file import load
 from widthwise.store.parts import parts_of
-from widthwise.tasks.resolve import resolve
-from widthwise.tasks.task import Splits, Task
 from widthwise.train.fit import fit
 from widthwise.train.losses import Distill
 from widthwise.train.recipe import Recipe
@@ -41,20 +40,13 @@ _SAMPLES: Final = 2_000  # of the training data, for scores and compensation
 _STATISTICS: Final = 10_000  # for batch-norm statistics
 
 
-@cache
-def _loaded(task: str) -> tuple[Task, Splits]:
-    """A task and its data, once in a process."""
-    found = resolve(task)
-    return found, found.splits()
-
-
 class Bench:
     """One seed of a comparison. base: the training that the methods at hand start from."""
 
     def __init__(self, spec: Spec, seed: int, base: Base) -> None:
         torch.set_num_threads(1)
         self.spec, self.seed, self.base = spec, seed, base
-        self.task, self.data = _loaded(spec.task)
+        self.task, self.data = loaded(spec.task, spec.examples)
 
     @cached_property
     def batches(self) -> list[Any]:

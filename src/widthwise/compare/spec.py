@@ -6,6 +6,7 @@ seeds = 3                             # trainings of everything, 0, 1, 2
 epochs = 10                           # of every training; the task's own when left out
 fine_tune = 3                         # epochs of every fine-tuning and touch-up
 trials = 60                           # of a search, for every budget
+examples = 10_000                     # to train on, drawn once; all when left out
 methods = ["elastic*", "small-dense*", "search"]     # all of `methods.py` when left out
 
 spec = read(Path("mnist.toml"))
@@ -30,7 +31,7 @@ from widthwise.train.recipe import Recipe
 
 _LARGEST: Final = 64 * 1024  # bytes of a file
 _LARGEST_KEY: Final = 1000  # dots in a line
-_COUNTS: Final = ("seeds", "epochs", "fine_tune", "trials")
+_COUNTS: Final = ("seeds", "epochs", "fine_tune", "trials", "examples")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Spec:
     """What decides every number of a comparison.
 
     task: as `resolve` takes it. budgets: bytes, ascending. methods: names in `METHODS`.
-    epochs: None for those of the task's recipe. The others as in the file.
+    epochs: None for those of the task's recipe. examples: None for all. The others as in the file.
     """
 
     task: str
@@ -47,6 +48,7 @@ class Spec:
     epochs: int | None = None
     fine_tune: int = 3
     trials: int = 60
+    examples: int | None = None
     methods: tuple[str, ...] = tuple(METHODS)
 
     def recipe(self, task: Task) -> Recipe:
