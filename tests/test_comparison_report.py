@@ -16,7 +16,7 @@ from scipy.stats import t as student_t
 
 from widthwise.compare.methods import METHODS
 from widthwise.compare.outcome import Outcome
-from widthwise.compare.report import csvfile, markdown, page, picture, tables, words
+from widthwise.compare.report import choices, csvfile, markdown, page, picture, tables, words
 from widthwise.compare.report.chart import chart
 from widthwise.compare.report.looks import LOOKS
 from widthwise.compare.report.paired import paired, student
@@ -389,7 +389,7 @@ def test_the_page_can_be_read_by_ear_and_keyboard(shown):
     heads = [a for tag, a in shown.tags if tag == "th"]
     assert all(a.get("scope") in ("col", "row", "rowgroup") for a in heads)
     regions = [a for _, a in shown.tags if a.get("role") == "region"]
-    assert len(regions) == 7
+    assert len(regions) == 8
     assert all(a["tabindex"] == "0" for a in regions)
     labelled = [a["aria-labelledby"] for _, a in shown.tags if a.get("aria-labelledby")]
     assert set(labelled) <= by_id.keys()
@@ -481,3 +481,41 @@ def test_round_places_are_few_and_inside():
 def test_a_folder_that_is_missing_is_one_sentence(tmp_path):
     with pytest.raises(FileError, match="could not be written"):
         publish(tmp_path / "none", outcomes(), ACCURACY, title="t", facts={})
+
+
+# What searches chose.
+
+
+def test_a_search_is_held_against_the_best_other_of_its_seed_and_budget():
+    found = [
+        made("search", SMALL, 0, 0.90, note="fc1 5"),
+        made("elastic", SMALL, 0, 0.95, valid=0.80),  # better on test data, but not chosen
+        made("4 bits", SMALL, 0, 0.89, valid=0.85),
+        made("search", SMALL, 1, 0.90, valid=0.95),  # looked better than it is
+        made("4 bits", SMALL, 1, 0.91),
+        made("search", LARGE, 1, 0.90),  # and here nothing as good was found
+        made("4 bits", LARGE, 1, 0.92),
+        made("search", LARGE, 0, 0.90),  # of which nothing else is so small
+    ]
+    comparison = compare(found, ACCURACY, title="t")
+    assert choices.lead(comparison) == (
+        "Each search beside the best other network of its budget and seed: at or above it on test "
+        "data in 1 of 3 cases. Of the others, in 1 it was at or above it on validation data, where "
+        "choices are made, so that nothing could tell, in 1 it had found nothing as good (50 kB, "
+        "seed 1)."
+    )
+    first, *others = choices.chosen(comparison).rows
+    assert first == ["2 kB", "0", "fc1 5", "90.00 %", "90.00 %", "4 bits", "85.00 %", "89.00 %"]
+    assert [row[:2] for row in others] == [["2 kB", "1"], ["50 kB", "1"]]
+
+
+def test_a_search_of_a_lower_loss_is_ahead():
+    found = [made("search", SMALL, 0, 90.0), made("4 bits", SMALL, 0, 100.0)]
+    comparison = compare(found, PERPLEXITY, title="t")
+    assert choices.lead(comparison).endswith("in 1 of 1 cases.")
+
+
+def test_a_comparison_without_searches_says_nothing_of_them():
+    comparison = compare([made("4 bits", SMALL, 0, 0.9)], ACCURACY, title="t")
+    assert "searches chose" not in page.page(comparison, facts={})
+    assert "search" not in markdown.section(comparison, picture="x.png")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from widthwise.compare.report import tables, words
+from widthwise.compare.report import choices, tables, words
 from widthwise.compare.report.summary import Comparison
 from widthwise.compare.report.tables import Table
 
@@ -28,6 +28,7 @@ def section(comparison: Comparison, *, picture: str) -> str:
         _table(tables.by_family(comparison)),
         words.COSTS,
         _table(tables.cost(comparison)),
+        *_searches(comparison),
         "What the files of the winners hold, in bytes:",
         _table(tables.inside(comparison)),
     ]
@@ -35,6 +36,12 @@ def section(comparison: Comparison, *, picture: str) -> str:
     if missed.rows:
         parts += ["Not reached:", _table(missed)]
     return "\n\n".join(parts) + "\n"
+
+
+def _searches(comparison: Comparison) -> list[str]:
+    """What was chosen; nothing where nothing was searched."""
+    lead = choices.lead(comparison)
+    return [lead, _table(choices.chosen(comparison))] if lead else []
 
 
 def _table(table: Table) -> str:

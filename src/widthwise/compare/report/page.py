@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from widthwise.compare.report import tables, words
+from widthwise.compare.report import choices, tables, words
 from widthwise.compare.report.chart import chart, ways
 from widthwise.compare.report.heat import heat
 from widthwise.compare.report.summary import Comparison
@@ -56,6 +56,7 @@ def page(comparison: Comparison, *, facts: Mapping[str, str]) -> str:
         families=_table(tables.by_family(comparison), "the best of each family"),
         heat=heat(comparison),
         metric=escape(_upper(words.direction(metric))),
+        searches=_searches(comparison),
         missed=_missed(comparison),
         cost=_table(tables.cost(comparison), "what each family took"),
         costs=escape(words.COSTS),
@@ -120,6 +121,19 @@ def _measured(comparison: Comparison) -> dict[str, str]:
         "seeds": words.listed([str(s) for s in comparison.seeds]),
         "metric": words.direction(comparison.metric),
     }
+
+
+def _searches(comparison: Comparison) -> str:
+    """What searches chose, folded, below how they did; nothing where nothing was searched."""
+    lead = choices.lead(comparison)
+    if not lead:
+        return ""
+    shown = _table(choices.chosen(comparison), "what searches chose")
+    return (
+        f'<section aria-labelledby="searches">\n'
+        f"{element('h2', 'What the searches chose', id='searches')}\n{element('p', lead)}\n"
+        f"<details>\n<summary>Every search</summary>\n{shown}\n</details>\n</section>"
+    )
 
 
 def _missed(comparison: Comparison) -> str:
