@@ -53,8 +53,8 @@ def lead(comparison: Comparison) -> str:
     why = []
     if chance:
         why.append(
-            f"in {chance} it was at or above it on validation data, where choices are made, so that "
-            "nothing could tell"
+            f"in {chance} it was at or above it on validation data, where choices are made, so "
+            "that nothing could tell"
         )
     if missed:
         why.append(f"in {len(missed)} it had found nothing as good ({'; '.join(missed)})")
