@@ -81,7 +81,11 @@ def stored() -> dict[str, Any]:
     for task in SETTINGS:
         cells = load(FOLDER / task / NAME, plan(task))
         if cells:
-            found[task] = {"plan": asdict(plan(task)), "cells": [asdict(c) for c in cells]}
+            found[task] = {
+                "plan": asdict(plan(task)),
+                "kinds": [kind.value for kind in SETTINGS[task].kinds],
+                "cells": [asdict(c) for c in cells],
+            }
             if cells[0].further:
                 found[task]["signature"] = signature()
     return found
