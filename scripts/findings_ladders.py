@@ -7,6 +7,7 @@ from typing import Any
 
 from results_page import measured, table
 from widthwise.compare import shown
+from widthwise.compare.equal import against
 from widthwise.compare.plan import Cell
 from widthwise.tasks import BUILT_IN
 
@@ -15,7 +16,7 @@ LEAD = """## Large and sparse, small and dense, or elastic
 "To prune, or not to prune" (Zhu & Gupta, 2017) holds a large network with zeros against a small one
 without at equal memory. Here memory is the bytes of the stored file, read back and measured, and there are
 two more ladders: *elastic*, one training that is cut to every width, and *elastic-sparse*, one training
-that is pruned gradually besides ({sparsity:.0%} zeros at every width), cut to every width
+that is pruned gradually besides ({sparsity:.0f} % zeros at every width), cut to every width
 (`bench/ladders.py`; [how](design.md#zeros-sparse)). All trainings of a task have the same recipe, shorter
 than the task's own. What *formula* says is the paper's accounting of the same networks. Differences are
 seed by seed, each network against the line between its neighbours of the other ladder; nothing is
@@ -35,10 +36,31 @@ def text(stored: dict[str, Any]) -> str:
     """Markdown."""
     found = stored["results"]
     first = next(iter(found.values()))
-    parts = [LEAD.format(sparsity=first["plan"]["pruning"]["sparsity"])]
+    parts = [LEAD.format(sparsity=100 * first["plan"]["pruning"]["sparsity"]), _summary(found)]
     for name in found:
         parts.append(_task(name, found[name]))
     return "\n".join([*parts, measured(stored), ""])
+
+
+def _summary(found: dict[str, Any]) -> str:
+    """At how many sizes one ladder is ahead of another, by task."""
+    rows = []
+    for name, stored in found.items():
+        cells, metric = _cells(stored), BUILT_IN[name]().metric
+        row = [name, str(len({c.seed for c in cells}))]
+        for kind, other in shown.PAIRS:
+            held = against(cells, kind, other, higher_is_better=metric.higher_is_better)
+            ahead = sum(d.verdict == "ahead" for d in held)
+            row.append(f"{ahead} of {len(held)}" if held else "-")
+        rows.append(row)
+    heads = [f"{kind.value} against {other.value}" for kind, other in shown.PAIRS]
+    return "\n".join(
+        [
+            "At how many of the sizes that can be compared the first is ahead with every seed:\n",
+            table(["task", "seeds", *heads], rows),
+            "",
+        ]
+    )
 
 
 def _task(name: str, found: dict[str, Any]) -> str:

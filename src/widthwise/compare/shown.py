@@ -25,6 +25,13 @@ _STYLES: Final = {  # colour and marker: told apart in black and white too
     Kind.ELASTIC: ("#0b62d6", "^"),
     Kind.ELASTIC_SPARSE: ("#0f8a5f", "D"),
 }
+PAIRS: Final = (  # one is held against the other
+    (Kind.SPARSE, Kind.DENSE),
+    (Kind.ELASTIC, Kind.DENSE),
+    (Kind.ELASTIC, Kind.SPARSE),
+    (Kind.ELASTIC_SPARSE, Kind.DENSE),
+    (Kind.ELASTIC_SPARSE, Kind.SPARSE),
+)
 LABELS: Final = {
     Kind.DENSE: "small-dense: each width trained by itself",
     Kind.SPARSE: "large-sparse: full width, gradually pruned",
@@ -112,14 +119,8 @@ def rows(cells: Sequence[Cell], metric: Metric) -> list[tuple[str, ...]]:
 
 def verdicts(cells: Sequence[Cell], metric: Metric) -> list[str]:
     """A sentence for every pair of ladders that can be held against each other."""
-    pairs = [
-        (Kind.SPARSE, Kind.DENSE),
-        (Kind.ELASTIC, Kind.DENSE),
-        (Kind.ELASTIC_SPARSE, Kind.DENSE),
-        (Kind.ELASTIC_SPARSE, Kind.SPARSE),
-    ]
     found = []
-    for kind, other in pairs:
+    for kind, other in PAIRS:
         differences = against(cells, kind, other, higher_is_better=metric.higher_is_better)
         if differences:
             found.append(_verdict(kind, other, differences, metric))
