@@ -201,8 +201,8 @@ def _networks(folder: Path) -> dict[str, list[bytes]]:
     plain.append(save(Net(), path).read_bytes())
     graph = [stored(odd, widths=odd.widths(0.5))]
     cut = net.cut(half)
-    few = bits.quantize(cut, {"fc1.weight": Uniform(4), "fc2.weight": Codebook(4)})
-    coded = [stored(net, widths=half, module=cut, bits=few)]
+    made = bits.quantize(cut, {"fc1.weight": Uniform(4), "fc2.weight": Codebook(4)})
+    coded = [stored(net, widths=half, module=cut, bits=made)]
     wide = net.cut(net.full())
     with torch.no_grad():
         for weight in (wide.fc1.weight, wide.fc2.weight):
@@ -212,9 +212,11 @@ def _networks(folder: Path) -> dict[str, list[bytes]]:
     coded.append(stored(net, module=wide, bits=bits.quantize(wide, forms), pack="zeros"))
     rungs = [net.widths(f) for f in (0.25, 0.5, 1)]
     metrics = [MEASURED, None, MEASURED]
-    ladder = save_progressive(net, path, rungs, metrics=metrics).read_bytes()
-    with Progressive.open(path) as file:
-        beginnings = [ladder[: rung.bytes] for rung in file.rungs]
+    beginnings = []
+    for few in (None, [8, None, 3]):
+        ladder = save_progressive(net, path, rungs, metrics=metrics, bits=few).read_bytes()
+        with Progressive.open(path) as file:
+            beginnings += [ladder[: rung.bytes] for rung in file.rungs]
     return {
         "plain": plain, "graph": graph, "packed": packed, "quantized": coded,
         "progressive": [save_progressive(net, path, rungs[:1]).read_bytes(), *beginnings],

@@ -638,7 +638,7 @@ def test_a_deep_or_a_huge_manifest_is_refused(small):
     assert "not as long" in refuses(again(small, lambda body: body | {"tensors": many}))
     assert "not as long" in refuses(again(small, pad=b"\0" * 8))
     assert "not as long" in refuses(again(small, pad=b"\1"))
-    for notes, words in [("[5,1,1]", "newer"), ("[3,1,1]", "version"), ("[4,1,1]", "versions"),
+    for notes, words in [("[6,1,1]", "newer"), ("[3,1,1]", "version"), ("[4,1,1]", "versions"),
                          ("{", "did not write"), ("[true,1,1]", "version")]:  # fmt: skip
         assert words in refuses(again(small, notes=notes))
 

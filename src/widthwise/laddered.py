@@ -39,11 +39,14 @@ def nested(points: Sequence[Point], most: int) -> list[Point]:
     return kept
 
 
-def export_progressive(opened: Opened, out: Path, most: int) -> tuple[Point, ...]:
+def export_progressive(
+    opened: Opened, out: Path, most: int, bits: int | None = None
+) -> tuple[Point, ...]:
     """Write the best points of a run's frontier that nest as one file, and read it back.
 
-    Statistics of batch norms are estimated anew for each, as `cut` does. Returns the points, narrow
-    to wide. Raises FileError, DataError, and RunError where the points were compensated: each was
+    Statistics of batch norms are estimated anew for each, as `cut` does. bits: of a weight, None
+    as it is; what is noted is measured of the quantized networks. Returns the points, narrow to
+    wide. Raises FileError, DataError, and RunError where the points were compensated: each was
     fitted by itself then, and none is inside another.
     """
     writable(out)
@@ -58,20 +61,28 @@ def export_progressive(opened: Opened, out: Path, most: int) -> tuple[Point, ...
     batches = statistics_batches(task, data)
     modules = [_cut(opened, point, batches) for point in points]
     measure = evaluation(task, data, frontier.split)
-    metrics = [Measured(frontier.metric, measure(module), frontier.split) for module in modules]
     beside = out.with_name(f".{secrets.token_hex(6)}.{out.name}")
-    try:
-        ladder = [point.widths for point in points]
-        save_progressive(opened.net, beside, ladder, metrics=metrics, modules=modules)
+    ladder = [point.widths for point in points]
+
+    def noted(module: nn.Module) -> Measured:
+        return Measured(frontier.metric, measure(module), frontier.split)
+
+    def stored(metrics: Sequence[Measured] | None) -> list[Measured]:
+        """What is measured of the networks in a file that is written with such metrics."""
+        save_progressive(opened.net, beside, ladder, metrics=metrics, modules=modules, bits=bits)
         with Progressive.open(beside) as file:
-            for rung, noted in enumerate(metrics):
-                value = measure(file.load(task.model, rung=rung))
-                if not same(value, noted.value):
-                    raise FileError(
-                        f"The network read back from {out.name} has {noted.name} {value:.6g} and "
-                        f"not {noted.value:.6g}; its model's class may keep state that is no "
-                        "parameter or buffer."
-                    )
+            return [noted(file.load(task.model, rung=rung)) for rung in range(len(ladder))]
+
+    try:
+        # What is quantized is measured from a first file, for it is no longer what was cut.
+        metrics = [noted(module) for module in modules] if bits is None else stored(None)
+        for said, found in zip(metrics, stored(metrics), strict=True):
+            if not same(found.value, said.value):
+                raise FileError(
+                    f"The network read back from {out.name} has {said.name} {found.value:.6g} and "
+                    f"not {said.value:.6g}; its model's class may keep state that is no "
+                    "parameter or buffer."
+                )
         beside.replace(out)
     except OSError as error:
         raise FileError(f"{out} could not be written ({error.strerror}); give another.") from error

@@ -31,6 +31,8 @@ EXAMPLES = (
     "widthwise export runs/digits --format progressive --out net.safetensors --rungs 8",
 )
 
+Ready = Literal["onnx", "torch", "elastic-onnx"]
+"""What runs without widthwise."""
 Form = Literal["onnx", "torch", "elastic-onnx", "progressive"]
 
 
@@ -70,27 +72,38 @@ def export(
             metavar="N", min=1, max=255, help="With --format progressive: at most so many networks."
         ),
     ] = 8,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=2, max=8, help="With --format progressive: bits of a weight, not 32."
+        ),
+    ] = None,
 ) -> None:
     """Write a network in a format that needs no widthwise to run.
 
     It takes any batch size, and has been run and compared with PyTorch before it is written. A
     progressive file is for widthwise.load, over the network too, and for any safetensors reader.
     """
+    if bits is not None and form != "progressive":
+        raise ExportError(
+            "--bits is for --format progressive; ONNX files in 8 bits are written with --int8."
+        )
     if int8 and form != "onnx":
         raise ExportError("--int8 writes an ONNX file; use it with --format onnx.")
     with all_or_nothing():
-        what = _export(source, out, task, form, int8, rungs)
+        if form == "progressive":
+            what = _export_progressive(source, out, rungs, bits)
+        else:
+            what = _export(source, out, task, form, int8)
     console.print(
         f"Wrote {out}: {format_size(out.stat().st_size)}, {what}", markup=False, soft_wrap=True
     )
 
 
-def _export(source: Path, out: Path, task: str | None, form: Form, int8: bool, rungs: int) -> str:
+def _export(source: Path, out: Path, task: str | None, form: Ready, int8: bool) -> str:
     """Write the file; what is to be said of it."""
     if int8:
         return _export_int8(*_opened(source, task), out)
-    if form == "progressive":
-        return _export_progressive(source, out, rungs)
     if form == "elastic-onnx":
         _export_elastic(source, out)
     else:
@@ -106,11 +119,11 @@ def _export_elastic(source: Path, out: Path) -> None:
     export_elastic(steps.open_run(single(source)).net, out)
 
 
-def _export_progressive(source: Path, out: Path, most: int) -> str:
+def _export_progressive(source: Path, out: Path, most: int, bits: int | None) -> str:
     """Write the file; what is in it."""
     if not source.is_dir():
         raise ExportError(f"{source} is one cut network; give the run folder, once it was swept.")
-    export_progressive(steps.open_run(single(source)), out, most)
+    export_progressive(steps.open_run(single(source)), out, most, bits)
     with Progressive.open(out) as file:
         first = file.rungs[0]
     if len(file.rungs) == 1:

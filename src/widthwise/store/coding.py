@@ -136,6 +136,14 @@ def _in_form(plain: Coded, form: Form, codes: Tensor, own: Parts) -> tuple[Coded
     return coded, {**index, "codes": stream, **own}
 
 
+def in_bits(found: Rounded) -> tuple[Coded, Parts]:
+    """The tensor with all its codes in bits: larger than `encode` may make it, of a known size."""
+    shape = tuple(found.codes.shape)
+    coded = Coded(found.format, "dense", shape, found.dtype, found.codes.numel())
+    codes = _shifted(coded, found.codes.cpu(), _zero(found, shape), -1).flatten().numpy()
+    return coded, {"codes": torch.from_numpy(_bitwise(codes, coded.bits)), **_own(found)[1]}
+
+
 def decode(coded: Coded, parts: Mapping[str, Tensor]) -> Quantized:
     """The tensor that was encoded, on the CPU.
 

@@ -2,7 +2,7 @@
 
 ladder = Ladder.read(body, "1.2.3", "0.1.0")     # of the manifest's JSON (docs/format.md)
 ladder.widths[2], ladder.metrics[2]              # of the third rung
-ladder.pieces(2)                                 # what its shell holds, in order
+ladder.entries["fc1.weight"].bytes(2)            # of a tensor in its shell
 ladder.manifest(2)                               # how to build its network
 """
 
@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import torch
 
-from widthwise.store import shells
+from widthwise.bits.quantize import DTYPES as WEIGHTS
+from widthwise.store import codedshells, shells
 from widthwise.store.manifest import Manifest, Measured, from_body, measured_as
 from widthwise.store.tensorfile import DTYPES
 from widthwise.store.terms import layout_as
@@ -32,7 +33,8 @@ _SCALED: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16, t
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 _NEEDED: Final = {"class", "axes", "tensors", "patches", "metrics", "sha256"}
 _SHARED: Final = ("inputs", "constraints", "outputs")  # as in the manifest of a plain file
-_OPTIONAL: Final = {"kinds", "tied", "whole", "scaled", "scalars", "absent", *_SHARED}
+_CODED: Final = ("bits", "coded")  # both or none
+_OPTIONAL: Final = {"kinds", "tied", "whole", "scaled", "scalars", "absent", *_CODED, *_SHARED}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Entry:
     dims: as terms.py has them. axes: for each rung the size of each axis and its width. whole:
     whether each shell holds all that its rung keeps, because it is another tensor in every rung,
     rather than what is new. scaled: the dims for which what is kept is multiplied by full size /
-    kept size.
+    kept size. bits: for each rung those of a weight in its shell, None as it is; empty for a tensor
+    that has no codes.
     """
 
     dtype: torch.dtype
@@ -50,6 +53,7 @@ class Entry:
     axes: Sequence[Sequence[tuple[int, int]]]
     whole: bool
     scaled: tuple[int, ...]
+    bits: tuple[int | None, ...] = ()
 
     def layouts(self, rung: int) -> shells.Layouts:
         """What a rung keeps of it."""
@@ -60,23 +64,21 @@ class Entry:
         below = 0 if self.whole or not rung else self._kept[rung - 1]
         return self._kept[rung] - below
 
+    def bytes(self, rung: int) -> int:
+        """How many bytes of it are in the shell of a rung."""
+        bits = self.bits[rung] if self.bits else None
+        if bits is None:
+            return self.items(rung) * self.dtype.itemsize
+        return codedshells.size(*self.step(rung), bits, self.dtype)
+
+    def step(self, rung: int) -> tuple[shells.Layouts, shells.Layouts | None]:
+        """What a rung keeps of it, and the rung below; None below the first."""
+        return self.layouts(rung), self.layouts(rung - 1) if rung else None
+
     @cached_property
     def _kept(self) -> list[int]:
         """How many numbers each rung keeps."""
         return [math.prod(shells.shape(self.layouts(rung))) for rung in range(len(self.axes))]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What a shell holds of one tensor."""
-
-    name: str
-    dtype: torch.dtype
-    items: int
-
-    @property
-    def bytes(self) -> int:
-        return self.items * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,19 @@ class Ladder:
         """Further names of tensors -> their names."""
         return _table(self.body.get("tied", {}))
 
-    def sizes(self) -> list[int]:
-        """Bytes of each shell."""
-        entries = self.entries.values()
-        return [sum(e.items(k) * e.dtype.itemsize for e in entries) for k in range(len(self))]
+    @property
+    def coded(self) -> bool:
+        """Whether weights are quantized."""
+        return "bits" in self.body
 
-    def pieces(self, rung: int) -> list[Piece]:
-        """What the shell of a rung holds, one after another."""
-        return [Piece(name, e.dtype, e.items(rung)) for name, e in self.entries.items()]
+    @property
+    def bits(self) -> tuple[int | None, ...]:
+        """Those of quantized weights in each shell, None where all are as they were."""
+        return _bits(self.body, len(self)) or (None,) * len(self)
+
+    def sizes(self) -> list[int]:
+        """Bytes of each shell, which holds its part of each of `entries`, in their order."""
+        return [sum(e.bytes(k) for e in self.entries.values()) for k in range(len(self))]
 
     def absent(self, rung: int) -> set[str]:
         """The tensors that the network of a rung has not."""
@@ -203,20 +210,45 @@ def _entries(
     said = len(nested) + len(whole) + len(body.get("scalars", {}))
     _need(len(names) == said and {*scaled} <= {*nested}, "a tensor is there twice, or not at all")
     kept = by_rung(axes.values(), len(body["sha256"]))
+    bits, coded = _bits(body, len(kept)), _coded(body, nested)
     for name, described in (nested | whole).items():
         _need(isinstance(described, list) and described[0] in _TYPES, "a tensor has no type")
         _need(len(described) <= 65, "a tensor has too many dims")
         dims = tuple(scaled.get(name, ()))
         _need(all(type(d) is int and 0 <= d < len(described) - 1 for d in dims), "a dim")
         dtype, *terms = described
-        entry = Entry(_TYPES[dtype], tuple(terms), kept, name in whole, dims)
+        codes = bits if name in coded else ()
+        entry = Entry(_TYPES[dtype], tuple(terms), kept, name in whole, dims, codes)
         _need(not dims or _TYPES[dtype] in _SCALED, "its type cannot be multiplied")
         shape = shells.shape(entry.layouts(0))
         _need(all(shape[d] for d in dims), "a dim of no entries cannot be multiplied")
         # torch counts in 64 bits, and multiplies the other dims where one is zero.
         full = math.prod(max(1, n) for n in shells.full_shape(entry.layouts(0)))
         _need(full < 2**63, "a shape is not one of a tensor")
+        weights = entry.dtype in WEIGHTS and len(terms) > 1 and all(shape)
+        _need(name not in coded or weights, "codes of no weights")
         yield name, entry
+
+
+def _bits(body: Mapping[str, Any], count: int) -> tuple[int | None, ...]:
+    """Those of each rung; empty where there are none."""
+    if "bits" not in body:
+        return ()
+    found = tuple(_each(body["bits"], count))
+    right = all(b is None or (type(b) is int and 2 <= b <= 8) for b in found)
+    _need(right and any(found), "codes of other bits")
+    return found
+
+
+def _coded(body: Mapping[str, Any], nested: Mapping[str, Any]) -> set[str]:
+    """The tensors that have codes."""
+    _need(("bits" in body) == ("coded" in body), "bits without codes")
+    if "coded" not in body:
+        return set()
+    names = body["coded"]
+    right = isinstance(names, list) and names and all(isinstance(n, str) for n in names)
+    _need(right and len({*names}) == len(names) and {*names} <= {*nested}, "codes of no tensor")
+    return {*names}
 
 
 def _axis(numbers: Any, count: int) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from widthwise.errors import BudgetError, FileError, WidthError
 from widthwise.measure.size import format_size, parse_size
-from widthwise.store import progressivefile, shells
+from widthwise.store import codedshells, progressivefile, shells
 from widthwise.store.install import expected, installed
 from widthwise.store.ladder import Entry
 from widthwise.store.manifest import Manifest, Measured, believed
@@ -41,13 +41,14 @@ class Rung:
 
     widths: what each axis keeps. bytes: of the file from its start, which hold this network.
     metric: what was measured of it, if that is known. sha256: of the bytes that it adds to the rung
-    before.
+    before. bits: of the weights that are quantized in these; None where none is.
     """
 
     widths: Widths
     bytes: int
     metric: Measured | None
     sha256: str
+    bits: int | None = None
 
 
 class Progressive:
@@ -64,12 +65,13 @@ class Progressive:
         self._begin = start.ends[0]
         self._ahead = start.ahead  # of the first shell, and perhaps further ones
         self.rungs = tuple(
-            Rung(widths, end, metric, digest)
-            for widths, end, metric, digest in zip(
+            Rung(widths, end, metric, digest, bits)
+            for widths, end, metric, digest, bits in zip(
                 start.ladder.widths,
                 start.ends[1:],
                 start.ladder.metrics,
                 start.ladder.sha256,
+                start.ladder.bits,
                 strict=True,
             )
         )
@@ -228,10 +230,10 @@ class Progressive:
         stored: dict[str, list[Tensor]] = {name: [] for name in ladder.entries}
         for number in range(rung + 1):
             at = 0
-            for piece in ladder.pieces(number):
-                data = self._shells[number][at : at + piece.bytes]
-                at += piece.bytes
-                stored[piece.name].append(_numbers(data, piece.dtype))
+            for name, entry in ladder.entries.items():
+                data = self._shells[number][at : at + entry.bytes(number)]
+                at += len(data)
+                stored[name].append(_numbers(data, entry, number))
         tensors = {n: _tensor(e, stored.pop(n), rung) for n, e in ladder.entries.items()}
         tensors |= {n: torch.tensor(v) for n, v in ladder.scalars(rung).items()}
         tensors |= {name: tensors[to] for name, to in ladder.tied.items()}
@@ -263,7 +265,12 @@ def is_progressive(source: Path) -> bool:
         return False  # whoever reads it says why
 
 
-def _numbers(data: bytes, dtype: torch.dtype) -> Tensor:
+def _numbers(data: bytes, entry: Entry, rung: int) -> Tensor:
+    """What a shell holds of a tensor, of one dim."""
+    bits = entry.bits[rung] if entry.bits else None
+    if bits is not None:
+        return codedshells.decode(data, *entry.step(rung), bits, entry.dtype)
+    dtype = entry.dtype
     # torch refuses to make a tensor of no bytes.
     return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
 

@@ -35,6 +35,7 @@ from widthwise.store.tensorfile import DTYPES
 from widthwise.version import VERSION
 
 FORMAT_VERSION: Final = 4
+CODED_VERSION: Final = 5  # of a file with quantized weights, which readers of 4 do not know
 MAX_HEADER: Final = 64 * 1024  # bytes; 255 rungs need less than 24 kB
 MOST_WORK: Final = 64 * 1024**2  # bytes of the manifest's JSON, times the rungs
 FIRST: Final = 2048  # bytes read at once; less than the files of small networks
@@ -80,7 +81,7 @@ def write(path: str | os.PathLike[str], body: Mapping[str, Any], shells: Sequenc
     manifest = _filled(maker.compress(text) + maker.flush(), b"\0")
     ladder = Ladder.read(json.loads(text), TORCH, VERSION)
     sizes = [len(manifest), *map(len, shells)]
-    start = _header(sizes, _item(ladder), _ZEROS) + manifest
+    start = _header(sizes, ladder, _ZEROS) + manifest
     digest = hashlib.sha256(start).hexdigest()
     start = start[: _SUM.start] + digest.encode() + start[_SUM.stop :]
     return write_whole(path, [start, *shells])
@@ -142,13 +143,19 @@ def _filled(data: bytes, by: bytes) -> bytes:
 
 
 def _item(ladder: Ladder) -> torch.dtype:
-    """The type of the shells' entries: that of all tensors, or bytes where there are several."""
+    """The type of the shells' entries: that of all tensors, or bytes where there are several, or
+    codes."""
     types = {entry.dtype for entry in ladder.entries.values()}
-    return types.pop() if len(types) == 1 else torch.uint8
+    return types.pop() if len(types) == 1 and not ladder.coded else torch.uint8
 
 
-def _header(sizes: Sequence[int], item: torch.dtype, digest: str) -> bytes:
-    notes = json.dumps([FORMAT_VERSION, TORCH, VERSION], separators=(",", ":"))
+def _version(ladder: Ladder) -> int:
+    return CODED_VERSION if ladder.coded else FORMAT_VERSION
+
+
+def _header(sizes: Sequence[int], ladder: Ladder, digest: str) -> bytes:
+    item = _item(ladder)
+    notes = json.dumps([_version(ladder), TORCH, VERSION], separators=(",", ":"))
     entries: dict[str, Any] = {"__metadata__": {"progressive": digest, "widthwise": notes}}
     offset = 0
     for number, size in enumerate(sizes):
@@ -201,10 +208,11 @@ def _ladder(notes: str, stream: bytes, sizes: Sequence[int], item: str) -> Ladde
     said = parsed(notes)
     _need(isinstance(said, list) and len(said) == 3, "other notes")
     _need(type(said[0]) is int and said[0] >= FORMAT_VERSION, "no version")
-    if said[0] > FORMAT_VERSION:
+    if said[0] > CODED_VERSION:
         raise NewerError
     _need(all(isinstance(word, str) for word in said[1:]), "no versions")
     ladder = Ladder.read(_inflated(stream, len(sizes)), said[1], said[2])
+    _need(said[0] == _version(ladder), "it is of another version")
     _need(len(ladder) == len(sizes), "it has more or fewer shells than rungs")
     _need(DTYPES[_item(ladder)] == item, "its shells are of another type")
     _need(ladder.sizes() == list(sizes), "a shell is of another size")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from widthwise.bits.quantize import quantizable
 from widthwise.elastic import Elastic
-from widthwise.errors import FileError, WidthError
+from widthwise.errors import FileError, QuantizationError, WidthError
+from widthwise.formats import Uniform
 from widthwise.graph.slicing import part
-from widthwise.store import progressivefile, shells
+from widthwise.store import codedshells, progressivefile, shells
 from widthwise.store.file import Stored, prepare
 from widthwise.store.ladder import MOST_RUNGS, Entry, by_rung
 from widthwise.store.manifest import Measured, described_metric, to_body
@@ -38,11 +41,13 @@ def save_progressive(
     *,
     metrics: Sequence[Measured | None] | None = None,
     modules: Sequence[nn.Module] | None = None,
+    bits: int | Sequence[int | None] | None = None,
 ) -> Path:
     """Write one progressive file with the network at all these widths; returns its path.
 
         save_progressive(net, path, ladder)
         save_progressive(net, path, ladder, modules=[recalibrate(net.cut(w), data) for w in ladder])
+        save_progressive(net, path, ladder, bits=8)    # a quarter of the bytes
 
     ladder: widths from narrow to wide, each at least as wide as the one before on every axis. The
         last is what the whole file holds; give net.full() there for the full network.
@@ -50,16 +55,24 @@ def save_progressive(
     modules: the network's cut at each rung, whose tensors are stored in the place of the network's,
         as `save` takes one. Those that are not the same in all rungs where they overlap are stored
         once for each.
+    bits: 2 to 8, of a weight of the matrices and kernels that all rungs share. Where they are
+        several, those of what each rung adds to the one below, None for what stays as it is. Every
+        row of what a rung adds has a range of its own, of the least squared error.
 
     The file appears whole or not at all. Raises WidthError for rungs that do not lie inside each
-    other, and FileError when it cannot be written or the network cannot be stored.
+    other, ValueError for other bits, QuantizationError for weights that are not finite or a network
+    without any to quantize, and FileError when it cannot be written or stored.
     """
     rungs = _nested(net, ladder)
     for name, given in (("metrics", metrics), ("modules", modules)):
         if given is not None and len(given) != len(rungs):
             raise WidthError(f"There are {len(rungs)} rungs and {len(given)} {name}; give as many.")
+    codes = list(bits) if isinstance(bits, Sequence) else [bits] * len(rungs)
+    if len(codes) != len(rungs):
+        raise WidthError(f"There are {len(rungs)} rungs and {len(codes)} bits; give as many.")
     cuts = modules if modules is not None else [None] * len(rungs)
-    made = _Made(net, rungs, [prepare(net, w, m) for w, m in zip(rungs, cuts, strict=True)])
+    stored = [prepare(net, w, m) for w, m in zip(rungs, cuts, strict=True)]
+    made = _Made(net, rungs, stored, _checked(codes))
     body = made.body(metrics if metrics is not None else [None] * len(rungs))
     return progressivefile.write(path, body, made.shells())
 
@@ -81,15 +94,28 @@ def _nested(net: Elastic, ladder: Sequence[Mapping[str, int]]) -> list[Widths]:
     return rungs
 
 
+def _checked(bits: Sequence[int | None]) -> tuple[int | None, ...]:
+    """Those of each rung; empty where nothing is quantized. Raises ValueError."""
+    wanted = [Uniform(each) for each in bits if each is not None]
+    return tuple(bits) if wanted else ()
+
+
 class _Made:
     """The tensors of all rungs, each under one name, and which of them lie inside each other.
 
-    stored: of each rung. tied: further name -> name. values: name -> its tensor in each rung, None
-    where it has none. entries: of those that shells hold.
+    stored: of each rung. bits: of the codes of each; empty where there are none. tied: further name
+    -> name. values: name -> its tensor in each rung, None where it has none. entries: of those that
+    shells hold.
     """
 
-    def __init__(self, net: Elastic, rungs: Sequence[Widths], stored: Sequence[Stored]) -> None:
-        self.net, self.rungs, self.stored = net, rungs, stored
+    def __init__(
+        self,
+        net: Elastic,
+        rungs: Sequence[Widths],
+        stored: Sequence[Stored],
+        bits: tuple[int | None, ...],
+    ) -> None:
+        self.net, self.rungs, self.stored, self.bits = net, rungs, stored, bits
         self.state = net.state()
         self.axes = {
             name: (axis.size, *(widths[name] for widths in rungs))
@@ -100,7 +126,13 @@ class _Made:
         self.tied = {n: to for n in names if (to := first[id(self.state[n])]) != n}
         self.values = {n: self._values(n) for n in names if n not in self.tied}
         self.scalars = {n: v for n, v in self.values.items() if _scalar(self.state[n])}
+        self.weights = {*quantizable(net.model)} if bits else set()
         self.entries = {n: self._entry(n) for n in sorted(self.values) if n not in self.scalars}
+        if bits and not any(e.bits for e in self.entries.values()):
+            raise QuantizationError(
+                "No matrix or kernel is the same in all rungs, so that none can be quantized; "
+                "leave bits= out."
+            )
 
     def _values(self, name: str) -> list[Tensor | None]:
         """A tensor in each rung, by whichever of its names a rung has."""
@@ -127,23 +159,40 @@ class _Made:
             value is None or _same(value, _part(entry, full, rung))
             for rung, value in enumerate(self.values[name])
         )
-        return entry if nested else Entry(full.dtype, entry.dims, entry.axes, True, ())
+        if not nested:
+            return Entry(full.dtype, entry.dims, entry.axes, True, ())
+        weights = not self.weights.isdisjoint(alike) and all(shells.shape(entry.layouts(0)))
+        return replace(entry, bits=self.bits) if weights else entry
 
     def shells(self) -> list[bytes]:
         """The bytes of each shell."""
         parts: list[list[bytes]] = [[] for _ in self.rungs]
         for name, entry in self.entries.items():
-            full, count = self.state[name], len(self.rungs)
-            if entry.whole:
-                found = [
-                    _part(entry, full, rung) if value is None else value
-                    for rung, value in enumerate(self.values[name])
-                ]
-            else:
-                found = shells.shells(full, [entry.layouts(rung) for rung in range(count)])
-            for shell, tensor in zip(parts, found, strict=True):
-                shell.append(_bytes(tensor))
+            for shell, data in zip(parts, self._pieces(name, entry), strict=True):
+                shell.append(data)
         return [b"".join(shell) for shell in parts]
+
+    def _pieces(self, name: str, entry: Entry) -> list[bytes]:
+        """What each shell has of a tensor."""
+        full = self.state[name]
+        if entry.whole:
+            values = enumerate(self.values[name])
+            return [_bytes(_part(entry, full, k) if v is None else v) for k, v in values]
+        layouts = [entry.layouts(rung) for rung in range(len(self.rungs))]
+        found = [_bytes(tensor) for tensor in shells.shells(full, layouts)]
+        for rung, bits in enumerate(entry.bits):
+            if bits is not None:
+                found[rung] = self._codes(name, rung, bits)
+        return found
+
+    def _codes(self, name: str, rung: int, bits: int) -> bytes:
+        """What a shell has of quantized weights. Raises QuantizationError."""
+        entry = self.entries[name]
+        kept = part(self.state[name].detach(), tuple(enumerate(entry.layouts(rung))))
+        try:
+            return codedshells.encode(kept, *entry.step(rung), bits)
+        except QuantizationError as error:
+            raise QuantizationError(f"{name!r} cannot be quantized: {error}") from error
 
     def body(self, metrics: Sequence[Measured | None]) -> dict[str, Any]:
         """The manifest's JSON, without checksums; what is as in most networks is left out."""
@@ -159,6 +208,8 @@ class _Made:
             "scaled": {n: list(e.scaled) for n, e in self.entries.items() if e.scaled},
             "scalars": dict(_numbers(self.scalars)),
             "absent": dict(self._absent()),
+            "bits": list(self.bits),
+            "coded": [n for n, e in self.entries.items() if e.bits],
         }
         body: dict[str, Any] = {
             "class": shared["class"],

@@ -80,15 +80,21 @@ def scaled(tensor: Tensor, dims: Iterable[int], layouts: Layouts) -> Tensor:
     return tensor
 
 
+def marks(wide: Layouts, narrow: Layouts) -> list[NDArray[np.bool_]]:
+    """Of what `wide` keeps of each dim: whether `narrow` keeps it too."""
+    return [
+        torch.isin(positions(a), positions(b), assume_unique=True).numpy()
+        for a, b in zip(wide, narrow, strict=True)
+    ]
+
+
 def _inside(wide: Layouts, narrow: Layouts) -> NDArray[np.bool_]:
     """Of the entries that `wide` keeps, in row-major order: whether `narrow` keeps them too."""
     if not math.prod(shape(wide)):
         return np.empty(0, np.bool_)  # the other dims may be of any size
-    dims = [
-        torch.isin(positions(a), positions(b), assume_unique=True).numpy()
-        for a, b in zip(wide, narrow, strict=True)
-    ]
-    flags: NDArray[np.bool_] = reduce(np.logical_and.outer, dims, np.ones((), np.bool_))
+    flags: NDArray[np.bool_] = reduce(
+        np.logical_and.outer, marks(wide, narrow), np.ones((), np.bool_)
+    )
     return flags.reshape(-1)
 
 
