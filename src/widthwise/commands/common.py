@@ -86,7 +86,7 @@ End = Annotated[
     float, typer.Option(metavar="SHARE", help="Where in a training the last masks are made.")
 ]
 Competing = Annotated[
-    Scope, typer.Option(help="Whether weights compete in the whole network or in each tensor.")
+    Scope, typer.Option(help="Whether weights compete in each tensor or in the whole network.")
 ]
 
 

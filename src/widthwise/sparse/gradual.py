@@ -1,7 +1,7 @@
 """Gradual pruning of a whole training, in shares of its steps, as data.
 
 Gradual(0.9)                                  # up to 90 % zeros by three quarters of the way
-Gradual(0.9, begin=0.2, scope="tensor").schedule(steps=5_000)
+Gradual(0.9, begin=0.2, scope="global").schedule(steps=5_000)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Gradual:
     begin: float = 0.0
     end: float = 0.75
     changes: int = 30
-    scope: Scope = "global"
+    scope: Scope = "tensor"
     feedback: bool = False
 
     def __post_init__(self) -> None:

@@ -42,7 +42,9 @@ class GradualPruner:
         schedule asks for at step 0 is done at once.
     tensors: names of the parameters to prune; `prunable(module)` by default, which leaves biases,
         norms, depthwise filters and the first convolution dense.
-    scope: "tensor" prunes every tensor to the same share, "global" all of them together.
+    scope: "tensor" prunes every tensor to the same share, "global" all of them together, which
+        takes nearly all of tensors whose weights are much smaller than others', such as LSTMs
+        beside embeddings.
     each: schedules of single tensors, which are then ranked by themselves.
     feedback: dynamic pruning with feedback (DPF; Lin et al., 2020). Gradients are taken at the
         pruned weights and applied to dense ones kept beside them, so that weights come back which
