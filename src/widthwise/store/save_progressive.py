@@ -179,11 +179,12 @@ class _Made:
             values = enumerate(self.values[name])
             return [_bytes(_part(entry, full, k) if v is None else v) for k, v in values]
         layouts = [entry.layouts(rung) for rung in range(len(self.rungs))]
-        found = [_bytes(tensor) for tensor in shells.shells(full, layouts)]
-        for rung, bits in enumerate(entry.bits):
-            if bits is not None:
-                found[rung] = self._codes(name, rung, bits)
-        return found
+        found = shells.shells(full, layouts)
+        codes = entry.bits or (None,) * len(found)
+        return [
+            _bytes(shell) if bits is None else self._codes(name, rung, bits)
+            for rung, (shell, bits) in enumerate(zip(found, codes, strict=True))
+        ]
 
     def _codes(self, name: str, rung: int, bits: int) -> bytes:
         """What a shell has of quantized weights. Raises QuantizationError."""
