@@ -157,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--faults", type=int, default=None, help="how many; by default every one")
     parser.add_argument("--commands", nargs="+", choices=[*COMMANDS], default=[*COMMANDS])
+    parser.add_argument("--without", nargs="+", choices=[*FAULTS], default=[], help="not these")
     parser.add_argument("--log", type=Path, default=LOG, help="where results are kept")
     parser.add_argument("--write", action="store_true", help="store the figures")
     parser.add_argument("--undisturbed", action="store_true", help="inject nothing; print digests")
@@ -170,7 +171,9 @@ def main() -> None:
     known = {row["number"] for row in rows(options.log, count, commands)}
     if known:
         print(f"{len(known)} of {count} faults are in {options.log} already.")
-    numbers = [n for n in range(count) if n not in known]
+    every = pairs(commands)
+    left_out = {n for n in range(count) if every[n % len(every)][1] in options.without}
+    numbers = [n for n in range(count) if n not in known | left_out]
     if numbers:
         _import_all()
         run(numbers, commands, options.log)
