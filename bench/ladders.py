@@ -30,7 +30,7 @@ from widthwise.compare.ladders import NAME, run
 from widthwise.compare.plan import Kind, Plan, load
 from widthwise.runs import hold
 from widthwise.sparse import Gradual
-from widthwise.sparse.groups import Scope
+from widthwise.sparse.compete import Scope
 from widthwise.tasks import BUILT_IN
 
 FOLDER = Path(__file__).parents[1] / "build" / "ladders"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import comparison_helpers
@@ -28,6 +30,7 @@ from widthwise.compare.outcome import Outcome
 from widthwise.compare.spec import Spec, read
 from widthwise.compare.ways.sizing import densest, largest, rungs
 from widthwise.errors import DataError, FileError, RunError, TaskError
+from widthwise.sparse import GradualPruner
 from widthwise.tasks.resolve import resolve
 
 SMALL = Spec("digits", (3_000, 12_000), seeds=1, epochs=2, fine_tune=1, trials=4)
@@ -57,6 +60,8 @@ def test_a_file_says_what_is_compared(tmp_path):
         ('task = "digits"\nbudgets = [1]\nseeds = 0', "whole number of at least 1"),
         ('task = "digits"\nbudgets = [1]\nseeds = true', "whole number of at least 1"),
         ('task = "digits"\nbudgets = [1]\nexamples = 0', "whole number of at least 1"),
+        ('task = "digits"\nbudgets = [1]\nscope = "tensor"', "give 'global' or 'lamp'"),
+        ('task = "digits"\nbudgets = [1]\nscope = []', "give 'global' or 'lamp'"),
         ('task = "digits"\nbudgets = [1]\nmethods = ["elastix"]', "did you mean 'elastic'"),
         ("task = 3\nbudgets = [1]", "name of a task"),
         ("task = ", "no TOML"),
@@ -253,6 +258,48 @@ def test_masks_from_scratch_have_the_zeros_of_the_masks(trained):
     assert outcomes[0].nonzero < outcomes[0].params
 
 
+def test_weights_of_any_scale_compete_by_lamp(trained, tmp_path):
+    """A network whose first layer has weights a thousand times smaller, and computes the same."""
+    base = trained["plain"]
+    net = bases.network(resolve("digits"), base)
+    first, second = [m for m in net.model.modules() if isinstance(m, nn.Linear)][:2]
+    with torch.no_grad():
+        first.weight.mul_(2**-10)  # exactly
+        first.bias.mul_(2**-10)
+        second.weight.mul_(2**10)
+    ww.save(net.model, tmp_path / "scaled.safetensors")
+    scaled = replace(base, weights=tmp_path / "scaled.safetensors")
+    unit = Unit("weights magnitude", (4_000,), 0)
+    found = {}
+    for scope in ("global", "lamp"):
+        spec = replace(SMALL, scope=scope)
+        found[scope] = [measure(spec, unit, some)[0] for some in (base, scaled)]
+    one, other = found["lamp"]
+    assert one.reached
+    assert other.reached
+    assert one.metric == other.metric
+    one, other = found["global"]
+    assert one.reached
+    assert one.metric != found["lamp"][0].metric
+    assert not other.reached or other.metric["valid"] < one.metric["valid"]
+
+
+def test_gradual_pruning_competes_as_the_file_says(trained, monkeypatch):
+    scopes = []
+    made = GradualPruner.__init__
+
+    def noted(self: GradualPruner, *args: object, **given: object) -> None:
+        scopes.append(given["scope"])
+        made(self, *args, **given)
+
+    monkeypatch.setattr(GradualPruner, "__init__", noted)
+    for scope in ("global", "lamp"):
+        spec = replace(SMALL, scope=scope, epochs=1)
+        (outcome,) = measure(spec, Unit("gradual pruning", (4_000,), 0), trained["plain"])
+        assert outcome.reached
+    assert scopes == ["global", "lamp"]
+
+
 def test_fixed_sizes_take_the_best_that_fits(trained):
     outcomes = measure(SMALL, Unit("gwk", (4_000, 100_000), 0), trained["plain"])
     small, large = (o for o in outcomes if o.method == "gwk")
@@ -340,6 +387,17 @@ def test_seeds_and_methods_can_be_added_but_nothing_changed(compared):
     with pytest.raises(RunError, match="epochs 2 rather than 3"):
         run(replace(FEW, epochs=3), folder, _Refusing())
     assert run(FEW, folder, _Refusing()) == outcomes
+
+
+def test_a_folder_from_before_there_was_a_setting_goes_on(compared, tmp_path):
+    folder, outcomes = compared
+    shutil.copytree(folder, tmp_path / "old")
+    path = tmp_path / "old" / "spec.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({n: v for n, v in said.items() if n not in ("scope", "sha256")}))
+    with pytest.raises(RunError, match="scope global rather than lamp"):
+        run(replace(FEW, scope="lamp"), tmp_path / "old", _Refusing())
+    assert run(FEW, tmp_path / "old", _Refusing()) == outcomes
 
 
 def test_a_damaged_unit_is_named(compared, tmp_path):

@@ -158,7 +158,7 @@ def test_plans_that_cannot_be() -> None:
         ({"begin": 0.8, "end": 0.7}, "first one the smaller"),
         ({"sparsity": 1.0}, "between 0 and 1"),
         ({"changes": 0}, "at least 1"),
-        ({"scope": "layer"}, "'tensor' or 'global'"),
+        ({"scope": "layer"}, "'tensor', 'global' or 'lamp'"),
     ):
         with pytest.raises(ValueError, match=said):
             replace(PLAN.pruning, **changed)

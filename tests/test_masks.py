@@ -10,6 +10,7 @@ from torch import nn
 import widthwise as ww
 from widthwise.errors import ScoreError
 from widthwise.importance import held_at_zero, keep, magnitude, obd, prune
+from widthwise.sparse import lamp
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(32, 6, generator=G)
@@ -59,6 +60,33 @@ def test_scopes_differ():
     assert whole["b"].all()
     each = keep(scores, 0.5, scope="tensor")
     assert [int(m.sum()) for m in each.values()] == [10, 10]
+
+
+def test_lamp_is_the_share_of_what_is_at_least_as_large():
+    values = torch.tensor([[3.0, 0.0, 1.0], [2.0, 1.0, 0.0]])
+    shares = [9 / 9, 0, 1 / 15, 4 / 13, 1 / 14, 0]  # of equal ones the first gets less
+    assert lamp(values).flatten().tolist() == pytest.approx(shares)
+    assert torch.equal(lamp(2**-10 * values), lamp(values))
+    assert not lamp(torch.zeros(3)).any()
+    gone = values.clone()
+    gone[0, 1] = -torch.inf
+    assert lamp(gone)[0, 1] == -torch.inf
+    assert lamp(gone).flatten()[2:].tolist() == pytest.approx(shares[2:])
+
+
+def test_lamp_spares_tensors_of_small_weights():
+    scores = random_scores((30, 20), (20, 20))
+    scores["1"] = 1e-4 * scores["1"]
+    assert not keep(scores, 0.3)["1"].all()
+    with pytest.raises(ScoreError, match="nothing is left of '1'"):
+        keep(scores, 0.5)
+    masks = keep(scores, 0.5, scope="lamp")
+    assert zeros(masks) == 500
+    for name, mask in masks.items():
+        assert 0.4 < mask.float().mean() < 0.6
+        assert scores[name][~mask].max() < scores[name][mask].min()
+    with pytest.raises(ValueError, match="give 'tensor', 'global' or 'lamp'"):
+        keep(scores, 0.5, scope="layer")
 
 
 def test_ties_are_broken_by_position_and_to_the_count():

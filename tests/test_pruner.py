@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import widthwise as ww
 from widthwise.errors import ScoreError, WidthError
 from widthwise.sparse import GradualPruner, Schedule, prunable, shells
+from widthwise.sparse.compete import SCOPES
 from widthwise.sparse.select import lowest
 
 
@@ -134,7 +135,7 @@ def test_what_stays_dense() -> None:
 # Pruning
 
 
-@pytest.mark.parametrize("scope", ["tensor", "global"])
+@pytest.mark.parametrize("scope", SCOPES)
 def test_sparsity_is_exact_and_zeros_are_positive(scope: str) -> None:
     module = mlp()
     pruner = GradualPruner(module, Schedule(0.87, begin=3, end=20, frequency=4), scope=scope)
@@ -237,7 +238,7 @@ def test_feedback_is_its_definition() -> None:
 # Widths
 
 
-@pytest.mark.parametrize("scope", ["tensor", "global"])
+@pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("feedback", [False, True])
 def test_every_rung_is_as_sparse(scope: str, feedback: bool) -> None:
     net = ww.Elastic(mlp(), torch.randn(4, 20))
@@ -309,7 +310,7 @@ def test_what_cannot_be_pruned() -> None:
     module.register_parameter("n", nn.Parameter(torch.ones(3, 3).long(), requires_grad=False))
     with pytest.raises(ScoreError, match=r"is of type torch\.int64"):
         GradualPruner(module, Schedule(0.5), tensors=["n"])
-    with pytest.raises(ValueError, match="'tensor' or 'global'"):
+    with pytest.raises(ValueError, match="'tensor', 'global' or 'lamp'"):
         GradualPruner(mlp(), Schedule(0.5), scope="layer")  # type: ignore[arg-type]
 
 
@@ -319,3 +320,7 @@ def test_a_tensor_may_not_vanish_in_global_competition() -> None:
         module[4].weight.mul_(1e-6)
     with pytest.raises(ScoreError, match=r"nothing is left of '4\.weight'"):
         GradualPruner(module, Schedule(0.5, end=0), scope="global")
+    pruner = GradualPruner(module, Schedule(0.5, end=0), scope="lamp")  # scale does not matter
+    assert pruner.sparsity == 0.5
+    shares = {n: zeros(p) / p.numel() for n, p in module.named_parameters() if p.dim() == 2}
+    assert max(shares.values()) < 0.6

@@ -622,6 +622,20 @@ def test_pruning_leaves_the_share_of_zeros_asked_for(plain, tmp_path, score):
     works("export", out, "--task", "digits", "--out", tmp_path / "sparse.onnx")
 
 
+def test_how_weights_compete(plain, tmp_path):
+    words = ["prune", "digits", "--from", plain, "--sparsity", 0.5, "--samples", 300]
+    for score, usual in (("magnitude", "lamp"), ("obd", "global")):
+        shares = {}
+        for scope in ("", "lamp", "global", "tensor"):
+            out = tmp_path / f"{score}-{scope}.safetensors"
+            works(*words, "--score", score, "--out", out, *(["--scope", scope] if scope else []))
+            pruned = load(out, build=resolve("digits").model)
+            shares[scope] = [round(int((p == 0).sum()) / p.numel(), 3) for p in pruned.parameters()]
+        assert shares[""] == shares[usual]
+        assert {*shares["tensor"]} <= {0.0, 0.5}
+        assert shares["lamp"] != shares["global"] != shares["tensor"]
+
+
 def test_a_pruned_network_is_packed_compressed_or_dense(plain, tmp_path):
     words = ["prune", "digits", "--from", plain, "--sparsity", 0.9, "--out"]
     files = {}

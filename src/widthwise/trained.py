@@ -26,6 +26,7 @@ from widthwise.importance.by_name import WeightScore
 from widthwise.report.picks import Pick
 from widthwise.runs import Record, Run, Settings, State, begin, claim, now
 from widthwise.sources import Source, apart, model_of
+from widthwise.sparse.compete import Scope
 from widthwise.steps import evaluation, note, sample, store_checked, writable
 from widthwise.store import scorefile
 from widthwise.store.packedfile import Pack, check
@@ -42,13 +43,15 @@ SAMPLES: Final = 2000  # of the training data, that scores are computed on
 class Pruning:
     """How single weights are pruned.
 
-    sparsity: the share of the weights that become zero. rounds: of scoring and removing.
+    sparsity: the share of the weights that become zero. scope: how they compete, as `keep` takes
+    it; None for what suits the score. rounds: of scoring and removing.
     fine_tune: epochs of training, in which zeros stay, after each round. samples, seed: of the
     training data for the scores; the seed is that of the fine-tuning too.
     """
 
     sparsity: float
     score: WeightScore = "magnitude"
+    scope: Scope | None = None
     rounds: int = 1
     fine_tune: int = 0
     samples: int = SAMPLES
@@ -164,6 +167,7 @@ def prune(
         how.sparsity,
         rounds=how.rounds,
         between=train if how.fine_tune else None,
+        scope=how.scope or by_name.competing(how.score),
     )
     net.eval()
     after = store_checked(net, net.full(), net.cut(net.full()), out, task, data, pack)

@@ -25,7 +25,7 @@ from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.curve import what_fits
 from widthwise.runs import ORDERED, Record, Run
-from widthwise.sparse.groups import Scope
+from widthwise.sparse.compete import Scope
 from widthwise.tasks import BUILT_IN
 from widthwise.train.recipe import Recipe
 
@@ -86,8 +86,13 @@ Begin = Annotated[float, typer.Option(metavar="SHARE", help="Where in a training
 End = Annotated[
     float, typer.Option(metavar="SHARE", help="Where in a training the last masks are made.")
 ]
+COMPETING = (
+    "Whether weights compete in each tensor, in the whole network (global), or there by their "
+    "share of the larger ones of their tensor (lamp)."
+)
 Competing = Annotated[
-    Scope, typer.Option(help="Whether weights compete in each tensor or in the whole network.")
+    Scope,
+    typer.Option(help=COMPETING),
 ]
 
 

@@ -67,7 +67,8 @@ def compare(
 
     SPEC is a short file: task = "mnist", budgets = ["2kB", "10kB", "50kB"], and if wanted seeds,
     epochs (of a training), fine_tune (epochs of a fine-tuning), trials (of a search), examples (to
-    train on, drawn once; all when left out) and methods, such as ["elastic*", "small-dense*",
+    train on, drawn once; all when left out), scope ("lamp" where weights of some tensors are much
+    smaller than others', such as an LSTM's) and methods, such as ["elastic*", "small-dense*",
     "search"]. Every method makes the best network that it can for every budget; choices are made on
     validation data, test data are reported. What is measured is kept, so the same command goes on
     where it was stopped, and more seeds, budgets or methods are added to what is there. Writes
@@ -135,6 +136,8 @@ def facts(spec: Spec, task: Task) -> dict[str, str]:
         "seeds": ", ".join(map(str, range(spec.seeds))),
         "every training": f"{recipe.epochs} epochs, batches of {recipe.batch_size}, AdamW with a "
         f"peak rate of {recipe.lr:g}",
+        "weights judged by magnitude": "compete in the whole network"
+        + (" by their share of the larger ones of their tensor" if spec.scope == "lamp" else ""),
         "every fine-tuning": f"{tuning.epochs} epochs at the same rate; of quantized weights of a "
         "network that is whole, a tenth of it",
         "every search": f"{spec.trials} variants, each trained for a moment; the best three for "

@@ -28,7 +28,7 @@ from widthwise.compare.ladders import run
 from widthwise.compare.plan import Kind, Plan
 from widthwise.runs import hold
 from widthwise.sparse import Gradual
-from widthwise.sparse.groups import Scope
+from widthwise.sparse.compete import Scope
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Recipe
 

@@ -9,6 +9,7 @@ import typer
 
 from widthwise import trained
 from widthwise.commands.common import (
+    COMPETING,
     From,
     Samples,
     Seed,
@@ -23,6 +24,7 @@ from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.runs import hold
 from widthwise.sources import find
+from widthwise.sparse.compete import Scope
 from widthwise.store.packedfile import Pack
 from widthwise.tasks.resolve import resolve
 from widthwise.touchups import SLOWER
@@ -53,6 +55,13 @@ def prune(
             "would lose, or at random."
         ),
     ] = "magnitude",
+    scope: Annotated[
+        Scope | None,
+        typer.Option(
+            help=COMPETING,
+            show_default="lamp for magnitude, global for the others",
+        ),
+    ] = None,
     rounds: Annotated[
         int, typer.Option(metavar="N", min=1, help="Rounds of scoring and removing.")
     ] = 1,
@@ -87,7 +96,7 @@ def prune(
     if dense and compress != "none":
         raise typer.BadParameter("give --dense or --compress, not both.")
     found = resolve(task)
-    how = trained.Pruning(sparsity, score, rounds, fine_tune, samples, seed)
+    how = trained.Pruning(sparsity, score, scope, rounds, fine_tune, samples, seed)
     with all_or_nothing(), ExitStack() as held:
         weights = find(found, source)
         if (run := trained.home(weights, out)) is not None:

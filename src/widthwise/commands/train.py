@@ -30,7 +30,7 @@ from widthwise.report import text
 from widthwise.runs import Run, Settings, hold
 from widthwise.sources import Source, find
 from widthwise.sparse import Gradual
-from widthwise.sparse.groups import Scope
+from widthwise.sparse.compete import Scope
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Recipe
 from widthwise.train.ranks import is_first

@@ -7,6 +7,7 @@ epochs = 10                           # of every training; the task's own when l
 fine_tune = 3                         # epochs of every fine-tuning and touch-up
 trials = 60                           # of a search, for every budget
 examples = 10_000                     # to train on, drawn once; all when left out
+scope = "lamp"                        # how magnitudes of weights compete; "global" when left out
 methods = ["elastic*", "small-dense*", "search"]     # all of `methods.py` when left out
 
 spec = read(Path("mnist.toml"))
@@ -24,6 +25,7 @@ from typing import Any, Final
 from widthwise.compare.methods import METHODS
 from widthwise.errors import BudgetError, TaskError, or_rather
 from widthwise.measure.size import parse_size
+from widthwise.sparse.compete import Scope
 from widthwise.store.jsonfile import contents
 from widthwise.tasks.task import Task
 from widthwise.touchups import fine_tuning
@@ -39,7 +41,8 @@ class Spec:
     """What decides every number of a comparison.
 
     task: as `resolve` takes it. budgets: bytes, ascending. methods: names in `METHODS`.
-    epochs: None for those of the task's recipe. examples: None for all. The others as in the file.
+    epochs: None for those of the task's recipe. examples: None for all. scope: as `keep` takes it,
+    of weights judged by magnitude. The others as in the file.
     """
 
     task: str
@@ -49,6 +52,7 @@ class Spec:
     fine_tune: int = 3
     trials: int = 60
     examples: int | None = None
+    scope: Scope = "global"
     methods: tuple[str, ...] = tuple(METHODS)
 
     def recipe(self, task: Task) -> Recipe:
@@ -103,7 +107,9 @@ def made(data: Mapping[str, Any]) -> Spec:
     for name in _COUNTS:
         if name in data and (type(data[name]) is not int or data[name] < 1):
             raise TaskError(f"{name} is {data[name]!r}; give a whole number of at least 1.")
-    given = {name: data[name] for name in ("task", *_COUNTS) if name in data}
+    if data.get("scope", "global") not in ("global", "lamp"):
+        raise TaskError(f"scope is {data['scope']!r}; give 'global' or 'lamp'.")
+    given = {name: data[name] for name in ("task", "scope", *_COUNTS) if name in data}
     budgets = tuple(sorted({parse_size(b) for b in _listed("budgets", data["budgets"])}))
     if "methods" in data:
         given["methods"] = _methods(_listed("methods", data["methods"]))

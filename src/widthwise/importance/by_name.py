@@ -17,6 +17,7 @@ from widthwise.importance.gradients import Criterion
 from widthwise.importance.readings import activation
 from widthwise.importance.reconstruction import reconstruction
 from widthwise.importance.scores import chance, magnitude, obd, obd_sd, taylor
+from widthwise.sparse.compete import Scope
 
 FeatureScore = Literal[
     "reconstruction", "obd", "obd-sd", "taylor", "damage", "magnitude", "activation", "chance"
@@ -68,6 +69,15 @@ def weights(
         return magnitude(net, of="weights")
     more = {"of": "weights", **_seeded(score, seed)}
     return _WITH_LOSS[score](net, batches, criterion, progress=progress, **more)
+
+
+def competing(score: WeightScore) -> Scope:
+    """How scores of different tensors are compared unless told otherwise.
+
+    Estimates of a loss as they are. Magnitudes by `lamp`: of an LSTM nothing would be left beside
+    the large weights of embeddings, and the same share everywhere is too much of small kernels.
+    """
+    return "lamp" if score == "magnitude" else "global"
 
 
 def _seeded(score: str, seed: int) -> dict[str, Any]:

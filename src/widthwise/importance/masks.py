@@ -13,16 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from widthwise.errors import ScoreError
+from widthwise.sparse.compete import Scope, checked, lamp
 from widthwise.sparse.select import lowest
 
 Masks = dict[str, Tensor]
-Scope = Literal["global", "tensor"]
 
 
 def keep(scores: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "global") -> Masks:
@@ -30,17 +29,21 @@ def keep(scores: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "globa
 
     scores: by tensor, of its shape; those of fewer than two dims are left out of the masks.
     sparsity: the share of the weights that go, exactly, rounded to a whole number of them.
-    scope: "global" compares all weights with each other, "tensor" those of a tensor.
+    scope: "global" compares all weights with each other, "tensor" those of a tensor; "lamp" all of
+    them, each by its share of the larger ones of its tensor (`sparse.lamp`), for magnitudes.
 
     Raises ScoreError for a sparsity outside [0, 1), scores that are not numbers, and where a tensor
-    would be left without any weight.
+    would be left without any weight; ValueError for another scope.
     """
     _check(sparsity)
+    checked(scope)
     pruned = {name: value for name, value in scores.items() if value.dim() >= 2}
     for name, value in pruned.items():
         if value.isnan().any():
             raise ScoreError(f"A score of {name!r} is not a number; compute the scores again.")
-    groups = [list(pruned)] if scope == "global" else [[name] for name in pruned]
+    if scope == "lamp":
+        pruned = {name: lamp(value) for name, value in pruned.items()}
+    groups = [[name] for name in pruned] if scope == "tensor" else [list(pruned)]
     masks: Masks = {}
     for names in groups:
         masks |= _highest({name: pruned[name] for name in names}, sparsity)
@@ -48,7 +51,7 @@ def keep(scores: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "globa
         if not mask.any():
             raise ScoreError(
                 f"At a sparsity of {sparsity} nothing is left of {name!r}; give a lower one, or "
-                'scope="tensor".'
+                'scope="tensor" or "lamp".'
             )
     return masks
 

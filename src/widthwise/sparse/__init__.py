@@ -5,9 +5,10 @@ Which weights (`prunable`), how many at which step (`Schedule`), and the object 
 """
 
 from widthwise.choose.schedule import Schedule
+from widthwise.sparse.compete import lamp
 from widthwise.sparse.gradual import Gradual
 from widthwise.sparse.pruner import GradualPruner
 from widthwise.sparse.select import prunable
 from widthwise.sparse.shells import shells
 
-__all__ = ["Gradual", "GradualPruner", "Schedule", "prunable", "shells"]
+__all__ = ["Gradual", "GradualPruner", "Schedule", "lamp", "prunable", "shells"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from widthwise.choose.schedule import Schedule
-from widthwise.sparse.groups import Scope
+from widthwise.sparse.compete import Scope, checked
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class Gradual:
             )
         if isinstance(self.changes, bool) or not isinstance(self.changes, int) or self.changes < 1:
             raise ValueError(f"Masks are made {self.changes!r} times; give a number of at least 1.")
-        if self.scope not in ("tensor", "global"):
-            raise ValueError(f"The scope is {self.scope!r}; give 'tensor' or 'global'.")
+        checked(self.scope)
 
     def schedule(self, steps: int) -> Schedule:
         """For a training of so many optimizer steps."""

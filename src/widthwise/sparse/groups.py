@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from widthwise.choose.schedule import Schedule
 from widthwise.errors import ScoreError
+from widthwise.sparse.compete import Scope, lamp
 from widthwise.sparse.select import lowest
-
-Scope = Literal["tensor", "global"]
 
 
 @dataclass(frozen=True)
@@ -21,10 +19,12 @@ class Group:
     """Weights that compete with each other.
 
     entries: by tensor, which of its entries belong here, bool of its shape; None for all.
+    adaptive: whether they compete by `lamp` rather than by what they are.
     """
 
     entries: Mapping[str, Tensor | None]
     schedule: Schedule
+    adaptive: bool = False
 
     def changes(self, step: int, *, endless: bool) -> bool:
         """Whether its masks are made anew; endless: after the end of the schedule too."""
@@ -40,7 +40,7 @@ class Group:
         """
         sparsity = self.schedule.sparsity(step)
         values = [_those(weights[name].abs(), inside) for name, inside in self.entries.items()]
-        together = torch.cat(values)
+        together = torch.cat([lamp(v) for v in values] if self.adaptive else values)
         left = lowest(together, round(sparsity * len(together))).logical_not_()  # quicker than ~
         pieces = left.split([len(v) for v in values])
         found = dict(zip(self.entries, pieces, strict=True))
@@ -65,16 +65,18 @@ def groups(
 ) -> Iterator[Group]:
     """The groups of a pruner, whose arguments these are; shells: by tensor, none for one shell."""
     together = [name for name in dict.fromkeys(tensors) if name not in each]
-    blocks = [together] if scope == "global" and together else [[name] for name in together]
+    blocks = [[name] for name in together] if scope == "tensor" or not together else [together]
     planned = [(names, schedule) for names in blocks]
     planned += [([name], own) for name, own in each.items()]
     for names, plan in planned:
+        adaptive = scope == "lamp" and len(names) > 1
         if not shells:
-            yield Group(dict.fromkeys(names), plan)
+            yield Group(dict.fromkeys(names), plan, adaptive)
             continue
         for number in sorted({int(s) for name in names for s in shells[name].unique()}):
             inside = {name: shells[name] == number for name in names}
-            yield Group({name: there for name, there in inside.items() if there.any()}, plan)
+            there = {name: some for name, some in inside.items() if some.any()}
+            yield Group(there, plan, adaptive)
 
 
 def check(group: Group, sizes: Mapping[str, int]) -> None:

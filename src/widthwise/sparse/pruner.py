@@ -7,7 +7,7 @@
         optimizer.step()
         pruner.step()                                  # the smallest weights are zero, and stay so
 
-    GradualPruner(module, schedule, scope="global")    # weights compete across tensors
+    GradualPruner(module, schedule, scope="lamp")      # weights compete across tensors
     GradualPruner(module, schedule, each={"fc3.weight": Schedule(0.5, end=5_000)})
     GradualPruner(module, schedule, feedback=True)     # DPF: what was pruned may come back
     GradualPruner(net, schedule, rungs=ladder(net))    # an Elastic: every rung is as sparse
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from widthwise.choose.schedule import Schedule
 from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError, or_rather
-from widthwise.sparse.groups import Group, Scope, check, groups
+from widthwise.sparse.compete import Scope, checked
+from widthwise.sparse.groups import Group, check, groups
 from widthwise.sparse.select import prunable
 from widthwise.sparse.shells import shells
 from widthwise.variant import Widths
@@ -44,7 +45,8 @@ class GradualPruner:
         norms, depthwise filters and the first convolution dense.
     scope: "tensor" prunes every tensor to the same share, "global" all of them together, which
         takes nearly all of tensors whose weights are much smaller than others', such as LSTMs
-        beside embeddings.
+        beside embeddings; "lamp" all of them together, each weight by its share of the larger ones
+        of its tensor (`compete.lamp`), which takes from no tensor nearly all.
     each: schedules of single tensors, which are then ranked by themselves.
     feedback: dynamic pruning with feedback (DPF; Lin et al., 2020). Gradients are taken at the
         pruned weights and applied to dense ones kept beside them, so that weights come back which
@@ -69,12 +71,10 @@ class GradualPruner:
         feedback: bool = False,
         rungs: Sequence[Mapping[str, int]] = (),
     ) -> None:
-        if scope not in ("tensor", "global"):
-            raise ValueError(f"scope is {scope!r}; give 'tensor' or 'global'.")
         if rungs and not isinstance(module, Elastic):
             raise ValueError("rungs are widths of an Elastic; give that in place of the module.")
         self.module = module.model if isinstance(module, Elastic) else module
-        self.schedule, self.scope, self.each = schedule, scope, dict(each or {})
+        self.schedule, self.scope, self.each = schedule, checked(scope), dict(each or {})
         self.rungs = tuple(Widths(w) for w in rungs)
         self.feedback = feedback
         chosen = prunable(self.module) if tensors is None else tuple(tensors)

@@ -47,7 +47,7 @@ def lowest(values: Tensor, count: int) -> Tensor:
 
 
 def _kth(values: Tensor, k: int) -> Tensor:
-    """The k-th lowest, (). What is least is set aside: mostly zeros, and selection dislikes ties."""
+    """The k-th lowest, (). What is least is set aside: mostly zeros, and ties take long."""
     least = values.min()
     others = values[values > least]
     tied = len(values) - len(others)

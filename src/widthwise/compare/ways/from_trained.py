@@ -17,6 +17,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError
 from widthwise.importance import by_name, keep
 from widthwise.importance.by_name import FeatureScore, WeightScore
+from widthwise.sparse import lamp
 from widthwise.train.batches import own_randomness
 from widthwise.variant import Variant, Widths
 from widthwise.vary import Applied, apply
@@ -81,8 +82,7 @@ def _again(net: Elastic, made: Applied, bench: Bench) -> Applied:
 def weights(bench: Bench, score: str, budget: int) -> Iterator[Made]:
     """Single weights removed by a score, in the whole network: as cut, tuned, trained anew."""
     net = bench.net()
-    given = cast(WeightScore, score)
-    scores = by_name.weights(net, given, bench.batches, bench.task.loss, seed=bench.seed)
+    scores = weight_scores(bench, net, cast(WeightScore, score))
     variant = sparsest(net, net.model, scores, budget)
     if variant is None:
         return
@@ -97,6 +97,14 @@ def weights(bench: Bench, score: str, budget: int) -> Iterator[Made]:
         prepare=lambda module, widths: fresh, train=lambda module, quantizer: bench.train(module)
     )
     yield Made(f"{name}, from scratch", anew)
+
+
+def weight_scores(bench: Bench, net: Elastic, score: WeightScore) -> dict[str, Tensor]:
+    """Of single weights, such that those of different tensors compete."""
+    scores = by_name.weights(net, score, bench.batches, bench.task.loss, seed=bench.seed)
+    if score == "magnitude" and bench.spec.scope == "lamp":
+        return {name: lamp(value) for name, value in scores.items()}
+    return scores
 
 
 def sparsest(

@@ -11,11 +11,10 @@ from torch import nn
 
 from widthwise.bits import Uniform, quantizable
 from widthwise.compare.bench import Bench
-from widthwise.compare.ways.from_trained import sparsest
+from widthwise.compare.ways.from_trained import sparsest, weight_scores
 from widthwise.compare.ways.made import Made
 from widthwise.compare.ways.sizing import widest
 from widthwise.elastic import Elastic
-from widthwise.importance import by_name
 from widthwise.sparse import Gradual, GradualPruner, prunable
 from widthwise.touchups import initialise
 from widthwise.train.batches import Plan, length, own_randomness
@@ -78,7 +77,7 @@ def gradual(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     goes by magnitude at its end, without training.
     """
     net = bench.net()
-    found = sparsest(net, net.model, by_name.weights(net, "magnitude", [], bench.task.loss), budget)
+    found = sparsest(net, net.model, weight_scores(bench, net, "magnitude"), budget)
     if found is None:
         return
     sizes = {n: p.numel() for n, p in net.model.named_parameters()}
@@ -89,7 +88,7 @@ def gradual(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     fresh = Elastic(model, bench.task.example(), seed=bench.seed)
     pruner = _pruner(bench, fresh, pruned, feedback=group.endswith("feedback"))
     bench.train(fresh.model, pruner=pruner)
-    scores = by_name.weights(fresh, "magnitude", [], bench.task.loss)
+    scores = weight_scores(bench, fresh, "magnitude")
     variant = sparsest(fresh, fresh.model, scores, budget)
     if variant is not None:
         yield Made(group, apply(fresh, variant, score=lambda module: scores))
@@ -100,7 +99,7 @@ def _pruner(bench: Bench, net: Elastic, pruned: float, feedback: bool) -> Gradua
     recipe = bench.spec.recipe(bench.task)
     steps = Plan(length(bench.data.train), recipe.batch_size, bench.seed).steps * recipe.epochs
     how = Gradual(min(pruned / _prunable(net.model), 0.999))
-    return GradualPruner(net, how.schedule(steps), scope="global", feedback=feedback)
+    return GradualPruner(net, how.schedule(steps), scope=bench.spec.scope, feedback=feedback)
 
 
 def _prunable(module: nn.Module) -> int:
