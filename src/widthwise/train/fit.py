@@ -39,6 +39,7 @@ from widthwise.train.history import Epoch, History
 from widthwise.train.interrupt import Interrupt
 from widthwise.train.job import Job, module_of
 from widthwise.train.losses import Criterion, Objective, StepLoss
+from widthwise.train.memory import give_back
 from widthwise.train.progress import Display, Pace
 from widthwise.train.ranks import agree, computing, digest, parallel, spread, unsynced
 from widthwise.train.recipe import Recipe, rate
@@ -163,6 +164,7 @@ class _Run:
         self.last = math.nan  # the last loss looked at
         self.kept: int | None = None  # the step of the last checkpoint
         self.began = time.monotonic()
+        self.tidy = Pace(self.steps, 60.0)
         self.interrupt = Interrupt()
 
     def go(self, progress: bool) -> History:
@@ -217,6 +219,9 @@ class _Run:
             if write.due():
                 self._save()
                 write.reset()
+            if self.tidy.due():
+                give_back()
+                self.tidy.reset()
         display.step(self.step, self._look())
         self.epochs.append(self._measured())
         self.losses = (0.0, 0)
