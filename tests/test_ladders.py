@@ -74,7 +74,10 @@ def test_a_verdict_in_words() -> None:
     cells += [cell("sparse", 0.8, 2000, 90.0)]
     perplexity = Metric("perplexity", lambda outputs, target: (0.0, 1), higher_is_better=False)
     (line,) = shown.verdicts(cells, perplexity)
-    assert "ahead at 1 of 1, behind at 0 (+10.00 at 2.00 kB)" in line
+    assert "1 seed: ahead at 1 of 1, behind at 0 (+10.00 at 2.00 kB)" in line
+    again = [replace(c, seed=1) for c in cells[:2]] + [cell("sparse", 0.8, 2000, 86.0, 1)]
+    (line,) = shown.verdicts([*cells, *again], perplexity)
+    assert "2 seeds: ahead at 1 of 1, behind at 0 (+12.00 ± 2.83 at 2.00 kB)" in line
 
 
 # Trainings

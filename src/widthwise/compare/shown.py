@@ -131,13 +131,19 @@ def _verdict(kind: Kind, other: Kind, found: Sequence[Difference], metric: Metri
     scale, unit = (100, " points") if text.is_share(metric.name) else (1, "")
     counts = [sum(d.verdict == v for d in found) for v in ("ahead", "behind", "not decided")]
     seeds = max(len(d.ahead) for d in found)
-    each = ", ".join(f"{scale * d.mean:+.2f} at {format_size(round(d.bytes))}" for d in found)
+    each = ", ".join(f"{_ahead(d, scale)} at {format_size(round(d.bytes))}" for d in found)
     undecided = f", not decided at {counts[2]}" if counts[2] else ""
     return (
         f"{kind.value} against {other.value} at equal bytes, {metric.name}{unit} better, "
         f"{seeds} seed{'s' * (seeds > 1)}: ahead at {counts[0]} of {len(found)}, behind at "
         f"{counts[1]}{undecided} ({each})"
     )
+
+
+def _ahead(found: Difference, scale: int) -> str:
+    """The mean over seeds, and the spread where there is one."""
+    spread = "" if found.spread is None else f" ± {scale * found.spread:.2f}"
+    return f"{scale * found.mean:+.2f}{spread}"
 
 
 def _by_amount(cells: Sequence[Cell]) -> list[list[Cell]]:
