@@ -18,6 +18,7 @@ from typing import Any
 
 import results_faults
 import results_hostile
+import results_scopes
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -465,6 +466,12 @@ def stored_bytes(width: int) -> int:
     return 4 * (785 * width + (width + 1) * width + (width + 1) * 10)
 
 
+def scopes() -> str:
+    """The section on how weights compete."""
+    found = load("scopes")
+    return f"{results_scopes.section(found, table)}\n{measured(found)}\n"
+
+
 def faults() -> str:
     """The section on injected faults."""
     found = load("faults")
@@ -490,7 +497,8 @@ def page() -> str:
         "on a GPU yet; where there is one, `bench/gpu.py` does.\n"
     )
     measured_here = [quality(), step_cost(), cut_speed(), sweep(), engine(), scoring()]
-    measured_here += [pruning(), storage(), few_bits(), in_int8(), faults(), hostile(), clients()]
+    measured_here += [pruning(), scopes(), storage(), few_bits(), in_int8()]
+    measured_here += [faults(), hostile(), clients()]
     return "\n".join([head, *measured_here])
 
 
