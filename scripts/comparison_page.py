@@ -79,9 +79,11 @@ def about(found: dict[str, Any]) -> str:
     seeds = len({o["seed"] for o in found["outcomes"]})
     missing = "" if there == of else f" {there} of {of} outcomes are measured so far."
     data = "" if spec.examples is None else f" on {spec.examples:,} examples"
+    how = "by LAMP" if spec.scope == "lamp" else "as they are"
     return (
         f"Trainings of {recipe.epochs} epochs{data}, fine-tunings of {spec.fine_tune}, searches of {spec.trials} "
-        f"variants; {seeds} seed{'s' * (seeds > 1)}.{missing} {measured(found)}"
+        f"variants; magnitudes of weights compete {how}; {seeds} seed{'s' * (seeds > 1)}.{missing} "
+        f"{measured(found)}"
     )
 
 

@@ -29,8 +29,8 @@ tensor. A dash: nothing would be left of a tensor.
 {table(["network", "zeros", "dense", *HEADS.values()], rows)}
 
 How often the loss against the dense network is more than twice that of the best of the three:
-{behind}. That is why `widthwise prune` takes LAMP for magnitudes unless told otherwise; which one is
-best depends on the network.
+{behind}. That is why `widthwise prune` and `compare` take LAMP for magnitudes unless told
+otherwise; which one is best depends on the network.
 """
 
 

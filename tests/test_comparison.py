@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -386,18 +385,9 @@ def test_seeds_and_methods_can_be_added_but_nothing_changed(compared):
     assert [o.key for o in stored(fewer, folder)] == [("elastic", b, 0) for b in FEW.budgets]
     with pytest.raises(RunError, match="epochs 2 rather than 3"):
         run(replace(FEW, epochs=3), folder, _Refusing())
+    with pytest.raises(RunError, match="scope lamp rather than global"):
+        run(replace(FEW, scope="global"), folder, _Refusing())
     assert run(FEW, folder, _Refusing()) == outcomes
-
-
-def test_a_folder_from_before_there_was_a_setting_goes_on(compared, tmp_path):
-    folder, outcomes = compared
-    shutil.copytree(folder, tmp_path / "old")
-    path = tmp_path / "old" / "spec.json"
-    said = json.loads(path.read_text())
-    path.write_text(json.dumps({n: v for n, v in said.items() if n not in ("scope", "sha256")}))
-    with pytest.raises(RunError, match="scope global rather than lamp"):
-        run(replace(FEW, scope="lamp"), tmp_path / "old", _Refusing())
-    assert run(FEW, tmp_path / "old", _Refusing()) == outcomes
 
 
 def test_a_damaged_unit_is_named(compared, tmp_path):

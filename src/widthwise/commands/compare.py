@@ -67,8 +67,8 @@ def compare(
 
     SPEC is a short file: task = "mnist", budgets = ["2kB", "10kB", "50kB"], and if wanted seeds,
     epochs (of a training), fine_tune (epochs of a fine-tuning), trials (of a search), examples (to
-    train on, drawn once; all when left out), scope ("lamp" where weights of some tensors are much
-    smaller than others', such as an LSTM's) and methods, such as ["elastic*", "small-dense*",
+    train on, drawn once; all when left out), scope (how magnitudes of weights compete: "global" as
+    they are, "lamp" when left out) and methods, such as ["elastic*", "small-dense*",
     "search"]. Every method makes the best network that it can for every budget; choices are made on
     validation data, test data are reported. What is measured is kept, so the same command goes on
     where it was stopped, and more seeds, budgets or methods are added to what is there. Writes

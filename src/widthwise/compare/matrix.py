@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,6 @@ from widthwise.store.atomic import tidy, write_whole
 from widthwise.store.jsonfile import contents, sealed, unsealed
 
 _SPEC: Final = "spec.json"
-_DEFAULTS: Final = {f.name: f.default for f in fields(Spec) if f.default is not MISSING}
 _EXTENDED: Final = ("seeds", "budgets", "methods")  # of which a folder may get more
 
 Told = Callable[[int, int, str], object]
@@ -90,7 +89,7 @@ def claim(spec: Spec, folder: Path) -> None:
     path = folder / _SPEC
     new = json.loads(json.dumps(asdict(spec)))
     if path.exists():
-        old = {**_DEFAULTS, **_read(path)}  # one that was written before a setting was added
+        old = _read(path)
         for name in new:
             if name not in _EXTENDED and old.get(name) != new[name]:
                 raise RunError(

@@ -7,7 +7,7 @@ epochs = 10                           # of every training; the task's own when l
 fine_tune = 3                         # epochs of every fine-tuning and touch-up
 trials = 60                           # of a search, for every budget
 examples = 10_000                     # to train on, drawn once; all when left out
-scope = "lamp"                        # how magnitudes of weights compete; "global" when left out
+scope = "global"                      # how magnitudes of weights compete; "lamp" when left out
 methods = ["elastic*", "small-dense*", "search"]     # all of `methods.py` when left out
 
 spec = read(Path("mnist.toml"))
@@ -52,7 +52,7 @@ class Spec:
     fine_tune: int = 3
     trials: int = 60
     examples: int | None = None
-    scope: Scope = "global"
+    scope: Scope = "lamp"
     methods: tuple[str, ...] = tuple(METHODS)
 
     def recipe(self, task: Task) -> Recipe:
@@ -107,7 +107,7 @@ def made(data: Mapping[str, Any]) -> Spec:
     for name in _COUNTS:
         if name in data and (type(data[name]) is not int or data[name] < 1):
             raise TaskError(f"{name} is {data[name]!r}; give a whole number of at least 1.")
-    if data.get("scope", "global") not in ("global", "lamp"):
+    if data.get("scope", "lamp") not in ("global", "lamp"):
         raise TaskError(f"scope is {data['scope']!r}; give 'global' or 'lamp'.")
     given = {name: data[name] for name in ("task", "scope", *_COUNTS) if name in data}
     budgets = tuple(sorted({parse_size(b) for b in _listed("budgets", data["budgets"])}))
