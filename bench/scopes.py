@@ -5,8 +5,7 @@
 Prunes the weights that `prunable` names to the same share of zeros by each scope, without any
 training, and evaluates on test data; None where nothing would be left of a tensor. The networks are
 the full dense ones of the ladders and of the comparison, seed 0, and the ResNet-20 that comes with
-the data. That LAMP is the default for magnitudes was decided on
-validation data.
+the data. That LAMP is the default for magnitudes was decided on validation data.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def _kth(values: Tensor, k: int) -> Tensor:
     tied = len(values) - len(others)
     if k <= tied:
         return least
-    if others.is_cuda or others.dtype not in (torch.float32, torch.float64):
+    if others.device.type != "cpu" or others.dtype not in (torch.float32, torch.float64):
         return others.kthvalue(k - tied).values
     # NumPy's selection is vectorized: ten times as fast.
     return torch.from_numpy(np.partition(others.detach().numpy(), k - tied - 1))[k - tied - 1]
