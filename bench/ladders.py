@@ -6,7 +6,8 @@
 
 A depthwise-separable CNN, a word-level LSTM and a translating LSTM with attention, each trained for
 less than its recipe has, so that a seed takes an hour or two of one core. It is `widthwise ladders`
-with the arguments below; a run that is stopped goes on, and what is stored is what is there.
+with the arguments below; a run that is stopped goes on, and a fresh checkout begins with what was
+stored.
 
 Pruning was set up on Fashion-MNIST's validation data (MLP, seeds 0 and 1, 90 and 97 % zeros):
 weights that compete in the whole network, from the first step to three quarters of the training,
@@ -18,6 +19,7 @@ in the paper. The first networks, pruned the other way, were replaced.
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,9 @@ from typing import Any
 import torch
 from sacrebleu.metrics.bleu import BLEU
 
-from common import record
+from common import RESULTS, record
 from widthwise.compare.ladders import NAME, run
-from widthwise.compare.plan import Kind, Plan, load
+from widthwise.compare.plan import Cell, Kind, Plan, load, save
 from widthwise.runs import hold
 from widthwise.sparse import Gradual
 from widthwise.sparse.compete import Scope
@@ -62,6 +64,18 @@ def plan(task: str) -> Plan:
     recipe = replace(BUILT_IN[task]().recipe, epochs=setting.epochs)
     pruning = Gradual(0.8, scope=setting.scope)
     return Plan(task, recipe, pruning, lowest=min(setting.fractions))
+
+
+def begin(task: str) -> None:
+    """Lay out what was stored, where nothing is there. Raises ValueError if of another plan."""
+    path = FOLDER / task / NAME
+    stored = json.loads((RESULTS / "ladders.json").read_text())["results"].get(task)
+    if path.exists() or stored is None:
+        return
+    if stored["plan"] != json.loads(json.dumps(asdict(plan(task)))):
+        raise ValueError(f"{task} was stored with another plan; take it out of the results first.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(path, plan(task), [Cell(**cell) for cell in stored["cells"]])
 
 
 def measure(task: str, kinds: list[Kind], seeds: int) -> None:
@@ -113,6 +127,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="store what is there, train nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    for task in SETTINGS:
+        begin(task)
     if options.write:
         print(record("ladders", stored()))
         return
