@@ -127,7 +127,7 @@ class Shared:
         values, order = self.values.sort()
         between = (values[1:] + values[:-1]) / 2
         # Zero belongs to the value zero, also where both neighbours are at one tiny distance.
-        place = torch.bucketize(tensor.float(), between)
+        place = torch.bucketize(tensor.float().contiguous(), between)
         codes = order.to(torch.uint8)[place]
         if (self.values == 0).any():
             codes[tensor == 0] = self.zero

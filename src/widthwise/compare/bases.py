@@ -18,6 +18,7 @@ import torch
 
 from widthwise.choose.draws import PUBLISHED, Draw
 from widthwise.compare.data import loaded
+from widthwise.compare.layout import channels_last
 from widthwise.compare.spec import Spec
 from widthwise.elastic import Elastic
 from widthwise.store.file import load, save
@@ -60,7 +61,7 @@ def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:
     task, data = loaded(spec.task, spec.examples)
     with own_randomness():
         torch.manual_seed(seed)
-        model = task.model().train()
+        model = channels_last(task.model().train())
     net = Elastic(model, task.example(), draw=_DRAWS[kind], seed=seed)
     loss = SandwichLoss(net, task.loss) if kind == "elastic" else SingleDraw(net, task.loss)
     began = time.process_time()
@@ -76,7 +77,7 @@ def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:
 def network(task: Task, base: Base) -> Elastic:
     """A network of its own with the base's weights. Raises FileError, CaptureError."""
     with _file(base.weights) as path:
-        model = load(path, build=task.model)
+        model = channels_last(load(path, build=task.model))
     return Elastic(model, task.example(), draw=_DRAWS[base.kind], seed=base.seed).eval()
 
 

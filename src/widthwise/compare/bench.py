@@ -20,6 +20,7 @@ from torch import nn
 from widthwise.bits import StraightThrough
 from widthwise.compare.bases import Base, network
 from widthwise.compare.data import loaded
+from widthwise.compare.layout import channels_last
 from widthwise.compare.outcome import Outcome
 from widthwise.compare.spec import Spec
 from widthwise.elastic import Elastic
@@ -72,6 +73,7 @@ class Bench:
 
     def calibrated(self, module: nn.Module, widths: Widths) -> nn.Module:
         """A cut with statistics of its own: what `apply` takes as prepare."""
+        module = channels_last(module)
         return recalibrate(module, self.statistics) if has_statistics(module) else module
 
     def better(self, a: float, b: float) -> bool:
@@ -95,7 +97,7 @@ class Bench:
         if teacher is not None:
             loss = Taught(module, teacher.eval(), Distill(hard=0.5), self.task.loss, None)
         fit(
-            module,
+            channels_last(module),
             self.data.train,
             loss,
             recipe=recipe or self.spec.recipe(self.task),
@@ -125,7 +127,7 @@ class Bench:
         """Store a network, read it back and measure what was read. Raises FileError."""
         with tempfile.TemporaryDirectory() as place:
             path = made.save(Path(place) / "network.safetensors")
-            read = load(path, build=self.task.model)
+            read = channels_last(load(path, build=self.task.model))
             size, parts = path.stat().st_size, parts_of(path)
         args, kwargs = one_example(self.task.example())
         return Outcome(

@@ -18,6 +18,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from widthwise.compare.layout import channels_last
 from widthwise.compare.plan import Cell, Kind, Plan, load, save
 from widthwise.elastic import Elastic
 from widthwise.measure.cost import params
@@ -123,7 +124,7 @@ class _Bench:
         place.mkdir(exist_ok=True)
         with own_randomness():
             torch.manual_seed(training.seed)
-            model = task.model().train()
+            model = channels_last(task.model().train())
         net = Elastic(model, task.example(), seed=training.seed)
         widest = max((a.size for a in net.free.values() if a.inner_of is None), default=1)
         net.draw = replace(net.draw, lowest=max(1, round(plan.lowest * widest)))
@@ -148,7 +149,8 @@ class _Bench:
         module = None
         if training.kind is Kind.DENSE and training.amount < 1:
             # New weights of its own size: those of a cut are drawn for the full one.
-            module = initialise(net.cut(net.widths(training.amount)), training.seed)
+            small = initialise(net.cut(net.widths(training.amount)), training.seed)
+            module = channels_last(small)
         target = net if elastic else module or net.model
         fit(
             target,
