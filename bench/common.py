@@ -39,10 +39,17 @@ def today() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
-def record(name: str, results: Any) -> Path:
-    """Write results with date and machine to bench/results/<name>.json."""
+def record(name: str, results: Any, *, added: bool = False) -> Path:
+    """Write results with date and machine to bench/results/<name>.json.
+
+    added: to what was stored before, so that its processor is named too.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    content = {"date": today(), "machine": machine(), "results": results}
+    here = machine()
+    if added and path.exists():
+        before = json.loads(path.read_text())["machine"]["processor"].split(" and ")
+        here["processor"] = " and ".join(dict.fromkeys([*before, here["processor"]]))
+    content = {"date": today(), "machine": here, "results": results}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path

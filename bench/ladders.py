@@ -130,7 +130,7 @@ def main() -> None:
     for task in SETTINGS:
         begin(task)
     if options.write:
-        print(record("ladders", stored()))
+        print(record("ladders", stored(), added=True))
         return
     for seeds in range(1, options.seeds + 1):
         for task in options.only:
