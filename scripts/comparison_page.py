@@ -43,7 +43,8 @@ more once it was trained. The six searches of that seed were then run again, and
 seed 0 of nsl-kdd. One small-dense network of nsl-kdd (2 bits, 16 kB, seed 0) was run again too, with more tries to
 fit. Nothing was changed after seeds 1 and 2 had been seen.
 
-Why the search is behind on fashion-mnist-cnn from 16 kB on: its networks begin as cuts of the elastic network, are
+The likely reason why the search is behind on fashion-mnist-cnn above 16 kB: its networks begin as cuts of the
+elastic network, are
 taught by it, and were trained no longer than others. After so short a training, that network is worse than one
 trained for one width alone (see the family elastic at 250 kB, touched up besides), and so is what it teaches.
 

@@ -240,7 +240,8 @@ def pruning() -> str:
 A step with pruning ÷ the same without, over a hundred steps with one change of masks among them, on one
 thread (`bench/pruning.py`); bound 1.05. It is kept on {len(kept)} of {len(networks)} networks{but}. Masking
 reads and writes every weight, which counts where a step does little else: on an Intel Xeon of two cores, where it
-was measured before, the MLP of mnist did not keep the bound. *Feedback* keeps and moves a dense copy besides; no bound was set for it.
+was measured before, the MLP of mnist did not keep the bound. *Feedback* keeps and moves a dense copy besides; no
+bound was set for it.
 
 {table(["network", "weights pruned", "pruned", "with feedback"], rows)}
 
