@@ -39,6 +39,15 @@ def today() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
+def machines(path: Path) -> dict[str, Any]:
+    """This one, with the processors of what was stored in a file before."""
+    here = machine()
+    if path.exists():
+        before = json.loads(path.read_text())["machine"]["processor"].split(" and ")
+        here["processor"] = " and ".join(dict.fromkeys([*before, here["processor"]]))
+    return here
+
+
 def record(name: str, results: Any, *, added: bool = False) -> Path:
     """Write results with date and machine to bench/results/<name>.json.
 
@@ -46,10 +55,7 @@ def record(name: str, results: Any, *, added: bool = False) -> Path:
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    here = machine()
-    if added and path.exists():
-        before = json.loads(path.read_text())["machine"]["processor"].split(" and ")
-        here["processor"] = " and ".join(dict.fromkeys([*before, here["processor"]]))
+    here = machines(path) if added else machine()
     content = {"date": today(), "machine": here, "results": results}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path

@@ -2,6 +2,8 @@
 
     WIDTHWISE_DATA=... widthwise compare bench/comparisons/mnist.toml --out build/comparisons/mnist
     python bench/comparisons.py --write mnist        # store the seeds that are done
+    python bench/comparisons.py --begin mnist --without search   # lay out what is stored, but for
+                                                     # a group of methods that is to be run again
 
 The settings are those of the .toml files in bench/comparisons. Rates of fine-tuning (three were
 tried, a tenth, a third and all of the recipe's) and the ranges of trained weights (two) were chosen
@@ -12,12 +14,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common import RESULTS, machine, today
-from widthwise.compare.matrix import stored
-from widthwise.compare.spec import read
+from common import RESULTS, machines, today
+from widthwise.compare.cells import Unit, units
+from widthwise.compare.matrix import claim, keep, stored
+from widthwise.compare.methods import METHODS, grouped
+from widthwise.compare.outcome import Outcome
+from widthwise.compare.spec import Spec, read
 
 SPECS = Path(__file__).parent / "comparisons"
 FOLDER = Path(__file__).parents[1] / "build" / "comparisons"
@@ -30,19 +36,47 @@ def write(task: str) -> Path:
     whole = len(spec.methods) * len(spec.budgets)
     done = [seed for seed in range(spec.seeds) if sum(o.seed == seed for o in there) == whole]
     outcomes = [json.dumps(o.to_dict()) for o in there if o.seed in done]
-    head = json.dumps({"date": today(), "machine": machine(), "spec": asdict(spec)}, indent=1)
     path = RESULTS / f"comparison-{task}.json"
+    head = json.dumps({"date": today(), "machine": machines(path), "spec": asdict(spec)}, indent=1)
     lines = ",\n".join(outcomes)
     path.write_text(f'{head[:-2]},\n "outcomes": [\n{lines}\n]}}\n')
     return path
 
 
+def begin(task: str, without: Sequence[str]) -> None:
+    """Lay out what was stored of a task, but for some groups of methods.
+
+    Raises ValueError where its folder is there.
+    """
+    folder, path = FOLDER / task, RESULTS / f"comparison-{task}.json"
+    if folder.exists():
+        raise ValueError(f"{folder} is there; move it away first.")
+    found = json.loads(path.read_text())
+    spec = Spec(**found["spec"])
+    outcomes = [Outcome.from_dict(each, path) for each in found["outcomes"]]
+    claim(spec, folder)
+    for unit in units(spec, [group for group in grouped(spec.methods) if group not in without]):
+        of_it = [o for o in outcomes if covers(unit, o)]
+        if of_it:
+            keep(folder, unit, of_it)
+
+
+def covers(unit: Unit, outcome: Outcome) -> bool:
+    """Whether an outcome is of a unit."""
+    group = METHODS[outcome.method].group
+    return (group, outcome.seed) == (unit.group, unit.seed) and outcome.budget in unit.budgets
+
+
 def main() -> None:
-    """Store, or say how far each is."""
+    """Store, lay out, or say how far each is."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = [path.stem for path in sorted(SPECS.glob("*.toml"))]
     parser.add_argument("--write", nargs="+", choices=names, default=[])
+    parser.add_argument("--begin", nargs="+", choices=names, default=[])
+    parser.add_argument("--without", nargs="+", default=[], metavar="GROUP")
     options = parser.parse_args()
+    for task in options.begin:
+        begin(task, options.without)
     for task in options.write:
         print(write(task))
     for task in names:

@@ -1,11 +1,11 @@
 """A search whose variants are judged by how they recover, the best of which are trained on.
 
-    recovery = Recovery(net, task, data.train, batches, Recipe(epochs=8), prepare=prepare)
+    recovery = Recovery(net, task, data.train, batches, Recipe(epochs=8), valid, prepare=prepare)
     found = search(net, few, max_bytes=10_000, prepare=prepare, train=recovery.brief)
-    made = recovery.best(found, evaluation, max_bytes=10_000)
+    made = recovery.best(found, max_bytes=10_000)
 
 What few bits and many zeros do to a network is mended by training, a moment of which tells where it
-can be mended. The full network teaches.
+can be mended. The full network teaches, once it has been trained for itself.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from torch import nn
@@ -26,7 +27,7 @@ from widthwise.tasks.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
 from widthwise.train.loop import loop
-from widthwise.train.losses import Distill
+from widthwise.train.losses import Criterion, Distill
 from widthwise.train.recipe import Recipe
 from widthwise.train.touchup import Taught
 from widthwise.variant import Variant, Widths
@@ -45,7 +46,8 @@ class Recovery:
     """How variants of a network are trained.
 
     train: its training data. batches: of these, for a moment's training in every trial. recipe: of
-    the finalists' training. prepare: as the search is given it.
+    the teacher's and the finalists' training. valid: on validation data, by which teacher and
+    finalists are chosen. prepare: as the search is given it.
     """
 
     net: Elastic
@@ -53,9 +55,22 @@ class Recovery:
     train: Dataset[Any]
     batches: Sequence[Any]
     recipe: Recipe
+    valid: Evaluation
     prepare: Prepare | None = None
     seed: int = 0
     progress: bool = False
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The full network, and the same trained on at this width alone: whichever is better.
+
+        After a short elastic training the full width is behind a network that was trained for
+        itself, and holds back whom it teaches.
+        """
+        variant = Variant(self.net.full())
+        settled = apply(self.net, variant, prepare=self.prepare, train=self._untaught).module
+        better = self.valid.metric.better(self.valid(settled), self.valid(self.net.eval()))
+        return settled if better else self.net
 
     def brief(self, module: nn.Module, quantizer: StraightThrough | None) -> None:
         """A moment's training, as `apply` takes it."""
@@ -66,23 +81,10 @@ class Recovery:
 
     def whole(self, module: nn.Module, quantizer: StraightThrough | None) -> None:
         """The training of a finalist."""
-        fit(
-            module,
-            self.train,
-            self._taught(module),
-            recipe=self.recipe,
-            quantizer=quantizer,
-            seed=self.seed,
-            progress=self.progress,
-        )
+        self._fit(module, self._taught(module), quantizer)
 
     def best(
-        self,
-        found: Found,
-        evaluation: Evaluation,
-        *,
-        max_bytes: int | None = None,
-        widen: bool = True,
+        self, found: Found, *, max_bytes: int | None = None, widen: bool = True
     ) -> Applied | None:
         """The best of the finalists, trained; None where none fits once it is.
 
@@ -92,15 +94,30 @@ class Recovery:
         """
         best: Applied | None = None
         reached = 0.0
-        sign = 1 if evaluation.metric.higher_is_better else -1
         for made in self._trained(finalists([t.variant for t in found.tried]), max_bytes, widen):
-            value = sign * evaluation(made.module)
-            if best is None or value > reached:
+            value = self.valid(made.module)
+            if best is None or self.valid.metric.better(value, reached):
                 best, reached = made, value
         return best
 
     def _taught(self, module: nn.Module) -> Taught:
-        return Taught(module, self.net.eval(), Distill(hard=0.5), self.task.loss, None)
+        return Taught(module, self.teacher, Distill(hard=0.5), self.task.loss, None)
+
+    def _untaught(self, module: nn.Module, quantizer: StraightThrough | None) -> None:
+        self._fit(module, self.task.loss, quantizer)
+
+    def _fit(
+        self, module: nn.Module, loss: Taught | Criterion, quantizer: StraightThrough | None
+    ) -> None:
+        fit(
+            module,
+            self.train,
+            loss,
+            recipe=self.recipe,
+            quantizer=quantizer,
+            seed=self.seed,
+            progress=self.progress,
+        )
 
     def _trained(
         self, variants: Sequence[Variant], most: int | None, widen: bool

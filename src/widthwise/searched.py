@@ -145,11 +145,16 @@ class RunSearch:
         recipe = replace(
             recipe, ema=None, epochs=self.epochs or recipe.epochs, lr=self.lr or recipe.lr
         )
-        seed = opened.record.settings.seed
-        batches = statistics_batches(opened.task, self.data)
-        train = self.data.train
         return Recovery(
-            opened.net, opened.task, train, batches, recipe, self.prepare, seed, self.progress
+            opened.net,
+            opened.task,
+            self.data.train,
+            statistics_batches(opened.task, self.data),
+            recipe,
+            evaluation(opened.task, self.data, "valid"),
+            self.prepare,
+            opened.record.settings.seed,
+            self.progress,
         )
 
     def _made(self, found: Found) -> Applied:
@@ -158,8 +163,7 @@ class RunSearch:
         limits = self.limits
         most = None if limits.max_bytes is None else parse_size(limits.max_bytes)
         only = limits.max_macs is None and limits.max_latency_ms is None
-        valid = evaluation(self.opened.task, self.data, "valid")
-        made = self.recovery.best(found, valid, max_bytes=most, widen=only)
+        made = self.recovery.best(found, max_bytes=most, widen=only)
         if made is None:
             raise BudgetError(
                 "Training made the best variants that were found larger than the budget; search "

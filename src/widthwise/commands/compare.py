@@ -140,8 +140,8 @@ def facts(spec: Spec, task: Task) -> dict[str, str]:
         + (" by their share of the larger ones of their tensor" if spec.scope == "lamp" else ""),
         "every fine-tuning": f"{tuning.epochs} epochs at the same rate; of quantized weights of a "
         "network that is whole, a tenth of it",
-        "every search": f"{spec.trials} variants, each trained for a moment; the best three for "
-        f"{recipe.epochs} epochs",
+        "every search": f"{spec.trials} variants, each trained for a moment; the full network "
+        f"and, taught by it, the best three for {recipe.epochs} epochs",
         "methods": f"{len(spec.methods)}" + (f", {left_out} left out" if left_out else ""),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"torch {torch.__version__}, widthwise {VERSION}",

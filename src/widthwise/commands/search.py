@@ -49,8 +49,9 @@ def search(
         typer.Option(
             metavar="N",
             min=1,
-            help="Train the best few on for so many epochs, and every variant for a moment; zeros "
-            "stay zeros, weights quantized.",
+            help="Train every variant for a moment, and the best few for so many epochs, taught by "
+            "the full network, which is first trained on as long; zeros stay zeros, weights "
+            "quantized.",
         ),
     ] = None,
     lr: Annotated[

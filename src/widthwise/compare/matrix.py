@@ -59,7 +59,7 @@ def run(
     trained = {pair: _stored_base(folder, *pair, as_file=shared) for pair in kinds}
     tasks = {unit: (spec, unit, trained[needed(unit.group), unit.seed]) for unit in missing}
     for unit, outcomes in engine.run(cells.measure, tasks):
-        _write(_unit_file(folder, unit), {"outcomes": [o.to_dict() for o in outcomes]})
+        keep(folder, unit, outcomes)
         done += 1
         told(done, total, f"{unit.name}: {_said(outcomes)}")
     return stored(spec, folder)
@@ -74,6 +74,11 @@ def stored(spec: Spec, folder: Path) -> list[Outcome]:
             found |= {outcome.key: outcome for outcome in read_outcomes(path)}
     order = [(m, b, s) for m in spec.methods for b in spec.budgets for s in range(spec.seeds)]
     return [found[key] for key in order if key in found]
+
+
+def keep(folder: Path, unit: Unit, outcomes: Iterable[Outcome]) -> None:
+    """Note in a folder what a unit came to. Raises FileError."""
+    _write(_unit_file(folder, unit), {"outcomes": [o.to_dict() for o in outcomes]})
 
 
 def read_outcomes(path: Path) -> list[Outcome]:

@@ -26,6 +26,7 @@ def search(bench: Bench, budget: int) -> Iterator[Made]:
         bench.data.train,
         bench.statistics,
         bench.spec.recipe(bench.task),
+        bench.evaluation("valid"),
         bench.calibrated,
         bench.seed,
     )
@@ -38,7 +39,7 @@ def search(bench: Bench, budget: int) -> Iterator[Made]:
         trials=bench.spec.trials,
         seed=bench.seed,
     )
-    made = recovery.best(found, bench.evaluation("valid"), max_bytes=budget)
+    made = recovery.best(found, max_bytes=budget)
     if made is not None:
         yield Made("search", made)
 
