@@ -11,7 +11,9 @@ can be mended. The full network teaches, once it has been trained for itself.
 from __future__ import annotations
 
 import bisect
+import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -32,7 +34,10 @@ from widthwise.train.recipe import Recipe
 from widthwise.train.touchup import Taught
 from widthwise.variant import Variant, Widths
 from widthwise.vary import Applied, Found, apply
-from widthwise.vary.apply import Prepare
+from widthwise.vary.apply import Prepare, Train
+
+State = dict[str, Any]
+"""What the tensors of a network hold, by name."""
 
 FINALISTS: Final = 3
 STEPS: Final = 60  # of a moment's training
@@ -62,15 +67,14 @@ class Recovery:
 
     @cached_property
     def teacher(self) -> nn.Module:
-        """The full network, and the same trained on at this width alone: whichever is better.
+        """The full network as it is, or trained on at this width alone: whichever is better.
 
         After a short elastic training the full width is behind a network that was trained for
         itself, and holds back whom it teaches.
         """
-        variant = Variant(self.net.full())
-        settled = apply(self.net, variant, prepare=self.prepare, train=self._untaught).module
-        better = self.valid.metric.better(self.valid(settled), self.valid(self.net.eval()))
-        return settled if better else self.net
+        full = Variant(self.net.full())
+        own, settled = (self._made(full, start, train=None).module for start in self._starts)
+        return settled if self.valid.metric.better(self.valid(settled), self.valid(own)) else own
 
     def brief(self, module: nn.Module, quantizer: StraightThrough | None) -> None:
         """A moment's training, as `apply` takes it."""
@@ -88,23 +92,34 @@ class Recovery:
     ) -> Applied | None:
         """The best of the finalists, trained; None where none fits once it is.
 
+        The first is cut from the network as it is, and from the network trained on at full width;
+        the others from the one of which the better network came.
         max_bytes: of its file. Finalists whose trained codes take more are trained again, as much
         narrower; those that leave room also wider, where `widen` is set: not where there are other
         limits, which that could break. Raises TrainingError.
         """
         best: Applied | None = None
         reached = 0.0
-        for made in self._trained(finalists([t.variant for t in found.tried]), max_bytes, widen):
-            value = self.valid(made.module)
-            if best is None or self.valid.metric.better(value, reached):
-                best, reached = made, value
+        starts = self._starts
+        for variant in finalists([t.variant for t in found.tried]):
+            for start in starts:
+                for made in self._trained(variant, start, max_bytes, widen):
+                    value = self.valid(made.module)
+                    if best is None or self.valid.metric.better(value, reached):
+                        best, reached, came_from = made, value, start
+            starts = starts if best is None else (came_from,)
         return best
+
+    @cached_property
+    def _starts(self) -> tuple[State, ...]:
+        """The network as it is, and trained on at full width alone."""
+        own = _copied(self.net)
+        with _holding(self.net, own):
+            self._fit(self.net.model, self.task.loss, None)
+            return own, _copied(self.net)
 
     def _taught(self, module: nn.Module) -> Taught:
         return Taught(module, self.teacher, Distill(hard=0.5), self.task.loss, None)
-
-    def _untaught(self, module: nn.Module, quantizer: StraightThrough | None) -> None:
-        self._fit(module, self.task.loss, quantizer)
 
     def _fit(
         self, module: nn.Module, loss: Taught | Criterion, quantizer: StraightThrough | None
@@ -120,22 +135,22 @@ class Recovery:
         )
 
     def _trained(
-        self, variants: Sequence[Variant], most: int | None, widen: bool
+        self, variant: Variant, start: State, most: int | None, widen: bool
     ) -> Iterator[Applied]:
-        for variant in variants:
-            for _ in range(_TRIES):
-                made = self._made(variant)
-                if most is None or made.bytes <= most:
-                    yield made
-                if most is None or _FULL * most < made.bytes <= most:
-                    break
-                resized = self._resized(variant, self._size(variant) * 0.995 * most / made.bytes)
-                if resized == variant or (made.bytes <= most and not widen):
-                    break
-                variant = resized
+        for _ in range(_TRIES):
+            made = self._made(variant, start, train=self.whole)
+            if most is None or made.bytes <= most:
+                yield made
+            if most is None or _FULL * most < made.bytes <= most:
+                break
+            resized = self._resized(variant, self._size(variant) * 0.995 * most / made.bytes)
+            if resized == variant or (made.bytes <= most and not widen):
+                break
+            variant = resized
 
-    def _made(self, variant: Variant) -> Applied:
-        return apply(self.net, variant, prepare=self.prepare, train=self.whole)
+    def _made(self, variant: Variant, start: State, train: Train | None) -> Applied:
+        with _holding(self.net, start):
+            return apply(self.net, variant, prepare=self.prepare, train=train)
 
     def _resized(self, variant: Variant, most: float) -> Variant:
         """All axes wider or narrower by one factor, so that an untrained file takes so many bytes.
@@ -155,6 +170,22 @@ class Recovery:
     def _size(self, variant: Variant) -> int:
         """Bytes of its file before it is trained."""
         return apply(self.net, variant, calibration="minmax").bytes
+
+
+def _copied(net: Elastic) -> State:
+    return copy.deepcopy(net.model.state_dict())
+
+
+@contextmanager
+def _holding(net: Elastic, values: State) -> Iterator[None]:
+    """The network has these values; afterwards its own again, where it was."""
+    own, device = _copied(net), next(net.parameters()).device
+    try:
+        net.model.load_state_dict(values)
+        yield
+    finally:
+        net.to(device).eval()
+        net.model.load_state_dict(own)
 
 
 def finalists(best_first: Sequence[Variant]) -> list[Variant]:
