@@ -81,14 +81,13 @@ def test_the_first_is_made_both_ways_and_the_others_as_the_better_one(
 ):
     ways = []
     made_from = Recovery._made
-    monkeypatch.setattr(
-        Recovery,
-        "_made",
-        lambda self, variant, start, train: (
-            (ways.append((variant.bits, start is self._starts[1])) if train else None)
-            or made_from(self, variant, start, train)
-        ),
-    )
+
+    def noted(self, variant, start, train):
+        if train is not None:
+            ways.append((variant.bits, start is self._starts[1]))
+        return made_from(self, variant, start, train)
+
+    monkeypatch.setattr(Recovery, "_made", noted)
     recovery(net, task, data, Recipe(epochs=2)).best(found, max_bytes=3_000)
     first, *_ = finalists([t.variant for t in found.tried])
     assert {way for bits, way in ways if bits == first.bits} == {False, True}
