@@ -11,19 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from typing import Any
 
 from results_page import RESULTS, ROOT, measured
 from widthwise.compare.methods import METHODS
 from widthwise.compare.outcome import Outcome
-from widthwise.compare.report import markdown, picture
-from widthwise.compare.report.summary import Comparison, compare, winners
+from widthwise.compare.report import markdown, picture, words
+from widthwise.compare.report.summary import Comparison, against, compare, families, winners
 from widthwise.compare.spec import Spec
 from widthwise.tasks import BUILT_IN
 
 PAGE = ROOT / "docs" / "comparison.md"
 IMAGES = ROOT / "docs" / "images"
-LONGER = "-longer"  # ends the name of a comparison with rivals that were trained longer
+LONGER = (
+    "-longer"  # ends the name of a comparison whose trainings are as long as three of the other
+)
 LEAD = f"""# Every method, at equal stored bytes
 
 Written by `scripts/comparison_page.py` from `bench/results/`. Each of {len(METHODS)} ways of compressing a network
@@ -40,7 +43,8 @@ that a method which begins with a large network has to beat.
 
 What a search ends with has been through three trainings of this length, one after another (elastic, at full width,
 its own), and a network that is small from the start through one. Where they are short, that alone makes it better.
-What a search costs is in the table of times.
+What a search costs is in the table of times; the comparison called longer has rivals that were trained three times
+as long, and says whether the search is ahead of them.
 
 What was done after a first look: how a search ends (the finalists are made narrower or wider and trained again
 until they fill the budget) was changed after seed 0 of mnist had been seen, where at 2 kB no finalist fitted any
@@ -65,19 +69,54 @@ def results() -> dict[str, dict[str, Any]]:
 
 
 def comparison(name: str, found: dict[str, Any]) -> Comparison:
-    """As data for the report. A longer one has the searches of the other beside it."""
+    """As data for the report."""
+    return compare(outcomes_of(name, found), BUILT_IN[found["spec"]["task"]]().metric, title=name)
+
+
+def outcomes_of(name: str, found: dict[str, Any]) -> list[Outcome]:
+    """All that was stored."""
+    return [Outcome.from_dict(data, name) for data in found["outcomes"]]
+
+
+def equally_trained(name: str, found: dict[str, Any]) -> str:
+    """The rivals of a longer comparison beside the searches of the shorter one."""
+    other = name.removesuffix(LONGER)
+    shorter = results()[other]
+    searches = [o for o in outcomes_of(other, shorter) if o.method == "search"]
+    rivals = [o for o in outcomes_of(name, found) if o.method != "search"]
+    budgets = {o.budget for o in rivals}
     metric = BUILT_IN[found["spec"]["task"]]().metric
-    outcomes = [Outcome.from_dict(data, name) for data in found["outcomes"]]
-    if name.endswith(LONGER):
-        other = results()[name.removesuffix(LONGER)]["outcomes"]
-        searches = [Outcome.from_dict(data, name) for data in other if data["method"] == "search"]
-        outcomes += [o for o in searches if o.budget in found["spec"]["budgets"]]
-    return compare(outcomes, metric, title=name)
+    both = compare([*rivals, *(o for o in searches if o.budget in budgets)], metric, title=name)
+    rows, verdicts = [], Counter[str]()
+    for budget in both.budgets:
+        best = families(both, budget)
+        search, rival = best.pop("search"), next(iter(best.values()))
+        lead = against(search, rival, metric)
+        assert lead is not None
+        verdicts[lead.verdict] += 1
+        cells = [
+            words.size(budget),
+            words.score(both, search),
+            words.score(both, rival),
+            rival.method.name,
+        ]
+        rows.append([*cells, f"{lead.verdict} {words.ahead(lead, metric)}"])
+    said = ", ".join(f"{verdict} at {count}" for verdict, count in sorted(verdicts.items()))
+    heads = ["budget", f"search of {other}", "rival trained longer", "which", "the search is"]
+    sides = ["---", "---:", "---:", "---", "---:"]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in (heads, sides, *rows))
+    epochs = [Spec(**each["spec"]).epochs for each in (shorter, found)]
+    return (
+        f"At equal training: what a search of {other} ends with has been through three trainings of {epochs[0]} epochs, "
+        f"a rival here through one of {epochs[1]}. On test data that search is, of {len(rows)} budgets, {said}.\n\n"
+        f"{table}"
+    )
 
 
 def searched(found: Comparison) -> str:
     """Where the searched combination wins, and where it does not."""
-    wins, others = [], []
+    wins: list[str] = []
+    others: list[str] = []
     for winner in winners(found):
         said = f"{winner.budget / 1e3:g} kB"
         family = winner.standing.method.family
@@ -96,12 +135,6 @@ def about(name: str, found: dict[str, Any]) -> str:
     there, of = len(found["outcomes"]), len(spec.methods) * len(spec.budgets) * spec.seeds
     seeds = len({o["seed"] for o in found["outcomes"]})
     missing = "" if there == of else f" {there} of {of} outcomes are measured so far."
-    if name.endswith(LONGER):
-        return (
-            f"The rival trained from scratch for {recipe.epochs} epochs, as often as what a search ends with has seen "
-            f"the data, beside the searches of {name.removesuffix(LONGER)}; {seeds} seed{'s' * (seeds > 1)}.{missing} "
-            f"{measured(found)}"
-        )
     data = "" if spec.examples is None else f" on {spec.examples:,} examples"
     how = "by LAMP" if spec.scope == "lamp" else "as they are"
     return (
@@ -118,7 +151,10 @@ def page() -> str:
         made = comparison(name, found)
         section = markdown.section(made, picture=f"images/comparison-{name}.png")
         heading, _, rest = section.partition("\n\n")
-        parts.append("\n\n".join([heading, about(name, found), searched(made), rest]))
+        lead = [heading, about(name, found), searched(made)]
+        if name.endswith(LONGER):
+            lead.append(equally_trained(name, found))
+        parts.append("\n\n".join([*lead, rest]))
     return "\n".join(parts)
 
 
