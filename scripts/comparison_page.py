@@ -78,11 +78,23 @@ def outcomes_of(name: str, found: dict[str, Any]) -> list[Outcome]:
     return [Outcome.from_dict(data, name) for data in found["outcomes"]]
 
 
-def equally_trained(name: str, found: dict[str, Any]) -> str:
-    """The rivals of a longer comparison beside the searches of the shorter one."""
-    other = name.removesuffix(LONGER)
-    shorter = results()[other]
-    searches = [o for o in outcomes_of(other, shorter) if o.method == "search"]
+def epochs(found: dict[str, Any]) -> int:
+    """Of every training."""
+    spec = Spec(**found["spec"])
+    return spec.recipe(BUILT_IN[spec.task]()).epochs
+
+
+def shorter(found: dict[str, Any]) -> str | None:
+    """The name of the comparison of which three trainings are as long as one of these."""
+    for name, other in results().items():
+        if other["spec"]["task"] == found["spec"]["task"] and 3 * epochs(other) == epochs(found):
+            return name
+    return None
+
+
+def equally_trained(name: str, found: dict[str, Any], other: str) -> str:
+    """The rivals of a longer comparison beside the searches of a shorter one."""
+    searches = [o for o in outcomes_of(other, results()[other]) if o.method == "search"]
     rivals = [o for o in outcomes_of(name, found) if o.method != "search"]
     budgets = {o.budget for o in rivals}
     metric = BUILT_IN[found["spec"]["task"]]().metric
@@ -105,11 +117,10 @@ def equally_trained(name: str, found: dict[str, Any]) -> str:
     heads = ["budget", f"search of {other}", "rival trained longer", "which", "the search is"]
     sides = ["---", "---:", "---:", "---", "---:"]
     table = "\n".join(f"| {' | '.join(line)} |" for line in (heads, sides, *rows))
-    epochs = [Spec(**each["spec"]).epochs for each in (shorter, found)]
     return (
-        f"At equal training: what a search of {other} ends with has been through three trainings of {epochs[0]} epochs, "
-        f"a rival here through one of {epochs[1]}. On test data that search is, of {len(rows)} budgets, {said}.\n\n"
-        f"{table}"
+        f"At equal training: what a search of {other} ends with has been through three trainings of "
+        f"{epochs(results()[other])} epochs, a rival here through one of {epochs(found)}. On test data that search is, "
+        f"of {len(rows)} budgets, {said}.\n\n{table}"
     )
 
 
@@ -151,9 +162,11 @@ def page() -> str:
         made = comparison(name, found)
         section = markdown.section(made, picture=f"images/comparison-{name}.png")
         heading, _, rest = section.partition("\n\n")
-        lead = [heading, about(name, found), searched(made)]
-        if name.endswith(LONGER):
-            lead.append(equally_trained(name, found))
+        lead = [heading, about(name, found)]
+        if "search" in found["spec"]["methods"]:
+            lead.append(searched(made))
+        if other := shorter(found):
+            lead.append(equally_trained(name, found, other))
         parts.append("\n\n".join([*lead, rest]))
     return "\n".join(parts)
 

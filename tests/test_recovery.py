@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 import widthwise as ww
-from widthwise.recovery import Recovery, finalists
+from widthwise.formats import Uniform
+from widthwise.recovery import Recovery, candidates
 from widthwise.steps import evaluation, statistics_batches
 from widthwise.tasks import BUILT_IN
 from widthwise.train.recipe import Recipe
+from widthwise.variant import Variant
 from widthwise.vary import search
 
 
@@ -73,26 +75,67 @@ def test_the_best_of_the_finalists_keeps_to_the_budget(net, task, data, found):
     best = recovery(net, task, data, Recipe(epochs=1)).best(found, max_bytes=3_000)
     assert best is not None
     assert best.bytes <= 3_000
-    assert 1 <= len(finalists([t.variant for t in found.tried])) <= 3
 
 
-def test_the_first_is_made_both_ways_and_the_others_as_the_better_one(
-    net, task, data, found, monkeypatch
-):
-    ways = []
-    made_from = Recovery._made
+def test_candidates_are_the_best_two_of_three_numbers_of_bits():
+    def variant(bits, width):
+        return Variant({"fc1": width}, {}, {"fc1.weight": Uniform(bits)})
 
-    def noted(self, variant, start, train):
+    tried = [(4, 9), (2, 30), (4, 8), (4, 7), (8, 5), (3, 12), (2, 29), (2, 28), (8, 4)]
+    kept = [(4, 9), (2, 30), (4, 8), (8, 5), (2, 29), (8, 4)]
+    assert candidates([variant(*each) for each in tried]) == [variant(*each) for each in kept]
+
+
+def trainings(monkeypatch):
+    """What is trained from here on: (variant, from the network trained on, for how many epochs)."""
+    noted, made_from, fit = [], Recovery._made, Recovery._fit
+
+    def making(self, variant, start, train):
         if train is not None:
-            ways.append((variant.bits, start is self._starts[1]))
+            noted.append((variant, start is self._starts[1]))
         return made_from(self, variant, start, train)
 
-    monkeypatch.setattr(Recovery, "_made", noted)
-    recovery(net, task, data, Recipe(epochs=2)).best(found, max_bytes=3_000)
-    first, *_ = finalists([t.variant for t in found.tried])
-    assert {way for bits, way in ways if bits == first.bits} == {False, True}
+    def fitting(self, module, loss, quantizer, recipe):
+        if noted and len(noted[-1]) == 2:
+            noted[-1] = (*noted[-1], recipe.epochs)
+        fit(self, module, loss, quantizer, recipe)
+
+    monkeypatch.setattr(Recovery, "_made", making)
+    monkeypatch.setattr(Recovery, "_fit", fitting)
+    return noted
+
+
+def test_the_first_is_made_both_ways_and_the_other_as_the_better_one(
+    net, task, data, found, monkeypatch
+):
+    made = recovery(net, task, data, Recipe(epochs=2))
+    first, *others = candidates([t.variant for t in found.tried])
+    other = next(variant for variant in others if variant.bits != first.bits)
+    monkeypatch.setattr(Recovery, "_finalists", lambda *_: [first, other])
+    noted = trainings(monkeypatch)
+    made.best(found, max_bytes=3_000)
+    assert {settled for variant, settled, _ in noted if variant.bits == first.bits} == {False, True}
     # A network that was never trained is no better beginning than one that was.
-    assert {way for bits, way in ways if bits != first.bits} <= {True}
+    assert {settled for variant, settled, _ in noted if variant.bits == other.bits} == {True}
+
+
+def test_a_short_training_chooses_the_finalists(net, task, data, found, monkeypatch):
+    some = candidates([t.variant for t in found.tried])
+    assert len(some) > 2
+    made = recovery(net, task, data, Recipe(epochs=5))
+    assert made.teacher is not None
+    noted = trainings(monkeypatch)
+    reached = {}
+
+    def valid(self, module):
+        reached[noted[-1][0]] = value = evaluated(self, module)
+        return value
+
+    evaluated = type(made.valid).__call__
+    monkeypatch.setattr(type(made.valid), "__call__", valid)
+    chosen = made._finalists([t.variant for t in found.tried])
+    assert noted == [(variant, True, 2) for variant in some]
+    assert chosen == sorted(some, key=reached.__getitem__, reverse=True)[:2]
 
 
 def test_what_fails_leaves_the_network_as_it_was(net, task, data, found, monkeypatch):

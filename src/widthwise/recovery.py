@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import bisect
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -39,7 +40,10 @@ from widthwise.vary.apply import Prepare, Train
 State = dict[str, Any]
 """What the tensors of a network hold, by name."""
 
-FINALISTS: Final = 3
+FINALISTS: Final = 2
+_BITS: Final = 3  # numbers of bits that candidates have
+_OF_EACH: Final = 2
+_SHORT: Final = 3  # as part of a training, how candidates are tried
 STEPS: Final = 60  # of a moment's training
 _FULL: Final = 0.97  # of the budget: less is left to waste
 _SCALES: Final = range(50, 161)  # per cent of the widths that were found
@@ -72,9 +76,7 @@ class Recovery:
         After a short elastic training the full width is behind a network that was trained for
         itself, and holds back whom it teaches.
         """
-        full = Variant(self.net.full())
-        own, settled = (self._made(full, start, train=None).module for start in self._starts)
-        return settled if self.valid.metric.better(self.valid(settled), self.valid(own)) else own
+        return self._teacher[0]
 
     def brief(self, module: nn.Module, quantizer: StraightThrough | None) -> None:
         """A moment's training, as `apply` takes it."""
@@ -85,7 +87,7 @@ class Recovery:
 
     def whole(self, module: nn.Module, quantizer: StraightThrough | None) -> None:
         """The training of a finalist."""
-        self._fit(module, self._taught(module), quantizer)
+        self._fit(module, self._taught(module), quantizer, self.recipe)
 
     def best(
         self, found: Found, *, max_bytes: int | None = None, widen: bool = True
@@ -93,7 +95,7 @@ class Recovery:
         """The best of the finalists, trained; None where none fits once it is.
 
         The first is cut from the network as it is, and from the network trained on at full width;
-        the others from the one of which the better network came.
+        the other from the one of which the better network came.
         max_bytes: of its file. Finalists whose trained codes take more are trained again, as much
         narrower; those that leave room also wider, where `widen` is set: not where there are other
         limits, which that could break. Raises TrainingError.
@@ -101,7 +103,7 @@ class Recovery:
         best: Applied | None = None
         reached = 0.0
         starts = self._starts
-        for variant in finalists([t.variant for t in found.tried]):
+        for variant in self._finalists([t.variant for t in found.tried]):
             for start in starts:
                 for made in self._trained(variant, start, max_bytes, widen):
                     value = self.valid(made.module)
@@ -111,24 +113,59 @@ class Recovery:
         return best
 
     @cached_property
+    def _teacher(self) -> tuple[nn.Module, State]:
+        """It, and what the network holds where it is from."""
+        full = Variant(self.net.full())
+        own, settled = (
+            (self._made(full, start, train=None).module, start) for start in self._starts
+        )
+        better = self.valid.metric.better(self.valid(settled[0]), self.valid(own[0]))
+        return settled if better else own
+
+    def _finalists(self, best_first: Sequence[Variant]) -> list[Variant]:
+        """Of the candidates, those that a short training makes best.
+
+        Successive halving (Jamieson & Talwalkar, 2016): many are judged by a moment's training, few
+        by a part of one, and two by all of it.
+        """
+        some = candidates(best_first)
+        if len(some) <= FINALISTS:
+            return some
+        sign = -1 if self.valid.metric.higher_is_better else 1
+        _, start = self._teacher
+        reached = [
+            sign * self.valid(self._made(v, start, train=self._shortly).module) for v in some
+        ]
+        order = sorted(range(len(some)), key=reached.__getitem__)
+        return [some[i] for i in order[:FINALISTS]]
+
+    def _shortly(self, module: nn.Module, quantizer: StraightThrough | None) -> None:
+        short = replace(self.recipe, epochs=math.ceil(self.recipe.epochs / _SHORT))
+        self._fit(module, self._taught(module), quantizer, short)
+
+    @cached_property
     def _starts(self) -> tuple[State, ...]:
         """The network as it is, and trained on at full width alone."""
         own = _copied(self.net)
         with _holding(self.net, own):
-            self._fit(self.net.model, self.task.loss, None)
+            self._fit(self.net.model, self.task.loss, None, self.recipe)
             return own, _copied(self.net)
 
     def _taught(self, module: nn.Module) -> Taught:
         return Taught(module, self.teacher, Distill(hard=0.5), self.task.loss, None)
 
     def _fit(
-        self, module: nn.Module, loss: Taught | Criterion, quantizer: StraightThrough | None
+        self,
+        module: nn.Module,
+        loss: Taught | Criterion,
+        quantizer: StraightThrough | None,
+        recipe: Recipe,
     ) -> None:
         fit(
             module,
             self.train,
             loss,
-            recipe=self.recipe,
+            recipe=recipe,
             quantizer=quantizer,
             seed=self.seed,
             progress=self.progress,
@@ -188,15 +225,16 @@ def _holding(net: Elastic, values: State) -> Iterator[None]:
         net.model.load_state_dict(own)
 
 
-def finalists(best_first: Sequence[Variant]) -> list[Variant]:
-    """The best variant, and the best of those in other numbers of bits.
+def candidates(best_first: Sequence[Variant]) -> list[Variant]:
+    """The best two variants of each of a few numbers of bits, the best of all first.
 
     A moment's training tells little of how far those in few bits get.
     """
-    by_bits: dict[int, Variant] = {}
+    by_bits: dict[int, list[Variant]] = {}
     for variant in best_first:
-        by_bits.setdefault(_bits(variant), variant)
-    return list(by_bits.values())[:FINALISTS]
+        by_bits.setdefault(_bits(variant), []).append(variant)
+    some = [variant for each in list(by_bits.values())[:_BITS] for variant in each[:_OF_EACH]]
+    return sorted(some, key=best_first.index)
 
 
 def _bits(variant: Variant) -> int:
