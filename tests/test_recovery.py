@@ -8,9 +8,11 @@ from torch import nn
 
 import widthwise as ww
 from widthwise.formats import Uniform
+from widthwise.measure.sweep import Evaluation
 from widthwise.recovery import Recovery, candidates
 from widthwise.steps import evaluation, statistics_batches
 from widthwise.tasks import BUILT_IN
+from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Variant
 from widthwise.vary import search
@@ -87,21 +89,15 @@ def test_candidates_are_the_best_two_of_three_numbers_of_bits():
 
 
 def trainings(monkeypatch):
-    """What is trained from here on: (variant, from the network trained on, for how many epochs)."""
-    noted, made_from, fit = [], Recovery._made, Recovery._fit
+    """What is trained from here on: (how, variant, whether from the network trained on)."""
+    noted, made_from = [], Recovery._made
 
     def making(self, variant, start, train):
         if train is not None:
-            noted.append((variant, start is self._starts[1]))
+            noted.append((train.__name__, variant, start is self._starts[1]))
         return made_from(self, variant, start, train)
 
-    def fitting(self, module, loss, quantizer, recipe):
-        if noted and len(noted[-1]) == 2:
-            noted[-1] = (*noted[-1], recipe.epochs)
-        fit(self, module, loss, quantizer, recipe)
-
     monkeypatch.setattr(Recovery, "_made", making)
-    monkeypatch.setattr(Recovery, "_fit", fitting)
     return noted
 
 
@@ -114,9 +110,10 @@ def test_the_first_is_made_both_ways_and_the_other_as_the_better_one(
     monkeypatch.setattr(Recovery, "_finalists", lambda *_: [first, other])
     noted = trainings(monkeypatch)
     made.best(found, max_bytes=3_000)
-    assert {settled for variant, settled, _ in noted if variant.bits == first.bits} == {False, True}
+    whole = [(variant.bits, settled) for how, variant, settled in noted if how == "whole"]
+    assert {settled for bits, settled in whole if bits == first.bits} == {False, True}
     # A network that was never trained is no better beginning than one that was.
-    assert {settled for variant, settled, _ in noted if variant.bits == other.bits} == {True}
+    assert {settled for bits, settled in whole if bits == other.bits} == {True}
 
 
 def test_a_short_training_chooses_the_finalists(net, task, data, found, monkeypatch):
@@ -124,18 +121,35 @@ def test_a_short_training_chooses_the_finalists(net, task, data, found, monkeypa
     assert len(some) > 2
     made = recovery(net, task, data, Recipe(epochs=5))
     assert made.teacher is not None
-    noted = trainings(monkeypatch)
-    reached = {}
+    noted, epochs, reached = trainings(monkeypatch), [], {}
+
+    def fitting(*given, recipe, **options):
+        epochs.append(recipe.epochs)
+        fit(*given, recipe=recipe, **options)
 
     def valid(self, module):
-        reached[noted[-1][0]] = value = evaluated(self, module)
+        reached[noted[-1][1]] = value = evaluated(self, module)
         return value
 
-    evaluated = type(made.valid).__call__
-    monkeypatch.setattr(type(made.valid), "__call__", valid)
+    evaluated = Evaluation.__call__
+    monkeypatch.setattr(Evaluation, "__call__", valid)
+    monkeypatch.setattr("widthwise.recovery.fit", fitting)
     chosen = made._finalists([t.variant for t in found.tried])
-    assert noted == [(variant, True, 2) for variant in some]
+    assert noted == [("_shortly", variant, True) for variant in some]
+    assert epochs == [2 for _ in some]
     assert chosen == sorted(some, key=reached.__getitem__, reverse=True)[:2]
+
+
+def test_trainings_that_harm_leave_the_best_that_was_found(net, task, data, found, monkeypatch):
+    def harms(self, module, quantizer):
+        nn.init.constant_(module.fc3.bias[:1], 1e3)  # it says 0, whatever it sees
+
+    monkeypatch.setattr(Recovery, "whole", harms)
+    made = recovery(net, task, data, Recipe(epochs=1))
+    best = made.best(found, max_bytes=3_000)
+    assert best.variant == found.best.variant
+    assert made.valid(best.module) == pytest.approx(found.best.metric)
+    assert made.best(found, max_bytes=1) is None
 
 
 def test_what_fails_leaves_the_network_as_it_was(net, task, data, found, monkeypatch):

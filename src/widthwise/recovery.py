@@ -92,24 +92,25 @@ class Recovery:
     def best(
         self, found: Found, *, max_bytes: int | None = None, widen: bool = True
     ) -> Applied | None:
-        """The best of the finalists, trained; None where none fits once it is.
+        """The best of the finalists, trained, or what the search found where that is better.
 
-        The first is cut from the network as it is, and from the network trained on at full width;
-        the other from the one of which the better network came.
+        None where none of them fits. The first is cut from the network as it is, and from the
+        network trained on at full width; the other from the one of which the better network came.
         max_bytes: of its file. Finalists whose trained codes take more are trained again, as much
         narrower; those that leave room also wider, where `widen` is set: not where there are other
         limits, which that could break. Raises TrainingError.
         """
-        best: Applied | None = None
-        reached = 0.0
-        starts = self._starts
+        own, _ = self._starts
+        first = self._made(found.best.variant, own, train=self.brief)
+        best = first if max_bytes is None or first.bytes <= max_bytes else None
+        reached = self.valid(first.module)
+        came_from: State | None = None
         for variant in self._finalists([t.variant for t in found.tried]):
-            for start in starts:
+            for start in self._starts if came_from is None else (came_from,):
                 for made in self._trained(variant, start, max_bytes, widen):
                     value = self.valid(made.module)
                     if best is None or self.valid.metric.better(value, reached):
                         best, reached, came_from = made, value, start
-            starts = starts if best is None else (came_from,)
         return best
 
     @cached_property
