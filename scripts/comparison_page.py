@@ -99,13 +99,14 @@ def equally_trained(name: str, found: dict[str, Any], other: str) -> str:
     budgets = {o.budget for o in rivals}
     metric = BUILT_IN[found["spec"]["task"]]().metric
     both = compare([*rivals, *(o for o in searches if o.budget in budgets)], metric, title=name)
-    rows, verdicts = [], Counter[str]()
+    rows, verdicts, above = [], Counter[str](), 0
     for budget in both.budgets:
         best = families(both, budget)
         search, rival = best.pop("search"), next(iter(best.values()))
         lead = against(search, rival, metric)
         assert lead is not None
         verdicts[lead.verdict] += 1
+        above += lead.mean > 0
         cells = [
             words.size(budget),
             words.score(both, search),
@@ -119,8 +120,8 @@ def equally_trained(name: str, found: dict[str, Any], other: str) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in (heads, sides, *rows))
     return (
         f"At equal training: what a search of {other} ends with has been through three trainings of "
-        f"{epochs(results()[other])} epochs, a rival here through one of {epochs(found)}. On test data that search is, "
-        f"of {len(rows)} budgets, {said}.\n\n{table}"
+        f"{epochs(results()[other])} epochs, a rival here through one of {epochs(found)}. On test data, the mean of "
+        f"these searches is above at {above} of {len(rows)} budgets; with 95 % confidence they are {said}.\n\n{table}"
     )
 
 
@@ -138,19 +139,21 @@ def searched(found: Comparison) -> str:
     return f"{text}{'; not at ' + ', '.join(others) if others else ''}."
 
 
-def about(name: str, found: dict[str, Any]) -> str:
+def about(found: dict[str, Any]) -> str:
     """Settings, and what is there."""
     spec = Spec(**found["spec"])
-    task = BUILT_IN[spec.task]()
-    recipe = spec.recipe(task)
     there, of = len(found["outcomes"]), len(spec.methods) * len(spec.budgets) * spec.seeds
     seeds = len({o["seed"] for o in found["outcomes"]})
     missing = "" if there == of else f" {there} of {of} outcomes are measured so far."
     data = "" if spec.examples is None else f" on {spec.examples:,} examples"
+    parts = [f"Trainings of {epochs(found)} epochs{data}"]
+    if any(method.endswith(("fine-tuned", "touched up")) for method in spec.methods):
+        parts.append(f"fine-tunings of {spec.fine_tune}")
+    if "search" in spec.methods:
+        parts.append(f"searches of {spec.trials} variants")
     how = "by LAMP" if spec.scope == "lamp" else "as they are"
     return (
-        f"Trainings of {recipe.epochs} epochs{data}, fine-tunings of {spec.fine_tune}, searches of {spec.trials} "
-        f"variants; magnitudes of weights compete {how}; {seeds} seed{'s' * (seeds > 1)}.{missing} "
+        f"{', '.join(parts)}; magnitudes of weights compete {how}; {seeds} seed{'s' * (seeds > 1)}.{missing} "
         f"{measured(found)}"
     )
 
@@ -162,7 +165,7 @@ def page() -> str:
         made = comparison(name, found)
         section = markdown.section(made, picture=f"images/comparison-{name}.png")
         heading, _, rest = section.partition("\n\n")
-        lead = [heading, about(name, found)]
+        lead = [heading, about(found)]
         if "search" in found["spec"]["methods"]:
             lead.append(searched(made))
         if other := shorter(found):
