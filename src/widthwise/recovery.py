@@ -42,7 +42,7 @@ State = dict[str, Any]
 
 FINALISTS: Final = 2
 _BITS: Final = 3  # numbers of bits that candidates have
-_OF_EACH: Final = 2
+_OF_EACH: Final = 2  # candidates of one number of bits
 _SHORT: Final = 3  # as part of a training, how candidates are tried
 STEPS: Final = 60  # of a moment's training
 _FULL: Final = 0.97  # of the budget: less is left to waste

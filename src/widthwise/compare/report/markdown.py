@@ -20,33 +20,34 @@ def section(comparison: Comparison, *, picture: str) -> str:
         words.lead(comparison),
         f"![{_plain(metric.name)} against bytes: {_plain(comparison.title)}]({picture})",
         f"The winner at each budget, chosen on validation data; {_plain(words.direction(metric))}:",
-        _table(tables.won(comparison)),
+        table(tables.won(comparison)),
         f"By how much it is ahead of the best of every other family on test data, "
         f"{_plain(words.unit(metric))}, with the 95 % interval over paired seeds:",
-        _table(tables.held(comparison)),
+        table(tables.held(comparison)),
         "The best of each family at each budget, chosen on validation data, on test data:",
-        _table(tables.by_family(comparison)),
+        table(tables.by_family(comparison)),
         words.COSTS,
-        _table(tables.cost(comparison)),
+        table(tables.cost(comparison)),
         *_searches(comparison),
         "What the files of the winners hold, in bytes:",
-        _table(tables.inside(comparison)),
+        table(tables.inside(comparison)),
     ]
     missed = tables.missed(comparison)
     if missed.rows:
-        parts += ["Not reached:", _table(missed)]
+        parts += ["Not reached:", table(missed)]
     return "\n\n".join(parts) + "\n"
 
 
 def _searches(comparison: Comparison) -> list[str]:
     """What was chosen; nothing where nothing was searched."""
     lead = choices.lead(comparison)
-    return [lead, _table(choices.chosen(comparison))] if lead else []
+    return [lead, table(choices.chosen(comparison))] if lead else []
 
 
-def _table(table: Table) -> str:
-    sides = ["---" if h in table.words or not i else "---:" for i, h in enumerate(table.heads)]
-    lines = [[_plain(c) for c in row] for row in (table.heads, *table.rows)]
+def table(shown: Table) -> str:
+    """Its lines; columns of numbers are to the right."""
+    sides = ["---" if h in shown.words or not i else "---:" for i, h in enumerate(shown.heads)]
+    lines = [[_plain(c) for c in row] for row in (shown.heads, *shown.rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], sides, *lines[1:]))
 
 
