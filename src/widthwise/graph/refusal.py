@@ -194,12 +194,16 @@ def check_graph(graph: fx.Graph) -> None:
     """Raise CaptureError for what torch.export records but what cannot run from a graph."""
     for node in graph.nodes:
         if getattr(node.target, "__module__", None) == "torch._functorch.predispatch":
-            lines = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-            where = in_words(lines[-1][0], int(lines[-1][1])) if lines else ""
             raise CaptureError(
-                f"torch.vmap{where} cannot be captured; write it out for the whole batch, or give "
+                f"torch.vmap{line_of(node)} cannot be captured; write it out for the whole batch, or give "
                 "widthwise the part of the model without it."
             )
+
+
+def line_of(node: fx.Node) -> str:
+    """The line of the user's code that called an operator, said as `place`."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
+    return in_words(lines[-1][0], int(lines[-1][1])) if lines else ""
 
 
 def _without_fake(error: BaseException, text: str) -> str | None:
