@@ -206,7 +206,11 @@ def _evaluation_guards(
     listener = Listener(calls)
     with listening(model, listener):
         inputs = symbolic_run(model, args, kwargs, free)
-    return None if inputs is None else find_guards(list(zip(names, inputs, strict=True)), listener.lines)
+    return (
+        None
+        if inputs is None
+        else find_guards(list(zip(names, inputs, strict=True)), listener.lines)
+    )
 
 
 def _at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

@@ -238,8 +238,8 @@ def fixed_sizes(program: Program) -> list[dict[int, int]]:
         program.inputs, program.guards.sizes, program.example, strict=True
     ):
         found.append({})
-        for d, size in enumerate(guarded or ()):
-            if sizes[name][d] not in program.dynamic or not size.free_symbols:
+        for d, guard in enumerate(guarded or ()):
+            if sizes[name][d] not in program.dynamic or not guard.free_symbols:
                 found[-1][d] = value.shape[d]
     return found
 

@@ -2,8 +2,8 @@
 
 While torch.export records a model, every decision that the model takes on a size of its inputs
 becomes a condition: `if x.size(1) > 8` on an example of six tokens leaves `x.shape[1] <= 8`, and
-`int(x.size(1))` leaves `x.shape[1] == 6`. The graph is right where all of them hold. They are checked
-at every call, as one small graph of integer arithmetic; a cut graph module carries the same graph.
+`int(x.size(1))` leaves `x.shape[1] == 6`. The graph is right where all of them hold. They are
+checked at every call, as one small graph of integer arithmetic; a cut graph module carries it too.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx
-from torch.utils._sympy.printers import PythonPrinter
 from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.printers import PythonPrinter
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from widthwise.graph.refusal import in_words
@@ -44,7 +44,7 @@ class Guards:
         sizes: for each input, in order, its sizes as sympy expressions; None for a number. The
             symbol `size_i_d` stands for the size of dim d of input i.
         conditions: what must hold of the symbols besides.
-        lines: for the (input, dim) whose size the model fixed, the line of the user's code that did.
+        lines: for each (input, dim) whose size the model fixed, the line of the user's code.
     """
 
     names: tuple[str, ...]
@@ -124,8 +124,8 @@ def _own(i: int, d: int) -> Any:
 def _sentence(text: str, line: str) -> str:
     decided = f", which the model decides{line}" if line else ""
     return (
-        f"The captured graph is right only where {text}{decided}; capture the model with an example "
-        "of these sizes."
+        f"The captured graph is right only where {text}{decided}; capture the model with an "
+        "example of these sizes."
     )
 
 
@@ -173,10 +173,8 @@ def find_guards(inputs: Sequence[tuple[str, Any]], noted: Mapping[int, str]) -> 
     )
 
 
-def never_one(
-    inputs: Sequence[Any], sizes: Sequence[tuple[Any, str]]
-) -> tuple[Condition, ...]:
-    """The conditions that these sizes are not 1, each with its line; inputs: values without data."""
+def never_one(inputs: Sequence[Any], sizes: Sequence[tuple[Any, str]]) -> tuple[Condition, ...]:
+    """The conditions that these sizes, each with its line, are not 1 (inputs: without data)."""
     named = _names(
         [tuple(map(_expression, v.shape)) if isinstance(v, Tensor) else None for v in inputs]
     )
@@ -219,7 +217,9 @@ def _decides_nothing(guard: Any) -> bool:
     if file is None or not Path(file).is_relative_to(_TORCH):
         return False
     expression = guard.expr
-    if Path(file).is_relative_to(_TORCH / "nn") or not isinstance(expression, sympy.core.relational.Relational):
+    if Path(file).is_relative_to(_TORCH / "nn") or not isinstance(
+        expression, sympy.core.relational.Relational
+    ):
         return False
     if isinstance(expression, sympy.Ne):
         return any(side.is_number for side in expression.args)

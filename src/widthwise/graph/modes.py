@@ -108,14 +108,16 @@ def symbolic_run(
     shapes = ShapeEnv()
     try:
         with FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes) as mode:
-            once = {id(t): mode.from_tensor(t.detach(), static_shapes=True) for t in tensors.values()}
+            once = {
+                id(t): mode.from_tensor(t.detach(), static_shapes=True) for t in tensors.values()
+            }
             leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
             inputs = [
                 _symbolic(mode, leaf, which, i)
                 for i, (leaf, which) in enumerate(zip(leaves, free, strict=True))
             ]
             call = pytree.tree_unflatten(inputs, spec)
-            fakes = {n: once[id(t)] for n, t in tensors.items()}
+            fakes: dict[str, Tensor] = {n: once[id(t)] for n, t in tensors.items()}
             with _compiling_state_context():
                 torch.func.functional_call(model, fakes, *call)
     except Exception:  # noqa: BLE001 - the user's code runs inside; then it has to be captured
@@ -127,5 +129,5 @@ def _symbolic(mode: FakeTensorMode, leaf: Any, free: tuple[bool, ...] | None, i:
     if free is None:
         return leaf
     dims = [DimDynamic.DYNAMIC if f else DimDynamic.STATIC for f in free]
-    context = StatelessSymbolicContext(dynamic_sizes=dims)
+    context: Any = StatelessSymbolicContext(dynamic_sizes=dims)
     return mode.from_tensor(leaf, source=ConstantSource(f"input_{i}"), symbolic_context=context)

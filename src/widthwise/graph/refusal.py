@@ -141,13 +141,13 @@ def cannot(model: nn.Module, error: BaseException) -> str:
     if "_detect_is_causal_mask" in passed:
         keyword = "tgt_is_causal" if "TransformerDecoder" in passed else "is_causal"
         return (
-            f"{name} lets torch look whether a mask is causal{where}, which depends on data; say it "
-            f"there, by {keyword}=True for a causal mask and {keyword}=False for any other."
+            f"{name} lets torch look whether a mask is causal{where}, which depends on data; say "
+            f"it there, by {keyword}=True for a causal mask and {keyword}=False for any other."
         )
     if passed & {"PackedSequence", "pack_padded_sequence", "pack_sequence"}:
         return (
-            f"{name} packs sequences{where}, whose sizes depend on data; run the recurrent layer on "
-            "the padded batch and mask what lies behind each length, for example by "
+            f"{name} packs sequences{where}, whose sizes depend on data; run the recurrent layer "
+            "on the padded batch and mask what lies behind each length, for example by "
             "torch.where(positions < lengths[:, None, None], outputs, 0)."
         )
     if "data-dependent" in text or "DataDependent" in kind or "DynamicOutputShape" in kind:
@@ -195,8 +195,8 @@ def check_graph(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if getattr(node.target, "__module__", None) == "torch._functorch.predispatch":
             raise CaptureError(
-                f"torch.vmap{line_of(node)} cannot be captured; write it out for the whole batch, or give "
-                "widthwise the part of the model without it."
+                f"torch.vmap{line_of(node)} cannot be captured; write it out for the whole batch, or "
+                "give widthwise the part of the model without it."
             )
 
 
@@ -280,7 +280,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _functions(error: BaseException) -> Iterator[str]:
-    """Names of the functions that an error passed through, of their classes, and of packed values."""
+    """Names of the functions that an error passed through, and of the classes of their values."""
     for each in _causes(error):
         traceback = each.__traceback__
         while traceback is not None:
