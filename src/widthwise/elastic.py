@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,8 +33,17 @@ from widthwise.graph.relate import Related, Relations, relate
 from widthwise.graph.rewrite import elastic_graph, keeper
 from widthwise.graph.runner import Runner
 from widthwise.graph.sharded import whole
-from widthwise.graph.shared import split_graph
+from widthwise.graph.shared import shared_nodes, split_graph
 from widthwise.graph.slicing import KeptDim, count, layout
+from widthwise.statistics import (
+    Recalibrate,
+    caller,
+    estimate,
+    gathered,
+    no_data,
+    remember,
+    remembered,
+)
 from widthwise.variant import Widths
 
 
@@ -242,18 +252,80 @@ class Elastic(nn.Module):
             state.update(self.model.named_parameters(remove_duplicate=False))
         return state
 
-    def cut(self, widths: Mapping[str, int], *, same_class: bool = True) -> nn.Module:
+    def cut(
+        self,
+        widths: Mapping[str, int],
+        *,
+        same_class: bool = True,
+        recalibrate: Recalibrate = True,
+    ) -> nn.Module:
         """A plain module at these widths, with its own copies of the kept parameters.
 
         It is of the user's class where that class computes the same at these sizes (checked on the
         example), otherwise a torch.fx.GraphModule, and a GraphModuleWarning says why.
         same_class=False asks for the graph module at once. A graph module of a model that does
         different things in training and evaluation computes evaluation only, and the warning says
-        so. Raises WidthError.
+        so.
+
+        Running statistics (batch norms) belong to a width: of a narrower network they are
+        re-estimated on the data that `fit`, `Evaluation` or `sweep` saw last, and where none of
+        them saw any, a StatisticsWarning says so. recalibrate: batches of (inputs, target) to
+        estimate them on instead; False keeps those of full width. Raises WidthError.
         """
         module, _, reason = self.cut_with_patches(widths, same_class=same_class)
         self.warn_of_graph(reason)
+        return self.recalibrated(module, widths, recalibrate)
+
+    def recalibrated(
+        self,
+        module: nn.Module,
+        widths: Mapping[str, int],
+        recalibrate: Recalibrate = True,
+        remedy: str = "cut with recalibrate=batches of training data, or train with fit",
+    ) -> nn.Module:
+        """The network's cut at these widths, its running statistics re-estimated in place.
+
+        At full width the model's own are right, and nothing is done. Where there is no data, a
+        StatisticsWarning tells the caller's line and the remedy. recalibrate: as for `cut`.
+        """
+        if not isinstance(recalibrate, bool):
+            given = recalibrate
+            pairs: Any = (
+                [x for x, _ in given] if isinstance(given, Sequence) else (x for x, _ in given)
+            )
+            remember(self.model, pairs)
+        names = self.statistics(widths)
+        if recalibrate is False or not names:
+            return module
+        inputs = remembered(self.model)
+        if not inputs:
+            warnings.warn(no_data(names, remedy), stacklevel=caller())
+            return module
+        modes = [(m, m.training) for m in module.modules()]
+        estimate(module, inputs, names)
+        remember(module, inputs)
+        for each, training in modes:
+            each.training = training
         return module
+
+    def statistics(self, widths: Mapping[str, int]) -> tuple[str, ...]:
+        """The running means of the layers that see other values at these widths than at full.
+
+        Of layers that training holds in evaluation mode, statistics are numbers like any other.
+        """
+        narrower = dict(self._table.complete(widths)) != dict(self.full())
+        return self._width_statistics if narrower else ()
+
+    @cached_property
+    def _width_statistics(self) -> tuple[str, ...]:
+        training, evaluation = self._programs
+        frozen: set[str] = set()
+        if training.graph is not evaluation.graph:
+            frozen = {n for _, n, learns in gathered(training.graph, training.state) if not learns}
+        shared = shared_nodes(self.evaluation, self._scaled())
+        program = self.evaluation.program
+        found = [n for node, n, _ in gathered(program.graph, program.state) if node not in shared]
+        return tuple(dict.fromkeys(name for name in found if name not in frozen))
 
     def warn_of_graph(self, reason: str | None) -> None:
         """Tell, of the caller's line, why a cut is a graph module; nothing where it is not one."""

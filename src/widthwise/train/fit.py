@@ -30,6 +30,7 @@ from widthwise.errors import TrainingError
 from widthwise.graph.sharded import make_whole
 from widthwise.measure.metric import Metric
 from widthwise.sparse import GradualPruner
+from widthwise.statistics import remember
 from widthwise.store.lock import held
 from widthwise.train import checkpoint
 from widthwise.train.batches import Plan, length, own_randomness, pieces, placed, reseed, stream
@@ -190,8 +191,15 @@ class _Run:
             self.average.keep()
             if job.pruner is not None:
                 job.pruner.apply()  # an average over masks is less sparse than each
+        self._remember()
         job.net.eval()
         return History(tuple(self.epochs), self.step)
+
+    def _remember(self) -> None:
+        """Let the module remember some data, for the running statistics of what is cut from it."""
+        job = self.job
+        inputs = (x for x, _ in stream(job.train, self.plan.epoch(0), job.seed, 0))
+        remember(self.module, inputs)
 
     def _epoch(self, epoch: int, display: Display) -> None:
         job = self.job
