@@ -35,7 +35,7 @@ from widthwise.graph.runner import Runner
 from widthwise.graph.sharded import whole
 from widthwise.graph.shared import shared_nodes, split_graph
 from widthwise.graph.slicing import KeptDim, count, layout
-from widthwise.statistics import (
+from widthwise.recalibration import (
     Recalibrate,
     caller,
     estimate,

@@ -27,10 +27,10 @@ from widthwise.errors import FileError, RunError
 from widthwise.importance import allocated_ladder, held_at_zero, zeros_of
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.sweep import Evaluation, ladder, sweep
+from widthwise.recalibration import Recalibrate, has_statistics
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Record, Run
-from widthwise.statistics import Recalibrate, has_statistics
 from widthwise.store import scorefile
 from widthwise.store.atomic import beside
 from widthwise.store.export import export_onnx, export_program

@@ -22,7 +22,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import FileError, ScoreError, TrainingError
 from widthwise.importance import compensate, merge
 from widthwise.measure.frontier import Frontier
-from widthwise.statistics import Recalibrate
+from widthwise.recalibration import Recalibrate
 from widthwise.tasks.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit

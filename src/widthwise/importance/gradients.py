@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from widthwise.errors import ScoreError
 from widthwise.measure.metric import outputs_for
 from widthwise.measure.modes import evaluating
-from widthwise.statistics import noted
+from widthwise.recalibration import noted
 
 Criterion = Callable[[Any, Any], Tensor]
 Batches = Iterable[tuple[Any, Any]]

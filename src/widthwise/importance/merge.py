@@ -24,7 +24,7 @@ from widthwise.importance.features import Gate, find_gates, held, read_weights
 from widthwise.importance.order import order
 from widthwise.importance.places import Readers, find_readers
 from widthwise.importance.readings import moments
-from widthwise.statistics import Recalibrate
+from widthwise.recalibration import Recalibrate
 
 Merge = tuple[int, int, float]  # (j, i, a): feature j becomes a times feature i
 

@@ -32,7 +32,7 @@ from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, pa
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.measure.modes import evaluating
-from widthwise.statistics import Recalibrate, has_statistics, noted, remembered
+from widthwise.recalibration import Recalibrate, has_statistics, noted, remembered
 from widthwise.store.file import prepare
 from widthwise.store.packedfile import Pack
 from widthwise.variant import Widths

@@ -27,7 +27,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import BudgetError, FileError
 from widthwise.graph.own_class import Patch, held_sizes
 from widthwise.measure.size import parse_size
-from widthwise.statistics import Recalibrate
+from widthwise.recalibration import Recalibrate
 from widthwise.store import compact, inputs, tensorfile
 from widthwise.store.codedfile import code_tensors, decode_tensors
 from widthwise.store.install import attributes, expected, installed, tensors_of

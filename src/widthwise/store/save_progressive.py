@@ -25,7 +25,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import FileError, QuantizationError, WidthError
 from widthwise.formats import Uniform
 from widthwise.graph.slicing import part
-from widthwise.statistics import Recalibrate
+from widthwise.recalibration import Recalibrate
 from widthwise.store import codedshells, progressivefile, shells
 from widthwise.store.file import Stored, prepare
 from widthwise.store.ladder import MOST_RUNGS, Entry, by_rung

@@ -29,8 +29,8 @@ from widthwise.choose.draws import hashed
 from widthwise.errors import TrainingError
 from widthwise.graph.sharded import make_whole
 from widthwise.measure.metric import Metric
+from widthwise.recalibration import remember
 from widthwise.sparse import GradualPruner
-from widthwise.statistics import remember
 from widthwise.store.lock import held
 from widthwise.train import checkpoint
 from widthwise.train.batches import Plan, length, own_randomness, pieces, placed, reseed, stream

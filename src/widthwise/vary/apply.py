@@ -28,7 +28,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError, or_rather
 from widthwise.formats import Format
 from widthwise.importance.masks import Masks, held_at_zero, keep
-from widthwise.statistics import Recalibrate, remembered
+from widthwise.recalibration import Recalibrate, remembered
 from widthwise.store.file import Stored, read
 from widthwise.store.file import prepare as prepared
 from widthwise.store.manifest import Measured
