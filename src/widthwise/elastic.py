@@ -18,6 +18,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from widthwise import zeros
 from widthwise.choose.draws import Draw, draw_widths
 from widthwise.graph.axes import Axes, Axis, find_axes
 from widthwise.graph.capture import capture
@@ -358,7 +359,9 @@ class Elastic(nn.Module):
     ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
         """As `cut`, with the sizes set on the user's class, or what to tell of a graph module."""
         with whole(self.model):
-            return self._cut(self._table.complete(widths), same_class)
+            made = self._cut(self._table.complete(widths), same_class)
+        zeros.follow(self.model, made[0])
+        return made
 
     def _cut(
         self, kept: Mapping[str, int], same_class: bool
