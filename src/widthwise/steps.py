@@ -42,6 +42,7 @@ from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import TouchUp, TouchUps, begun, compensation, touch_up, usual
 from widthwise.train.batches import Plan, length, own_randomness, stream
 from widthwise.variant import Widths
+from widthwise.zeros import meant
 
 By = Literal["scores", "fraction"]
 # Scores that estimate a change of the loss can be compared across axes.
@@ -64,8 +65,8 @@ class Opened:
 
     @property
     def pack(self) -> Pack:
-        """How its networks are stored: without the zeros, where it was pruned."""
-        return "zeros" if self.record.settings.pruning else "none"
+        """How its networks are stored: without the zeros, where some are meant."""
+        return "zeros" if self.record.settings.pruning or meant(self.net.model) else "none"
 
 
 def open_run(run: Run) -> Opened:
