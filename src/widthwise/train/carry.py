@@ -173,11 +173,12 @@ class _Pairs:
         if isinstance(value, Tensor) and value.dim() == 0:
             return value.clone()
         if not isinstance(value, Tensor) or value.shape != parameter.shape:
-            form = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else "no tensor"
+            form = f"a {type(value).__name__}"
+            if isinstance(value, Tensor):
+                form = f"of shape {tuple(value.shape)}, not {tuple(parameter.shape)},"
             raise TrainingError(
-                f"The {kind}'s state {key!r} of {name!r} is {form} and not of the parameter's "
-                f"{tuple(parameter.shape)}, so that it cannot be cut; make a new {kind} with the "
-                "parameters of the cut network."
+                f"The {kind}'s state {key!r} of {name!r} is {form} and cannot be cut; make a new "
+                f"{kind} with the parameters of the cut network."
             )
         scaled = any(k.scale != 1 for k in self.kept.get(name, ()))
         if scaled and key not in _POWERS:
