@@ -101,6 +101,8 @@ class GradualPruner:
         self._before = {
             n: -mask.to(self._kept[n].dtype) for n, mask in before.items() if n in named
         }
+        for name, mask in self._before.items():
+            self._kept[name].bitwise_and_(mask)
         self._taken = 0
         self._update()
 
