@@ -181,6 +181,7 @@ class _Run:
         job = self.job
         for module in job.drawing().values():
             module.step = 0
+        self.optimizer.zero_grad()  # what a loop before has left is no part of the first step
         self._resume()
         self._agree()
         name = job.metric.name if job.metric else None
