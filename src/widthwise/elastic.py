@@ -40,8 +40,8 @@ from widthwise.recalibration import (
     Recalibrate,
     caller,
     estimate,
-    gathered,
     no_data,
+    of_width,
     remember,
     remembered,
 )
@@ -310,23 +310,14 @@ class Elastic(nn.Module):
         return module
 
     def statistics(self, widths: Mapping[str, int]) -> tuple[str, ...]:
-        """The running means of the layers that see other values at these widths than at full.
-
-        Of layers that training holds in evaluation mode, statistics are numbers like any other.
-        """
+        """The running means of the layers that see other values at these widths than at full."""
         narrower = dict(self._table.complete(widths)) != dict(self.full())
         return self._width_statistics if narrower else ()
 
     @cached_property
     def _width_statistics(self) -> tuple[str, ...]:
-        training, evaluation = self._programs
-        frozen: set[str] = set()
-        if training.graph is not evaluation.graph:
-            frozen = {n for _, n, learns in gathered(training.graph, training.state) if not learns}
         shared = shared_nodes(self.evaluation, self._scaled())
-        program = self.evaluation.program
-        found = [n for node, n, _ in gathered(program.graph, program.state) if node not in shared]
-        return tuple(dict.fromkeys(name for name in found if name not in frozen))
+        return tuple(of_width(self._programs[0], self.evaluation.program, shared))
 
     def warn_of_graph(self, reason: str | None) -> None:
         """Tell, of the caller's line, why a cut is a graph module; nothing where it is not one."""

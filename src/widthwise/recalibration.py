@@ -26,6 +26,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from widthwise.errors import DataError
+from widthwise.graph.capture import Program
 from widthwise.measure.metric import outputs_for
 
 ITEMS: Final = 4_096  # remembered, and no further batch once there are as many
@@ -167,16 +168,25 @@ def caller() -> int:
     return level
 
 
-def gathered(graph: fx.Graph, state: dict[str, str]) -> Iterator[tuple[fx.Node, str, bool]]:
-    """The operators of a captured graph that keep statistics: each with the name of its running
-    mean and whether it updates it.
+def of_width(training: Program, evaluation: Program, shared: Collection[fx.Node]) -> list[str]:
+    """The running means of the layers whose statistics are other ones at every width.
 
-    state: placeholder -> tensor name.
+    shared: operators of the evaluation graph whose values at any width are parts of the full ones.
+    Of layers that training holds in evaluation mode, statistics are numbers like weights.
     """
-    for node in graph.nodes:
+    frozen = {name for node, name in _norms(training) if not node.args[5]}
+    if training.graph is evaluation.graph:
+        frozen = set()  # training mode could not be captured
+    found = [name for node, name in _norms(evaluation) if node not in shared]
+    return [name for name in dict.fromkeys(found) if name not in frozen]
+
+
+def _norms(program: Program) -> Iterator[tuple[fx.Node, str]]:
+    """The operators that keep statistics, each with the name of its running mean."""
+    for node in program.graph.nodes:
         statistics = _statistics(node)
         if statistics:
-            yield node, state.get(statistics[0].name, ""), bool(node.args[5])
+            yield node, program.state.get(statistics[0].name, "")
 
 
 def _keeps(module: nn.Module) -> bool:
