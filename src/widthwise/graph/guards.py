@@ -142,7 +142,9 @@ def _sentence(text: str, line: str) -> str:
     )
 
 
-def find_guards(inputs: Sequence[tuple[str, Any]], noted: Mapping[int, str]) -> Guards:
+def find_guards(
+    inputs: Sequence[tuple[str, Any]], noted: Mapping[int, str]
+) -> Guards:
     """The guards that torch recorded for these inputs (name, value without data) of a graph.
 
     noted: for guards by number, the line of the user's code, where torch does not know it.
