@@ -300,6 +300,24 @@ def test_what_is_remembered_is_bounded_and_goes_with_the_model():
     assert gone() is None
 
 
+def test_rows_that_come_alone():
+    """A variance of one row is none: torch refuses to train on it."""
+    torch.manual_seed(0)
+    x, y = torch.randn(70, 6), torch.randint(3, (70,))
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+    )
+    for size in (1, 23):  # all alone; the last one alone
+        net = ww.Elastic(copy.deepcopy(model), x[:4])
+        ww.Evaluation(DataLoader(TensorDataset(x, y), size), LOSS)(net.model)
+        seen = remembered(net.model)
+        assert [len(each) for each in seen] == ([35, 35] if size == 1 else [23, 23, 23])
+        assert torch.equal(torch.cat(seen), x[: 70 if size == 1 else 69])
+        net.cut(net.widths(0.5))
+        with pytest.raises(DataError, match="no batch"):
+            net.cut(net.widths(0.5), recalibrate=[])
+
+
 def test_one_shot_batches_serve_every_width():
     x, y = data()
     net = ww.Elastic(Images(), x[:4])

@@ -31,6 +31,7 @@ from widthwise.measure.metric import outputs_for
 
 ITEMS: Final = 4_096  # remembered, and no further batch once there are as many
 BYTES: Final = 64_000_000
+_JOINED: Final = 64  # rows that come alone, in one batch
 
 Recalibrate = bool | Iterable[tuple[Any, Any]]
 """True: re-estimate on remembered batches, or warn where there are none; batches of (inputs,
@@ -50,7 +51,9 @@ def remember(model: nn.Module, inputs: Iterable[Any]) -> None:
 
     inputs: of each batch a tensor, a tuple of arguments or a dict. A sequence is kept as it is; of
     anything else, copies on the CPU of the first batches, up to `ITEMS` items or `BYTES` bytes.
-    Models without running statistics remember nothing, and nothing is then read.
+    A batch of one row has no variance: such rows are joined where all are alone, else left out.
+    Models without running statistics remember nothing, and nothing is then read. Raises DataError
+    when there is no batch.
     """
     if not has_statistics(model):
         return
@@ -61,8 +64,9 @@ def remember(model: nn.Module, inputs: Iterable[Any]) -> None:
             if sample.full:
                 break
         inputs = sample.batches
-    if len(inputs):
-        _REMEMBERED[model] = tuple(inputs)
+    if not len(inputs):
+        raise _nothing()
+    _REMEMBERED[model] = tuple(_several(inputs))
 
 
 def remembered(model: nn.Module) -> tuple[Any, ...]:
@@ -98,6 +102,33 @@ class Sample:
         self._seen += 1
 
 
+def _several(batches: Sequence[Any]) -> Sequence[Any]:
+    """The batches of several rows, or those of one row as batches of several."""
+    several = [inputs for inputs in batches if _rows(inputs) != 1]
+    if several:
+        return several
+    flat = [pytree.tree_flatten(inputs) for inputs in batches]
+    forms = {(str(spec), *(getattr(x, "shape", x) for x in leaves)) for leaves, spec in flat}
+    if len(forms) > 1 or not all(isinstance(x, Tensor) and x.dim() for x in flat[0][0]):
+        return batches
+    columns = zip(*(leaves for leaves, _ in flat), strict=True)
+    pieces = [torch.cat(column).tensor_split(-(-len(flat) // _JOINED)) for column in columns]
+    return [pytree.tree_unflatten(leaves, flat[0][1]) for leaves in zip(*pieces, strict=True)]
+
+
+def _rows(inputs: Any) -> int:
+    """The size of the first dim of the first tensor; 0 where there is none."""
+    sizes = (len(x) for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.dim())
+    return next(sizes, 0)
+
+
+def _nothing() -> DataError:
+    return DataError(
+        "There is no batch to estimate statistics on; give batches that can be gone through "
+        "again, such as a DataLoader or a list."
+    )
+
+
 def _copied(x: Tensor) -> Tensor:
     return x.detach().to("cpu", copy=True)
 
@@ -115,7 +146,7 @@ def noted(module: nn.Module) -> tuple[Callable[[Any], Any], Callable[[], None]]:
         sample.add(inputs)
         return inputs
 
-    return see, lambda: remember(module, sample.batches)
+    return see, lambda: remember(module, sample.batches) if sample.batches else None
 
 
 def has_statistics(module: nn.Module) -> bool:
@@ -144,10 +175,7 @@ def estimate(module: nn.Module, inputs: Iterable[Any], only: Collection[str] | N
             count += 1
             run(pytree.tree_map_only(Tensor, lambda x: x.to(device), each))
     if not count:
-        raise DataError(
-            "There is no batch to estimate statistics on; give batches that can be gone through "
-            "again, such as a DataLoader or a list."
-        )
+        raise _nothing()
 
 
 def no_data(names: Sequence[str], remedy: str) -> StatisticsWarning:
