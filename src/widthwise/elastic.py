@@ -284,14 +284,22 @@ class Elastic(nn.Module):
 
         It is of the user's class where that class computes the same at these sizes (checked on the
         example), otherwise a torch.fx.GraphModule, and a GraphModuleWarning says why.
-        same_class=False asks for the graph module at once. A graph module of a model that does
-        different things in training and evaluation computes evaluation only, and the warning says
-        so.
+        A graph module of a model that does different things in training and evaluation computes
+        evaluation only, and the warning says so.
 
         Running statistics (batch norms) belong to a width: of a narrower network they are
-        re-estimated on the data that `fit`, `Evaluation` or `sweep` saw last, and where none of
-        them saw any, a StatisticsWarning says so. recalibrate: batches of (inputs, target) to
-        estimate them on instead; False keeps those of full width. Raises WidthError.
+        re-estimated on the data that `fit`, `sweep`, scores or `Evaluation` let the model remember;
+        where there are none, a StatisticsWarning says so.
+
+        Args:
+            widths: by axis; axes that are not named stay at full size.
+            same_class: False asks for the graph module at once.
+            recalibrate: batches of (inputs, target) to estimate statistics on, which the model
+                remembers then; False keeps the statistics of full width.
+
+        Raises:
+            WidthError: for widths that the network cannot have.
+            DataError: where `recalibrate` has no batch.
         """
         module, _, reason = self.cut_with_patches(widths, same_class=same_class)
         self.warn_of_graph(reason)
@@ -302,7 +310,6 @@ class Elastic(nn.Module):
         module: nn.Module,
         widths: Mapping[str, int],
         recalibrate: Recalibrate = True,
-        remedy: str = "cut with recalibrate=batches of training data, or train with fit",
     ) -> nn.Module:
         """The network's cut at these widths, its running statistics re-estimated in place.
 
@@ -320,6 +327,7 @@ class Elastic(nn.Module):
             return module
         inputs = remembered(self.model)
         if not inputs:
+            remedy = "give recalibrate=batches of training data here, or train with fit"
             warnings.warn(no_data(names, remedy), stacklevel=caller())
             return module
         modes = [(m, m.training) for m in module.modules()]
