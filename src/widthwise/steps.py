@@ -26,9 +26,8 @@ from widthwise.elastic import Elastic
 from widthwise.errors import FileError, RunError
 from widthwise.importance import allocated_ladder, held_at_zero, zeros_of
 from widthwise.measure.frontier import Frontier
-from widthwise.measure.recalibrate import has_statistics
-from widthwise.measure.recalibrate import recalibrate as estimate_statistics
 from widthwise.measure.sweep import Evaluation, ladder, sweep
+from widthwise.recalibration import Recalibrate, has_statistics
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Record, Run
@@ -43,6 +42,7 @@ from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import TouchUp, TouchUps, begun, compensation, touch_up, usual
 from widthwise.train.batches import Plan, length, own_randomness, stream
 from widthwise.variant import Widths
+from widthwise.zeros import meant
 
 By = Literal["scores", "fraction"]
 # Scores that estimate a change of the loss can be compared across axes.
@@ -65,8 +65,8 @@ class Opened:
 
     @property
     def pack(self) -> Pack:
-        """How its networks are stored: without the zeros, where it was pruned."""
-        return "zeros" if self.record.settings.pruning else "none"
+        """How its networks are stored: without the zeros, where some are meant."""
+        return "zeros" if self.record.settings.pruning or meant(self.net.model) else "none"
 
 
 def open_run(run: Run) -> Opened:
@@ -122,7 +122,7 @@ def sweep_run(
         evaluation(task, data, split),
         widths,
         latency=latency,
-        recalibrate=statistics_batches(task, data) if recalibrate else None,
+        recalibrate=statistics_of(net, task, data) if recalibrate else False,
         touch_up=fit_anew,
         pack=opened.pack,
         progress=progress,
@@ -193,9 +193,8 @@ def made(
     def batches() -> list[Any]:
         return sample(task, data, SAMPLES, seed)
 
-    module = begun(opened.net, widths, how, batches)
-    if recalibrate and has_statistics(module):
-        estimate_statistics(module, statistics_batches(task, data))
+    statistics = statistics_of(opened.net, task, data) if recalibrate else False
+    module = begun(opened.net, widths, how, batches, statistics)
     with held_at_zero(module, zeros_of(module) if opened.pack == "zeros" else {}):
         touch_up(
             module,
@@ -380,6 +379,11 @@ def statistics_batches(task: Task, data: Splits) -> list[Any]:
     plan = Plan(length(data.train), task.recipe.batch_size, seed=0)
     with own_randomness():
         return list(stream(data.train, plan.epoch(0)[:_STATISTICS], 0, 0))
+
+
+def statistics_of(net: Elastic, task: Task, data: Splits) -> Recalibrate:
+    """What cuts of a network estimate running statistics on; nothing is read where it has none."""
+    return statistics_batches(task, data) if has_statistics(net.model) else False
 
 
 def inside(path: Path, folder: Path) -> str:

@@ -22,6 +22,7 @@ from widthwise.sources import Source, apart, model_of
 from widthwise.sparse import Gradual, GradualPruner
 from widthwise.steps import RUNGS, scores_of, store_checked
 from widthwise.store import scorefile
+from widthwise.store.packedfile import Pack
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.train.batches import Plan, length, own_randomness
@@ -30,6 +31,7 @@ from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
 from widthwise.train.ranks import processes, told
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
+from widthwise.zeros import meant
 
 METHODS: Final[Mapping[str, Draw]] = {
     "default": Draw(),  # with sandwich passes and distillation
@@ -100,7 +102,9 @@ def train(
         if not main:
             return run, state
         net.cpu()
-        results = store_checked(net, net.full(), net.cut(net.full()), run.model, task, data)
+        pack: Pack = "zeros" if meant(net.model) else "none"
+        module = net.cut(net.full())
+        results = store_checked(net, net.full(), module, run.model, task, data, pack)
     except BaseException:
         if main:
             run.write(replace(record, status="interrupted"))

@@ -22,7 +22,6 @@ from widthwise.compare.layout import channels_last
 from widthwise.compare.plan import Cell, Kind, Plan, load, save
 from widthwise.elastic import Elastic
 from widthwise.measure.cost import params
-from widthwise.measure.recalibrate import has_statistics, recalibrate
 from widthwise.sparse import GradualPruner
 from widthwise.steps import sample, store_checked
 from widthwise.store.packing import accounting
@@ -149,7 +148,9 @@ class _Bench:
         module = None
         if training.kind is Kind.DENSE and training.amount < 1:
             # New weights of its own size: those of a cut are drawn for the full one.
-            small = initialise(net.cut(net.widths(training.amount)), training.seed)
+            small = initialise(
+                net.cut(net.widths(training.amount), recalibrate=False), training.seed
+            )
             module = channels_last(small)
         target = net if elastic else module or net.model
         fit(
@@ -188,9 +189,11 @@ class _Bench:
     ) -> Cell:
         training, net, task, data = self.training, self.net, self.task, self.data
         widths = net.full() if fraction == 1 else Widths(net.widths(fraction))
-        module = net.cut(widths) if trained is None else trained
-        if training.kind in (Kind.ELASTIC, Kind.ELASTIC_SPARSE) and has_statistics(module):
-            recalibrate(module, sample(task, data, _STATISTICS, training.seed))
+        if trained is None:
+            batches = sample(task, data, _STATISTICS, training.seed)
+            module = net.cut(widths, recalibrate=batches)
+        else:
+            module = trained
         path = self.place.with_name(f"{training.kind.value}-{amount:g}-{training.seed}.safetensors")
         metric = store_checked(net, widths, module, path, task, data, pack="zeros")
         further = {} if task.further is None else task.further(module, "test")

@@ -32,8 +32,7 @@ from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, pa
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.measure.modes import evaluating
-from widthwise.measure.recalibrate import has_statistics
-from widthwise.measure.recalibrate import recalibrate as estimate_anew
+from widthwise.recalibration import Recalibrate, has_statistics, noted, remembered
 from widthwise.store.file import prepare
 from widthwise.store.packedfile import Pack
 from widthwise.variant import Widths
@@ -74,14 +73,45 @@ class Evaluation:
 
         Raises DataError when there is no data.
         """
+        see, remember = noted(_owner(module))
         with evaluating(module):
-            return self._total(lambda inputs: [outputs_for(module, inputs)], 1)[0]
+            (value,) = self._total(lambda inputs: [outputs_for(module, see(inputs))], 1)
+        remember()
+        return value
 
-    def at(self, net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:
-        """The metric of a network at each of several widths. Raises DataError."""
-        # Gathered once, since processes may not have as many batches.
-        with whole(net), torch.no_grad():
-            return self._total(lambda inputs: _each(net, widths, inputs), len(widths))
+    def at(
+        self, net: Elastic, widths: Sequence[Mapping[str, int]], *, recalibrate: bool = True
+    ) -> list[float]:
+        """The metric of a network at each of several widths, as what `cut` returns has it.
+
+        Widths that have running statistics of their own are cut and measured one by one, all others
+        together. recalibrate=False: all have those of full width. Raises DataError.
+        """
+        if recalibrate:
+            self.show(net)
+        alone = [recalibrate and bool(net.statistics(w)) for w in widths]
+        together = [w for w, own in zip(widths, alone, strict=True) if not own]
+        values: list[float] = []
+        if together:
+            # Gathered once, since processes may not have as many batches.
+            with whole(net), torch.no_grad():
+                values = self._total(lambda inputs: _each(net, together, inputs), len(together))
+        shared = iter(values)
+        return [
+            self(net.recalibrated(net.cut_with_patches(w)[0], w)) if own else next(shared)
+            for w, own in zip(widths, alone, strict=True)
+        ]
+
+    def show(self, net: Elastic) -> None:
+        """Let a network that remembers no data see these, for its running statistics."""
+        if remembered(net.model) or not has_statistics(net.model):
+            return
+        batches = self.again()
+        see, remember = noted(net.model)
+        if iter(batches) is not batches:  # what can be gone through once is left for the metric
+            for inputs, _ in batches:
+                see(inputs)
+            remember()
 
     def _total(self, outputs: Callable[[Any], Iterable[Any]], number: int) -> list[float]:
         """The metric of `number` networks, whose outputs for a batch's inputs are given."""
@@ -118,6 +148,12 @@ class Evaluation:
             return float(self.metric.finish(mean))
         except OverflowError:
             return math.inf
+
+
+def _owner(module: nn.Module) -> nn.Module:
+    """The user's own module, which remembers data."""
+    net = module.net if isinstance(module, AtWidths) else module
+    return net.model if isinstance(net, Elastic) else net
 
 
 def _vector(sums: Sequence[Tensor | float]) -> Tensor:
@@ -188,7 +224,7 @@ def sweep(
     widths: Sequence[Mapping[str, int]] | None = None,
     *,
     latency: bool = True,
-    recalibrate: Batches | None = None,
+    recalibrate: Recalibrate = True,
     touch_up: TouchUp | None = None,
     pack: Pack = "none",
     progress: bool = False,
@@ -204,8 +240,9 @@ def sweep(
         measures).
     widths: by default those of `ladder(net)`.
     latency: also measure the time of one call on one example with this machine's PyTorch.
-    recalibrate: batches on which batch-norm statistics are estimated for each width; every width
-        is then cut and evaluated by itself. Without it, all widths have those of full width.
+    recalibrate: running statistics (batch norms) are re-estimated for each width, as `Elastic.cut`
+        does it and takes it; every width is then cut and evaluated by itself. A network that
+        remembers no data sees those of the `Evaluation`; a cut later gets the same statistics.
     touch_up: changes each cut before it is measured, after its statistics were estimated, such as
         `importance.compensate`; every width is then evaluated by itself, too.
     pack: how files are written whose bytes are told, as `save` takes it.
@@ -218,7 +255,12 @@ def sweep(
     for w in chosen:
         net.complete(w)
     say = _Progress(progress, len(chosen))
-    together = touch_up is None and (recalibrate is None or not has_statistics(net.model))
+    if not isinstance(recalibrate, bool):
+        net.recalibrated(net, net.full(), recalibrate)
+    elif recalibrate and isinstance(evaluate, Evaluation):
+        evaluate.show(net)
+    own = recalibrate is not False and any(net.statistics(w) for w in chosen)
+    together = touch_up is None and not own
     values = _metrics(net, evaluate, chosen, say) if together else []
     meter = Meter(net, latency)
     points: list[Point] = []
@@ -227,7 +269,8 @@ def sweep(
         stored = prepare(net, w)
         module = stored.module
         if not together:
-            module = _changed(module, w, recalibrate, touch_up)
+            module = net.recalibrated(module, w, recalibrate is not False)
+            module = module if touch_up is None else touch_up(module, w)
             with evaluating(module):
                 values.append(float(evaluate(module)))
         if math.isfinite(values[i]):
@@ -284,15 +327,6 @@ class Meter:
         return latency_ms(module, *self.timed, seconds=0.02)
 
 
-def _changed(
-    module: nn.Module, widths: Widths, recalibrate: Batches | None, touch_up: TouchUp | None
-) -> nn.Module:
-    """A cut network as it is to be measured."""
-    if recalibrate is not None:
-        module = estimate_anew(module, recalibrate)
-    return module if touch_up is None else touch_up(module, widths)
-
-
 def _metrics(
     net: Elastic,
     evaluate: Evaluation | Callable[[nn.Module], float],
@@ -301,7 +335,7 @@ def _metrics(
 ) -> list[float]:
     if isinstance(evaluate, Evaluation):
         say(0, "metric")
-        return evaluate.at(net, widths)
+        return evaluate.at(net, widths, recalibrate=False)
     values = []
     for i, w in enumerate(widths):
         say(i, "metric")

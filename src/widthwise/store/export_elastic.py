@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch.export import Dim
 
 from widthwise.elastic import Elastic
 from widthwise.errors import ExportError
+from widthwise.recalibration import caller, no_data
 from widthwise.store.atomic import write_whole
 from widthwise.store.export import Inputs, batch_size, batched, check, example, ready, refusing
 
@@ -41,6 +43,9 @@ def export_elastic(
     It computes evaluation mode, is compared with the network at full, smallest and random widths in
     ONNX Runtime before it is written, and needs no widthwise. dynamic_batch: take any batch size.
 
+    Running statistics (batch norms) are those of full width at every width, which a
+    StatisticsWarning says.
+
     Raises ExportError when the network cannot be exported so (ONNX's recurrent operators, for
     example, hold their hidden size as a constant) or the file computes something else, and
     FileError when it cannot be written.
@@ -53,6 +58,8 @@ def export_elastic(
         raise ExportError("No axis of this network can be cut; export it with export_onnx.")
     if any(t.is_meta for t in net.state().values()):
         raise ExportError("The network has no weights, only shapes; load them before exporting.")
+    if norms := net.statistics({name: axis.near(1) for name, axis in net.free.items()}):
+        warnings.warn(no_data(norms, _INSTEAD), stacklevel=caller())
     args, kwargs = net.example()
     inputs, _ = example(net.model, args, kwargs, dynamic_batch)
     names = _names(net, inputs)

@@ -27,6 +27,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import BudgetError, FileError
 from widthwise.graph.own_class import Patch, held_sizes
 from widthwise.measure.size import parse_size
+from widthwise.recalibration import Recalibrate
 from widthwise.store import compact, inputs, tensorfile
 from widthwise.store.codedfile import code_tensors, decode_tensors
 from widthwise.store.install import attributes, expected, installed, tensors_of
@@ -106,6 +107,7 @@ def save(
     metric: Measured | None = None,
     pack: Pack = "none",
     bits: Mapping[str, Quantized] | None = None,
+    recalibrate: Recalibrate = True,
 ) -> Path:
     """Write one safetensors file with the network at these widths; returns its path.
 
@@ -122,11 +124,16 @@ def save(
         the same bits.
     bits: what `bits.quantize` returned for the network that is stored, whose tensors then take as
         many bits as their codes, and no bytes for zeros where that is smaller (store/coding.py).
+    recalibrate: running statistics of what is cut here are re-estimated, as `Elastic.cut` does it
+        and takes it.
 
     The file appears whole or not at all. Raises WidthError, and FileError when it cannot be written
     or the network cannot be stored.
     """
-    return prepare(net, widths, module, pack, bits).write(path, metric)
+    stored = prepare(net, widths, module, pack, bits)
+    if module is None and isinstance(net, Elastic):
+        net.recalibrated(stored.module, widths or {}, recalibrate)
+    return stored.write(path, metric)
 
 
 def load(

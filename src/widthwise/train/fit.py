@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from os import PathLike
@@ -24,11 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from widthwise import zeros
 from widthwise.bits import StraightThrough
 from widthwise.choose.draws import hashed
 from widthwise.errors import TrainingError
 from widthwise.graph.sharded import make_whole
+from widthwise.importance.masks import held_at_zero
 from widthwise.measure.metric import Metric
+from widthwise.recalibration import caller, remember
 from widthwise.sparse import GradualPruner
 from widthwise.store.lock import held
 from widthwise.train import checkpoint
@@ -79,6 +83,8 @@ def fit(
     metric: measured on `valid` after every epoch, at full width.
     pruner: prunes the network while it is trained, a step for each of the optimizer's; its schedule
         counts from the beginning of the run, and the run goes on only with the same.
+    Zeros that are meant (of a pruner before, of masks, of a file stored without them) stay zero
+        with and without one; `widthwise.zeros.free(module)` gives them up.
     quantizer: trains with quantized weights, which the network has at the end; likewise. Averages
         of them would be none, so that it goes without `Recipe(ema=)`.
     folder: where the run is kept, after every epoch and (unless there are several processes) every
@@ -145,6 +151,9 @@ class _Run:
         )
         self.steps = self.plan.steps * recipe.epochs
         self.identity = job.identity()
+        self.held = job.held()
+        alone = not self.held and not job.after_steps()
+        self.zeros = zeros.shares(self.module) if alone else {}
         self.module.to(self.accelerator.device)
         step = StepLoss(job.net, job.objective())
         self.objective = parallel(self.accelerator, step, shard=job.shard)
@@ -172,6 +181,7 @@ class _Run:
         job = self.job
         for module in job.drawing().values():
             module.step = 0
+        self.optimizer.zero_grad()  # what a loop before has left is no part of the first step
         self._resume()
         self._agree()
         name = job.metric.name if job.metric else None
@@ -179,7 +189,8 @@ class _Run:
             self.steps, job.recipe.epochs, self.step, name, shown=progress and self.main
         )
         # Several processes would not all hear it between the same two steps.
-        with display, self.interrupt.listening(self.accelerator.num_processes == 1):
+        listening = self.interrupt.listening(self.accelerator.num_processes == 1)
+        with display, listening, held_at_zero(self.module, self.held):
             for epoch in range(len(self.epochs), job.recipe.epochs):
                 self._epoch(epoch, display)
                 if self.interrupt.heard:
@@ -188,10 +199,18 @@ class _Run:
         if self.average is not None:
             make_whole(self.average.model)
             self.average.keep()
-            if job.pruner is not None:
-                job.pruner.apply()  # an average over masks is less sparse than each
+        warning = zeros.lost(self.module, self.zeros)
+        if warning is not None:
+            warnings.warn(warning, stacklevel=caller())
+        self._remember()
         job.net.eval()
         return History(tuple(self.epochs), self.step)
+
+    def _remember(self) -> None:
+        """Let the module remember some data, for the running statistics of what is cut from it."""
+        job = self.job
+        inputs = (x for x, _ in stream(job.train, self.plan.epoch(0), job.seed, 0))
+        remember(self.module, inputs)
 
     def _epoch(self, epoch: int, display: Display) -> None:
         job = self.job
@@ -322,6 +341,9 @@ class _Run:
         spread(self.module.buffers())
         if self.average is not None:
             spread(self.average.model.buffers())
+            if self.job.pruner is not None:
+                # An average over masks is less sparse than each.
+                self.job.pruner.apply(self.average.model.module)
         with self.average.shown() if self.average is not None else nullcontext():
             value = validated(self.job, self.accelerator)
         total, count = self.losses

@@ -20,6 +20,7 @@ from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
 from widthwise.train.recipe import Recipe
 from widthwise.train.state import state_of
+from widthwise.zeros import meant
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Job:
                 raise ValueError(f"Make a new {name}, with the network that you train.")
             if self.shard:
                 raise ValueError(f"A {name} needs whole weights; train without shard.")
+        if self.shard and self.held():
+            raise ValueError("Zeros that stay need whole weights; train without shard.")
         if self.quantizer is not None and self.recipe.ema is not None:
             raise ValueError("Averages of quantized weights are not quantized; train without ema.")
         if type(self.accumulate) is not int or self.accumulate < 1:
@@ -92,9 +95,18 @@ class Job:
         }
         if self.quantizer is not None:
             identity["bits"] = self.quantizer.settings()
+        if zeros := self.held():
+            identity["zeros"] = {name: int((~mask).sum()) for name, mask in zeros.items()}
         if self.accumulate > 1:
             identity["accumulate"] = self.accumulate
         return identity
+
+    def held(self) -> dict[str, Tensor]:
+        """Masks of the zeros that are meant and that no pruner looks after."""
+        pruned = {} if self.pruner is None else self.pruner.masks
+        floats = {} if self.quantizer is None else self.quantizer.floats
+        found = meant(module_of(self.net), floats)
+        return {name: mask for name, mask in found.items() if name not in pruned}
 
     def after_steps(self) -> dict[str, GradualPruner | StraightThrough]:
         """What changes the weights after every optimizer step, in this order, by name."""

@@ -24,9 +24,11 @@ from torch.utils.data import Dataset
 
 from widthwise.errors import TrainingError
 from widthwise.measure.metric import outputs_for
+from widthwise.recalibration import remember, remembered
 from widthwise.train.batches import evaluating, length, own_randomness, placed, stream
 from widthwise.train.fit import fit
 from widthwise.train.history import History
+from widthwise.train.job import module_of
 from widthwise.train.losses import (
     Criterion,
     Distill,
@@ -106,7 +108,10 @@ def distill(
     objective = Taught(cut, net, how, criterion, distill_loss)
     recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr)
     with evaluating(net), _brought_back(net):
-        return fit(cut, data, objective, recipe=recipe, seed=seed, progress=progress)
+        history = fit(cut, data, objective, recipe=recipe, seed=seed, progress=progress)
+    if not remembered(module_of(net)):
+        remember(module_of(net), remembered(cut))
+    return history
 
 
 class Taught(Objective):

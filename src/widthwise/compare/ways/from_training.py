@@ -55,7 +55,7 @@ def small_dense(bench: Bench, group: str, budget: int) -> Iterator[Made]:
 
 def _widest(net: Elastic, variant: Callable[[Widths], Variant], target: float) -> Widths | None:
     def size(widths: Widths) -> int:
-        return apply(net, variant(widths), calibration="minmax").bytes
+        return apply(net, variant(widths), calibration="minmax", recalibrate=False).bytes
 
     return widest(net, lambda widths: size(widths) <= target)
 
@@ -65,7 +65,7 @@ def _variant(net: Elastic, form: Uniform | None, widths: Widths) -> Variant:
 
 
 def _trained(bench: Bench, net: Elastic, variant: Variant) -> Applied:
-    small = bench.train(initialise(net.cut(variant.widths), bench.seed))
+    small = bench.train(initialise(net.cut(variant.widths, recalibrate=False), bench.seed))
     train = bench.settled() if variant.bits else None
     return apply(net, variant, prepare=lambda module, widths: small, train=train)
 
