@@ -195,8 +195,8 @@ def check_graph(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if getattr(node.target, "__module__", None) == "torch._functorch.predispatch":
             raise CaptureError(
-                f"torch.vmap{line_of(node)} cannot be captured; write it out for the whole batch, or "
-                "give widthwise the part of the model without it."
+                f"torch.vmap{line_of(node)} cannot be captured; write it out for the whole batch, "
+                "or give widthwise the part of the model without it."
             )
 
 
