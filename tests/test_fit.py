@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 import fit_run
 from fit_run import RECIPE, data, run, weights
-from widthwise import Elastic, FileError, RunError, TrainingError
+from widthwise import DataError, Elastic, FileError, RunError, TrainingError
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.store import atomic
 from widthwise.store.lock import held
@@ -499,7 +499,7 @@ def test_arguments_that_do_not_fit_are_refused():
         fit(net, data(), F.cross_entropy, valid=data())
     with pytest.raises(ValueError, match="for another network"):
         fit(net, data(), SingleDraw(other, F.cross_entropy))
-    with pytest.raises(ValueError, match="is empty"):
+    with pytest.raises(DataError, match="is empty"):
         fit(net, Arrays(torch.zeros(0, 6), torch.zeros(0)), F.cross_entropy)
     with pytest.raises(ValueError, match="no parameters"):
         fit(nn.ReLU(), data(), F.cross_entropy)

@@ -19,6 +19,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from widthwise.errors import DataError
+from widthwise.measure.data import pairs
 from widthwise.measure.metric import outputs_for
 
 _OPERATORS = (torch.ops.aten.batch_norm.default, torch.ops.aten.instance_norm.default)
@@ -38,7 +39,7 @@ def recalibrate(module: nn.Module, batches: Iterable[tuple[Any, Any]]) -> nn.Mod
     runner = _graph_with_momentum(module) if isinstance(module, fx.GraphModule) else module
     count = 0
     with torch.no_grad(), _gathering(runner):
-        for inputs, _ in batches:
+        for inputs, _ in pairs(batches, module):
             count += 1
             _set_momentum(runner, 1 / count)  # the running average over all batches so far
             outputs_for(runner, inputs)

@@ -22,17 +22,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from widthwise.bits import StraightThrough
 from widthwise.choose.draws import hashed
 from widthwise.errors import TrainingError
 from widthwise.graph.sharded import make_whole
+from widthwise.measure.data import adapt
 from widthwise.measure.metric import Metric
+from widthwise.measure.pairs import needing, takes
 from widthwise.sparse import GradualPruner
 from widthwise.store.lock import held
 from widthwise.train import checkpoint
-from widthwise.train.batches import Plan, length, own_randomness, pieces, placed, reseed, stream
+from widthwise.train.batches import own_randomness, pieces, placed, planned, reseed, stream
 from widthwise.train.checkpoint import Checkpoint
 from widthwise.train.ema import Average
 from widthwise.train.history import Epoch, History
@@ -51,11 +52,11 @@ from widthwise.train.validation import validated
 
 def fit(
     net: nn.Module,
-    train: Dataset[Any],
+    train: Any,
     loss: Objective | Criterion,
     *,
     recipe: Recipe | None = None,
-    valid: Dataset[Any] | None = None,
+    valid: Any = None,
     metric: Metric | None = None,
     pruner: GradualPruner | None = None,
     quantizer: StraightThrough | None = None,
@@ -71,8 +72,11 @@ def fit(
     """Train a network in place, and leave it in evaluation mode.
 
     net: an `Elastic`, or any module, which is then trained plainly. It moves to the device used.
-    train, valid: map-style data sets of (inputs, target); inputs a tensor, a tuple or a dict. Those
-        with a method `batch(indices)` are fetched a batch at a time.
+    train, valid: a Dataset, a DataLoader, a list of batches, tensors (inputs, targets), an iterable
+        of batches with a length; items or batches of (inputs, target), inputs a tensor, a tuple or
+        a dict (`measure.data`). A DataLoader gives its own batches, by its sampler and collate_fn;
+        the others are put into batches of `recipe.batch_size`. Data sets with a method
+        `batch(indices)` are fetched a batch at a time.
     loss: an objective such as `SandwichLoss(net, criterion)`, or a criterion (outputs, target) ->
         mean loss, which for an Elastic is that of one drawn width a step.
     recipe: how long and how fast; the default is `Recipe()`.
@@ -104,6 +108,10 @@ def fit(
     KeyboardInterrupt (Ctrl-C) waits for the step at hand, saves, and says how to go on.
     """
     place = None if folder is None else Path(folder)
+    form = takes(net)
+    with own_randomness():  # looking at an item may draw numbers
+        train = adapt(train, form)
+        valid = None if valid is None else adapt(valid, form)
     job = Job(
         net,
         train,
@@ -140,9 +148,8 @@ class _Run:
         recipe = job.recipe
         self.accelerator = accelerator_for(recipe, job.cpu)
         self.main: bool = self.accelerator.is_main_process
-        self.plan = Plan(
-            length(job.train), recipe.batch_size, job.seed, self.accelerator.num_processes
-        )
+        processes = self.accelerator.num_processes
+        self.plan = planned(job.train, recipe.batch_size, job.seed, processes, job.accumulate)
         self.steps = self.plan.steps * recipe.epochs
         self.identity = job.identity()
         self.module.to(self.accelerator.device)
@@ -208,7 +215,7 @@ class _Run:
         parts = [piece.indices for share in shares for piece in share]
         # Augmented by numbers of their own, which are those of one process on the first.
         seed = hashed(job.seed, (rank,)) if rank else job.seed
-        fetched = stream(job.train, parts, seed, number, job.workers)
+        fetched = stream(job.train, parts, seed, number, job.workers, job.recipe.batch_size)
         for share in shares:
             self._step([(*self._placed(next(fetched)), piece.weight) for piece in share])
             if look.due():
@@ -286,7 +293,7 @@ class _Run:
         inputs, target, weight = part
         rank = self.accelerator.process_index
         reseed(hashed(self.job.seed, (self.step, 1, rank, *([number] if number else []))))
-        with computing(self.accelerator, self.objective):
+        with computing(self.accelerator, self.objective), needing(target, "the loss"):
             loss: Tensor = self.objective(inputs, target)
         if weight != 1.0:
             loss = loss * weight

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from widthwise.bits import StraightThrough
 from widthwise.elastic import Elastic
+from widthwise.measure.data import Items, Stream
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.sparse import GradualPruner
-from widthwise.train.batches import length
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
 from widthwise.train.recipe import Recipe
@@ -27,10 +26,10 @@ class Job:
     """The arguments of `fit`, and what follows from them."""
 
     net: nn.Module
-    train: Dataset[Any]
+    train: Items | Stream
     loss: Objective | Criterion
     recipe: Recipe
-    valid: Dataset[Any] | None
+    valid: Items | Stream | None
     metric: Metric | None
     pruner: GradualPruner | None
     quantizer: StraightThrough | None
@@ -86,7 +85,7 @@ class Job:
                 "parameters": sum(p.numel() for p in net.parameters()),
                 "tensors": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
             },
-            "items": length(self.train),
+            "items": items_in(self.train, self.recipe.batch_size),
             "metric": None if self.metric is None else self.metric.name,
             "pruning": None if self.pruner is None else self.pruner.settings(),
         }
@@ -106,6 +105,11 @@ class Job:
         if isinstance(self.net, Elastic):
             return {"": self.net}
         return {n: m for n, m in self.net.named_modules() if isinstance(m, StructuralDropout)}
+
+
+def items_in(data: Items | Stream, size: int) -> int:
+    """Items of the data, or batches of a stream."""
+    return data.steps(size) if isinstance(data, Stream) else len(data)
 
 
 def module_of(net: nn.Module) -> nn.Module:
