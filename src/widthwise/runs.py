@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -197,9 +197,24 @@ def hold(folder: Path) -> Iterator[None]:
     What processes that were killed left in it is taken away. Raises RunError when another process
     holds it, or when it cannot be made.
     """
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
     with held(folder, _LOCK):
         tidy(folder)
-        yield
+        try:
+            yield
+        finally:
+            _leave(folder, made)
+
+
+def _leave(folder: Path, made: Sequence[Path]) -> None:
+    """Remove a folder that a command made and left empty, so that it stands in nobody's way."""
+    try:
+        if made and [p.name for p in folder.iterdir()] == [_LOCK]:
+            (folder / _LOCK).unlink()
+            for each in made:
+                each.rmdir()
+    except OSError:
+        pass  # it is not empty any more, or cannot be removed here
 
 
 def claim(folder: Path, settings: Settings, *, overwrite: bool = False) -> tuple[Run, State]:
@@ -236,7 +251,7 @@ def begin(run: Run, state: State, record: Record) -> Record:
     Returns the record as it was written: a continued run keeps the time it was first started.
     """
     if state == "new":
-        _clear(run)
+        clear(run)
     else:
         record = replace(record, started=run.record().started)
     run.write(record)
@@ -295,7 +310,7 @@ def _no_run(folder: Path) -> str:
     return f"{folder} is not a run folder (it has no run.json); give one that train or order wrote."
 
 
-def _clear(run: Run) -> None:
+def clear(run: Run) -> None:
     """Remove what runs write, and nothing else that the user may keep there."""
     try:
         for path in run.files:

@@ -17,14 +17,15 @@ from widthwise.choose.draws import PUBLISHED, Draw
 from widthwise.elastic import Elastic
 from widthwise.importance import allocated_ladder
 from widthwise.measure.sweep import ladder
-from widthwise.runs import Record, Run, Settings, State, begin, claim, now
+from widthwise.runs import Record, Run, Settings, State, begin, claim, clear, now
 from widthwise.sources import Source, apart, model_of
 from widthwise.sparse import Gradual, GradualPruner
 from widthwise.steps import RUNGS, scores_of, store_checked
 from widthwise.store import scorefile
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
-from widthwise.train.batches import Plan, length, own_randomness
+from widthwise.tasks.tryout import try_out
+from widthwise.train.batches import own_randomness, planned
 from widthwise.train.fit import fit
 from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
 from widthwise.train.ranks import processes, told
@@ -72,6 +73,7 @@ def train(
     with nullcontext() if ranks is None else ranks.main_process_first():
         data = task.splits()
     net = _new_network(task, settings, source)
+    try_out(task, net.model, data)
     record = Record(settings, command, asdict(net.draw), "running", now(), metric=task.metric.name)
     rungs: list[Widths] = []
     scores = {}
@@ -101,8 +103,10 @@ def train(
             return run, state
         net.cpu()
         results = store_checked(net, net.full(), net.cut(net.full()), run.model, task, data)
-    except BaseException:
-        if main:
+    except BaseException as error:
+        if main and not isinstance(error, KeyboardInterrupt) and not run.checkpoint.exists():
+            clear(run)  # nothing was learned that another try could go on from
+        elif main:
             run.write(replace(record, status="interrupted"))
         raise
     run.write(replace(record, status="finished", finished=now(), results=results))
@@ -132,7 +136,7 @@ def _pruner(
     recipe = Recipe(**settings.recipe)
     ranks = processes()
     count = 1 if ranks is None else ranks.num_processes
-    plan = Plan(length(data.train), recipe.batch_size, settings.seed, count)
+    plan = planned(data.train, recipe.batch_size, settings.seed, count)
     steps = plan.steps * recipe.epochs
     if not rungs and settings.method != "plain":
         rungs = ladder(net, _SHELLS)

@@ -169,12 +169,14 @@ def _seeded(generator: torch.Generator | None, bits: int) -> Iterator[None]:
 
 
 def planned(
-    data: Items | Stream, size: int, seed: int, processes: int = 1, accumulate: int = 1
+    given: Any, size: int, seed: int, processes: int = 1, accumulate: int = 1
 ) -> Plan | LoaderPlan:
     """The batches of a training. size: of one, where the data does not say it itself.
 
-    Raises ValueError for batches that cannot be split as asked, DataError.
+    given: as `stream` takes it. Raises ValueError for batches that cannot be split as asked,
+    DataError.
     """
+    data = adapt(given)
     whole = isinstance(data, Stream) or data.whole
     if whole and processes * accumulate > 1:
         raise ValueError(
@@ -257,9 +259,10 @@ def _straight(
 
 
 def in_order(
-    data: Items | Stream, size: int, seed: int, share: tuple[int, int] = (0, 1), workers: int = 0
+    given: Any, size: int, seed: int, share: tuple[int, int] = (0, 1), workers: int = 0
 ) -> Iterator[Pair]:
     """All of the data in batches of `size` or of its own, or the share (rank, processes) of it."""
+    data = adapt(given)
     rank, processes = share
     if isinstance(data, Items) and data.loader is None:
         indices = torch.arange(len(data))

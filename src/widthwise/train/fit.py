@@ -295,6 +295,8 @@ class _Run:
         reseed(hashed(self.job.seed, (self.step, 1, rank, *([number] if number else []))))
         with computing(self.accelerator, self.objective), needing(target, "the loss"):
             loss: Tensor = self.objective(inputs, target)
+        if self.step == 0 or not isinstance(loss, Tensor):
+            _check_loss(loss)
         if weight != 1.0:
             loss = loss * weight
         self.accelerator.backward(loss)
@@ -331,6 +333,12 @@ class _Run:
             spread(self.average.model.buffers())
         with self.average.shown() if self.average is not None else nullcontext():
             value = validated(self.job, self.accelerator)
+        metric = self.job.metric
+        if value is not None and metric is not None and not math.isfinite(value):
+            raise TrainingError(
+                f"The metric {metric.name} is {value} on the valid data; correct the metric, "
+                "or look for values in the outputs and targets that it is not made for."
+            )
         total, count = self.losses
         return Epoch(total / count, value, time.monotonic() - self.began)
 
@@ -402,3 +410,14 @@ class _Run:
                 else "nothing was kept, for there is no folder to keep it in."
             )
         )
+
+
+def _check_loss(loss: Any) -> None:
+    """Raise TrainingError for a loss that is not one number."""
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return
+    what = f"{loss.numel()} values" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    raise TrainingError(
+        f"The loss of a batch is {what} and not one number; return the mean of the batch, for "
+        "example with reduction='mean'."
+    )
