@@ -257,6 +257,12 @@ def _dims(value: Any) -> int:
     return value.dim() if isinstance(value, Tensor) else int(np.ndim(value))
 
 
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """The shape of a value's first tensor; None where it has none."""
+    first = _first_array(value)
+    return None if first is None else tuple(np.shape(first))
+
+
 def size_of(value: Any) -> int | None:
     """How many items a batch has: the first size of its first tensor; None where it has none."""
     for leaf in pytree.tree_leaves(value):

@@ -24,7 +24,7 @@ import torch
 
 from widthwise.errors import DataError, TaskError, WidthwiseError
 from widthwise.measure.data import Items, Stream, adapt
-from widthwise.measure.pairs import Takes, form_of
+from widthwise.measure.pairs import Takes, form_of, rank_of, shape_of
 from widthwise.tasks import BUILT_IN
 from widthwise.tasks.blame import told
 from widthwise.tasks.task import Splits, Task
@@ -166,7 +166,12 @@ def _checked_split(name: str, part: str, data: Any, form: Takes) -> Items:
                 f"{kind} can only be gone through from its beginning, and commands need some of it "
                 "at random; give a Dataset, or a DataLoader over one."
             )
-        next(iter(in_order(found, 2, 0)))
+        inputs = next(iter(in_order(found, 2, 0))).inputs
+        if rank_of(inputs, form) not in (0, None):
+            raise DataError(
+                f"its batches have inputs of shape {shape_of(inputs)}, and example() gives "
+                f"{shape_of(form.args)}; make them alike."
+            )
     except DataError as error:
         raise TaskError(f"The {part} split of task {name!r} cannot be used: {error}") from error
     return found

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from os import PathLike
@@ -87,7 +88,8 @@ def fit(
         of them would be none, so that it goes without `Recipe(ema=)`.
     folder: where the run is kept, after every epoch and (unless there are several processes) every
         `save_every` seconds. When it holds an unfinished run, that one goes on; when the run is
-        finished, its weights are loaded.
+        finished, its weights are loaded, or trained on where the recipe has more epochs (with a
+        warning). A run is known by its recipe, seed, loss, network and data (`train.identity`).
     seed: of the order of the data, its augmentation and dropout. The draws of widths have a seed
         of their own, that of the Elastic; its `step` starts at 0.
     progress: a bar on a terminal, else a line for each epoch; False shows nothing.
@@ -134,6 +136,10 @@ def fit(
         run = _Run(job)
         with held(place) if place is not None and run.main else nullcontext():
             return run.go(progress)
+
+
+class LongerWarning(UserWarning):
+    """A finished training goes on for more epochs, at another learning rate than one in one go."""
 
 
 _Part = tuple[Any, Any, float]  # inputs, target, weight of the loss
@@ -378,7 +384,11 @@ class _Run:
         found = None if folder is None else checkpoint.load(folder)
         if found is None or folder is None:
             return
-        checkpoint.check(found, self.identity, folder)
+        if checkpoint.longer(found, self.identity, self.steps):
+            self._go_on(found, folder)
+        else:
+            checkpoint.check(found, self.identity, folder)
+            self.identity |= {"longer": found.run.get("longer", [])}
         self.step = self.kept = found.step
         self.epochs, self.losses = list(found.epochs), found.losses
         self.began = time.monotonic() - found.seconds
@@ -390,6 +400,20 @@ class _Run:
             each.load_state_dict({n[2]: t for n, t in named if n[0] == which})
         if self.accelerator.scaler is not None and found.scaler is not None:
             self.accelerator.scaler.load_state_dict(found.scaler)
+
+    def _go_on(self, found: Checkpoint, folder: Path) -> None:
+        """Train a finished run for more epochs, saying so."""
+        before, now = len(found.epochs), self.job.recipe.epochs
+        recipe = {**self.identity["recipe"], "epochs": before}
+        checkpoint.check(found, self.identity | {"recipe": recipe}, folder)
+        self.identity["longer"] = [*found.run.get("longer", []), before]
+        warnings.warn(
+            f"The finished run of {before} epochs in {folder} is trained on to {now}, from where "
+            f"its learning rate had fallen to at the rate that {now} epochs have after {before}, "
+            f"so that the result is not that of {now} epochs in one.",
+            LongerWarning,
+            stacklevel=4,
+        )
 
     def _agree(self) -> None:
         """Raise TrainingError for processes that would not do the same."""

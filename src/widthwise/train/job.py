@@ -15,6 +15,7 @@ from widthwise.elastic import Elastic
 from widthwise.measure.data import Items, Stream
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.sparse import GradualPruner
+from widthwise.train.identity import configured, described, sampled
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
 from widthwise.train.recipe import Recipe
@@ -83,9 +84,11 @@ class Job:
             "draws_seed": net.seed if isinstance(net, Elastic) else None,
             "model": {
                 "parameters": sum(p.numel() for p in net.parameters()),
-                "tensors": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+                "tensors": "#" + hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+                **configured(net),
             },
-            "items": items_in(self.train, self.recipe.batch_size),
+            "data": None if self.folder is None else sampled(self.train),
+            "functions": functions_of(self.loss, net),
             "metric": None if self.metric is None else self.metric.name,
             "pruning": None if self.pruner is None else self.pruner.settings(),
         }
@@ -107,9 +110,12 @@ class Job:
         return {n: m for n, m in self.net.named_modules() if isinstance(m, StructuralDropout)}
 
 
-def items_in(data: Items | Stream, size: int) -> int:
-    """Items of the data, or batches of a stream."""
-    return data.steps(size) if isinstance(data, Stream) else len(data)
+def functions_of(loss: Objective | Criterion, net: nn.Module) -> dict[str, Any]:
+    """What the functions are that a loss is made of, by their part in it."""
+    parts: dict[str, Any] = {"loss": loss}
+    if isinstance(loss, Objective):
+        parts = {name: getattr(loss, name, None) for name in ("criterion", "distill_loss")}
+    return {n: described(f, module_of(net)) for n, f in parts.items() if f is not None}
 
 
 def module_of(net: nn.Module) -> nn.Module:
