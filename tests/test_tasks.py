@@ -392,7 +392,7 @@ def test_errors_of_widthwise_pass_unchanged() -> None:
         ("no_splits", "splits", r"splits\(\) .* a tuple of 2; return Splits"),
         ("empty", "splits", "The valid split .* is empty"),
         ("triples", "splits", "The test split .* gives 3 values for an item"),
-        ("numbers", "splits", r"The train split .* inputs of shape \(2,\)"),
+        ("numbers", "splits", r"The train split .* inputs of shape \(1,\)"),
         ("unindexed", "splits", "The train split .* A generator can be gone through only once"),
     ],
 )

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from widthwise.errors import DataError
 from widthwise.measure.data import pairs
 from widthwise.measure.metric import outputs_for
+from widthwise.measure.pairs import size_of
 
 _OPERATORS = (torch.ops.aten.batch_norm.default, torch.ops.aten.instance_norm.default)
 
@@ -39,7 +40,12 @@ def recalibrate(module: nn.Module, batches: Iterable[tuple[Any, Any]]) -> nn.Mod
     runner = _graph_with_momentum(module) if isinstance(module, fx.GraphModule) else module
     count = 0
     with torch.no_grad(), _gathering(runner):
+        largest = 0
         for inputs, _ in pairs(batches, module):
+            size = size_of(inputs) or 1
+            largest = max(largest, size)
+            if size == 1 < largest:
+                continue  # a last batch of one has no statistics
             count += 1
             _set_momentum(runner, 1 / count)  # the running average over all batches so far
             outputs_for(runner, inputs)

@@ -29,7 +29,7 @@ def told(error: BaseException) -> str:
     kind, text = type(error).__name__, str(error)
     if "Original Traceback" in text:  # from a process that fetches data
         text = text.strip().splitlines()[-1].partition(": ")[2]
-    said = " ".join(f"{kind}: {text}".rstrip(": ").split())
+    said = " ".join(f"{kind}: {text}".rstrip(":. ").split())
     place = users_place(error)
     return said if place is None else f"{said} ({place})"
 

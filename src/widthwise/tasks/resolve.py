@@ -9,9 +9,9 @@ example and splits give at the moment they are called, so that no data is loaded
 """
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
-import itertools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -29,8 +29,6 @@ from widthwise.tasks import BUILT_IN
 from widthwise.tasks.blame import told
 from widthwise.tasks.task import Splits, Task
 from widthwise.train.batches import in_order, own_randomness
-
-_fresh = itertools.count()
 
 
 def resolve(name: str) -> Task:
@@ -107,9 +105,13 @@ def _importable(folder: Path) -> None:
 
 
 def _run_file(path: Path) -> ModuleType:
-    # A name of its own: two files called task.py are two modules.
-    name = f"widthwise_task_{next(_fresh)}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    # A name of its own: two files called task.py are two modules. The same in every process, for
+    # runs are known by the names of their functions.
+    name = f"widthwise_task_{path.stem}"
+    loaded = getattr(sys.modules.get(name), "__file__", None)
+    if loaded is not None and Path(loaded) != path.resolve():
+        name += f"_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)

@@ -70,8 +70,8 @@ def _tried(task: Task, what: str, call: Any, *given: Any) -> Any:
             raise
         forms = " and ".join(map(_form, given))
         raise TaskError(
-            f"The {what} of task {task.name!r} fails on {forms} with {told(error)}; make model, "
-            f"data and {what} fit together."
+            f"The {what} of task {task.name!r} fails on {forms} with {told(error)}; make it fit "
+            "what the data and the model give."
         ) from error
 
 
