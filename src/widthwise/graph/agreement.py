@@ -143,7 +143,9 @@ def _compare_second(
     )
 
 
-def _called(model: nn.Module, run: Call, args: Any, kwargs: Any, *, gradients: bool) -> _Seen:
+def _called(
+    model: nn.Module, run: Call, args: Any, kwargs: Any, *, gradients: bool
+) -> _Seen:
     """Call with the same random numbers each time, and take gradients of all outputs at once."""
     given = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs)))
     leaves = {

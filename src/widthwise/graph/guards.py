@@ -18,8 +18,8 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx
-from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.printers import PythonPrinter
+from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from widthwise.graph.refusal import in_words
@@ -142,7 +142,9 @@ def _sentence(text: str, line: str) -> str:
     )
 
 
-def find_guards(inputs: Sequence[tuple[str, Any]], noted: Mapping[int, str]) -> Guards:
+def find_guards(
+    inputs: Sequence[tuple[str, Any]], noted: Mapping[int, str]
+) -> Guards:
     """The guards that torch recorded for these inputs (name, value without data) of a graph.
 
     noted: for guards by number, the line of the user's code, where torch does not know it.
