@@ -40,7 +40,7 @@ from widthwise.store.packedfile import Pack
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import TouchUp, TouchUps, begun, compensation, touch_up, usual
-from widthwise.train.batches import Plan, length, own_randomness, stream
+from widthwise.train.batches import in_order, own_randomness, planned, stream
 from widthwise.variant import Widths
 from widthwise.zeros import meant
 
@@ -325,9 +325,15 @@ def evaluation(task: Task, data: Splits, split: str) -> Evaluation:
 
 def sample(task: Task, data: Splits, count: int, seed: int) -> list[Any]:
     """Batches of so many training samples, or of all, drawn at random."""
-    order = torch.cat(list(Plan(length(data.train), task.recipe.batch_size, seed).epoch(0)))[:count]
+    size = task.recipe.batch_size
+    with own_randomness():
+        batches = planned(data.train, size, seed).epoch(0)
+    if getattr(data.train, "whole", False):
+        with own_randomness():
+            return list(stream(data.train, batches[: -(-count // size)], seed, 0))
+    order = torch.cat(list(batches))[:count]
     # Parts of about the same size: batches are compared with each other, and none is of a few.
-    parts = order.tensor_split(-(-len(order) // task.recipe.batch_size))
+    parts = order.tensor_split(-(-len(order) // size))
     with own_randomness():
         return list(stream(data.train, parts, seed, 0))
 
@@ -369,15 +375,15 @@ def _in_order(data: Any) -> Callable[[], Iterator[Any]]:
 
     def again() -> Iterator[Any]:
         with own_randomness():
-            yield from stream(data, torch.arange(length(data)).split(_BATCH), 0, 0)
+            yield from in_order(data, _BATCH, 0)
 
     return again
 
 
 def statistics_batches(task: Task, data: Splits) -> list[Any]:
     """Batches of training data in random order, always the same ones."""
-    plan = Plan(length(data.train), task.recipe.batch_size, seed=0)
     with own_randomness():
+        plan = planned(data.train, task.recipe.batch_size, seed=0)
         return list(stream(data.train, plan.epoch(0)[:_STATISTICS], 0, 0))
 
 

@@ -26,7 +26,8 @@ from widthwise.report import text
 from widthwise.report.curve import what_fits
 from widthwise.runs import ORDERED, Record, Run
 from widthwise.sparse.compete import Scope
-from widthwise.tasks import BUILT_IN
+from widthwise.tasks import BUILT_IN, blame
+from widthwise.tasks.blame import users_place
 from widthwise.train.recipe import Recipe
 
 P = ParamSpec("P")
@@ -138,7 +139,11 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
             except ModuleNotFoundError as error:
                 extra = _EXTRAS.get((error.name or "").partition(".")[0])
                 if extra is None:
-                    raise
+                    said = _blamed(error)
+                    if said is None:
+                        raise
+                    typer.echo(f"Error: {one_line(said)}", err=True)
+                    raise typer.Exit(1) from error
                 typer.echo(
                     f"Error: This needs {error.name}, which is not installed; install it with: "
                     f"pip install 'widthwise[{extra}]'",
@@ -146,7 +151,7 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
                 )
                 raise typer.Exit(1) from error
             except Exception as error:
-                said = _refused(error)
+                said = _refused(error) or _blamed(error)
                 if said is None:
                     raise
                 typer.echo(f"Error: {one_line(said)}", err=True)
@@ -178,6 +183,13 @@ def _refused(error: Exception) -> str | None:
             "and run the same command again."
         )
     return None
+
+
+def _blamed(error: Exception) -> str | None:
+    """An error of the user's own code as a sentence; None for what did not come from there."""
+    if users_place(error) is None:
+        return None
+    return f"{blame.told(error)}; correct that and run the same command again."
 
 
 def _short_of_memory(error: BaseException | None) -> bool:

@@ -144,6 +144,7 @@ def _one(
         return
     record = run.record()
     done = {"new": "Trained", "continued": "Continued and finished", "finished": "Finished before"}
+    done["longer"] = "Trained on"
     values = ", ".join(
         f"{split} {text.value(record.metric, value)}" for split, value in record.results.items()
     )

@@ -28,8 +28,7 @@ from widthwise.store.packing import accounting
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import initialise
-from widthwise.train.batches import Plan as Batches
-from widthwise.train.batches import length, own_randomness
+from widthwise.train.batches import own_randomness, planned
 from widthwise.train.fit import fit
 from widthwise.train.losses import SandwichLoss
 from widthwise.variant import Widths
@@ -170,8 +169,8 @@ class _Bench:
         training, plan = self.training, self.plan
         if training.kind not in (Kind.SPARSE, Kind.ELASTIC_SPARSE):
             return None
-        items = length(self.data.train)
-        steps = Batches(items, plan.recipe.batch_size, 0).steps * plan.recipe.epochs
+        batches = planned(self.data.train, plan.recipe.batch_size, 0)
+        steps = batches.steps * plan.recipe.epochs
         pruning = replace(plan.pruning, sparsity=training.amount)
         rungs = []
         if training.kind is Kind.ELASTIC_SPARSE:

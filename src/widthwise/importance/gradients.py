@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError
+from widthwise.measure.data import pairs
 from widthwise.measure.metric import outputs_for
 from widthwise.measure.modes import evaluating
 from widthwise.recalibration import noted
 
 Criterion = Callable[[Any, Any], Tensor]
-Batches = Iterable[tuple[Any, Any]]
+Batches = Any  # data in any form that `measure.data` reads
 Weights = dict[str, Tensor]
 
 
@@ -129,10 +131,13 @@ def tensors_of(model: nn.Module) -> Weights:
 
 
 def nonempty(batches: Batches, model: nn.Module) -> Iterator[tuple[Any, Any]]:
-    """The batches, some of which the model remembers; raises ScoreError when there is none."""
+    """The batches of data in whatever form, some of which the model remembers.
+
+    Raises ScoreError when there is none, DataError.
+    """
     found = False
-    see, remember = noted(model)
-    for inputs, target in batches:
+    see, remember = noted(model.model if isinstance(model, Elastic) else model)
+    for inputs, target in pairs(batches, model):
         found = True
         yield see(inputs), target
     remember()

@@ -6,11 +6,13 @@ is for networks that were cut without, or whose data are others now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
 
+from widthwise.measure.data import pairs
+from widthwise.measure.pairs import size_of
 from widthwise.recalibration import estimate, has_statistics
 
 
@@ -39,8 +41,18 @@ def recalibrate(module: nn.Module, batches: Iterable[tuple[Any, Any]]) -> nn.Mod
     """
     module.eval()
     if has_statistics(module):
-        estimate(module, (inputs for inputs, _ in batches))
+        estimate(module, _of_several(inputs for inputs, _ in pairs(batches, module)))
     return module
 
 
 __all__ = ["has_statistics", "recalibrate"]
+
+
+def _of_several(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches without a last one of a single item, which has no statistics."""
+    largest = 0
+    for inputs in batches:
+        size = size_of(inputs) or 1
+        largest = max(largest, size)
+        if not size == 1 < largest:
+            yield inputs

@@ -29,9 +29,11 @@ from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError, WidthError
 from widthwise.graph.sharded import summed, whole
 from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, params, runtime
+from widthwise.measure.data import pairs
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.measure.modes import evaluating
+from widthwise.measure.pairs import needing
 from widthwise.recalibration import Recalibrate, has_statistics, noted, remembered
 from widthwise.store.file import prepare
 from widthwise.store.packedfile import Pack
@@ -52,8 +54,9 @@ class Evaluation:
 
         Evaluation(valid_loader, ACCURACY)(module)      # 0.981
 
-    batches: pairs (inputs, target), as an iterable that can be gone through again (a DataLoader, a
-        list) or a function that returns one. inputs: a tensor, a tuple of arguments or a dict.
+    batches: data in any form (`measure.data`) that can be gone through again (a DataLoader, a list
+        of batches, a Dataset) or a function that returns some. inputs: a tensor, a tuple of
+        arguments or a dict. They are moved to the network's device.
     metric: what is measured. split: the name of the data.
     shared: between the processes of torch.distributed, each of which takes every n-th batch; all of
         them evaluate together, on the same batches, and get the same values.
@@ -75,7 +78,7 @@ class Evaluation:
         """
         see, remember = noted(_owner(module))
         with evaluating(module):
-            (value,) = self._total(lambda inputs: [outputs_for(module, see(inputs))], 1)
+            (value,) = self._total(module, lambda inputs: [outputs_for(module, see(inputs))], 1)
         remember()
         return value
 
@@ -95,7 +98,9 @@ class Evaluation:
         if together:
             # Gathered once, since processes may not have as many batches.
             with whole(net), torch.no_grad():
-                values = self._total(lambda inputs: _each(net, together, inputs), len(together))
+                values = self._total(
+                    net, lambda inputs: _each(net, together, inputs), len(together)
+                )
         shared = iter(values)
         return [
             self(net.recalibrated(net.cut_with_patches(w)[0], w)) if own else next(shared)
@@ -109,19 +114,22 @@ class Evaluation:
         batches = self.again()
         see, remember = noted(net.model)
         if iter(batches) is not batches:  # what can be gone through once is left for the metric
-            for inputs, _ in batches:
+            for inputs, _ in pairs(batches, net):
                 see(inputs)
             remember()
 
-    def _total(self, outputs: Callable[[Any], Iterable[Any]], number: int) -> list[float]:
+    def _total(
+        self, module: nn.Module, outputs: Callable[[Any], Iterable[Any]], number: int
+    ) -> list[float]:
         """The metric of `number` networks, whose outputs for a batch's inputs are given."""
         totals = torch.zeros(number, dtype=torch.float64)
         count = 0
-        for inputs, target in self._share():
+        for inputs, target in self._share(module):
             sums: list[Tensor | float] = []
             counted = 0
             for out in outputs(inputs):
-                value, counted = self.metric.batch(out, target)
+                with needing(target, f"the metric {self.metric.name}"):
+                    value, counted = self.metric.batch(out, target)
                 sums.append(value)
             totals += _vector(sums)
             count += counted
@@ -137,11 +145,12 @@ class Evaluation:
     def _several(self) -> bool:
         return self.shared and dist.is_available() and dist.is_initialized()
 
-    def _share(self) -> Iterable[tuple[Any, Any]]:
+    def _share(self, module: nn.Module) -> Iterable[tuple[Any, Any]]:
         """The batches of this process."""
+        batches = pairs(self.again(), module)
         if not self._several():
-            return self.again()
-        return islice(self.again(), dist.get_rank(), None, dist.get_world_size())
+            return batches
+        return islice(batches, dist.get_rank(), None, dist.get_world_size())
 
     def _finished(self, mean: float) -> float:
         try:

@@ -28,7 +28,7 @@ __all__ = ["Recipe", "Splits", "Task"]
 
 @dataclass(frozen=True)
 class Splits:
-    """Three data sets whose items are (inputs, target).
+    """Three data sets whose items are (inputs, target), or DataLoaders over such.
 
     `inputs` is a tensor, a tuple of positional arguments or a dict of keyword arguments of the
     model's forward. `valid` is what choices are made on; `test` is only reported.

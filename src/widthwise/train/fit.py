@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from widthwise import zeros
 from widthwise.bits import StraightThrough
@@ -31,12 +30,14 @@ from widthwise.choose.draws import hashed
 from widthwise.errors import TrainingError
 from widthwise.graph.sharded import make_whole
 from widthwise.importance.masks import held_at_zero
+from widthwise.measure.data import adapt
 from widthwise.measure.metric import Metric
+from widthwise.measure.pairs import needing, takes
 from widthwise.recalibration import caller, remember
 from widthwise.sparse import GradualPruner
 from widthwise.store.lock import held
 from widthwise.train import checkpoint
-from widthwise.train.batches import Plan, length, own_randomness, pieces, placed, reseed, stream
+from widthwise.train.batches import own_randomness, pieces, placed, planned, reseed, stream
 from widthwise.train.checkpoint import Checkpoint
 from widthwise.train.ema import Average
 from widthwise.train.history import Epoch, History
@@ -55,11 +56,11 @@ from widthwise.train.validation import validated
 
 def fit(
     net: nn.Module,
-    train: Dataset[Any],
+    train: Any,
     loss: Objective | Criterion,
     *,
     recipe: Recipe | None = None,
-    valid: Dataset[Any] | None = None,
+    valid: Any = None,
     metric: Metric | None = None,
     pruner: GradualPruner | None = None,
     quantizer: StraightThrough | None = None,
@@ -75,8 +76,11 @@ def fit(
     """Train a network in place, and leave it in evaluation mode.
 
     net: an `Elastic`, or any module, which is then trained plainly. It moves to the device used.
-    train, valid: map-style data sets of (inputs, target); inputs a tensor, a tuple or a dict. Those
-        with a method `batch(indices)` are fetched a batch at a time.
+    train, valid: a Dataset, a DataLoader, a list of batches, tensors (inputs, targets), an iterable
+        of batches with a length; items or batches of (inputs, target), inputs a tensor, a tuple or
+        a dict (`measure.data`). A DataLoader gives its own batches, by its sampler and collate_fn;
+        the others are put into batches of `recipe.batch_size`. Data sets with a method
+        `batch(indices)` are fetched a batch at a time.
     loss: an objective such as `SandwichLoss(net, criterion)`, or a criterion (outputs, target) ->
         mean loss, which for an Elastic is that of one drawn width a step.
     recipe: how long and how fast; the default is `Recipe()`.
@@ -89,7 +93,8 @@ def fit(
         of them would be none, so that it goes without `Recipe(ema=)`.
     folder: where the run is kept, after every epoch and (unless there are several processes) every
         `save_every` seconds. When it holds an unfinished run, that one goes on; when the run is
-        finished, its weights are loaded.
+        finished, its weights are loaded, or trained on where the recipe has more epochs (with a
+        warning). A run is known by its recipe, seed, loss, network and data (`train.identity`).
     seed: of the order of the data, its augmentation and dropout. The draws of widths have a seed
         of their own, that of the Elastic; its `step` starts at 0.
     progress: a bar on a terminal, else a line for each epoch; False shows nothing.
@@ -110,6 +115,10 @@ def fit(
     KeyboardInterrupt (Ctrl-C) waits for the step at hand, saves, and says how to go on.
     """
     place = None if folder is None else Path(folder)
+    form = takes(net)
+    with own_randomness():  # looking at an item may draw numbers
+        train = adapt(train, form)
+        valid = None if valid is None else adapt(valid, form)
     job = Job(
         net,
         train,
@@ -134,6 +143,10 @@ def fit(
             return run.go(progress)
 
 
+class LongerWarning(UserWarning):
+    """A finished training goes on for more epochs, at another learning rate than one in one go."""
+
+
 _Part = tuple[Any, Any, float]  # inputs, target, weight of the loss
 
 
@@ -146,9 +159,8 @@ class _Run:
         recipe = job.recipe
         self.accelerator = accelerator_for(recipe, job.cpu)
         self.main: bool = self.accelerator.is_main_process
-        self.plan = Plan(
-            length(job.train), recipe.batch_size, job.seed, self.accelerator.num_processes
-        )
+        processes = self.accelerator.num_processes
+        self.plan = planned(job.train, recipe.batch_size, job.seed, processes, job.accumulate)
         self.steps = self.plan.steps * recipe.epochs
         self.identity = job.identity()
         self.held = job.held()
@@ -227,7 +239,7 @@ class _Run:
         parts = [piece.indices for share in shares for piece in share]
         # Augmented by numbers of their own, which are those of one process on the first.
         seed = hashed(job.seed, (rank,)) if rank else job.seed
-        fetched = stream(job.train, parts, seed, number, job.workers)
+        fetched = stream(job.train, parts, seed, number, job.workers, job.recipe.batch_size)
         for share in shares:
             self._step([(*self._placed(next(fetched)), piece.weight) for piece in share])
             if look.due():
@@ -305,8 +317,10 @@ class _Run:
         inputs, target, weight = part
         rank = self.accelerator.process_index
         reseed(hashed(self.job.seed, (self.step, 1, rank, *([number] if number else []))))
-        with computing(self.accelerator, self.objective):
+        with computing(self.accelerator, self.objective), needing(target, "the loss"):
             loss: Tensor = self.objective(inputs, target)
+        if self.step == 0 or not isinstance(loss, Tensor):
+            _check_loss(loss)
         if weight != 1.0:
             loss = loss * weight
         self.accelerator.backward(loss)
@@ -346,6 +360,12 @@ class _Run:
                 self.job.pruner.apply(self.average.model.module)
         with self.average.shown() if self.average is not None else nullcontext():
             value = validated(self.job, self.accelerator)
+        metric = self.job.metric
+        if value is not None and metric is not None and not math.isfinite(value):
+            raise TrainingError(
+                f"The metric {metric.name} is {value} on the valid data; correct the metric, "
+                "or look for values in the outputs and targets that it is not made for."
+            )
         total, count = self.losses
         return Epoch(total / count, value, time.monotonic() - self.began)
 
@@ -385,7 +405,11 @@ class _Run:
         found = None if folder is None else checkpoint.load(folder)
         if found is None or folder is None:
             return
-        checkpoint.check(found, self.identity, folder)
+        if checkpoint.longer(found, self.identity, self.steps):
+            self._go_on(found, folder)
+        else:
+            checkpoint.check(found, self.identity, folder)
+            self.identity |= {"longer": found.run.get("longer", [])}
         self.step = self.kept = found.step
         self.epochs, self.losses = list(found.epochs), found.losses
         self.began = time.monotonic() - found.seconds
@@ -397,6 +421,20 @@ class _Run:
             each.load_state_dict({n[2]: t for n, t in named if n[0] == which})
         if self.accelerator.scaler is not None and found.scaler is not None:
             self.accelerator.scaler.load_state_dict(found.scaler)
+
+    def _go_on(self, found: Checkpoint, folder: Path) -> None:
+        """Train a finished run for more epochs, saying so."""
+        before, now = len(found.epochs), self.job.recipe.epochs
+        recipe = {**self.identity["recipe"], "epochs": before}
+        checkpoint.check(found, self.identity | {"recipe": recipe}, folder)
+        self.identity["longer"] = [*found.run.get("longer", []), before]
+        warnings.warn(
+            f"The finished run of {before} epochs in {folder} is trained on to {now}, from where "
+            f"its learning rate had fallen to at the rate that {now} epochs have after {before}, "
+            f"so that the result is not that of {now} epochs in one.",
+            LongerWarning,
+            stacklevel=4,
+        )
 
     def _agree(self) -> None:
         """Raise TrainingError for processes that would not do the same."""
@@ -417,3 +455,14 @@ class _Run:
                 else "nothing was kept, for there is no folder to keep it in."
             )
         )
+
+
+def _check_loss(loss: Any) -> None:
+    """Raise TrainingError for a loss that is not one number."""
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return
+    what = f"{loss.numel()} values" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    raise TrainingError(
+        f"The loss of a batch is {what} and not one number; return the mean of the batch, for "
+        "example with reduction='mean'."
+    )

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from widthwise.bits import StraightThrough
 from widthwise.elastic import Elastic
+from widthwise.measure.data import Items, Stream
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.sparse import GradualPruner
-from widthwise.train.batches import length
+from widthwise.train.identity import configured, described, sampled
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
 from widthwise.train.recipe import Recipe
@@ -28,10 +28,10 @@ class Job:
     """The arguments of `fit`, and what follows from them."""
 
     net: nn.Module
-    train: Dataset[Any]
+    train: Items | Stream
     loss: Objective | Criterion
     recipe: Recipe
-    valid: Dataset[Any] | None
+    valid: Items | Stream | None
     metric: Metric | None
     pruner: GradualPruner | None
     quantizer: StraightThrough | None
@@ -87,9 +87,11 @@ class Job:
             "draws_seed": net.seed if isinstance(net, Elastic) else None,
             "model": {
                 "parameters": sum(p.numel() for p in net.parameters()),
-                "tensors": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+                "tensors": "#" + hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+                **configured(net),
             },
-            "items": length(self.train),
+            "data": None if self.folder is None else sampled(self.train),
+            "functions": functions_of(self.loss, net),
             "metric": None if self.metric is None else self.metric.name,
             "pruning": None if self.pruner is None else self.pruner.settings(),
         }
@@ -118,6 +120,14 @@ class Job:
         if isinstance(self.net, Elastic):
             return {"": self.net}
         return {n: m for n, m in self.net.named_modules() if isinstance(m, StructuralDropout)}
+
+
+def functions_of(loss: Objective | Criterion, net: nn.Module) -> dict[str, Any]:
+    """What the functions are that a loss is made of, by their part in it."""
+    parts: dict[str, Any] = {"loss": loss}
+    if isinstance(loss, Objective):
+        parts = {name: getattr(loss, name, None) for name in ("criterion", "distill_loss")}
+    return {n: described(f, module_of(net)) for n, f in parts.items() if f is not None}
 
 
 def module_of(net: nn.Module) -> nn.Module:

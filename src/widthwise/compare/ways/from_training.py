@@ -17,7 +17,7 @@ from widthwise.compare.ways.sizing import widest
 from widthwise.elastic import Elastic
 from widthwise.sparse import Gradual, GradualPruner, prunable
 from widthwise.touchups import initialise
-from widthwise.train.batches import Plan, length, own_randomness
+from widthwise.train.batches import own_randomness, planned
 from widthwise.variant import Variant, Widths
 from widthwise.vary import Applied, apply
 
@@ -97,7 +97,7 @@ def gradual(bench: Bench, group: str, budget: int) -> Iterator[Made]:
 def _pruner(bench: Bench, net: Elastic, pruned: float, feedback: bool) -> GradualPruner:
     """pruned: how many weights are to become zero."""
     recipe = bench.spec.recipe(bench.task)
-    steps = Plan(length(bench.data.train), recipe.batch_size, bench.seed).steps * recipe.epochs
+    steps = planned(bench.data.train, recipe.batch_size, bench.seed).steps * recipe.epochs
     how = Gradual(min(pruned / _prunable(net.model), 0.999))
     return GradualPruner(net, how.schedule(steps), scope=bench.spec.scope, feedback=feedback)
 
