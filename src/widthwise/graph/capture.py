@@ -29,6 +29,7 @@ from torch.export.graph_signature import InputKind
 
 from widthwise.errors import CaptureError
 from widthwise.graph.modes import computes_the_same, turn_off_training
+from widthwise.graph.recurrent import any_length
 from widthwise.graph.refusal import cannot, check, check_graph
 from widthwise.graph.tidy import flatten, spell_out
 from widthwise.graph.tryout import try_out, twin
@@ -233,7 +234,7 @@ def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
 
 
 def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
-    with quietly(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+    with quietly(), any_length(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
         exported = torch.export.export(
             model, args, kwargs or None, dynamic_shapes=shapes, strict=False
         )
