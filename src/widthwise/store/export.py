@@ -18,7 +18,6 @@ import inspect
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,23 +69,28 @@ def export_onnx(
         ['batch', 'ids_dim_1']
     """
     inputs = example(module, args, kwargs, dynamic_batch)
-    _exportable(module)
-    spread = _Spread(module) if _any_keywords(module) else None
     subject = Subject(
-        module, type(module).__name__, inputs, dynamic_batch, "ONNX", traced_as=spread
+        module,
+        type(module).__name__,
+        inputs,
+        dynamic_batch,
+        "ONNX",
+        instead=_instead(module),
+        names=input_names(module, inputs),
+        traced_as=_Spread(module) if _any_keywords(module) else None,
     )
-    data, _ = settled(subject, partial(_onnx_bytes, module, input_names(module, inputs)))
+    data, _ = settled(subject, partial(_onnx_bytes, module))
     return write_whole(path, [data])
 
 
-def _onnx_bytes(module: nn.Module, names: tuple[str, ...], traced: Traced) -> tuple[bytes, Run]:
+def _onnx_bytes(module: nn.Module, traced: Traced) -> tuple[bytes, Run]:
     """The ONNX file of an exported network, and a function that runs it in ONNX Runtime."""
     with any_length():
         program = torch.onnx.export(traced.program, dynamo=True, verbose=False)
     assert program is not None
     model = program.model_proto
     args, kwargs = traced.user_inputs
-    describe(model, replace(traced, names=names), output_names(module(*args, **kwargs)))
+    describe(model, traced, output_names(module(*args, **kwargs)))
     data: bytes = model.SerializeToString()
     return data, served(data)
 
@@ -132,10 +136,15 @@ def _program_bytes(traced: Traced) -> tuple[bytes, Run]:
     return file.getvalue(), lambda batch: tensors(exported(*batch[0], **batch[1]))
 
 
-def _exportable(module: nn.Module) -> None:
-    """Raise ExportError for numbers that ONNX Runtime cannot be given."""
-    if any(t.dtype is torch.bfloat16 for t in (*module.parameters(), *module.buffers())):
+def _instead(module: nn.Module) -> str:
+    """What to do where ONNX cannot hold the network. Raises ExportError for bfloat16."""
+    dtypes = {t.dtype for t in (*module.parameters(), *module.buffers())}
+    if torch.bfloat16 in dtypes:
         raise ExportError(
             f"{type(module).__name__} has weights in bfloat16, in which ONNX Runtime computes on "
             "no CPU; export it in float32, module.float(), or in float16, module.half()."
         )
+    odd = [str(d) for d in (torch.float64, torch.float16) if d in dtypes]
+    if odd:
+        return f"export it in float32, module.float(), rather than in {odd[0]}"
+    return "try the other format, or save it with widthwise.save"

@@ -58,12 +58,20 @@ def export_elastic(
     name = type(net.model).__name__
     inputs = example(net.model, args, kwargs, dynamic_batch)
     empties = tuple(torch.empty(axis.size, 0) for axis in net.free.values())
+    names = input_names(net.model, inputs)
     subject = Subject(
-        _At(net, net.full()), name, inputs, dynamic_batch, "ONNX with its widths as inputs",
-        instead=_INSTEAD, traced_as=_AtShapes(net), widths=empties,
-    )  # fmt: skip
+        _At(net, net.full()),
+        name,
+        inputs,
+        dynamic_batch,
+        "ONNX with its widths as inputs",
+        instead=_INSTEAD,
+        names=names,
+        traced_as=_AtShapes(net),
+        widths=empties,
+    )
     data, traced = settled(subject, partial(_onnx, net))
-    session, names = opened(data), input_names(net.model, inputs)
+    session = opened(data)
     for widths in _settings(net):
         other = replace(subject, module=_At(net, widths), what="ONNX")
         run = _runner(session, names, widths)

@@ -122,20 +122,23 @@ def trace(
     *,
     dynamic: bool = True,
     widths: int = 0,
+    names: tuple[str, ...] = (),
 ) -> Traced:
     """Export a network with every size free that may be.
 
     inputs: (args, kwargs) in the order of the signature. fixed: input dims that must not vary.
     dynamic: False fixes all. widths: so many input tensors come first whose length is a width
-    rather than a size: they stay free and are no symbols.
+    rather than a size: they stay free and are no symbols. names: of the input tensors; by default
+    those of forward's arguments.
 
     Raises what torch.export raises when it cannot export the network with any choice.
     """
     tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
+    names = names or input_names(module, inputs)
     failure: Exception | None = None
     for choice in _choices(tensors, widths) if dynamic else [_all(tensors, widths)]:
         try:
-            return _settled(module, inputs, fixed | choice, widths)
+            return _settled(module, inputs, fixed | choice, widths, names)
         except Exception as error:  # noqa: BLE001 - exporters raise errors of many classes
             failure = failure or error
     assert failure is not None
@@ -153,17 +156,25 @@ def _choices(tensors: list[Tensor], widths: int) -> list[frozenset[Place]]:
     return list(dict.fromkeys((frozenset(), images, frozenset((n, d) for n, d in every if d))))
 
 
-def _settled(module: nn.Module, inputs: Inputs, fixed: frozenset[Place], widths: int) -> Traced:
+def _settled(
+    module: nn.Module,
+    inputs: Inputs,
+    fixed: frozenset[Place],
+    widths: int,
+    names: tuple[str, ...],
+) -> Traced:
     """The program in which every free size has a second value. Raises what torch.export raises."""
     while True:
-        traced = _traced(module, inputs, fixed, widths)
+        traced = _read(_exported(module, inputs, fixed, widths), inputs, names, widths)
         tied = [s for s in traced.symbols if not traced.others(s)]
         if not tied:
             return traced
         fixed |= {place for symbol in tied for place in symbol.places}
 
 
-def _traced(module: nn.Module, inputs: Inputs, fixed: frozenset[Place], widths: int) -> Traced:
+def _exported(
+    module: nn.Module, inputs: Inputs, fixed: frozenset[Place], widths: int
+) -> ExportedProgram:
     numbers = iter(range(10**9))
 
     def free(leaf: Any) -> Any:
@@ -177,7 +188,7 @@ def _traced(module: nn.Module, inputs: Inputs, fixed: frozenset[Place], widths: 
     bound = inspect.signature(module.forward).bind(*inputs[0], **inputs[1])
     shapes = pytree.tree_map(free, dict(bound.arguments))
     with any_length(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-        program = torch.export.export(
+        return torch.export.export(
             module,
             inputs[0],
             inputs[1] or None,
@@ -186,7 +197,6 @@ def _traced(module: nn.Module, inputs: Inputs, fixed: frozenset[Place], widths: 
             # Without it, widths of 1 would be a case of their own.
             prefer_deferred_runtime_asserts_over_guards=bool(widths),
         )
-    return _read(program, inputs, input_names(module, inputs), widths)
 
 
 def _read(program: ExportedProgram, inputs: Inputs, names: tuple[str, ...], widths: int) -> Traced:

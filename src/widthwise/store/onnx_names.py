@@ -71,7 +71,8 @@ def describe(model: Any, traced: Traced, outputs: tuple[str, ...]) -> None:
     if len(graph.input) != len(traced.names) or len(graph.output) != len(outputs):
         raise ExportError(
             f"The file would have {len(graph.input)} inputs and {len(graph.output)} outputs, and "
-            f"the network has {len(traced.names)} and {len(outputs)} tensors"
+            f"the network has {len(traced.names)} and {len(outputs)}, so it was not written; give "
+            "tensors where it has numbers, or export it with export_program."
         )
     _own_outputs(graph)
     wanted = _unique([*traced.names, *outputs])

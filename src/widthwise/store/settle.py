@@ -33,7 +33,8 @@ class Subject:
 
     module: the network, which the file is compared with. name: in messages. inputs: the example.
     dynamic: whether sizes may vary. what: the format. instead: what to do where it cannot be.
-    traced_as: what torch.export is given, if not the module; it takes the inputs behind `widths`.
+    names: of the input tensors. traced_as: what torch.export is given, if not the module; its
+    inputs are (widths, args, kwargs).
     """
 
     module: nn.Module
@@ -42,15 +43,21 @@ class Subject:
     dynamic: bool
     what: str
     instead: str = "try the other format, or save it with widthwise.save"
+    names: tuple[str, ...] = ()
     traced_as: nn.Module | None = None
     widths: tuple[Tensor, ...] = ()
 
     def trace(self, fixed: frozenset[Place]) -> Traced:
         """Export it with these input dims fixed."""
         if self.traced_as is None:
-            return trace(self.module, self.inputs, fixed, dynamic=self.dynamic)
+            return trace(self.module, self.inputs, fixed, dynamic=self.dynamic, names=self.names)
         inputs: Inputs = ((list(self.widths), *self.inputs), {})
-        return trace(self.traced_as, inputs, fixed, dynamic=self.dynamic, widths=len(self.widths))
+        count = len(self.widths)
+        names = (*(f"width_{i}" for i in range(count)), *self.names)
+        traced = trace(
+            self.traced_as, inputs, fixed, dynamic=self.dynamic, widths=count, names=names
+        )
+        return replace(traced, inside=True)
 
     def outputs(self, inputs: Inputs) -> list[Tensor] | str:
         """What the network computes, or why it does not."""
@@ -155,7 +162,7 @@ def check(subject: Subject, run: Run, inputs: Inputs) -> None:
             found = run(inputs)
     except Exception as error:
         raise ExportError(
-            f"The {what} file of {name} fails ({first_line(error)}); try the other format."
+            f"The {what} file of {name} fails ({first_line(error)}); {subject.instead}."
         ) from error
     worst = difference(found, wanted)
     if worst > 1:
