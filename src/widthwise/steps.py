@@ -38,6 +38,7 @@ from widthwise.store.export import export_onnx, export_program
 from widthwise.store.file import load, save
 from widthwise.store.manifest import Measured
 from widthwise.store.packedfile import Pack
+from widthwise.tasks.noted import without_folder
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import TouchUp, TouchUps, begun, compensation, touch_up, usual
@@ -280,7 +281,8 @@ def store_checked(
     value = evaluation(task, data, "test")(module)
     with beside(path) as made:
         noted = Measured(name, value, "test")
-        save(net, made, widths=widths, module=module, metric=noted, pack=pack, bits=bits)
+        said = without_folder(task.reference)
+        save(net, made, widths=widths, module=module, metric=noted, pack=pack, bits=bits, task=said)
         read = load(made, build=task.model)
         results = {split: evaluation(task, data, split)(read) for split in ("valid", "test")}
         if not same(results["test"], value):

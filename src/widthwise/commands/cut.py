@@ -23,10 +23,13 @@ from widthwise.commands.common import (
     told,
 )
 from widthwise.elastic import Elastic
+from widthwise.errors import TaskError
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.runs import hold, read_frontier, single
+from widthwise.store.file import read_manifest
+from widthwise.tasks.noted import task_of
 from widthwise.touchups import EPOCHS, TouchUp, TouchUps
 from widthwise.variant import Widths
 
@@ -131,7 +134,7 @@ def cut(
         soft_wrap=True,
     )
     _say_when_nothing(opened.net, asked)
-    here = "" if out.resolve().parent == source.folder.resolve() else f" --task {_task(opened)}"
+    here = _task(opened, out)
     target = shlex.quote(str(out.with_suffix(".onnx")))
     console.print(
         f"Next: widthwise export {shlex.quote(str(out))}{here} --format onnx --out {target}",
@@ -179,5 +182,11 @@ def _say_when_nothing(net: Elastic, asked: Widths) -> None:
         typer.echo("Note: nothing was cut, for these are the full widths.", err=True)
 
 
-def _task(opened: steps.Opened) -> str:
-    return shlex.quote(opened.record.settings.task)
+def _task(opened: steps.Opened, out: Path) -> str:
+    """The option that a file needs because its task is not found by what it notes."""
+    task = opened.record.settings.task
+    try:
+        near = task_of(read_manifest(out).task, out) == task
+    except TaskError:
+        near = out.resolve().parent == opened.run.folder.resolve()
+    return "" if near else f" --task {shlex.quote(task)}"

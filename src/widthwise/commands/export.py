@@ -9,7 +9,7 @@ from torch import nn
 
 from widthwise import steps
 from widthwise.commands.common import all_or_nothing, console, told
-from widthwise.errors import ExportError, TaskError
+from widthwise.errors import ExportError
 from widthwise.laddered import export_progressive
 from widthwise.measure.kernels import NothingFasterWarning
 from widthwise.measure.runtimes import compare, gains
@@ -18,13 +18,14 @@ from widthwise.report import text
 from widthwise.runs import Run, single
 from widthwise.store.export_elastic import export_elastic
 from widthwise.store.export_int8 import export_int8
-from widthwise.store.file import load
+from widthwise.store.file import load, read_manifest
 from widthwise.store.progressive import Progressive
+from widthwise.tasks.noted import task_of, without_folder
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Task
 
 EXAMPLES = (
-    "widthwise export small.safetensors --task digits --out small.onnx",
+    "widthwise export small.safetensors --out small.onnx",
     "widthwise export small.safetensors --format onnx --int8 --out small.int8.onnx",
     "widthwise export runs/digits --format torch --out full.pt2",
     "widthwise export runs/digits --format elastic-onnx --out all-widths.onnx",
@@ -47,7 +48,10 @@ def export(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
     task: Annotated[
         str | None,
-        typer.Option(metavar="TASK", help="The task of a file that lies outside its run folder."),
+        typer.Option(
+            metavar="TASK",
+            help="The task of the file, where it is not the one that the file notes.",
+        ),
     ] = None,
     form: Annotated[
         Form,
@@ -154,18 +158,19 @@ def _opened(source: Path, task: str | None) -> tuple[nn.Module, Task]:
         run = single(source)
         task = run.finished_record().settings.task if task is None else task
         file = run.model
-    elif task is None:
-        task = _task_beside(source)
-    found = resolve(task)
+    found = resolve(_task_of(source) if task is None else task)
     return load(file, build=found.model), found
 
 
-def _task_beside(file: Path) -> str:
-    """The task of the run folder that a file lies in. Raises TaskError, RunError."""
+def _task_of(file: Path) -> str:
+    """The task that a file notes, or that of the run folder it lies in. Raises TaskError."""
+    noted = read_manifest(file).task
     run = Run(file.parent)
-    if not run.record_file.exists():
-        raise TaskError(
-            f"{file} does not lie in a run folder, so its task is unknown; give it, such as "
-            "--task digits."
-        )
-    return run.record().settings.task
+    if run.record_file.exists():
+        recorded = run.record().settings.task
+        source = recorded.rpartition(":")[0]
+        if without_folder(recorded) == noted or not noted:
+            if not source.endswith(".py") or Path(source).is_file():
+                return recorded
+            noted = noted or without_folder(recorded)
+    return task_of(noted, file)

@@ -89,9 +89,11 @@ class Stored:
         stored = self if module is None else _with_tensors_of(module, self)
         return _packed(stored, pack, bits or {})
 
-    def write(self, path: str | os.PathLike[str], metric: Measured | None = None) -> Path:
+    def write(
+        self, path: str | os.PathLike[str], metric: Measured | None = None, task: str = ""
+    ) -> Path:
         """Write it to one file, whole or not at all; returns the path. Raises FileError."""
-        manifest = replace(self.manifest, measured=metric)
+        manifest = replace(self.manifest, measured=metric, task=task)
         if manifest.version > 1:
             return compact.write(path, manifest, self.parts)
         return tensorfile.write(path, self.tensors, to_text(manifest))
@@ -106,6 +108,7 @@ def save(
     metric: Measured | None = None,
     pack: Pack = "none",
     bits: Mapping[str, Quantized] | None = None,
+    task: str = "",
 ) -> Path:
     """Write one safetensors file with the network at these widths; returns its path.
 
@@ -122,11 +125,12 @@ def save(
         the same bits.
     bits: what `bits.quantize` returned for the network that is stored, whose tensors then take as
         many bits as their codes, and no bytes for zeros where that is smaller (store/coding.py).
+    task: the task that made it, such as "digits" or "mine.py:task", noted in the file too.
 
     The file appears whole or not at all. Raises WidthError, and FileError when it cannot be written
     or the network cannot be stored.
     """
-    return prepare(net, widths, module, pack, bits).write(path, metric)
+    return prepare(net, widths, module, pack, bits).write(path, metric, task)
 
 
 def load(

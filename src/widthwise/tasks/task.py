@@ -57,6 +57,7 @@ class Task:
         may take long, and are computed for finished networks only.
     classes: names of the classes, in the order of the outputs; () where they have none.
     text: of tasks on tokens, () -> (token numbers (T,) int64 -> what they say). Raises DataError.
+    reference: what `resolve` found it by, which files note; set by `resolve`.
     """
 
     name: str
@@ -70,3 +71,4 @@ class Task:
     further: Callable[[torch.nn.Module, str], Mapping[str, float]] | None = None
     classes: tuple[str, ...] = ()
     text: Callable[[], Callable[[Tensor], str]] | None = None
+    reference: str = ""
