@@ -12,6 +12,7 @@ network that was read.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from widthwise.choose.draws import Draw, smallest
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError, RunError
 from widthwise.importance import allocated_ladder, held_at_zero, zeros_of
-from widthwise.measure.frontier import Frontier
+from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.recalibrate import has_statistics
 from widthwise.measure.recalibrate import recalibrate as estimate_statistics
 from widthwise.measure.sweep import Evaluation, ladder, sweep
@@ -35,6 +36,7 @@ from widthwise.runs import Record, Run
 from widthwise.store import scorefile
 from widthwise.store.atomic import beside
 from widthwise.store.export import export_onnx, export_program
+from widthwise.store.export_int8 import export_int8
 from widthwise.store.file import load, save
 from widthwise.store.manifest import Measured
 from widthwise.store.packedfile import Pack
@@ -238,6 +240,28 @@ def export(module: nn.Module, task: Task, path: Path, form: Format) -> None:
     """
     write = export_onnx if form == "onnx" else export_program
     write(module, task.example(), path)
+
+
+def shipped_size(opened: Opened, form: Format, *, int8: bool = False) -> Callable[[Point], int]:
+    """For `Frontier.pick`: the bytes of a point's file in another format, exported to see.
+
+    int8: of `export_int8`, with form "onnx". What is returned remembers, and raises ExportError.
+    """
+    known: dict[Widths, int] = {}
+
+    def size(point: Point) -> int:
+        if point.widths not in known:
+            module = opened.net.cut_with_patches(point.widths)[0]
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "network"
+                if int8:
+                    export_int8(module, opened.task.example(), path)
+                else:
+                    export(module, opened.task, path, form)
+                known[point.widths] = path.stat().st_size
+        return known[point.widths]
+
+    return size
 
 
 def onnx_metric(path: Path, task: Task, data: Splits) -> float:

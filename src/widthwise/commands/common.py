@@ -13,19 +13,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final, ParamSpec, TextIO, TypeVar
+from typing import Annotated, Any, Final, Literal, ParamSpec, TextIO, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from widthwise.errors import BudgetError, WidthwiseError
+from widthwise.errors import BudgetError, ExportError, WidthwiseError
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.curve import what_fits
 from widthwise.runs import ORDERED, Record, Run
 from widthwise.sparse.compete import Scope
+from widthwise.steps import Opened, shipped_size
 from widthwise.tasks import BUILT_IN
 from widthwise.train.recipe import Recipe
 
@@ -62,6 +63,16 @@ Samples = Annotated[
 MaxBytes = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Most bytes of the stored file, such as 300kB or 1.2MB."),
+]
+Shipped = Annotated[
+    Literal["safetensors", "onnx", "torch"],
+    typer.Option(
+        "--format", help="Of the file whose bytes --max-bytes counts: the one that is shipped."
+    ),
+]
+Int8 = Annotated[
+    bool,
+    typer.Option("--int8", help="With --format onnx: count the bytes of the ONNX file in int8."),
 ]
 MaxParams = Annotated[int | None, typer.Option(metavar="N", min=1, help="Most parameters.")]
 MaxMacs = Annotated[
@@ -111,15 +122,32 @@ class Budget:
         """Whether there is any limit."""
         return self != Budget()
 
-    def pick(self, frontier: Frontier) -> Point:
-        """The best point within the limits. Raises BudgetError."""
+    def pick(self, frontier: Frontier, size_of: Callable[[Point], int] | None = None) -> Point:
+        """The best point within the limits; `size_of` as `Frontier.pick` takes it.
+
+        Raises BudgetError.
+        """
         if not self.given:
             raise BudgetError(
                 "There is no budget; give for example --max-bytes 300kB or --min-metric 0.97."
             )
         if self.max_latency_ms is not None and all(p.latency_ms is None for p in frontier.points):
             raise BudgetError("Latency was not measured; sweep again without --no-latency.")
-        return frontier.pick(**vars(self))
+        return frontier.pick(**vars(self), size_of=size_of)
+
+
+def size_of(
+    opened: Opened, form: Literal["safetensors", "onnx", "torch"], int8: bool
+) -> Callable[[Point], int] | None:
+    """What `Budget.pick` counts; None for the bytes of `save`. Raises ExportError."""
+    if int8 and form != "onnx":
+        raise ExportError("--int8 is for ONNX files; give --format onnx with it.")
+    return None if form == "safetensors" else shipped_size(opened, form, int8=int8)
+
+
+def shipped_words(form: str, int8: bool) -> str:
+    """What a format is called."""
+    return {"onnx": "ONNX", "torch": "torch.export"}.get(form, form) + (" in int8" if int8 else "")
 
 
 def told(command: Callable[P, T]) -> Callable[P, T]:

@@ -9,17 +9,21 @@ import typer
 from widthwise import steps
 from widthwise.commands.common import (
     Budget,
+    Int8,
     MaxBytes,
     MaxLatency,
     MaxMacs,
     MaxParams,
     MinMetric,
     RunFolder,
+    Shipped,
     all_or_nothing,
     console,
     facts,
     notes,
     one_line,
+    shipped_words,
+    size_of,
     told,
 )
 from widthwise.elastic import Elastic
@@ -35,6 +39,7 @@ from widthwise.variant import Widths
 
 EXAMPLES = (
     "widthwise cut runs/digits --max-bytes 10kB --out small.safetensors",
+    "widthwise cut runs/digits --max-bytes 20kB --format onnx --out small.safetensors",
     "widthwise cut runs/digits --fraction 0.25 --out quarter.safetensors --touch-up distill",
     "widthwise cut runs/digits --width fc1=16 --width fc2=8 --out own.safetensors",
     "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors",
@@ -52,6 +57,8 @@ def cut(
     max_macs: MaxMacs = None,
     max_latency_ms: MaxLatency = None,
     min_metric: MinMetric = None,
+    form: Shipped = "safetensors",
+    int8: Int8 = False,
     fraction: Annotated[
         float | None, typer.Option(metavar="X", help="Keep this share of every axis, such as 0.5.")
     ] = None,
@@ -100,6 +107,8 @@ def cut(
             "say how much to keep in one way: by limits such as --max-bytes 10kB, by --fraction, "
             "or by --width AXIS=N."
         )
+    if (form != "safetensors" or int8) and max_bytes is None:
+        raise typer.BadParameter("--format says which file --max-bytes counts; give --max-bytes.")
     named = Widths(dict(map(_parsed, width or [])))
     touch_ups = _touch_ups(touch_up, epochs, lr)
     source = single(run)
@@ -108,8 +117,11 @@ def cut(
         swept = budget.given or source.frontier.exists()
         frontier = read_frontier(source.folder) if swept else None
         opened = steps.open_run(source)
+        point, counted = None, None
         if budget.given and frontier is not None:
-            asked = budget.pick(frontier).widths
+            counted = size_of(opened, form, int8)
+            point = budget.pick(frontier, counted)
+            asked = point.widths
         else:
             asked = named if fraction is None else opened.net.widths(fraction)
         if touch_ups is None:
@@ -133,11 +145,15 @@ def cut(
         markup=False,
         soft_wrap=True,
     )
+    if point is not None and counted is not None:
+        said = f"As {shipped_words(form, int8)}: {format_size(counted(point))}"
+        console.print(said, markup=False, soft_wrap=True)
     _say_when_nothing(opened.net, asked)
     here = _task(opened, out)
-    target = shlex.quote(str(out.with_suffix(".onnx")))
+    target = shlex.quote(str(out.with_suffix(".pt2" if form == "torch" else ".onnx")))
+    kind = ("torch" if form == "torch" else "onnx") + (" --int8" if int8 else "")
     console.print(
-        f"Next: widthwise export {shlex.quote(str(out))}{here} --format onnx --out {target}",
+        f"Next: widthwise export {shlex.quote(str(out))}{here} --format {kind} --out {target}",
         markup=False,
         soft_wrap=True,
     )

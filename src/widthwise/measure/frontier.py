@@ -78,15 +78,27 @@ class Frontier:
         max_macs: int | None = None,
         max_latency_ms: float | None = None,
         min_metric: float | None = None,
+        size_of: Callable[[Point], int] | None = None,
     ) -> Point:
         """The best point within all the limits given; among equals the one with fewest bytes.
 
         max_bytes: bytes, or a text such as '300kB' (1000 bytes a kB). min_metric: the point is at
         least this good: at least the value, or at most where lower is better.
+        size_of: (point) -> the bytes that `max_bytes` counts, where another file than that of
+        `save` is shipped (`steps.shipped_size` exports it); asked for few points, and for the one
+        that is returned.
 
         Raises BudgetError when no limit is given, or when nothing meets them; it then names the
         nearest point.
         """
+        if size_of is not None and max_bytes is not None:
+            most = parse_size(max_bytes)
+            others = (max_params, max_macs, max_latency_ms, min_metric)
+            limits = [] if set(others) == {None} else self._limits(None, *others)
+            allowed = [p for p in self.points if all(limit.excess(p) <= 0 for limit in limits)]
+            if not allowed:
+                raise BudgetError(self._unmeetable(limits))
+            return _shipped(sorted(allowed, key=self._order), most, size_of)
         limits = self._limits(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
         if max_latency_ms is not None and all(p.latency_ms is None for p in self.points):
             raise BudgetError("Latency was not measured; sweep again with latency=True.")
@@ -211,6 +223,27 @@ class _Limit:
     excess: Callable[[Point], float]
     asked: str
     has: Callable[[Point], str]
+
+
+def _shipped(best_first: list[Point], most: int, size_of: Callable[[Point], int]) -> Point:
+    """The first point whose shipped file fits, by its real size. Raises BudgetError.
+
+    Sizes follow the bytes of `save` nearly linearly, so that those of the smallest and the largest
+    point tell which of the others are worth asking for.
+    """
+    small, large = (f(best_first, key=lambda p: p.bytes) for f in (min, max))
+    least, largest = size_of(small), size_of(large)
+    slope = (largest - least) / max(large.bytes - small.bytes, 1)
+    for point in best_first:
+        expected = least + slope * (point.bytes - small.bytes)
+        if expected <= 1.05 * most + 1000 and size_of(point) <= most:
+            return point
+    if least <= most:
+        return small
+    raise BudgetError(
+        f"No measured variant gives a file of at most {_exactly(most)} in this format; the "
+        f"smallest gives {_exactly(least)}, so allow that or sweep other widths."
+    )
 
 
 def _at_most(
