@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -32,7 +32,7 @@ from widthwise.measure.recalibrate import recalibrate as estimate_statistics
 from widthwise.measure.sweep import Evaluation, ladder, sweep
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
-from widthwise.runs import Record, Run
+from widthwise.runs import Record, Run, constraints_of
 from widthwise.store import scorefile
 from widthwise.store.atomic import beside
 from widthwise.store.export import export_onnx, export_program
@@ -84,7 +84,10 @@ def open_run(run: Run) -> Opened:
             "again with --overwrite."
         ) from error
     model = load(run.model, build=task.model)
-    return Opened(run, record, task, Elastic(model, task.example(), draw=draw))
+    constraints = constraints_of(record.settings)
+    return Opened(
+        run, record, task, Elastic(model, task.example(), draw=draw, constraints=constraints)
+    )
 
 
 def sweep_run(
@@ -96,6 +99,7 @@ def sweep_run(
     latency: bool = True,
     recalibrate: bool = True,
     compensate: bool | None = None,
+    keep_class: bool = True,
     progress: bool = False,
 ) -> Frontier:
     """Measure widths of a run on one of its splits and keep the frontier in its folder.
@@ -108,6 +112,8 @@ def sweep_run(
     compensate: measure cuts whose weights were fitted to make up for what went, as the frontier
     then says and `cut` then does. None does so for ordered runs and what was trained on from them,
     whose features have not, or not for long, learned to do without the others.
+    keep_class: beside widths at which a cut is a graph module, measure near ones at which it is of
+    the user's class, where there are any.
 
     Raises RunError, DataError, FileError, ScoreError, TrainingError.
     """
@@ -115,6 +121,8 @@ def sweep_run(
         compensate = bool(opened.record.settings.order)
     widths = _widths(opened, count, by or widths_by(opened.record))
     task, net, seed = opened.task, opened.net, opened.record.settings.seed
+    if keep_class:
+        widths = with_own_class(net, widths)
     data = task.splits()
     fit_anew = None
     if compensate:
@@ -371,6 +379,31 @@ def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
             "fraction."
         )
     return allocated_ladder(net, scores_of(net, run.scores), count or RUNGS)
+
+
+def with_own_class(net: Elastic, widths: Sequence[Widths]) -> list[Widths]:
+    """The widths, and near each one at which a cut is of the user's class, where it is not there.
+
+    Where three of them are of that class as they are, the others are taken to be, too; where none
+    near the middle one is, the class is taken not to express any.
+    """
+    full = dict(net.full())
+    smaller = [w for w in widths if net.complete(w) != full]
+    if not smaller:
+        return list(widths)
+    probes = dict.fromkeys((smaller[len(smaller) // 2], smaller[0], smaller[-1]))
+    near = {w: net.expressible(w) for w in [next(iter(probes))]}
+    if dict(near[next(iter(probes))]) == full:
+        return list(widths)
+    near |= {w: net.expressible(w) for w in probes if w not in near}
+    if all(net.complete(w) == dict(n) for w, n in near.items()):
+        return list(widths)
+    found: dict[Widths, None] = {}
+    for w in widths:
+        other = near.get(w) or (net.expressible(w) if w in smaller else w)
+        found |= {w: None, net.complete(other): None} if dict(other) != full else {w: None}
+    # Equal widths may be written with and without the axes that stay full.
+    return list({net.complete(w): w for w in reversed(found)}.values())[::-1]
 
 
 def scores_of(net: Elastic, path: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final, Literal, ParamSpec, TextIO, TypeVar
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from widthwise.errors import BudgetError, ExportError, WidthwiseError
+from widthwise.graph.constraints import Constraints
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.size import format_size
 from widthwise.report import text
@@ -63,6 +64,24 @@ Samples = Annotated[
 MaxBytes = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Most bytes of the stored file, such as 300kB or 1.2MB."),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="AXIS",
+        help="Keep this axis whole, or all that match a pattern such as 'embed*'; may be repeated.",
+    ),
+]
+MultipleOf = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Only widths that are multiples of N, or full."),
+]
+AnyClass = Annotated[
+    bool,
+    typer.Option(
+        "--any-class",
+        help="Also take widths at which the network is a graph module rather than of its class.",
+    ),
 ]
 Shipped = Annotated[
     Literal["safetensors", "onnx", "torch"],
@@ -122,10 +141,17 @@ class Budget:
         """Whether there is any limit."""
         return self != Budget()
 
-    def pick(self, frontier: Frontier, size_of: Callable[[Point], int] | None = None) -> Point:
+    def pick(
+        self,
+        frontier: Frontier,
+        size_of: Callable[[Point], int] | None = None,
+        *,
+        any_class: bool = False,
+    ) -> Point:
         """The best point within the limits; `size_of` as `Frontier.pick` takes it.
 
-        Raises BudgetError.
+        Of the user's class, where there is one, unless `any_class`; what that costs is told on
+        stderr. Raises BudgetError.
         """
         if not self.given:
             raise BudgetError(
@@ -133,7 +159,43 @@ class Budget:
             )
         if self.max_latency_ms is not None and all(p.latency_ms is None for p in frontier.points):
             raise BudgetError("Latency was not measured; sweep again without --no-latency.")
-        return frontier.pick(**vars(self), size_of=size_of)
+        best = frontier.pick(**asdict(self), size_of=size_of)
+        if any_class or best.own_class is not False:
+            return best
+        try:
+            own = frontier.pick(**asdict(self), size_of=size_of, keep_class=True)
+        except BudgetError:
+            own = best
+        typer.echo(f"Note: {_cost_of_class(frontier, own, best)}", err=True)
+        return own
+
+
+def _cost_of_class(frontier: Frontier, own: Point, best: Point) -> str:
+    """What keeping the user's class costs, in one line."""
+    if own.own_class is False:
+        return (
+            "no measured network within the budget is of the model's class, so this one is a graph "
+            "module."
+        )
+    values = [text.value(frontier.metric, point.metric) for point in (own, best)]
+    return (
+        f"keeping the model's class gives {frontier.metric} {values[0]} in "
+        f"{format_size(own.bytes)}; a graph module has {values[1]} in {format_size(best.bytes)} "
+        "(--any-class)."
+    )
+
+
+def constrained(
+    constraints: Constraints, keep: list[str] | None, multiple_of: int | None
+) -> Constraints:
+    """The constraints of a task, and those of the command line on top."""
+    multiples = dict(constraints.multiple_of) | ({"*": multiple_of} if multiple_of else {})
+    return replace(constraints, keep=(*constraints.keep, *(keep or ())), multiple_of=multiples)
+
+
+def recorded(constraints: Constraints) -> dict[str, Any]:
+    """Constraints as a run's settings hold them."""
+    return {} if constraints == Constraints() else dict(constraints.to_dict())
 
 
 def size_of(

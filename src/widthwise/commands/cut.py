@@ -8,6 +8,7 @@ import typer
 
 from widthwise import steps
 from widthwise.commands.common import (
+    AnyClass,
     Budget,
     Int8,
     MaxBytes,
@@ -32,7 +33,7 @@ from widthwise.measure.frontier import Frontier
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.runs import hold, read_frontier, single
-from widthwise.store.file import read_manifest
+from widthwise.store.file import prepare, read_manifest
 from widthwise.tasks.noted import task_of
 from widthwise.touchups import EPOCHS, TouchUp, TouchUps
 from widthwise.variant import Widths
@@ -59,6 +60,7 @@ def cut(
     min_metric: MinMetric = None,
     form: Shipped = "safetensors",
     int8: Int8 = False,
+    any_class: AnyClass = False,
     fraction: Annotated[
         float | None, typer.Option(metavar="X", help="Keep this share of every axis, such as 0.5.")
     ] = None,
@@ -120,10 +122,10 @@ def cut(
         point, counted = None, None
         if budget.given and frontier is not None:
             counted = size_of(opened, form, int8)
-            point = budget.pick(frontier, counted)
+            point = budget.pick(frontier, counted, any_class=any_class)
             asked = point.widths
         else:
-            asked = named if fraction is None else opened.net.widths(fraction)
+            asked = named if fraction is None else _fraction(opened.net, fraction, any_class)
         if touch_ups is None:
             touch_ups = steps.usual_touch_ups(opened, asked)
         pick = steps.cut(
@@ -169,6 +171,23 @@ def _touch_ups(
         return TouchUps(tuple(names or ()), epochs, lr)
     except ValueError as error:
         raise typer.BadParameter(one_line(error)) from error
+
+
+def _fraction(net: Elastic, fraction: float, any_class: bool) -> Widths:
+    """The widths of a fraction, or near ones at which the network is of its class."""
+    wanted = net.complete(net.widths(fraction))
+    if any_class:
+        return wanted
+    near = net.expressible(wanted)
+    if dict(near) in (dict(wanted), dict(net.full())):
+        return wanted
+    sizes = [format_size(prepare(net, widths).bytes) for widths in (near, wanted)]
+    typer.echo(
+        f"Note: these widths keep the model's class, in {sizes[0]}; a graph module of this "
+        f"fraction has {sizes[1]} (--any-class).",
+        err=True,
+    )
+    return near
 
 
 def _touched_up(how: TouchUps) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from widthwise import steps
 from widthwise.commands.common import (
+    AnyClass,
     Budget,
     Int8,
     MaxBytes,
@@ -43,6 +44,7 @@ def pick(
     min_metric: MinMetric = None,
     form: Shipped = "safetensors",
     int8: Int8 = False,
+    any_class: AnyClass = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print the best measured width that meets every limit given; of equals, the smallest.
@@ -54,7 +56,7 @@ def pick(
     if form != "safetensors" or int8:
         counted = size_of(steps.open_run(members(run)[0]), form, int8)
     budget = Budget(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
-    point = budget.pick(frontier, counted)
+    point = budget.pick(frontier, counted, any_class=any_class)
     shipped = {} if counted is None else {shipped_words(form, int8): counted(point)}
     if as_json:
         data = asdict(point) | {"widths": dict(point.widths)}
