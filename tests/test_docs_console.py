@@ -75,10 +75,6 @@ def run(line):
         else:
             works(*words)
 
-            t = time.process_time()
-            works(*words)
-            print("TIMED", round(time.process_time() - t, 1), line)
-
 
 def served(words):
     """Open the page for what a `serve` command names, without listening."""
