@@ -33,6 +33,7 @@ from typing import Any, Final, Literal
 import torch
 
 from widthwise.errors import RunError
+from widthwise.graph.constraints import Constraints
 from widthwise.measure.frontier import Frontier
 from widthwise.store.atomic import left_over, tidy, write_whole
 from widthwise.store.jsonfile import contents, sealed, unsealed
@@ -57,6 +58,7 @@ class Settings:
     and draws its widths by the scores, the score and the number of samples. pruning: the fields of
     `Gradual`, none for a dense run. parts: of a training, what the task's model, data and loss are
     (`train.identity`), so that a task that was changed is another; none where that was not noted.
+    constraints: the fields of `Constraints`, none where there are none.
     """
 
     task: str
@@ -67,6 +69,7 @@ class Settings:
     order: Mapping[str, Any] = field(default_factory=dict)
     pruning: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,11 @@ class Run:
     def write(self, record: Record) -> None:
         """Replace run.json. Raises FileError."""
         write_whole(self.record_file, [sealed(asdict(record))])
+
+
+def constraints_of(settings: Settings) -> Constraints:
+    """What the run's axes must fulfil. Raises TypeError, ValueError for what is none."""
+    return Constraints(**settings.constraints)
 
 
 @contextmanager
@@ -364,10 +372,11 @@ def _short(source: str) -> str:
 
 
 def _flat(settings: Settings) -> dict[str, Any]:
-    tables = ("recipe", "order", "pruning", "parts")
+    tables = ("recipe", "order", "pruning", "parts", "constraints")
     own = {f.name: getattr(settings, f.name) for f in fields(Settings) if f.name not in tables}
     pruning = {f"pruning {name}": value for name, value in _plain(settings.pruning).items()}
-    return own | _plain(settings.recipe) | _plain(settings.order) | pruning
+    constraints = {f"constraint {n}": v for n, v in _plain(settings.constraints).items()}
+    return own | _plain(settings.recipe) | _plain(settings.order) | pruning | constraints
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -385,8 +394,10 @@ def _read(data: Any) -> Record:
     words += [settings.source, record.source]
     _need(all(isinstance(w, str) for w in (*words, *record.versions.values())), "a text")
     _need(type(settings.seed) is int, "the seed")
-    tables = (settings.recipe, settings.order, settings.pruning, settings.parts, record.draw)
+    tables = [settings.recipe, settings.order, settings.pruning, settings.parts]
+    tables += [settings.constraints, record.draw]
     _need(all(isinstance(t, dict) for t in tables), "a table")
+    constraints_of(settings)
     ordered = settings.order.keys() == {"score", "samples"}
     _need(ordered or not settings.order, "how it was ordered")
     _need(ordered or settings.method != ORDERED, "how it was ordered")

@@ -18,7 +18,7 @@ from widthwise.elastic import Elastic
 from widthwise.importance import allocated_ladder
 from widthwise.measure.data import adapt
 from widthwise.measure.sweep import ladder
-from widthwise.runs import Record, Run, Settings, State, begin, claim, clear, now
+from widthwise.runs import Record, Run, Settings, State, begin, claim, clear, constraints_of, now
 from widthwise.sources import Source, apart, model_of
 from widthwise.sparse import Gradual, GradualPruner
 from widthwise.steps import RUNGS, scores_of, store_checked
@@ -134,7 +134,13 @@ def _new_network(task: Task, settings: Settings, source: Source | None) -> Elast
     with own_randomness():
         torch.manual_seed(settings.seed)
         model = task.model() if source is None else model_of(task, source).train()
-    return Elastic(model, task.example(), draw=METHODS[settings.method], seed=settings.seed)
+    return Elastic(
+        model,
+        task.example(),
+        draw=METHODS[settings.method],
+        seed=settings.seed,
+        constraints=constraints_of(settings),
+    )
 
 
 def _objective(net: Elastic, task: Task, method: str, rungs: Sequence[Widths]) -> Objective:

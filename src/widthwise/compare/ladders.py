@@ -123,7 +123,7 @@ class _Bench:
         with own_randomness():
             torch.manual_seed(training.seed)
             model = channels_last(task.model().train())
-        net = Elastic(model, task.example(), seed=training.seed)
+        net = Elastic(model, task.example(), seed=training.seed, constraints=task.constraints)
         widest = max((a.size for a in net.free.values() if a.inner_of is None), default=1)
         net.draw = replace(net.draw, lowest=max(1, round(plan.lowest * widest)))
         self.net = net

@@ -32,6 +32,7 @@ from widthwise.graph.guards import Guards, equalities, find_guards, never_one
 from widthwise.graph.listening import Listener, listening
 from widthwise.graph.modes import computes_the_same, symbolic_run, turn_off_training
 from widthwise.graph.own_functions import Calls, Whole, keep_whole, marked_functions
+from widthwise.graph.recurrent import any_length
 from widthwise.graph.refusal import cannot, check, check_graph
 from widthwise.graph.tidy import flatten, spell_out
 from widthwise.graph.tryout import try_out, twin
@@ -204,7 +205,7 @@ def _evaluation_guards(
     ]
     calls = Calls()
     listener = Listener(calls)
-    with listening(model, listener):
+    with any_length(), listening(model, listener):
         inputs = symbolic_run(model, args, kwargs, free)
     return (
         None
@@ -282,7 +283,8 @@ def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Reco
     _make_none_plain(model)
     calls = Calls()
     listener = Listener(calls)
-    with quietly(), _free_sizes(), marked_functions(calls), listening(model, listener):
+    marked = marked_functions(calls)
+    with quietly(), _free_sizes(), any_length(), marked, listening(model, listener):
         exported = torch.export.export(
             model, args, kwargs or None, dynamic_shapes=shapes, strict=False
         )

@@ -16,7 +16,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -284,7 +284,8 @@ def sweep(
                 values.append(float(evaluate(module)))
         if math.isfinite(values[i]):
             size = stored.bytes if pack == "none" else stored.holding(module, pack).bytes
-            points.append(meter.point(w, values[i], module, size))
+            point = meter.point(w, values[i], module, size)
+            points.append(replace(point, own_class=stored.reason is None))
         else:
             message = f"{dict(w)} is left out: its metric is {values[i]}."
             warnings.warn(message, NotMeasuredWarning, stacklevel=2)

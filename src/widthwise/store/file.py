@@ -90,9 +90,11 @@ class Stored:
         stored = self if module is None else _with_tensors_of(module, self)
         return _packed(stored, pack, bits or {})
 
-    def write(self, path: str | os.PathLike[str], metric: Measured | None = None) -> Path:
+    def write(
+        self, path: str | os.PathLike[str], metric: Measured | None = None, task: str = ""
+    ) -> Path:
         """Write it to one file, whole or not at all; returns the path. Raises FileError."""
-        manifest = replace(self.manifest, measured=metric)
+        manifest = replace(self.manifest, measured=metric, task=task)
         if manifest.version > 1:
             return compact.write(path, manifest, self.parts)
         return tensorfile.write(path, self.tensors, to_text(manifest))
@@ -108,6 +110,7 @@ def save(
     pack: Pack = "none",
     bits: Mapping[str, Quantized] | None = None,
     recalibrate: Recalibrate = True,
+    task: str = "",
 ) -> Path:
     """Write one safetensors file with the network at these widths; returns its path.
 
@@ -126,6 +129,7 @@ def save(
         many bits as their codes, and no bytes for zeros where that is smaller (store/coding.py).
     recalibrate: running statistics of what is cut here are re-estimated, as `Elastic.cut` does it
         and takes it.
+    task: the task that made it, such as "digits" or "mine.py:task", noted in the file too.
 
     The file appears whole or not at all. Raises WidthError, and FileError when it cannot be written
     or the network cannot be stored.
@@ -133,7 +137,7 @@ def save(
     stored = prepare(net, widths, module, pack, bits)
     if module is None and isinstance(net, Elastic):
         net.recalibrated(stored.module, widths or {}, recalibrate)
-    return stored.write(path, metric)
+    return stored.write(path, metric, task)
 
 
 def load(

@@ -41,7 +41,7 @@ def resolve(name: str) -> Task:
     the task's model, example or splits raises TaskError when they give something of another form.
     """
     if name in BUILT_IN:
-        return BUILT_IN[name]()
+        return replace(BUILT_IN[name](), reference=name)
     source, colon, function = name.rpartition(":")
     if not (colon and source and function):
         raise TaskError(_unknown(name))
@@ -62,6 +62,7 @@ def resolve(name: str) -> Task:
         )
     return replace(
         task,
+        reference=name,
         model=partial(_checked_model, task.name, task.model),
         example=partial(_checked_example, task.name, task.example),
         splits=partial(_checked_splits, task),

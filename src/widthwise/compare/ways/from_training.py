@@ -85,7 +85,9 @@ def gradual(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     with own_randomness():
         torch.manual_seed(bench.seed)
         model = bench.task.model().train()
-    fresh = Elastic(model, bench.task.example(), seed=bench.seed)
+    fresh = Elastic(
+        model, bench.task.example(), seed=bench.seed, constraints=bench.task.constraints
+    )
     pruner = _pruner(bench, fresh, pruned, feedback=group.endswith("feedback"))
     bench.train(fresh.model, pruner=pruner)
     scores = weight_scores(bench, fresh, "magnitude")
