@@ -53,7 +53,8 @@ class Settings:
     `Recipe`, none for an ordered run. source: the SHA-256 of the file of weights that the run
     started from, "" for new ones. order: of an ordered run, and of a training that started from one
     and draws its widths by the scores, the score and the number of samples. pruning: the fields of
-    `Gradual`, none for a dense run.
+    `Gradual`, none for a dense run. distillation: how narrow widths learn from the full one, as
+    `tasks.objectives.DISTILLATIONS` has it.
     """
 
     task: str
@@ -63,6 +64,7 @@ class Settings:
     source: str = ""
     order: Mapping[str, Any] = field(default_factory=dict)
     pruning: Mapping[str, Any] = field(default_factory=dict)
+    distillation: str = "auto"
 
 
 @dataclass(frozen=True)

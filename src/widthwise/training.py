@@ -22,11 +22,12 @@ from widthwise.sources import Source, apart, model_of
 from widthwise.sparse import Gradual, GradualPruner
 from widthwise.steps import RUNGS, scores_of, store_checked
 from widthwise.store import scorefile
+from widthwise.tasks.objectives import DISTILLATIONS, elastic_loss
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.train.batches import Plan, length, own_randomness
 from widthwise.train.fit import fit
-from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
+from widthwise.train.losses import Objective, SingleDraw
 from widthwise.train.ranks import processes, told
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
@@ -61,7 +62,7 @@ def train(
     Returns the run and how it was found: "new", "continued", or "finished" when it was done
     before. Raises RunError, TaskError, DataError, CaptureError, TrainingError, FileError.
     """
-    task = resolve(settings.task)
+    task = DISTILLATIONS[settings.distillation](resolve(settings.task))
     apart(source, folder)
     ranks = processes()
     main = ranks is None or ranks.is_main_process
@@ -118,7 +119,7 @@ def _new_network(task: Task, settings: Settings, source: Source | None) -> Elast
 
 def _objective(net: Elastic, task: Task, method: str, rungs: Sequence[Widths]) -> Objective:
     if method == "default":
-        return SandwichLoss(net, task.loss, rungs=rungs)
+        return elastic_loss(net, task, rungs)
     return SingleDraw(net, task.loss)
 
 

@@ -42,6 +42,7 @@ EXAMPLES = (
     "widthwise train digits --out runs/sparse --sparsity 0.8",
 )
 Method = Literal["default", "published", "plain"]
+Distillation = Literal["auto", "outputs", "none"]
 
 
 @told
@@ -99,6 +100,14 @@ def train(
             "takes twice as long.",
         ),
     ] = None,
+    distillation: Annotated[
+        Distillation,
+        typer.Option(
+            help="What narrow widths learn from the full one. auto: as the task says, else what "
+            "follows from its loss. outputs: to give the same outputs (mean squared difference). "
+            "none: nothing, they have the loss alone."
+        ),
+    ] = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
     ] = False,
@@ -114,8 +123,16 @@ def train(
     changed = {name: value for name, value in given.items() if value is not None}
     found = resolve(task)
     recipe = _recipe(found.recipe, changed)
+    if distillation != "auto" and method != "default":
+        raise typer.BadParameter("--distillation is for --method default; leave one of them out.")
     pruning = _pruning(sparsity, begin, end, scope, feedback)
-    more = {"method": method, "seed": seed, "seeds": seeds, **pruning}
+    more = {
+        "method": method,
+        "distillation": distillation,
+        "seed": seed,
+        "seeds": seeds,
+        **pruning,
+    }
     command = _command(task, out, source, changed, more)
     start = None if source is None else find(found, source)
     if seeds > 1 and Run(out).record_file.exists():
@@ -124,7 +141,9 @@ def train(
         digest = start.sha256 if start else ""
         order = start.order if start and method == "default" else {}
         comparable = order if order.get("score") in steps.COMPARABLE else {}
-        settings = Settings(absolute(task), method, s, asdict(recipe), digest, comparable, pruning)
+        settings = Settings(
+            absolute(task), method, s, asdict(recipe), digest, comparable, pruning, distillation
+        )
         folder = out if seeds == 1 else out / f"seed-{s}"
         _one(settings, start, folder, command, overwrite)
     if is_first():
@@ -178,7 +197,9 @@ def _pruning(
         raise typer.BadParameter(one_line(error)) from error
 
 
-_USUAL: Final = {"method": "default", "seed": 0, "seeds": 1} | asdict(Gradual(0.5))
+_USUAL: Final = {"method": "default", "distillation": "auto", "seed": 0, "seeds": 1} | asdict(
+    Gradual(0.5)
+)
 
 
 def _command(

@@ -26,13 +26,13 @@ from widthwise.measure.recalibrate import has_statistics, recalibrate
 from widthwise.sparse import GradualPruner
 from widthwise.steps import sample, store_checked
 from widthwise.store.packing import accounting
+from widthwise.tasks.objectives import elastic_loss
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import initialise
 from widthwise.train.batches import Plan as Batches
 from widthwise.train.batches import length, own_randomness
 from widthwise.train.fit import fit
-from widthwise.train.losses import SandwichLoss
 from widthwise.variant import Widths
 
 NAME: Final = "ladders.json"
@@ -155,7 +155,7 @@ class _Bench:
         fit(
             target,
             self.data.train,
-            SandwichLoss(net, self.task.loss) if elastic else self.task.loss,
+            elastic_loss(net, self.task) if elastic else self.task.loss,
             recipe=plan.recipe,
             pruner=self._pruner(),
             folder=self.place,

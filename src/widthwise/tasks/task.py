@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.train.recipe import Recipe
+from widthwise.train.teaching import HALF, Distill, DistillLoss
 
 __all__ = ["Recipe", "Splits", "Task"]
 
@@ -49,6 +50,9 @@ class Task:
     splits: () -> Splits. Raises DataError, saying how to get the data, when it is missing.
     loss: (outputs, target) -> 0-dim tensor, the mean over the batch.
     metric: how a network is judged.
+    distill: how narrow networks learn from the full one; None teaches them by the loss alone.
+    distill_loss: (narrow outputs, full outputs) -> 0-dim tensor, in the place of what follows from
+        the loss (see `SandwichLoss`).
     recipe: training length and speed.
     weights: () -> a safetensors file of trained weights for `model`, named as its state dict; None
         when the task has none. Raises DataError, saying how to get it, when the file is missing.
@@ -70,3 +74,5 @@ class Task:
     further: Callable[[torch.nn.Module, str], Mapping[str, float]] | None = None
     classes: tuple[str, ...] = ()
     text: Callable[[], Callable[[Tensor], str]] | None = None
+    distill: Distill | None = HALF
+    distill_loss: DistillLoss | None = None
