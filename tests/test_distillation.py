@@ -270,7 +270,7 @@ def test_a_part_that_does_not_fit_is_said():
     def both(out: dict[str, Tensor], y: dict[str, Tensor]) -> Tensor:
         return F.cross_entropy(out["cls"], y["cls"]) + (out["box"] - y["box"]).abs().mean()
 
-    y = {"cls": classes(N), "box": rand(N, 2)}
+    y = {"cls": classes(N), "box": rand(N, 2) + 1}
     full, narrow = ({"cls": rand(N, C) * s, "box": rand(N, 2) * s} for s in (1.0, 0.5))
     with pytest.warns(DistillationWarning, match="A part of the criterion"):
         found = lesson(full, Distill(), both)(narrow, y)

@@ -23,17 +23,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError, WidthError
-from widthwise.graph.sharded import summed, whole
+from widthwise.graph.sharded import whole
 from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, params, runtime
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.measure.metric import Metric, outputs_for
+from widthwise.measure.metric import Metric, as_metric, outputs_for
 from widthwise.measure.modes import evaluating
 from widthwise.measure.recalibrate import has_statistics
 from widthwise.measure.recalibrate import recalibrate as estimate_anew
+from widthwise.measure.running import measured
 from widthwise.store.file import prepare
 from widthwise.store.packedfile import Pack
 from widthwise.variant import Widths
@@ -55,13 +56,15 @@ class Evaluation:
 
     batches: pairs (inputs, target), as an iterable that can be gone through again (a DataLoader, a
         list) or a function that returns one. inputs: a tensor, a tuple of arguments or a dict.
-    metric: what is measured. split: the name of the data.
+    metric: what is measured: a Metric, or what `as_metric` makes one of, such as an object of
+        torchmetrics or a function of sklearn.metrics. It is one of all the data, the same whatever
+        the size of the batches. split: the name of the data.
     shared: between the processes of torch.distributed, each of which takes every n-th batch; all of
         them evaluate together, on the same batches, and get the same values.
     """
 
     batches: Callable[[], Batches] | Batches
-    metric: Metric
+    metric: Metric  # or what `as_metric` takes
     split: str = "valid"
     shared: bool = False
 
@@ -69,40 +72,36 @@ class Evaluation:
         """The batches, from the first one."""
         return self.batches() if callable(self.batches) else self.batches
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", as_metric(self.metric))
+
     def __call__(self, module: nn.Module) -> float:
         """The metric of a module, in evaluation mode; its modes are then as before.
 
-        Raises DataError when there is no data.
+        Raises DataError when there is no data, TrainingError for a metric that does not fit.
         """
         with evaluating(module):
             return self._total(lambda inputs: [outputs_for(module, inputs)], 1)[0]
 
     def at(self, net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:
-        """The metric of a network at each of several widths. Raises DataError."""
+        """The metric of a network at each of several widths. Raises DataError, TrainingError."""
         # Gathered once, since processes may not have as many batches.
         with whole(net), torch.no_grad():
             return self._total(lambda inputs: _each(net, widths, inputs), len(widths))
 
     def _total(self, outputs: Callable[[Any], Iterable[Any]], number: int) -> list[float]:
         """The metric of `number` networks, whose outputs for a batch's inputs are given."""
-        totals = torch.zeros(number, dtype=torch.float64)
-        count = 0
-        for inputs, target in self._share():
-            sums: list[Tensor | float] = []
-            counted = 0
-            for out in outputs(inputs):
-                value, counted = self.metric.batch(out, target)
-                sums.append(value)
-            totals += _vector(sums)
-            count += counted
-        if self._several():
-            totals, count = summed(totals), int(summed(torch.tensor(count)))
-        if not count:
+
+        def batches() -> Iterable[tuple[Iterable[Any], Any]]:
+            return ((outputs(inputs), target) for inputs, target in self._share())
+
+        found = measured(self.metric, batches, number, self._several())
+        if number and not found:
             raise DataError(
                 f"There is no batch to evaluate on in split {self.split!r}; give batches that can "
                 "be gone through again, such as a DataLoader or a list."
             )
-        return [self._finished(total / count) for total in totals.tolist()]
+        return found
 
     def _several(self) -> bool:
         return self.shared and dist.is_available() and dist.is_initialized()
@@ -112,19 +111,6 @@ class Evaluation:
         if not self._several():
             return self.again()
         return islice(self.again(), dist.get_rank(), None, dist.get_world_size())
-
-    def _finished(self, mean: float) -> float:
-        try:
-            return float(self.metric.finish(mean))
-        except OverflowError:
-            return math.inf
-
-
-def _vector(sums: Sequence[Tensor | float]) -> Tensor:
-    """Numbers as one float64 vector, in one transfer where they are on a device."""
-    if sums and all(isinstance(s, Tensor) for s in sums):
-        return torch.stack([s.detach() for s in sums]).cpu().double()  # type: ignore[union-attr]
-    return torch.tensor([float(s) for s in sums], dtype=torch.float64)
 
 
 def _each(net: Elastic, widths: Sequence[Mapping[str, int]], inputs: Any) -> Iterable[Any]:

@@ -73,6 +73,10 @@ class Call:
             {**self.given, "input": self.given["target"], "target": self.given["input"]},
         )
 
+    def on(self, prediction: Tensor) -> Call:
+        """The same call on another prediction."""
+        return Call(self.kind, {**self.given, "input": prediction})
+
     @property
     def prediction(self) -> Tensor:
         """What is compared with the target, where they are not swapped."""
@@ -158,13 +162,16 @@ class Watching(TorchFunctionMode):
 
 
 class Noting(Watching):
-    """Notes the losses that run inside, and changes nothing."""
+    """Notes the losses that run inside and what each gives, and changes nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.losses: list[Tensor] = []
 
     def seen(self, call: Call, loss: Callable[[], Tensor]) -> Tensor:
         """See `Watching.seen`."""
+        value = loss()
         self.calls.append(call)
-        return loss()
+        self.losses.append(value)
+        return value

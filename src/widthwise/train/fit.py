@@ -28,7 +28,7 @@ from widthwise.bits import StraightThrough
 from widthwise.choose.draws import hashed
 from widthwise.errors import TrainingError
 from widthwise.graph.sharded import make_whole
-from widthwise.measure.metric import Metric
+from widthwise.measure.metric import Metric, as_metric
 from widthwise.sparse import GradualPruner
 from widthwise.store.lock import held
 from widthwise.train import checkpoint
@@ -56,7 +56,7 @@ def fit(
     *,
     recipe: Recipe | None = None,
     valid: Dataset[Any] | None = None,
-    metric: Metric | None = None,
+    metric: Metric | Any = None,
     pruner: GradualPruner | None = None,
     quantizer: StraightThrough | None = None,
     folder: str | PathLike[str] | None = None,
@@ -76,7 +76,8 @@ def fit(
     loss: an objective such as `SandwichLoss(net, criterion)`, or a criterion (outputs, target) ->
         mean loss, which for an Elastic is that of one drawn width a step.
     recipe: how long and how fast; the default is `Recipe()`.
-    metric: measured on `valid` after every epoch, at full width.
+    metric: measured on `valid` after every epoch, at full width: a Metric, an object of
+        torchmetrics, or a function of sklearn.metrics.
     pruner: prunes the network while it is trained, a step for each of the optimizer's; its schedule
         counts from the beginning of the run, and the run goes on only with the same.
     quantizer: trains with quantized weights, which the network has at the end; likewise. Averages
@@ -110,7 +111,7 @@ def fit(
         loss,
         recipe or Recipe(),
         valid,
-        metric,
+        None if metric is None else as_metric(metric),
         pruner,
         quantizer,
         place,

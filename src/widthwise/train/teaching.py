@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
@@ -28,7 +29,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from widthwise.errors import TrainingError
-from widthwise.train.batches import own_randomness
 from widthwise.train.calls import Call, Noting, Watching
 from widthwise.train.soft import Soft, soft_loss
 
@@ -45,6 +45,7 @@ Lesson = Callable[[Run, Any], Tensor]
 """(run of a narrow network, target) -> what it minimises, a 0-dim tensor."""
 
 _STEP: Final = 1e-2  # of outputs, in standard deviations, by which a criterion must grow
+_ROUNDING: Final = 1e-3  # relative, of gradients that are equal
 _REMEDY: Final = "give distill_loss=, a function of narrow and full outputs, to teach them"
 
 
@@ -114,28 +115,27 @@ class Teaching:
         run: () -> the outputs of the full network. Raises TrainingError, also from the lesson,
         where the distillation would be 0 whatever a narrow network gives.
         """
-        noted = Noting()
-        if self.way is None or self.way is _Way.INSIDE:
-            with noted:
-                outputs = run()
-        else:
+        first, inside, noted = self.way is None, Noting(), Noting()
+        with inside if self.way in (None, _Way.INSIDE) else nullcontext():
             outputs = run()
-        inside = bool(noted.calls)
-        if self.way is None:
-            self.way = self._decided(outputs, target, inside)
-        if self.way is not _Way.INSIDE:
-            noted = Noting()
-        if self.way in (_Way.CALLS, _Way.INSIDE):
-            with noted:
+        if first:
+            loss = self._decide(outputs, target, inside, noted)
+        else:
+            with noted if self.way is _Way.CALLS else nullcontext():
                 loss = one_number(self.criterion(outputs, target))
-            return loss, self._by_calls(noted.calls)
-        loss = one_number(self.criterion(outputs, target))
         if self.way is _Way.ALONE:
             return loss, lambda run, target: one_number(self.criterion(run(), target))
-        return loss, self._by_outputs(pytree.tree_map_only(Tensor, Tensor.detach, outputs))
+        if self.way in (_Way.TOLD, _Way.DISTANCE):
+            full = pytree.tree_map_only(Tensor, Tensor.detach, outputs)
+            return loss, self._by_outputs(full)
+        if self.way is _Way.INSIDE:
+            return loss, self._by_calls([_Taught(call, self.distill) for call in inside.calls])
+        taught = [_Taught(call, self.distill) for call in noted.calls]
+        plain = self.distill.hard == 0 and _plain(loss, noted, outputs)
+        return loss, self._by_one(taught[0]) if plain else self._by_calls(taught)
 
-    def _by_calls(self, calls: Sequence[Call]) -> Lesson:
-        taught = [_Taught(call, self.distill) for call in calls]
+    def _by_calls(self, taught: Sequence[_Taught]) -> Lesson:
+        """From the losses that the criterion, or the model, calls."""
 
         def lesson(run: Run, target: Any) -> Tensor:
             if self.way is _Way.INSIDE:
@@ -144,6 +144,16 @@ class Teaching:
             outputs = run()
             with _Blending(taught):
                 return one_number(self.criterion(outputs, target))
+
+        return lesson
+
+    def _by_one(self, taught: _Taught) -> Lesson:
+        """From the loss that the criterion is, without a call of it, as no share of it counts."""
+
+        def lesson(run: Run, target: Any) -> Tensor:
+            (narrow,) = pytree.tree_leaves(run())
+            call = taught.call.on(narrow)
+            return taught.blended(call, lambda: narrow.new_zeros(()))
 
         return lesson
 
@@ -164,30 +174,54 @@ class Teaching:
 
         return lesson
 
-    def _decided(self, outputs: Any, target: Any, inside: bool) -> _Way:
-        with own_randomness(), torch.enable_grad():
-            copies = pytree.tree_map_only(Tensor, _leaf, outputs)
-            leaves = [t for t in pytree.tree_leaves(copies) if _floating(t)]
-            looking = _Looking(leaves)
-            with looking:
-                value = self.criterion(copies, target)
-            rest = _reached(value, leaves)
-            if looking.found:
-                if rest:
-                    _warn(
-                        "A part of the criterion is no loss of torch's that can be distilled, so "
-                        f"narrow widths learn that part from the target alone; {_REMEDY}."
-                    )
-                return _Way.CALLS
-            if inside and rest and all(leaf.dim() == 0 for leaf in rest):
-                return _Way.INSIDE
-            if _is_distance(self.criterion, outputs, target):
-                return _Way.DISTANCE
-        _warn(
-            "How narrow widths could learn from the full one does not follow from the criterion, "
-            f"which calls no loss of torch's, so they learn from the target alone; {_REMEDY}."
-        )
+    def _decide(self, outputs: Any, target: Any, inside: Noting, noted: Noting) -> Tensor:
+        """The criterion's loss of the first batch, by which the way is chosen."""
+        leaves = [t for t in pytree.tree_leaves(outputs) if _floating(t)]
+        live = torch.is_grad_enabled() and any(t.requires_grad for t in leaves)
+        if not live:
+            outputs = pytree.tree_map_only(Tensor, _leaf, outputs)
+            leaves = [t for t in pytree.tree_leaves(outputs) if _floating(t)]
+        leaves = [t for t in leaves if t.requires_grad]
+        with torch.enable_grad(), noted:
+            loss = one_number(self.criterion(outputs, target))
+        self.way = self._fitting(loss, leaves, noted, bool(inside.calls))
+        if self.way is _Way.ALONE and _is_distance(self.criterion, outputs, target):
+            self.way = _Way.DISTANCE
+        if self.way is _Way.ALONE:
+            _warn(
+                "How narrow widths could learn from the full one does not follow from the "
+                "criterion, which calls no loss of torch's that fits, so they learn from the "
+                f"target alone; {_REMEDY}."
+            )
+        return loss if live else loss.detach()
+
+    def _fitting(self, loss: Tensor, leaves: Sequence[Tensor], noted: Noting, inside: bool) -> _Way:
+        """The way by the losses that were called. leaves: outputs that have a gradient."""
+        turned = [call.turned(call.swapped) for call in noted.calls]
+        fit = [
+            value
+            for call, value in zip(turned, noted.losses, strict=True)
+            if _reached(call.prediction, leaves) and not call.target.requires_grad
+        ]
+        if fit:
+            if _rest(loss, fit, leaves):
+                _warn(
+                    "A part of the criterion is no loss of torch's that can be distilled, so "
+                    f"narrow widths learn that part from the target alone; {_REMEDY}."
+                )
+            return _Way.CALLS
+        reached = _reached(loss, leaves)
+        if inside and reached and any(leaf.dim() == 0 for leaf in reached):
+            return _Way.INSIDE
         return _Way.ALONE
+
+
+def _plain(loss: Tensor, noted: Noting, outputs: Any) -> bool:
+    """Whether a criterion is one loss of the one output."""
+    leaves = pytree.tree_leaves(outputs)
+    if len(leaves) != 1 or len(noted.calls) != 1 or noted.losses[0] is not loss:
+        return False
+    return noted.calls[0].prediction is leaves[0]
 
 
 class _Taught:
@@ -232,23 +266,6 @@ class _Blending(Watching):
         """See `Watching.seen`."""
         one = next(self.taught, None)
         return loss() if one is None else one.blended(call, loss)
-
-
-class _Looking(Watching):
-    """Whether losses that run inside depend on outputs; the rest of the criterion stays visible."""
-
-    def __init__(self, leaves: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.leaves = leaves
-        self.found = False
-
-    def seen(self, call: Call, loss: Callable[[], Tensor]) -> Tensor:
-        """See `Watching.seen`."""
-        call = call.turned(call.swapped)
-        if not _reached(call.prediction, self.leaves) or call.target.requires_grad:
-            return loss()
-        self.found = True
-        return loss().detach()
 
 
 def lesson(
@@ -362,8 +379,12 @@ def _is_distance(criterion: Criterion, outputs: Any, target: Any) -> bool:
             value = criterion(pytree.tree_unflatten(moved, spec), pytree.tree_unflatten(full, spec))
         return float(value)
 
+    generator = torch.Generator().manual_seed(0)
     for _ in range(3):
-        noise = [torch.randn_like(t) * (t.float().std(correction=0) + 1e-6) for t in full]
+        noise = [
+            torch.randn(t.shape, generator=generator).to(t) * (t.std(correction=0) + 1e-6)
+            for t in full
+        ]
         least = at(0.0)
         if not (at(_STEP) > least and at(-_STEP) > least):
             return False
@@ -383,8 +404,28 @@ def _reached(value: Any, leaves: Sequence[Tensor]) -> list[Tensor]:
     """The leaves on which a value depends."""
     if not (isinstance(value, Tensor) and value.requires_grad and leaves):
         return []
-    found = torch.autograd.grad(value.sum(), leaves, allow_unused=True, retain_graph=True)
+    found = torch.autograd.grad(
+        value, leaves, torch.ones_like(value), allow_unused=True, retain_graph=True
+    )
     return [leaf for leaf, gradient in zip(leaves, found, strict=True) if gradient is not None]
+
+
+def _rest(loss: Tensor, parts: Sequence[Tensor], leaves: Sequence[Tensor]) -> bool:
+    """Whether a loss depends on outputs in another way than through these parts of it."""
+    slopes = torch.autograd.grad(loss, parts, allow_unused=True, retain_graph=True)
+    pairs = [(part, slope) for part, slope in zip(parts, slopes, strict=True) if slope is not None]
+    through: Sequence[Tensor | None] = [None] * len(leaves)
+    if pairs:
+        some, weights = zip(*pairs, strict=True)
+        through = torch.autograd.grad(some, leaves, weights, allow_unused=True, retain_graph=True)
+    whole = torch.autograd.grad(loss, leaves, allow_unused=True, retain_graph=True)
+    for all_of_it, known in zip(whole, through, strict=True):
+        if all_of_it is None or all_of_it.is_meta:
+            continue
+        left = all_of_it if known is None else all_of_it - known
+        if bool(left.abs().amax() > _ROUNDING * all_of_it.abs().amax()):
+            return True
+    return False
 
 
 def _warn(message: str) -> None:
