@@ -14,7 +14,7 @@ outputs for all the data.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -68,7 +68,7 @@ class Metric:
 
     name: str
     batch: Any
-    higher_is_better: bool = cast(bool, None)
+    higher_is_better: bool | Any = None
     finish: Callable[[Any], Any] = _mean
     reads: Reads | None = None
     additive: bool | None = None

@@ -113,6 +113,39 @@ class Evaluation:
         return islice(self.again(), dist.get_rank(), None, dist.get_world_size())
 
 
+@dataclass(frozen=True)
+class Judged:
+    """How good a network is by a function of a module, in the place of an `Evaluation`.
+
+    function: module -> number, called with the module in evaluation mode. metric: the name and
+    direction of that number. split: the name of the data.
+    """
+
+    function: Callable[[nn.Module], float]
+    metric: Metric
+    split: str = "valid"
+
+    def __call__(self, module: nn.Module) -> float:
+        """The number of a module; its modes are then as before."""
+        with evaluating(module):
+            return float(self.function(module))
+
+
+def as_evaluation(
+    given: Evaluation | Callable[[nn.Module], float], higher_is_better: bool | None
+) -> Evaluation | Judged:
+    """An evaluation of what users have. Raises ValueError for a function without a direction."""
+    if isinstance(given, Evaluation):
+        return given
+    name = getattr(given, "__name__", type(given).__name__)
+    if higher_is_better is None:
+        raise ValueError(
+            f"Whether a higher {name} is better cannot be told from a function; give "
+            "higher_is_better= too."
+        )
+    return Judged(given, Metric(name, given, higher_is_better))
+
+
 def _each(net: Elastic, widths: Sequence[Mapping[str, int]], inputs: Any) -> Iterable[Any]:
     outputs: Iterable[Any] = outputs_for(partial(net.each, widths), inputs)
     return outputs
