@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,12 @@ import torch.nn.functional as F
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from command_line import fails, widthwise, works
 from widthwise import Distill, Elastic, SandwichLoss, TrainingError, distill, fit
 from widthwise.choose.draws import sandwich
 from widthwise.tasks.arrays import Arrays
+from widthwise.tasks.objectives import DISTILLATIONS, elastic_loss, taught_by
+from widthwise.tasks.task import Task
 from widthwise.train.losses import lesson
 from widthwise.train.recipe import Recipe
 from widthwise.train.soft import soft_target
@@ -386,3 +390,37 @@ def test_there_must_be_something_to_learn():
         distill(net.cut(net.full()), net, data)
     with pytest.raises(TrainingError, match="shares its weights"):
         distill(net.model, net, data)
+
+
+def test_a_task_says_how_its_networks_learn():
+    def gap(narrow: Tensor, full: Tensor) -> Tensor:
+        return (narrow - full).abs().amax()
+
+    net, data = regression(2)
+    task = Task("t", lambda: net.model, lambda: (data.inputs,), lambda: None, F.mse_loss)  # type: ignore[arg-type, return-value]
+    loss = elastic_loss(net, task)
+    assert (loss.distill, loss.distill_loss) == (Distill(hard=0.5), None)
+    own = replace(task, distill=Distill(hard=0.25), distill_loss=gap)
+    assert elastic_loss(net, own).settings()["distill"] == {"temperature": 1.0, "hard": 0.25}
+    assert elastic_loss(net, own).distill_loss is gap
+    for name, wanted in {"auto": (own.distill, gap), "none": (None, None)}.items():
+        loss = elastic_loss(net, DISTILLATIONS[name](own))
+        assert (loss.distill, loss.distill_loss) == wanted
+    student = net.cut(net.widths(0.25))
+    x, y = data.inputs, data.targets
+    full, narrow = net.eval()(x), student(x)
+    found = taught_by(net, student, DISTILLATIONS["outputs"](task))(x, y)
+    wanted = (F.mse_loss(narrow, full) + F.mse_loss(narrow, y)) / 2
+    torch.testing.assert_close(found, wanted)
+    found = taught_by(net, student, DISTILLATIONS["none"](task))(x, y)
+    torch.testing.assert_close(found, F.mse_loss(narrow, y))
+
+
+def test_the_command_line_sets_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "digits", "--out", "run", "--epochs", 1, "--distillation"]
+    works(*words, "none")
+    assert '"distillation": "none"' in Path("run/run.json").read_text()
+    assert "--distillation none" in Path("run/run.json").read_text()
+    assert "distillation" in fails(*words, "outputs")  # another run
+    assert widthwise(*words, "none", "--method", "plain", "--overwrite").exit_code == 2
