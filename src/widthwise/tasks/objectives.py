@@ -8,8 +8,9 @@ from torch import nn
 
 from widthwise.elastic import Elastic
 from widthwise.tasks.task import Task
+from widthwise.train.implied import matched
 from widthwise.train.losses import SandwichLoss
-from widthwise.train.teaching import HALF, matched
+from widthwise.train.teaching import HALF
 from widthwise.train.touchup import Taught
 
 

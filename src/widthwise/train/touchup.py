@@ -27,9 +27,10 @@ from widthwise.measure.metric import outputs_for
 from widthwise.train.batches import evaluating, length, own_randomness, placed, stream
 from widthwise.train.fit import fit
 from widthwise.train.history import History
+from widthwise.train.implied import implied
 from widthwise.train.losses import Objective, name_of
 from widthwise.train.recipe import Recipe
-from widthwise.train.teaching import Criterion, Distill, DistillLoss, Teaching, implied
+from widthwise.train.teaching import Criterion, Distill, DistillLoss, Teaching
 
 _SOFT = Distill()
 
