@@ -24,6 +24,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import widthwise as ww
+from torchvision_operators import declare
 from widthwise.cli import app
 from widthwise.tasks.arrays import Arrays
 from widthwise.train.losses import SandwichLoss, SingleDraw, StepLoss
@@ -193,7 +194,7 @@ def resumed(folder: Path, first: str, then: str, kind: type[nn.Module]) -> dict[
             raise Stop
         return ww.ACCURACY.batch(outputs, target)
 
-    metric = ww.Metric("accuracy", stopping)
+    metric = ww.Metric("accuracy", stopping, additive=True)
     try:
         by_fit(first, "single", 1, net=build(kind=kind), folder=folder, metric=metric)
     except Stop:
@@ -237,8 +238,21 @@ def measured(engine: str) -> dict[str, Tensor]:
         fully_shard(net)
     many = list(zip(*batches(3), strict=True))
     evaluation = ww.Evaluation(many, ww.ACCURACY, shared=True)
-    points = ww.sweep(net, evaluation, [net.widths(f) for f in (0.1, 0.5, 1.0)], latency=False)
-    return {"metrics": torch.tensor([p.metric for p in points.points], dtype=torch.float64)}
+    widths = [net.widths(f) for f in (0.1, 0.5, 1.0)]
+    points = ww.sweep(net, evaluation, widths, latency=False)
+    found = {"metrics": torch.tensor([p.metric for p in points.points], dtype=torch.float64)}
+    declare()  # torchmetrics imports torchvision
+    from torchmetrics.classification import MulticlassF1Score
+
+    others = {
+        "state": MulticlassF1Score(3, average="macro"),
+        "all at once": ww.Metric("spread", lambda out, target: float(out.std())),
+        "not added": ww.Metric("uneven", lambda out, target: (float(out.std()), 1)),
+    }
+    for name, metric in others.items():
+        values = ww.Evaluation(many, metric, shared=True).at(net, widths)
+        found[name] = torch.tensor(values, dtype=torch.float64)
+    return found
 
 
 def scores(items: slice) -> dict[str, Tensor]:

@@ -26,11 +26,12 @@ from widthwise.bits import StraightThrough
 from widthwise.elastic import Elastic
 from widthwise.formats import Uniform
 from widthwise.measure.sweep import Evaluation
+from widthwise.tasks.objectives import taught_by
 from widthwise.tasks.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
 from widthwise.train.loop import loop
-from widthwise.train.losses import Criterion, Distill
+from widthwise.train.losses import Criterion
 from widthwise.train.recipe import Recipe
 from widthwise.train.touchup import Taught
 from widthwise.variant import Variant, Widths
@@ -153,7 +154,7 @@ class Recovery:
             return own, _copied(self.net)
 
     def _taught(self, module: nn.Module) -> Taught:
-        return Taught(module, self.teacher, Distill(hard=0.5), self.task.loss, None)
+        return taught_by(self.teacher, module, self.task)
 
     def _fit(
         self,

@@ -58,7 +58,8 @@ class Settings:
     and draws its widths by the scores, the score and the number of samples. pruning: the fields of
     `Gradual`, none for a dense run. parts: of a training, what the task's model, data and loss are
     (`train.identity`), so that a task that was changed is another; none where that was not noted.
-    constraints: the fields of `Constraints`, none where there are none.
+    constraints: the fields of `Constraints`, none where there are none. distillation: how narrow
+    widths learn from the full one, as `tasks.objectives.DISTILLATIONS` has it.
     """
 
     task: str
@@ -70,6 +71,7 @@ class Settings:
     pruning: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Any] = field(default_factory=dict)
     constraints: Mapping[str, Any] = field(default_factory=dict)
+    distillation: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from widthwise.bits import Quantized
 from widthwise.choose.draws import Draw, smallest
 from widthwise.elastic import Elastic
-from widthwise.errors import FileError, RunError
+from widthwise.errors import FileError, RunError, TrainingError
 from widthwise.importance import allocated_ladder, held_at_zero, zeros_of
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.sweep import Evaluation, ladder, sweep
@@ -306,10 +306,15 @@ def store_checked(
 
     module: the cut of `net` at `widths`, with weights that may have been changed since. pack, bits:
     as `save` takes them. Raises FileError, leaving what was at `path` before, when the network that
-    is read back is not as good as the stored one.
+    is read back is not as good as the stored one, and TrainingError for a metric that is no number.
     """
     name = task.metric.name
     value = evaluation(task, data, "test")(module)
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"The {name} on the test split is {value}; look for classes or values that these data "
+            "or the network's outputs lack, or give the task another metric."
+        )
     with beside(path) as made:
         noted = Measured(name, value, "test")
         said = without_folder(task.reference)

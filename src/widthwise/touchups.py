@@ -120,7 +120,15 @@ def touch_up(
             refit_output(module, train, task.loss)
         elif name is TouchUp.DISTILL:
             size = task.recipe.batch_size
-            distill(module, net, train, batch_size=size, progress=progress)
+            distill(
+                module,
+                net,
+                train,
+                batch_size=size,
+                criterion=task.loss,
+                distill_loss=task.distill_loss,
+                progress=progress,
+            )
         elif name is TouchUp.COMPENSATE:
             compensate(module, net, widths, batches(), statistics=statistics, progress=progress)
         elif name in _TRAINED:

@@ -24,13 +24,14 @@ from widthwise.sparse import Gradual, GradualPruner
 from widthwise.steps import RUNGS, scores_of, store_checked
 from widthwise.store import scorefile
 from widthwise.store.packedfile import Pack
+from widthwise.tasks.objectives import DISTILLATIONS, elastic_loss
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.tasks.tryout import try_out
 from widthwise.train.batches import own_randomness, planned
 from widthwise.train.fit import fit
 from widthwise.train.identity import configured, described, sampled
-from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
+from widthwise.train.losses import Objective, SingleDraw
 from widthwise.train.ranks import processes, told
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
@@ -67,7 +68,7 @@ def train(
     epochs, or "finished" when it was done before. Raises RunError, TaskError, DataError,
     CaptureError, TrainingError, FileError.
     """
-    task = resolve(settings.task)
+    task = DISTILLATIONS[settings.distillation](resolve(settings.task))
     apart(source, folder)
     ranks = processes()
     main = ranks is None or ranks.is_main_process
@@ -145,7 +146,7 @@ def _new_network(task: Task, settings: Settings, source: Source | None) -> Elast
 
 def _objective(net: Elastic, task: Task, method: str, rungs: Sequence[Widths]) -> Objective:
     if method == "default":
-        return SandwichLoss(net, task.loss, rungs=rungs)
+        return elastic_loss(net, task, rungs)
     return SingleDraw(net, task.loss)
 
 

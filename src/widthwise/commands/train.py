@@ -46,6 +46,7 @@ EXAMPLES = (
     "widthwise train digits --out runs/sparse --sparsity 0.8",
 )
 Method = Literal["default", "published", "plain"]
+Distillation = Literal["auto", "outputs", "none"]
 
 
 @told
@@ -105,6 +106,14 @@ def train(
     ] = None,
     keep: Keep = None,
     multiple_of: MultipleOf = None,
+    distillation: Annotated[
+        Distillation,
+        typer.Option(
+            help="What narrow widths learn from the full one. auto: as the task says, else what "
+            "follows from its loss. outputs: to give the same outputs (mean squared difference). "
+            "none: nothing, they have the loss alone."
+        ),
+    ] = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
     ] = False,
@@ -121,9 +130,12 @@ def train(
     found = resolve(task)
     recipe = _recipe(found.recipe, changed)
     constraints = recorded(constrained(found.constraints, keep, multiple_of))
+    if distillation != "auto" and method != "default":
+        raise typer.BadParameter("--distillation is for --method default; leave one of them out.")
     pruning = _pruning(sparsity, begin, end, scope, feedback)
-    more = {"method": method, "seed": seed, "seeds": seeds, **pruning}
-    more |= {"keep": keep or [], "multiple_of": multiple_of}
+    more: dict[str, Any] = {"method": method, "distillation": distillation, "seed": seed}
+    more |= {"seeds": seeds}
+    more |= {**pruning, "keep": keep or [], "multiple_of": multiple_of}
     command = _command(task, out, source, changed, more)
     start = None if source is None else find(found, source)
     if seeds > 1 and Run(out).record_file.exists():
@@ -133,7 +145,7 @@ def train(
         order = start.order if start and method == "default" else {}
         comparable = order if order.get("score") in steps.COMPARABLE else {}
         settings = Settings(absolute(task), method, s, asdict(recipe), digest, comparable, pruning)
-        settings = replace(settings, constraints=constraints)
+        settings = replace(settings, constraints=constraints, distillation=distillation)
         folder = out if seeds == 1 else out / f"seed-{s}"
         _one(settings, start, folder, command, overwrite)
     if is_first():
@@ -188,8 +200,8 @@ def _pruning(
         raise typer.BadParameter(one_line(error)) from error
 
 
-_USUAL: dict[str, Any] = {"method": "default", "seed": 0, "seeds": 1} | asdict(Gradual(0.5))
-_USUAL |= {"keep": [], "multiple_of": None}
+_USUAL: dict[str, Any] = {"method": "default", "distillation": "auto", "seed": 0, "seeds": 1}
+_USUAL |= asdict(Gradual(0.5)) | {"keep": [], "multiple_of": None}
 
 
 def _command(

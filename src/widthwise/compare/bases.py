@@ -22,10 +22,11 @@ from widthwise.compare.layout import channels_last
 from widthwise.compare.spec import Spec
 from widthwise.elastic import Elastic
 from widthwise.store.file import load, save
+from widthwise.tasks.objectives import elastic_loss
 from widthwise.tasks.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
-from widthwise.train.losses import SandwichLoss, SingleDraw
+from widthwise.train.losses import SingleDraw
 
 Kind = Literal["plain", "elastic", "published"]
 """plain: full width only. elastic: sandwich passes and distillation. published: one drawn width a
@@ -63,7 +64,7 @@ def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:
         torch.manual_seed(seed)
         model = channels_last(task.model().train())
     net = Elastic(model, task.example(), draw=_DRAWS[kind], seed=seed, constraints=task.constraints)
-    loss = SandwichLoss(net, task.loss) if kind == "elastic" else SingleDraw(net, task.loss)
+    loss = elastic_loss(net, task) if kind == "elastic" else SingleDraw(net, task.loss)
     began = time.process_time()
     recipe = spec.recipe(task)
     fit(net, data.train, loss, recipe=recipe, folder=folder, seed=seed, progress=False)

@@ -30,10 +30,9 @@ from widthwise.measure.sweep import Evaluation
 from widthwise.steps import evaluation, sample
 from widthwise.store.file import load
 from widthwise.store.parts import parts_of
+from widthwise.tasks.objectives import taught_by
 from widthwise.train.fit import fit
-from widthwise.train.losses import Distill
 from widthwise.train.recipe import Recipe
-from widthwise.train.touchup import Taught
 from widthwise.variant import Widths
 from widthwise.vary import Applied
 
@@ -95,7 +94,7 @@ class Bench:
         """
         loss: Any = self.task.loss
         if teacher is not None:
-            loss = Taught(module, teacher.eval(), Distill(hard=0.5), self.task.loss, None)
+            loss = taught_by(teacher.eval(), module, self.task)
         fit(
             channels_last(module),
             self.data.train,

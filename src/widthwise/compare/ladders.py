@@ -25,12 +25,12 @@ from widthwise.measure.cost import params
 from widthwise.sparse import GradualPruner
 from widthwise.steps import sample, store_checked
 from widthwise.store.packing import accounting
+from widthwise.tasks.objectives import elastic_loss
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import initialise
 from widthwise.train.batches import own_randomness, planned
 from widthwise.train.fit import fit
-from widthwise.train.losses import SandwichLoss
 from widthwise.variant import Widths
 
 NAME: Final = "ladders.json"
@@ -155,7 +155,7 @@ class _Bench:
         fit(
             target,
             self.data.train,
-            SandwichLoss(net, self.task.loss) if elastic else self.task.loss,
+            elastic_loss(net, self.task) if elastic else self.task.loss,
             recipe=plan.recipe,
             pruner=self._pruner(),
             folder=self.place,

@@ -23,17 +23,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError, WidthError
-from widthwise.graph.sharded import summed, whole
+from widthwise.graph.sharded import whole
 from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, params, runtime
 from widthwise.measure.data import pairs
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.measure.metric import Metric, outputs_for
+from widthwise.measure.metric import Metric, as_metric, outputs_for
 from widthwise.measure.modes import evaluating
-from widthwise.measure.pairs import needing
+from widthwise.measure.running import measured
 from widthwise.recalibration import Recalibrate, has_statistics, noted, remembered
 from widthwise.store.file import prepare
 from widthwise.store.packedfile import Pack
@@ -57,13 +57,15 @@ class Evaluation:
     batches: data in any form (`measure.data`) that can be gone through again (a DataLoader, a list
         of batches, a Dataset) or a function that returns some. inputs: a tensor, a tuple of
         arguments or a dict. They are moved to the network's device.
-    metric: what is measured. split: the name of the data.
+    metric: what is measured: a Metric, or what `as_metric` makes one of, such as an object of
+        torchmetrics or a function of sklearn.metrics. It is one of all the data, the same whatever
+        the size of the batches. split: the name of the data.
     shared: between the processes of torch.distributed, each of which takes every n-th batch; all of
         them evaluate together, on the same batches, and get the same values.
     """
 
     batches: Callable[[], Batches] | Batches
-    metric: Metric
+    metric: Metric  # or what `as_metric` takes
     split: str = "valid"
     shared: bool = False
 
@@ -71,10 +73,13 @@ class Evaluation:
         """The batches, from the first one."""
         return self.batches() if callable(self.batches) else self.batches
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", as_metric(self.metric))
+
     def __call__(self, module: nn.Module) -> float:
         """The metric of a module, in evaluation mode; its modes are then as before.
 
-        Raises DataError when there is no data.
+        Raises DataError when there is no data, TrainingError for a metric that does not fit.
         """
         see, remember = noted(_owner(module))
         with evaluating(module):
@@ -122,25 +127,17 @@ class Evaluation:
         self, module: nn.Module, outputs: Callable[[Any], Iterable[Any]], number: int
     ) -> list[float]:
         """The metric of `number` networks, whose outputs for a batch's inputs are given."""
-        totals = torch.zeros(number, dtype=torch.float64)
-        count = 0
-        for inputs, target in self._share(module):
-            sums: list[Tensor | float] = []
-            counted = 0
-            for out in outputs(inputs):
-                with needing(target, f"the metric {self.metric.name}"):
-                    value, counted = self.metric.batch(out, target)
-                sums.append(value)
-            totals += _vector(sums)
-            count += counted
-        if self._several():
-            totals, count = summed(totals), int(summed(torch.tensor(count)))
-        if not count:
+
+        def batches() -> Iterable[tuple[Iterable[Any], Any]]:
+            return ((outputs(inputs), target) for inputs, target in self._share(module))
+
+        found = measured(self.metric, batches, number, self._several())
+        if number and not found:
             raise DataError(
                 f"There is no batch to evaluate on in split {self.split!r}; give batches that can "
                 "be gone through again, such as a DataLoader or a list."
             )
-        return [self._finished(total / count) for total in totals.tolist()]
+        return found
 
     def _several(self) -> bool:
         return self.shared and dist.is_available() and dist.is_initialized()
@@ -152,24 +149,44 @@ class Evaluation:
             return batches
         return islice(batches, dist.get_rank(), None, dist.get_world_size())
 
-    def _finished(self, mean: float) -> float:
-        try:
-            return float(self.metric.finish(mean))
-        except OverflowError:
-            return math.inf
+
+@dataclass(frozen=True)
+class Judged:
+    """How good a network is by a function of a module, in the place of an `Evaluation`.
+
+    function: module -> number, called with the module in evaluation mode. metric: the name and
+    direction of that number. split: the name of the data.
+    """
+
+    function: Callable[[nn.Module], float]
+    metric: Metric
+    split: str = "valid"
+
+    def __call__(self, module: nn.Module) -> float:
+        """The number of a module; its modes are then as before."""
+        with evaluating(module):
+            return float(self.function(module))
+
+
+def as_evaluation(
+    given: Evaluation | Callable[[nn.Module], float], higher_is_better: bool | None
+) -> Evaluation | Judged:
+    """An evaluation of what users have. Raises ValueError for a function without a direction."""
+    if isinstance(given, Evaluation):
+        return given
+    name = getattr(given, "__name__", type(given).__name__)
+    if higher_is_better is None:
+        raise ValueError(
+            f"Whether a higher {name} is better cannot be told from a function; give "
+            "higher_is_better= too."
+        )
+    return Judged(given, Metric(name, given, higher_is_better))
 
 
 def _owner(module: nn.Module) -> nn.Module:
     """The user's own module, which remembers data."""
     net = module.net if isinstance(module, AtWidths) else module
     return net.model if isinstance(net, Elastic) else net
-
-
-def _vector(sums: Sequence[Tensor | float]) -> Tensor:
-    """Numbers as one float64 vector, in one transfer where they are on a device."""
-    if sums and all(isinstance(s, Tensor) for s in sums):
-        return torch.stack([s.detach() for s in sums]).cpu().double()  # type: ignore[union-attr]
-    return torch.tensor([float(s) for s in sums], dtype=torch.float64)
 
 
 def _each(net: Elastic, widths: Sequence[Mapping[str, int]], inputs: Any) -> Iterable[Any]:

@@ -21,8 +21,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from widthwise.graph.constraints import Constraints
-from widthwise.measure.metric import ACCURACY, Metric
+from widthwise.measure.metric import Metric, as_metric
+from widthwise.tasks.judged import default_metric
 from widthwise.train.recipe import Recipe
+from widthwise.train.teaching import HALF, Distill, DistillLoss
 
 __all__ = ["Recipe", "Splits", "Task"]
 
@@ -49,7 +51,12 @@ class Task:
     example: () -> tuple of positional example inputs (batch of at least 2).
     splits: () -> Splits. Raises DataError, saying how to get the data, when it is missing.
     loss: (outputs, target) -> 0-dim tensor, the mean over the batch.
-    metric: how a network is judged.
+    metric: how a network is judged: a Metric, an object of torchmetrics or a function of
+        sklearn.metrics. None follows from the loss: accuracy for cross entropies, RMSE for the mean
+        squared error, MAE for the absolute one, and for anything else the loss itself.
+    distill: how narrow networks learn from the full one; None teaches them by the loss alone.
+    distill_loss: (narrow outputs, full outputs) -> 0-dim tensor, in the place of what follows from
+        the loss (see `SandwichLoss`).
     recipe: training length and speed.
     weights: () -> a safetensors file of trained weights for `model`, named as its state dict; None
         when the task has none. Raises DataError, saying how to get it, when the file is missing.
@@ -67,7 +74,7 @@ class Task:
     example: Callable[[], tuple[Any, ...]]
     splits: Callable[[], Splits]
     loss: Callable[[Any, Any], Tensor]
-    metric: Metric = ACCURACY
+    metric: Metric | Any = None
     recipe: Recipe = field(default_factory=Recipe)
     weights: Callable[[], Path] | None = None
     further: Callable[[torch.nn.Module, str], Mapping[str, float]] | None = None
@@ -75,3 +82,9 @@ class Task:
     text: Callable[[], Callable[[Tensor], str]] | None = None
     reference: str = ""
     constraints: Constraints = field(default_factory=Constraints)
+    distill: Distill | None = HALF
+    distill_loss: DistillLoss | None = None
+
+    def __post_init__(self) -> None:
+        judged = default_metric(self.loss) if self.metric is None else as_metric(self.metric)
+        object.__setattr__(self, "metric", judged)

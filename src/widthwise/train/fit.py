@@ -31,7 +31,7 @@ from widthwise.errors import TrainingError
 from widthwise.graph.sharded import make_whole
 from widthwise.importance.masks import held_at_zero
 from widthwise.measure.data import adapt
-from widthwise.measure.metric import Metric
+from widthwise.measure.metric import Metric, as_metric
 from widthwise.measure.pairs import needing, takes
 from widthwise.recalibration import caller, remember
 from widthwise.sparse import GradualPruner
@@ -61,7 +61,7 @@ def fit(
     *,
     recipe: Recipe | None = None,
     valid: Any = None,
-    metric: Metric | None = None,
+    metric: Metric | Any = None,
     pruner: GradualPruner | None = None,
     quantizer: StraightThrough | None = None,
     folder: str | PathLike[str] | None = None,
@@ -84,7 +84,8 @@ def fit(
     loss: an objective such as `SandwichLoss(net, criterion)`, or a criterion (outputs, target) ->
         mean loss, which for an Elastic is that of one drawn width a step.
     recipe: how long and how fast; the default is `Recipe()`.
-    metric: measured on `valid` after every epoch, at full width.
+    metric: measured on `valid` after every epoch, at full width: a Metric, an object of
+        torchmetrics, or a function of sklearn.metrics.
     pruner: prunes the network while it is trained, a step for each of the optimizer's; its schedule
         counts from the beginning of the run, and the run goes on only with the same.
     Zeros that are meant (of a pruner before, of masks, of a file stored without them) stay zero
@@ -125,7 +126,7 @@ def fit(
         loss,
         recipe or Recipe(),
         valid,
-        metric,
+        None if metric is None else as_metric(metric),
         pruner,
         quantizer,
         place,
@@ -360,12 +361,6 @@ class _Run:
                 self.job.pruner.apply(self.average.model.module)
         with self.average.shown() if self.average is not None else nullcontext():
             value = validated(self.job, self.accelerator)
-        metric = self.job.metric
-        if value is not None and metric is not None and not math.isfinite(value):
-            raise TrainingError(
-                f"The metric {metric.name} is {value} on the valid data; correct the metric, "
-                "or look for values in the outputs and targets that it is not made for."
-            )
         total, count = self.losses
         return Epoch(total / count, value, time.monotonic() - self.began)
 

@@ -20,6 +20,7 @@ from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
 from widthwise.train.recipe import Recipe
 from widthwise.train.state import state_of
+from widthwise.train.teaching import one_number
 from widthwise.zeros import meant
 
 
@@ -72,7 +73,7 @@ class Job:
         if isinstance(self.loss, Objective):
             return self.loss
         net, criterion = self.net, self.loss
-        return lambda inputs, target: criterion(outputs_for(net, inputs), target)
+        return lambda inputs, target: one_number(criterion(outputs_for(net, inputs), target))
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights, as JSON: a checkpoint goes on with the same only."""

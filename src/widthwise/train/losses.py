@@ -18,28 +18,43 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from widthwise.choose.draws import Sandwich, climb, one_per_octave, sandwich, share_kept
 from widthwise.elastic import Elastic
-from widthwise.errors import TrainingError
 from widthwise.measure.metric import outputs_for
+from widthwise.train.soft import soft_target
+from widthwise.train.teaching import (
+    HALF,
+    Criterion,
+    Distill,
+    DistillLoss,
+    Teaching,
+    lesson,
+    one_number,
+)
 from widthwise.variant import Widths
 
+__all__ = [
+    "Criterion",
+    "Distill",
+    "DistillLoss",
+    "Objective",
+    "SandwichLoss",
+    "SingleDraw",
+    "StepLoss",
+    "lesson",
+    "name_of",
+    "run_at",
+    "soft_target",
+]
+
 _ON_LADDER = 4  # passes of a step whose widths are rungs
-
-Criterion = Callable[[Any, Any], Tensor]
-"""(outputs, target) -> 0-dim tensor, the mean over the batch."""
-
-DistillLoss = Callable[[Any, Any], Tensor]
-"""(outputs of a narrow network, outputs of the full one) -> 0-dim tensor, mean over the batch."""
 
 
 class Objective(ABC):
@@ -84,30 +99,10 @@ class SingleDraw(Objective):
         self.criterion = criterion
 
     def __call__(self, inputs: Any, target: Any) -> Tensor:
-        return self.criterion(outputs_for(self.net, inputs), target)
+        return one_number(self.criterion(outputs_for(self.net, inputs), target))
 
     def settings(self) -> dict[str, Any]:
         return {"loss": "single draw", "criterion": name_of(self.criterion)}
-
-
-@dataclass(frozen=True)
-class Distill:
-    """How narrow passes learn from the full-width outputs of the same step.
-
-    temperature: both outputs are divided by it before the softmax (Hinton et al., 2015).
-    hard: share of the criterion on the true target in a narrow pass' loss; the rest is distilled.
-
-    Raises ValueError for values outside these ranges.
-    """
-
-    temperature: float = 1.0
-    hard: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"Distill.temperature is {self.temperature}; give more than 0.")
-        if not 0 <= self.hard <= 1:
-            raise ValueError(f"Distill.hard is {self.hard}; give a share from 0 to 1.")
 
 
 class SandwichLoss(Objective):
@@ -121,11 +116,15 @@ class SandwichLoss(Objective):
     criterion: (outputs, target) -> mean loss of a batch.
     passes: how many widths in a step, or a `Sandwich` with more to say; by default the full width
         and one from every octave of the widest axis, so that no width is long without practice.
-    distill: how narrow passes learn from the full one; None gives them the criterion alone.
+    distill: how narrow passes learn from the full one; None gives them the criterion alone. What is
+        distilled follows from the criterion, head by head: cross entropy becomes the divergence
+        over the class dim, wherever that lies; MSE, L1 and Huber the same between the two outputs;
+        binary cross entropy that to the full network's probabilities. Where nothing fits, they have
+        the criterion alone, and a DistillationWarning says so.
     emphasis: a pass that keeps a share s of the features weighs s ** -emphasis. Narrow networks
         are harder to train, and wide ones hardly notice; 0 weighs all alike.
-    distill_loss: (narrow outputs, full outputs) -> mean loss, for outputs other than logits of
-        shape (N, classes) or (N, T, classes); it replaces the temperature, not the hard share.
+    distill_loss: (narrow outputs, full outputs) -> mean loss, in the place of what follows from the
+        criterion and of the temperature, not of the hard share.
     rungs: widths to draw the narrow passes from, narrow ones first, in the place of `net.draw`; for
         a network whose axes should not all keep the same share, such as one ordered by scores
         (`importance.allocated_ladder`). Then `passes` is 4 by default.
@@ -133,8 +132,8 @@ class SandwichLoss(Objective):
     Running statistics (batch norm) are those of the full width: each step's narrow passes leave
     them alone, so estimate them anew for a cut network.
 
-    Raises ValueError for settings out of range, and TrainingError, at the first call, when the
-    outputs need a `distill_loss`.
+    Raises ValueError for settings out of range; TrainingError, when it is called, for a criterion
+    that does not return one number, and a distillation that is 0 whatever a narrow pass gives.
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class SandwichLoss(Objective):
         criterion: Criterion,
         *,
         passes: int | Sandwich | None = None,
-        distill: Distill | None = Distill(hard=0.5),
+        distill: Distill | None = HALF,
         distill_loss: DistillLoss | None = None,
         emphasis: float = 0.5,
         rungs: Sequence[Mapping[str, int]] = (),
@@ -159,17 +158,16 @@ class SandwichLoss(Objective):
         self.emphasis = emphasis
         self.distill = distill
         self.distill_loss = distill_loss
+        self.teaching = Teaching(criterion, distill, distill_loss)
 
     def __call__(self, inputs: Any, target: Any) -> Tensor:
         net = self.net
         wide, *narrow = self._drawn()
-        outputs = run_at(net, inputs, wide)
-        total = self.criterion(outputs, target)
+        total, learned = self.teaching.full(partial(run_at, net, inputs, wide), target)
         kept = [(b, b.clone()) for b in net.model.buffers()] if net.training else []
-        teach = lesson(outputs, self.distill, self.criterion, self.distill_loss)
         for widths in narrow:
             weight = share_kept(net.free, widths) ** -self.emphasis
-            total = total + weight * teach(run_at(net, inputs, widths), target)
+            total = total + weight * learned(partial(run_at, net, inputs, widths), target)
         for buffer, value in kept:
             # `.data`: autograd would take the write for a change to what backward needs.
             buffer.data.copy_(value)
@@ -205,64 +203,6 @@ def run_at(net: Elastic, inputs: Any, widths: Mapping[str, int]) -> Any:
     if isinstance(inputs, (tuple, list)):
         return net(*inputs, widths=widths)
     return net(inputs, widths=widths)
-
-
-def lesson(
-    outputs: Any,
-    distill: Distill | None,
-    criterion: Criterion | None,
-    distill_loss: DistillLoss | None = None,
-) -> Criterion:
-    """What a network learns from a wider one's outputs: (its outputs, target) -> 0-dim tensor.
-
-    The wider outputs take no gradient. Arguments as for `SandwichLoss`; the criterion may be None
-    where nothing of it is asked for.
-    """
-    if distill is None:
-        assert criterion is not None
-        return criterion
-    hard = distill.hard
-    if distill_loss is None:
-        soft = soft_target(outputs, distill.temperature)
-    else:
-        full = pytree.tree_map_only(Tensor, Tensor.detach, outputs)
-        soft = partial(_swapped, distill_loss, full)
-    if hard == 0 or criterion is None:
-        return lambda narrow, target: soft(narrow)
-    return lambda narrow, target: (1 - hard) * soft(narrow) + hard * criterion(narrow, target)
-
-
-def _swapped(function: DistillLoss, full: Any, narrow: Any) -> Tensor:
-    return function(narrow, full)
-
-
-def soft_target(outputs: Any, temperature: float) -> Callable[[Any], Tensor]:
-    """Distillation to these outputs: narrow logits -> mean KL divergence, a 0-dim tensor.
-
-    outputs: logits (N, classes) or (N, T, classes); they take no gradient. The mean is over all
-    but the last dim, scaled by temperature squared, so that gradients keep their size (Hinton et
-    al., 2015).
-    Raises TrainingError when the outputs are anything else.
-    """
-    plain = isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.dim() in (2, 3)
-    if not plain:
-        form = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise TrainingError(
-            f"The model's outputs ({form}) are not logits of shape (N, classes) or (N, T, classes);"
-            " give distill_loss=, a function of narrow and full outputs, or distill=None."
-        )
-    # Half precision is too coarse for it, but what is finer stays so.
-    exact = torch.promote_types(outputs.dtype, torch.float32)
-    soft = F.softmax(outputs.detach().to(exact) / temperature, dim=-1)
-    # Once for all narrow passes; `kl_div` takes the logarithm of every class in each of them.
-    own = torch.xlogy(soft, soft).sum(-1)
-    share = temperature**2 / own.numel()
-
-    def loss(narrow: Any) -> Tensor:
-        logs = F.log_softmax(narrow.to(exact) / temperature, dim=-1)
-        return (own - (soft * logs).sum(-1)).sum() * share
-
-    return loss
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -30,16 +30,11 @@ from widthwise.recalibration import remember, remembered
 from widthwise.train.batches import evaluating, in_order, own_randomness, placed
 from widthwise.train.fit import fit
 from widthwise.train.history import History
+from widthwise.train.implied import implied
 from widthwise.train.job import module_of
-from widthwise.train.losses import (
-    Criterion,
-    Distill,
-    DistillLoss,
-    Objective,
-    lesson,
-    name_of,
-)
+from widthwise.train.losses import Objective, name_of
 from widthwise.train.recipe import Recipe
+from widthwise.train.teaching import Criterion, Distill, DistillLoss, Teaching
 
 _SOFT = Distill()
 
@@ -103,8 +98,13 @@ def distill(
     cut: changed in place, and left in evaluation mode, on the device that `fit` trains on. net: an
     Elastic at full width, or any module; it runs in evaluation mode, on the device where the
     outputs of `cut` are, and is left as and where it was. On several devices, it stays there.
-    how, criterion, distill_loss: as for `SandwichLoss`; the criterion is needed when `how.hard` is
-    above 0. The other arguments are those of `fit`, which does the training, and so are the errors.
+    criterion: that of the training, from which follows what is distilled, as for `SandwichLoss`.
+        Without one it follows from the targets: classes mean a cross entropy, and in all other
+        cases the squared difference of the outputs is what is made small.
+    how, distill_loss: as for `SandwichLoss`; a criterion is needed when `how.hard` is above 0.
+
+    The other arguments are those of `fit`, which does the training, and so are the errors. Raises
+    TrainingError where there is nothing to learn, as the two networks give the same outputs.
     """
     if how.hard > 0 and criterion is None:
         raise ValueError("Distill.hard is above 0; give the criterion that the hard share has.")
@@ -126,26 +126,67 @@ class Taught(Objective):
         self,
         cut: nn.Module,
         net: nn.Module,
-        how: Distill,
+        how: Distill | None,
         criterion: Criterion | None,
-        distill_loss: DistillLoss | None,
+        distill_loss: DistillLoss | None = None,
     ) -> None:
+        if {id(p) for p in cut.parameters()} & {id(p) for p in net.parameters()}:
+            raise TrainingError(
+                "The network to train shares its weights with the one that teaches it, so that "
+                "there is nothing to learn; train a cut of it, net.cut(widths)."
+            )
         self.cut = cut
         self.net = net
         self.how = how
         self.criterion = criterion
         self.distill_loss = distill_loss
+        self._soft = how is not None and how.hard == 0
+        self.teaching: Teaching | None = None  # decided at the first batch
 
     def __call__(self, inputs: Any, target: Any) -> Tensor:
-        outputs = outputs_for(self.cut, inputs)
-        _follow(self.net, (outputs, inputs))
+        _follow(self.net, (next(self.cut.parameters(), None), inputs))
+        teacher, student = _Ran(self.net, inputs), _Ran(self.cut, inputs)
+        first = self.teaching is None
         with torch.no_grad():
-            full = outputs_for(self.net, inputs)
-        teach = lesson(full, self.how, self.criterion, self.distill_loss)
-        return teach(outputs, target)
+            teaching = self.teaching or self._teaching(teacher, target)
+            self.teaching = teaching
+            _, lesson = teaching.full(teacher, target)
+        loss = lesson(student, target)
+        if first and self._soft and _equal(student.outputs, teacher.outputs):
+            raise TrainingError(
+                "The network to train gives the very outputs of the one that teaches it, so that "
+                "there is nothing to learn; cut it narrower, or leave the distillation out."
+            )
+        return loss
+
+    def _teaching(self, teacher: _Ran, target: Any) -> Teaching:
+        criterion, distill_loss = self.criterion, self.distill_loss
+        if criterion is None:
+            criterion, own = implied(teacher(), target)
+            distill_loss = distill_loss or own
+        return Teaching(criterion, self.how, distill_loss)
 
     def settings(self) -> dict[str, Any]:
         return {"loss": "taught", "by": name_of(type(self.net))}
+
+
+class _Ran:
+    """A network's pass over one batch, whose outputs are looked at again."""
+
+    def __init__(self, net: nn.Module, inputs: Any) -> None:
+        self.net, self.inputs = net, inputs
+        self.outputs: Any = None
+
+    def __call__(self) -> Any:
+        self.outputs = outputs_for(self.net, self.inputs)
+        return self.outputs
+
+
+def _equal(some: Any, others: Any) -> bool:
+    """Whether all tensors in two outputs are the same; False where nobody can tell."""
+    pairs = list(zip(pytree.tree_leaves(some), pytree.tree_leaves(others), strict=False))
+    tensors = [(a, b) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor)]
+    return bool(tensors) and all(not a.is_meta and torch.equal(a, b) for a, b in tensors)
 
 
 def _devices(net: nn.Module) -> set[torch.device]:

@@ -22,19 +22,20 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from widthwise.bits.quantize import Calibration
 from widthwise.elastic import Elastic, GraphModuleWarning
 from widthwise.errors import BudgetError, FileError, TrainingError, WidthError
 from widthwise.formats import Format, Uniform
 from widthwise.importance.progress import shown
-from widthwise.measure.sweep import Evaluation, Meter
+from widthwise.measure.sweep import Evaluation, Judged, Meter, as_evaluation
 from widthwise.variant import Variant
 from widthwise.vary.apply import Applied, Prepare, Score, Train, apply, magnitudes
 from widthwise.vary.budget import Costs, Limits, largest
@@ -93,7 +94,7 @@ class _How:
 
 def search(
     net: Elastic,
-    evaluation: Evaluation,
+    evaluation: Evaluation | Callable[[nn.Module], float],
     *,
     max_bytes: int | str | None = None,
     max_macs: int | None = None,
@@ -107,11 +108,13 @@ def search(
     seed: int = 0,
     journal: str | os.PathLike[str] | None = None,
     progress: bool = False,
+    higher_is_better: bool | None = None,
 ) -> Found:
     """The best variants of a network within all limits given, by tree-structured Parzen estimation.
 
-    evaluation: on validation data. The best of many looks better there than it is, so measure it
-        once more on data that the search has not seen.
+    evaluation: on validation data, or any function from a module to a number, of which
+        `higher_is_better` then says which way is better. The best of many looks better there than
+        it is, so measure it once more on data that the search has not seen.
     max_bytes: of the file, a number or a text such as "10kB". max_macs: multiply-accumulates for
         one example. max_latency_ms: of one call on this machine, with which results vary.
     formats: how tensors may be written, None for floats. Networks of more than 8 axes, or tensors,
@@ -131,6 +134,7 @@ def search(
     """
     if trials < 1:
         raise ValueError(f"trials is {trials}; give at least 1.")
+    evaluation = as_evaluation(evaluation, higher_is_better)
     limits = Limits.of(max_bytes, max_macs, max_latency_ms)
     how = _How(prepare, score, train)
     space = Space.of(net, formats, ladder)
@@ -161,7 +165,9 @@ def tried(journal: str | os.PathLike[str]) -> tuple[Tried, ...]:
 class _Work:
     """What is done in a trial."""
 
-    def __init__(self, space: Space, limits: Limits, how: _How, evaluation: Evaluation) -> None:
+    def __init__(
+        self, space: Space, limits: Limits, how: _How, evaluation: Evaluation | Judged
+    ) -> None:
         self.space, self.limits, self.how, self.evaluation = space, limits, how, evaluation
         self.meter = Meter(space.net)
 
@@ -270,7 +276,9 @@ def _costs(one: Tried) -> Costs:
     return Costs(one.bytes, one.macs, one.latency_ms)
 
 
-def _name(space: Space, limits: Limits, how: _How, evaluation: Evaluation, seed: int) -> str:
+def _name(
+    space: Space, limits: Limits, how: _How, evaluation: Evaluation | Judged, seed: int
+) -> str:
     """The name of a search: another one for everything that decides its trials."""
     net = space.net
     decides = {
