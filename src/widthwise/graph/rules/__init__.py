@@ -28,7 +28,7 @@ from widthwise.graph.rules import (
 )
 from widthwise.graph.rules.op import Op, Result
 
-RULES = {
+RULES: dict[str, Callable[[Op], Result]] = {
     **pointwise.RULES,
     **matrix.RULES,
     **convolution.RULES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from widthwise.graph.dims import Term, resolve, size, split
 from widthwise.graph.rules.op import Op, Result
@@ -90,7 +91,7 @@ def _finish(op: Op, x: list[Term], out: Term, space: int, group: Term) -> Result
     return Result(outputs, follow={"groups": group})
 
 
-def spatial(dims: int):  # type: ignore[no-untyped-def]
+def spatial(dims: int) -> Callable[[Op], Result]:
     """Pooling and resampling over the last `dims` dims: the leading ones pass."""
 
     def rule(op: Op) -> Result:
@@ -105,7 +106,7 @@ def spatial(dims: int):  # type: ignore[no-untyped-def]
     return rule
 
 
-def unpool(dims: int):  # type: ignore[no-untyped-def]
+def unpool(dims: int) -> Callable[[Op], Result]:
     """max_unpool2d/3d(input (*, space), indices alike): values go back to where they were."""
 
     def rule(op: Op) -> Result:
@@ -116,7 +117,7 @@ def unpool(dims: int):  # type: ignore[no-untyped-def]
     return rule
 
 
-def fractional(dims: int):  # type: ignore[no-untyped-def]
+def fractional(dims: int) -> Callable[[Op], Result]:
     """fractional_max_pool2d/3d(input (N, C, space), ..., random_samples (N, C, dims))."""
 
     def rule(op: Op) -> Result:
