@@ -30,6 +30,7 @@ from torch.export.graph_signature import InputKind
 from widthwise.errors import CaptureError
 from widthwise.graph.modes import computes_the_same, turn_off_training
 from widthwise.graph.refusal import cannot, check, check_graph
+from widthwise.graph.symbols import same_symbols
 from widthwise.graph.tidy import flatten, spell_out
 from widthwise.graph.tryout import try_out, twin
 
@@ -312,12 +313,13 @@ def _sizes(graph: fx.Graph) -> tuple[dict[fx.Node, Any], frozenset[int]]:
     prime = 1_000_000
     values: dict[Any, int] = {}
     known: dict[Any, int] = {}
+    same = same_symbols(graph)
 
     def number(s: Any) -> Any:
         nonlocal prime
         if not isinstance(s, torch.SymInt):
             return s
-        expression = s.node.expr
+        expression = s.node.expr.xreplace(same)
         if expression not in known:
             for symbol in sorted(expression.free_symbols, key=str):
                 if symbol not in values:

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from widthwise.errors import CaptureError
+from widthwise.graph.decompose import decompose
 
 aten = torch.ops.aten
 
@@ -32,6 +33,7 @@ def flatten(owner: fx.GraphModule, graph: fx.Graph) -> None:
 
 def spell_out(graph: fx.Graph) -> None:
     """Say outright what operators leave to the sizes of their inputs, and drop dead code."""
+    decompose(graph)
     for node in list(graph.nodes):
         if node.target in (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
             _explicit_squeeze(graph, node)

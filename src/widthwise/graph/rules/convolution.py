@@ -16,7 +16,7 @@ def _grouped(op: Op, channels: Term, groups: int) -> tuple[Term, Term]:
         op.fix(channels, "its parts do not fall on whole groups")
         pair = split(channels, groups, size(channels) // groups)
     assert pair is not None
-    if groups > 1:
+    if groups > 1 and isinstance(op.args["groups"], int):  # no batch in the groups' place
         op.roles += [(pair[0], "groups"), (pair[1], "group_size")]
     return pair
 
