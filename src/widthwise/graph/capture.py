@@ -27,6 +27,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
+import widthwise.graph.shapes  # noqa: F401 - what torch does not know of its own operators
 from widthwise.errors import CaptureError
 from widthwise.graph.modes import computes_the_same, turn_off_training
 from widthwise.graph.refusal import cannot, check, check_graph

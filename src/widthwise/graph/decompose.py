@@ -17,12 +17,24 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from widthwise.graph import rules
 
+_WITHOUT_GRADIENT = {
+    getattr(torch.ops.aten.randint_like, name)
+    for name in torch.ops.aten.randint_like.overloads()
+    if "out" not in name
+}
+
 
 def decompose(graph: fx.Graph) -> None:
     """Replace operators that have no rule by those that torch defines them by."""
     for node in list(graph.nodes):
         if _is_defined(node):
             _write_out(graph, node)
+        elif node.target in _WITHOUT_GRADIENT:
+            # Python calls these beneath autograd, which would refuse them in a graph.
+            with graph.inserting_before(node):
+                source = graph.call_function(torch.ops.aten.detach.default, (node.args[0],))
+            source.meta = dict(node.args[0].meta)  # type: ignore[union-attr]
+            node.args = (source, *node.args[1:])
 
 
 def _is_defined(node: fx.Node) -> bool:

@@ -22,6 +22,7 @@ from widthwise.graph.chance import without_chance
 from widthwise.graph.dims import Factor, fix, fully_fixed
 from widthwise.graph.relate import Related, Relations
 from widthwise.graph.rewrite import cut_graph
+from widthwise.graph.single import in_single
 from widthwise.graph.slicing import layout, part
 
 TOLERANCE = 1e-8  # relative; correct networks stay below 1e-13, a wrong head split gives 1e-5
@@ -223,6 +224,7 @@ def _narrow(related: Related, axes: Axes, widths: Mapping[str, int]) -> fx.Graph
     """The network cut to these widths, in double precision and without chance."""
     graph = cut_graph(related, axes, widths)
     without_chance(graph)
+    in_single(graph)
     for node in graph.nodes:
         if node.op == "call_function":
             node.args = fx.node.map_aggregate(node.args, in_double)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from sympy import Integer
-from torch import Tensor, fx
+from torch import fx
 
 aten = torch.ops.aten
 
-_VIEWS = {
-    aten._unsafe_view.default,
-    aten.flatten.using_ints,
-    aten.reshape.default,
-    aten.unflatten.int,
-    aten.view.default,
-}
+_VIEWS = {aten._unsafe_view.default, aten.reshape.default, aten.view.default}
 
 
 def same_symbols(graph: fx.Graph) -> dict[Any, Any]:
@@ -31,19 +26,21 @@ def same_symbols(graph: fx.Graph) -> dict[Any, Any]:
     for node in graph.nodes:
         if node.target not in _VIEWS:
             continue
-        ratio = _elements(node.args[0]) / _elements(node)
-        powers: dict[Any, int] = ratio.xreplace(same).as_powers_dict()
+        before, wanted = node.args[0].meta["val"].shape, [_value(s) for s in node.args[1]]
+        if any(isinstance(s, int) and s < 0 for s in wanted) or 0 in before:
+            continue
+        ratio = (_product(before) / _product(wanted)).xreplace(same)
+        powers: dict[Any, int] = ratio.as_powers_dict()
         if sorted(powers.values()) == [-1, 1] and all(s.is_Symbol for s in powers):
             old, new = sorted(powers, key=str, reverse=True)
             same = {k: v.xreplace({old: new}) for k, v in same.items()} | {old: new}
     return same
 
 
-def _elements(node: Any) -> Any:
-    """The number of elements of a node's tensor, as an expression."""
-    value: Tensor = node.meta["val"]
-    return math.prod(_expression(s) for s in value.shape)
+def _value(size: Any) -> Any:
+    return size.meta["val"] if isinstance(size, fx.Node) else size
 
 
-def _expression(size: Any) -> Any:
-    return size.node.expr if isinstance(size, torch.SymInt) else Integer(size)
+def _product(sizes: Iterable[Any]) -> Any:
+    """The product of sizes as an expression."""
+    return math.prod(s.node.expr if isinstance(s, torch.SymInt) else Integer(s) for s in sizes)
