@@ -24,7 +24,10 @@ from widthwise import elastic as module
 from widthwise.graph import rules
 from widthwise.graph.slicing import layout, part
 
-FAMILIES = "pointwise matrix convolution normalisation shape indexing recurrent".split()
+FAMILIES = """
+    choosing convolution diagonals indexing losses matrix normalisation pointwise quantization
+    recurrent shape
+""".split()
 SEEDS = (0, 1, 2, 3)
 _captured: dict[Any, Any] = {}
 _capture = module.capture

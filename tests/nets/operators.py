@@ -92,11 +92,11 @@ class Masks(nn.Module):
         row, step = torch.where(keep)
         h = h.index_put((row, step), self.fill(h[keep]))
         h = h.masked_scatter((~keep).unsqueeze(-1).expand_as(h), torch.tanh(h))
-        first = torch.take_along_dim(h, h.argmax(1, keepdim=True), 1)  # (N, 1, E)
+        first = h.gather(1, h.argmax(1, keepdim=True))  # (N, 1, E)
         h = h * first + h.index_reduce(1, torch.tensor([0, 0, 1, 1, 2, 2, 3]), h, "mean")
         flat = h.flatten(0, 1)
-        some = flat[flat.new_ones(flat.shape[0]).nonzero().squeeze(-1)]
-        return self.head(some.view(h.shape))
+        some = (flat.sum(-1) > 0).nonzero().squeeze(-1)
+        return self.head(torch.zeros_like(flat).index_add(0, some, flat[some]).view(h.shape))
 
 
 class Bags(nn.Module):
@@ -172,7 +172,7 @@ class Complex(nn.Module):
         self.head = nn.Linear(7, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft(self.enter(x), dim=1)[:, :3]  # (N, modes, C)
+        spectrum = torch.fft.rfft(self.enter(x), n=6, dim=1)[:, :3]  # (N, modes, C)
         mixed = torch.einsum("nmc,mcd->nmd", spectrum, self.modes)
         turned = (mixed.conj() @ self.matrix.mH.adjoint()).resolve_conj()
         return self.head(torch.fft.irfft(turned, n=4, dim=1).mean(1))
@@ -220,7 +220,7 @@ class SpectralNorm(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(5, 8)
-        self.second = nn.Linear(8, 6)
+        self.second = nn.Linear(8, 6, bias=False)
         self.register_buffer("u", F.normalize(torch.randn(6), dim=0))
         self.head = nn.Linear(6, 3)
 
