@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from widthwise.graph.axes import Axes, find_axes
 from widthwise.graph.chance import without_chance
 from widthwise.graph.dims import Factor, fix, fully_fixed
+from widthwise.graph.own_functions import inline_bodies
 from widthwise.graph.relate import Related, Relations
 from widthwise.graph.rewrite import cut_graph
 from widthwise.graph.single import in_single
@@ -223,6 +224,7 @@ def _shuffled_state(
 def _narrow(related: Related, axes: Axes, widths: Mapping[str, int]) -> fx.GraphModule:
     """The network cut to these widths, in double precision and without chance."""
     graph = cut_graph(related, axes, widths)
+    inline_bodies(graph)
     without_chance(graph)
     in_single(graph)
     for node in graph.nodes:
