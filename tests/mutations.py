@@ -57,7 +57,6 @@ from widthwise.graph.rules import (
     matrix,
     normalisation,
     pointwise,
-    quantization,
     recurrent,
     shape,
 )
@@ -82,7 +81,7 @@ class Mutation:
 
 
 P, M, C, N, S, X, R = "pointwise matrix convolution normalisation shape indexing recurrent".split()
-H, D, L, Q = "choosing diagonals losses quantization".split()
+H, D, L = "choosing diagonals losses".split()
 conv, transposed = convolution.convolution, convolution.transposed
 batch_norm, layer_norm = normalisation.batch_norm, normalisation.layer_norm
 group_norm, attention = normalisation.group_norm, matrix.scaled_dot_product_attention
@@ -226,8 +225,6 @@ _TABLE: tuple[tuple[str, str, str, Rule, str], ...] = (
     (D, "diagonal", "two dims", no_unify(diagonals.diagonal, 0), "diagonal_of_square"),
     (L, "smooth_l1_loss", "operands untied", no_unify(losses.elementwise, *range(9)), "errors"),
     (L, "cross_entropy_loss", "targets untied", no_unify(losses.nll, *range(9)), "class_errors"),
-    (Q, "fake_quantize_per_channel_affine", "grids forgotten",
-     no_unify(quantization.fake_quantize, 0), "channel_grids"),
     (R, "lstm", "input untied", no_unify(lstm, 1), "lstm_2"),
     (R, "lstm", "hidden weight untied", no_unify(lstm, 2), "lstm"),
     (R, "lstm", "bias forgotten", no_unify(lstm, 5, 6), "lstm"),

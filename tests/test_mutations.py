@@ -25,8 +25,7 @@ from widthwise.graph import rules
 from widthwise.graph.slicing import layout, part
 
 FAMILIES = """
-    choosing convolution diagonals indexing losses matrix normalisation pointwise quantization
-    recurrent shape
+    choosing convolution diagonals indexing losses matrix normalisation pointwise recurrent shape
 """.split()
 SEEDS = (0, 1, 2, 3)
 _captured: dict[Any, Any] = {}

@@ -285,3 +285,12 @@ def test_grids_of_channels_follow_them(quantizer):
     cut = net.cut(widths, same_class=False).eval()
     assert close(run(cut, (x,), {}), run(net, (x,), {}, widths=widths))
     assert cut.state_dict()["weight.scale"].shape == (3,)
+
+
+def test_grids_that_do_not_follow_their_channels_are_caught(monkeypatch):
+    monkeypatch.setitem(rules.RULES, "fake_quantize_per_channel_affine", pointwise.same)
+    described = find("rounded")
+    args, _ = described.example()
+    net = elastic(described.build(), *args)
+    assert "scale" not in net.free
+    assert "first" not in net.free

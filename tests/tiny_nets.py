@@ -117,20 +117,6 @@ TINY: dict[str, Build] = {
         lambda s, x: s.last(torch.tensordot(torch.tanh(s.first(x)), s.core, 1)),
         lambda: {"first": nn.Linear(5, 8), "core": weight(8, 6), "last": nn.Linear(6, 3)},
     ),
-    "channel_grids": built(
-        (3, 5),
-        lambda s, x: s.last(
-            torch.fake_quantize_per_channel_affine(
-                s.first(x),
-                s.scale.detach().abs() + 0.1,
-                torch.zeros(8, dtype=torch.int32),
-                1,
-                -8,
-                7,
-            )
-        ),
-        lambda: {"first": nn.Linear(5, 8), "scale": weight(8), "last": nn.Linear(8, 3)},
-    ),
     "diagonal_of_square": built(
         (3, 5),
         lambda s, x: s.last(s.first(x) * torch.diagonal(s.core)),
