@@ -7,7 +7,6 @@ file's RULES; `docs/rules.md` shows how and which test it needs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import eq
 from typing import Any
 
 import torch
@@ -43,6 +42,9 @@ RULES: dict[str, Callable[[Op], Result]] = {
 }
 
 
+_SYMBOLS = 1_000_000  # sizes from here on stand for symbols
+
+
 def apply(op: Op) -> Result | None:
     """What the operator's rule says; None when there is no rule for it, or none that fits.
 
@@ -75,9 +77,14 @@ def find(target: Any) -> Callable[[Op], Result] | None:
 
 
 def _fits(outputs: Any, sizes: Any) -> bool:
-    """Whether terms have the sizes of the outputs that they are said to be of."""
+    """Whether terms have the sizes of the outputs that they are said to be of.
+
+    Symbolic sizes, which stand as large primes, are not held to it: torch may have a number for
+    what the rule knows as a symbol.
+    """
     if not isinstance(sizes, list):
         return True  # no tensor: an output that is left out, or a number
     if any(isinstance(s, list) for s in sizes):
         return len(outputs) == len(sizes) and all(map(_fits, outputs, sizes))
-    return len(outputs) == len(sizes) and all(map(eq, map(size, outputs), sizes))
+    pairs = zip(map(size, outputs), sizes, strict=False)
+    return len(outputs) == len(sizes) and all(a == b or max(a, b) >= _SYMBOLS for a, b in pairs)
