@@ -130,6 +130,12 @@ def bilinear_crossed(op: Op) -> Result:
     return matrix.bilinear(op)
 
 
+def kron_inside_out(op: Op) -> Result:
+    """kron with the first tensor's features inside of the second's."""
+    first, second = (op.dims_of(t) for t in op.tensors()[:2])
+    return Result([(*b, *a) for a, b in zip(first, second, strict=True)])
+
+
 def queries_like_values(op: Op) -> Result:
     """Attention's queries tied to the values instead of the keys."""
     q, k, v = op.dims("query"), op.dims("key"), op.dims("value")

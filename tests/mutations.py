@@ -24,6 +24,7 @@ from broken_rules import (
     groups_ignored,
     groups_not_related,
     inner_before_outer,
+    kron_inside_out,
     linear_transposed,
     no_fix,
     no_follow,
@@ -47,7 +48,18 @@ from broken_rules import (
     unrelated,
     window_outside,
 )
-from widthwise.graph.rules import convolution, indexing, matrix, normalisation, recurrent, shape
+from widthwise.graph.rules import (
+    choosing,
+    convolution,
+    diagonals,
+    indexing,
+    losses,
+    matrix,
+    normalisation,
+    pointwise,
+    recurrent,
+    shape,
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ class Mutation:
 
 
 P, M, C, N, S, X, R = "pointwise matrix convolution normalisation shape indexing recurrent".split()
+H, D, L = "choosing diagonals losses".split()
 conv, transposed = convolution.convolution, convolution.transposed
 batch_norm, layer_norm = normalisation.batch_norm, normalisation.layer_norm
 group_norm, attention = normalisation.group_norm, matrix.scaled_dot_product_attention
@@ -203,6 +216,15 @@ _TABLE: tuple[tuple[str, str, str, Rule, str], ...] = (
     (X, "zeros new_zeros", "size does not follow", no_follow(indexing.made), "lstm_cell"),
     (X, "eye", "two dims", eye_of_two, "pointnet"),
     (X, "eye", "size does not follow", no_follow(indexing.eye), "pointnet"),
+    (P, "prelu", "slopes forgotten", no_unify(pointwise.prelu, 0), "slopes"),
+    (M, "tensordot", "contracted dims untied", no_unify(matrix.tensordot, 0), "dotted"),
+    (M, "cosine_similarity", "operands untied", no_unify(matrix.distance, *range(9)), "alike"),
+    (M, "kron", "first inside", kron_inside_out, "kron"),
+    (C, "grid_sampler", "result unrelated", unrelated, "slopes"),
+    (H, "masked_scatter", "source untied", no_unify(choosing.masked_scatter, 0), "masked_rows"),
+    (D, "diagonal", "two dims", no_unify(diagonals.diagonal, 0), "diagonal_of_square"),
+    (L, "smooth_l1_loss", "operands untied", no_unify(losses.elementwise, *range(9)), "errors"),
+    (L, "cross_entropy_loss", "targets untied", no_unify(losses.nll, *range(9)), "class_errors"),
     (R, "lstm", "input untied", no_unify(lstm, 1), "lstm_2"),
     (R, "lstm", "hidden weight untied", no_unify(lstm, 2), "lstm"),
     (R, "lstm", "bias forgotten", no_unify(lstm, 5, 6), "lstm"),

@@ -150,7 +150,7 @@ def test_a_cut_is_the_full_network_with_zeros(name):
 def _zero_what_is_cut(net, kept):
     with torch.no_grad():
         for name, tensor in net.state().items():
-            if not tensor.is_floating_point():
+            if not (tensor.is_floating_point() or tensor.is_complex()):
                 continue
             for d, term in enumerate(net._relations.state.get(name, ())):
                 gone = torch.ones(tensor.shape[d], dtype=torch.bool)

@@ -24,7 +24,9 @@ from widthwise import elastic as module
 from widthwise.graph import rules
 from widthwise.graph.slicing import layout, part
 
-FAMILIES = "pointwise matrix convolution normalisation shape indexing recurrent".split()
+FAMILIES = """
+    choosing convolution diagonals indexing losses matrix normalisation pointwise recurrent shape
+""".split()
 SEEDS = (0, 1, 2, 3)
 _captured: dict[Any, Any] = {}
 _capture = module.capture
@@ -68,6 +70,8 @@ def outcome(mutation: Mutation) -> Outcome:
         for operator in mutation.operators:
             patch.setitem(rules.RULES, operator, mutation.broken)
         unproven = _elastic(model, args, kwargs, prove=False)
+        if unproven.unknown:
+            return Outcome("it contradicts the sizes of an output", "proof")
         proven = _elastic(model, args, kwargs)
         wrong = oracle(unproven, right, args, kwargs)
         return Outcome(wrong, _caught(proven, unproven, right, args, kwargs))

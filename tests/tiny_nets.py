@@ -103,6 +103,25 @@ def _layers(**shapes: tuple[int, int]) -> Callable[[], dict[str, Any]]:
 
 
 TINY: dict[str, Build] = {
+    "masked_rows": of_two(lambda a, b: a.masked_scatter((a[:, :1] > 0).expand_as(a), b)),
+    "errors": of_two(lambda a, b: F.smooth_l1_loss(a, b, reduction="none")),
+    "class_errors": built(
+        (3, 8, 5),
+        lambda s, x: s.last(F.cross_entropy(s.first(x), s.other(x).softmax(1), reduction="none")),
+        _layers(first=(5, 8), other=(5, 8), last=(8, 3)),
+    ),
+    "kron": of_two(lambda a, b: torch.kron(a[:1], b[:1]).expand(3, -1), 64),
+    "alike": of_two(lambda a, b: a * F.cosine_similarity(a, b).unsqueeze(-1)),
+    "dotted": built(
+        (3, 5),
+        lambda s, x: s.last(torch.tensordot(torch.tanh(s.first(x)), s.core, 1)),
+        lambda: {"first": nn.Linear(5, 8), "core": weight(8, 6), "last": nn.Linear(6, 3)},
+    ),
+    "diagonal_of_square": built(
+        (3, 5),
+        lambda s, x: s.last(s.first(x) * torch.diagonal(s.core)),
+        lambda: {"first": nn.Linear(5, 8), "core": weight(8, 8), "last": nn.Linear(8, 3)},
+    ),
     "difference": of_two(torch.sub),
     "where": of_two(lambda a, b: torch.where(b > 0, a, b)),
     "lerp": of_two(lambda a, b: torch.lerp(a, b, 0.3)),

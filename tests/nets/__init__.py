@@ -16,10 +16,19 @@ from nets.base import Net
 from nets.convolution import CONVOLUTION
 from nets.dense import DENSE
 from nets.inputs import INPUTS
+from nets.operators import OPERATORS
 from nets.recurrent import RECURRENT
 from nets.routing import ROUTING
 
-NETS: tuple[Net, ...] = (*DENSE, *CONVOLUTION, *ATTENTION, *RECURRENT, *ROUTING, *INPUTS)
+NETS: tuple[Net, ...] = (
+    *DENSE,
+    *CONVOLUTION,
+    *ATTENTION,
+    *RECURRENT,
+    *ROUTING,
+    *INPUTS,
+    *OPERATORS,
+)
 
 
 def net(name: str) -> Net:

@@ -27,6 +27,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
+import widthwise.graph.shapes  # noqa: F401 - what torch does not know of its own operators
 from widthwise.errors import CaptureError
 from widthwise.graph.guards import Guards, equalities, find_guards, never_one
 from widthwise.graph.listening import Listener, listening
@@ -34,6 +35,7 @@ from widthwise.graph.modes import computes_the_same, symbolic_run, turn_off_trai
 from widthwise.graph.own_functions import Calls, Whole, keep_whole, marked_functions
 from widthwise.graph.recurrent import any_length
 from widthwise.graph.refusal import cannot, check, check_graph
+from widthwise.graph.symbols import same_symbols
 from widthwise.graph.tidy import flatten, spell_out
 from widthwise.graph.tryout import try_out, twin
 
@@ -388,6 +390,7 @@ def _sizes(graph: fx.Graph) -> tuple[dict[fx.Node, Any], frozenset[int]]:
     prime = 1_000_000
     values: dict[Any, int] = {}
     known: dict[Any, int] = {}
+    same = same_symbols(graph)
     equal: dict[Any, Any] | None = None
 
     def number(s: Any) -> Any:
@@ -396,7 +399,7 @@ def _sizes(graph: fx.Graph) -> tuple[dict[fx.Node, Any], frozenset[int]]:
             return s
         if equal is None:
             equal = equalities(s.node.shape_env)
-        expression = s.node.expr.xreplace(equal)
+        expression = s.node.expr.xreplace(same).xreplace(equal)
         if expression not in known:
             for symbol in sorted(expression.free_symbols, key=str):
                 if symbol not in values:

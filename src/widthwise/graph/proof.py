@@ -1,31 +1,32 @@
 """The shuffle proof: an axis is real when shuffling its features everywhere changes nothing.
 
 It runs on the network cut to a few features for each axis, with all parameters and statistics made
-random in float64: ones, zeros and equal rows would hide mistakes, small widths cost nothing, and in
-double precision a wrong axis stands far above rounding. All axes are shuffled together; only when
-that fails are they searched for the wrong ones, which are then fixed, with that reason.
+random in float64 or complex128: ones, zeros and equal rows would hide mistakes, small widths cost
+nothing, and in double precision a wrong axis stands far above rounding. All axes are shuffled
+together; only when that fails are they searched for the wrong ones, which are then fixed, with that
+reason. The search shuffles fewer and fewer axes of the same narrow network, so that it is fast.
 
 It needs shapes only, so a model on the meta device is proven without its weights ever being made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from widthwise.graph.axes import Axes, find_axes
+from widthwise.graph.chance import without_chance
 from widthwise.graph.dims import Factor, fix, fully_fixed
 from widthwise.graph.own_functions import inline_bodies
 from widthwise.graph.relate import Related, Relations
 from widthwise.graph.rewrite import cut_graph
+from widthwise.graph.single import in_single
 from widthwise.graph.slicing import layout, part
 
 TOLERANCE = 1e-8  # relative; correct networks stay below 1e-13, a wrong head split gives 1e-5
-_RANDOM = {"randn_like", "rand_like", "randn", "rand"}
-_DROPOUTS = {"p", "dropout_p", "dropout"}
 
 
 def prove(
@@ -37,7 +38,7 @@ def prove(
     """
     while axes.free:
         with torch.device("cpu"):  # the user may be inside `with torch.device("meta")`
-            wrong = _wrong(relations, axes, state, list(axes.free))
+            wrong = _wrong(relations, axes, state)
         if not wrong:
             return axes
         for factor, name in axes.of.items():
@@ -47,46 +48,82 @@ def prove(
     return axes
 
 
-def _wrong(relations: Relations, axes: Axes, state: Any, names: list[str]) -> dict[str, str]:
-    """Which of these axes are wrong and why, by bisecting; none when they pass together."""
-    problem = _problem(relations, axes, state, names)
-    if problem is None:
+def _wrong(relations: Relations, axes: Axes, state: Any) -> dict[str, str]:
+    """Which axes are wrong and why; none when all pass together."""
+    names = list(axes.free)
+    try:
+        # One narrow network serves to find all the axes that must not be shuffled.
+        trial = _Trial(relations, axes, state, names)
+        found = _bisect(names, trial.shuffled)
+        if not found:
+            trial.run_narrower(names)
+        return found
+    except Exception:  # noqa: BLE001, S110 - a wrong graph fails in any way; which axis does it?
+        pass
+    return _bisect(names, lambda some: _problem(relations, axes, state, some))
+
+
+def _bisect(names: list[str], problem: Callable[[list[str]], str | None]) -> dict[str, str]:
+    """Which of these axes have a problem, and which; none when they have none together."""
+    found = problem(names)
+    if found is None:
         return {}
     if len(names) == 1:
-        return {names[0]: problem}
+        return {names[0]: found}
     half = len(names) // 2
-    found = _wrong(relations, axes, state, names[:half])
-    found |= _wrong(relations, axes, state, names[half:])
-    return found or dict.fromkeys(names, problem)  # each half is right alone, not together
+    wrong = _bisect(names[:half], problem) | _bisect(names[half:], problem)
+    return wrong or dict.fromkeys(names, found)  # each half is right alone, not together
 
 
 def _problem(relations: Relations, axes: Axes, state: Any, names: list[str]) -> str | None:
-    """What happens when the features of these axes are shuffled; None when nothing does."""
-    small = {
-        name: min(axis.size, 4 + i % 3) if name in names else axis.size
-        for i, (name, axis) in enumerate(axes.free.items())
-    }
-    generator = torch.Generator().manual_seed(0)
-    orders = {name: _shuffled(small[name], generator) for name in names}
+    """What happens when these axes are cut and shuffled, the others whole; None when nothing."""
     try:
-        random = _random_state(relations, axes, state, small, generator)
-        plain = [_outputs(related, axes, small, random) for related in relations.programs]
-        for some in _rounds(orders):
-            shuffled = _shuffled_state(relations, axes, random, small, some)
-            for related, first in zip(relations.programs, plain, strict=True):
-                if not _agree(first, _outputs(related, axes, small, shuffled)):
-                    return "shuffling its features changes the output"
-        # What was not cut above shows only here that some size does not follow it.
-        narrow = {n: w - w // 2 if w == axes.free[n].size else w for n, w in small.items()}
-        if any(narrow[name] < small[name] for name in names):
-            narrow |= {n: w for n, w in small.items() if n not in names}
-            random = _random_state(relations, axes, state, narrow, generator)
-            for related in relations.programs:
-                _outputs(related, axes, narrow, random)
+        trial = _Trial(relations, axes, state, names)
+        found = trial.shuffled(names)
+        if found is None:
+            trial.run_narrower(names)
+        return found
     except Exception as error:  # noqa: BLE001 - a wrong graph fails in any way
         text = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         return f"cut to a few features the network does not run ({text})"
-    return None
+
+
+class _Trial:
+    """The network with some axes cut to a few features, with random weights, and its outputs."""
+
+    def __init__(self, relations: Relations, axes: Axes, state: Any, names: list[str]) -> None:
+        self.relations, self.axes, self.state = relations, axes, state
+        self.widths = {
+            name: min(axis.size, 4 + i % 3) if name in names else axis.size
+            for i, (name, axis) in enumerate(axes.free.items())
+        }
+        self.generator = torch.Generator().manual_seed(0)
+        self.orders = {name: _shuffled(self.widths[name], self.generator) for name in names}
+        self.random = _random_state(relations, axes, state, self.widths, self.generator)
+        self.graphs = [_narrow(related, axes, self.widths) for related in relations.programs]
+        self.outputs = self._run(self.random)
+
+    def _run(self, random: Mapping[str, Tensor]) -> list[Any]:
+        pairs = zip(self.relations.programs, self.graphs, strict=True)
+        return [_outputs(related, graph, random) for related, graph in pairs]
+
+    def shuffled(self, names: list[str]) -> str | None:
+        """Whether shuffling the features of these axes changes an output."""
+        for some in _rounds({name: self.orders[name] for name in names}):
+            random = _shuffled_state(self.relations, self.axes, self.random, self.widths, some)
+            if not all(map(_agree, self.outputs, self._run(random))):
+                return "shuffling its features changes the output"
+        return None
+
+    def run_narrower(self, names: list[str]) -> None:
+        """Run once more, narrower: what was not cut yet shows only here that a size is literal."""
+        full = {name: axis.size for name, axis in self.axes.free.items()}
+        narrow = {n: w - w // 2 if w == full[n] else w for n, w in self.widths.items()}
+        if any(narrow[name] < self.widths[name] for name in names):
+            narrow |= {n: w for n, w in self.widths.items() if n not in names}
+            random = _random_state(self.relations, self.axes, self.state, narrow, self.generator)
+            for related in self.relations.programs:
+                _outputs(related, _narrow(related, self.axes, narrow), random)
 
 
 def _rounds(orders: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -130,7 +167,7 @@ def _random_state(
         with torch.no_grad():
             value = part(state[name].detach(), specs)
         value = _stand_in(value, 1) if value.is_meta else value.cpu()
-        made[name] = random_like(value, g) if value.is_floating_point() else value.clone()
+        made[name] = random_like(value, g) if _continuous(value) else value.clone()
     return made
 
 
@@ -149,7 +186,12 @@ def _stand_in(value: Tensor, choices: int) -> Tensor:
 
 
 def random_like(value: Tensor, g: torch.Generator) -> Tensor:
-    """Random float64 values as a trained tensor might hold them; positive ones stay positive."""
+    """Random float64 values as a trained tensor might hold them; positive ones stay positive.
+
+    Complex values, in complex128, are two such numbers each.
+    """
+    if value.is_complex():
+        return torch.view_as_complex(random_like(torch.view_as_real(value.resolve_conj()), g))
     noise = torch.rand(value.shape, generator=g, dtype=torch.float64)
     positive = bool((value > 0).all() if value.dim() > 1 else (value >= 0).all())
     if value.dim() > 1 and value.numel() > 1 and not positive:
@@ -179,13 +221,24 @@ def _shuffled_state(
     }
 
 
-def _outputs(
-    related: Related, axes: Axes, widths: Mapping[str, int], state: Mapping[str, Tensor]
-) -> list[Any]:
-    program = related.program
+def _narrow(related: Related, axes: Axes, widths: Mapping[str, int]) -> fx.GraphModule:
+    """The network cut to these widths, in double precision and without chance."""
     graph = cut_graph(related, axes, widths)
     inline_bodies(graph)
-    _without_chance(graph)
+    without_chance(graph)
+    in_single(graph)
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.args = fx.node.map_aggregate(node.args, in_double)
+            node.kwargs = fx.node.map_aggregate(node.kwargs, in_double)
+    return fx.GraphModule(torch.nn.Module(), graph)
+
+
+def _outputs(
+    related: Related, network: fx.GraphModule, state: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """The outputs that matter, for the example."""
+    program = related.program
     tensors = [state[target].clone() for target in program.state.values()]
     inputs = [_example(x) if isinstance(x, Tensor) else x for x in program.example]
     # New tensors without a dtype of their own take the default one.
@@ -194,7 +247,7 @@ def _outputs(
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            outputs = fx.GraphModule(torch.nn.Module(), graph)(*tensors, *inputs)
+            outputs = network(*tensors, *inputs)
     finally:
         torch.set_default_dtype(usual)
     pairs = zip(outputs, program.matters, strict=True)
@@ -205,49 +258,30 @@ def _example(x: Tensor) -> Tensor:
     """An example input on the CPU, in double precision."""
     if x.is_meta:
         x = _stand_in(x, 2)
-        return random_like(x, torch.Generator().manual_seed(0)) if x.is_floating_point() else x
+        return random_like(x, torch.Generator().manual_seed(0)) if _continuous(x) else x
     x = x.detach().cpu()
-    return x.double() if x.is_floating_point() else x
+    return x.to(_DOUBLE.get(x.dtype, x.dtype))
 
 
-def _without_chance(graph: fx.Graph) -> None:
-    """Randomness off, every float in double precision, everything on the CPU."""
-    for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        node.args = fx.node.map_aggregate(node.args, in_double)
-        node.kwargs = fx.node.map_aggregate(node.kwargs, in_double)
-        if not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        name = node.target._schema.name.removeprefix("aten::")
-        arguments = [a.name for a in node.target._schema.arguments]
-        if "dropout" in name or name in {"scaled_dot_product_attention", "lstm", "gru", "rnn_tanh"}:
-            for i, argument in enumerate(arguments):
-                if argument in _DROPOUTS and i < len(node.args):
-                    node.args = (*node.args[:i], 0.0, *node.args[i + 1 :])
-        elif name in _RANDOM:
-            _constant(node, name)
+def _continuous(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
 
 
-def _constant(node: fx.Node, name: str) -> None:
-    """Equal entries instead of random ones, which shuffling would not carry along."""
-    like = name.endswith("_like")
-    node.target = torch.ops.aten.ones_like.default if like else torch.ops.aten.ones.default
-    known = {a.name for a in node.target._schema.arguments}
-    node.kwargs = {k: v for k, v in node.kwargs.items() if k in known}
+_DOUBLE = dict.fromkeys(
+    (torch.float32, torch.float16, torch.bfloat16), torch.float64
+) | dict.fromkeys((torch.complex64, torch.complex32), torch.complex128)
 
 
 def in_double(value: Any) -> Any:
-    """An argument as the proof has it: floats in double precision, everything on the CPU."""
+    """An argument as the proof has it: numbers in double precision, everything on the CPU."""
     if isinstance(value, torch.device):
         return torch.device("cpu")
-    narrow = (torch.float32, torch.float16, torch.bfloat16)
-    return torch.float64 if value in narrow and isinstance(value, torch.dtype) else value
+    return _DOUBLE.get(value, value) if isinstance(value, torch.dtype) else value
 
 
-def _agree(first: list[Any], second: list[Any]) -> bool:
+def _agree(first: list[Tensor], second: list[Tensor]) -> bool:
     for a, b in zip(first, second, strict=True):
-        if not a.is_floating_point():
+        if not _continuous(a):
             if not torch.equal(a, b):
                 return False
             continue

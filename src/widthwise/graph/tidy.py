@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from widthwise.graph.decompose import decompose
 from widthwise.graph.refusal import line_of
 from widthwise.graph.regions import inline_regions
 
@@ -38,6 +39,7 @@ def spell_out(graph: fx.Graph, state: Mapping[str, str]) -> list[tuple[Any, str]
     user's class computes it too, so that it has to fit at every width. Returns the sizes that must
     not be 1, each with the line that would squeeze it then.
     """
+    decompose(graph)
     kept: list[tuple[Any, str]] = []
     for node in list(graph.nodes):
         if node.target in (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from widthwise.graph.dims import Term, resolve, size, split
 from widthwise.graph.rules.op import Op, Result
@@ -15,7 +16,7 @@ def _grouped(op: Op, channels: Term, groups: int) -> tuple[Term, Term]:
         op.fix(channels, "its parts do not fall on whole groups")
         pair = split(channels, groups, size(channels) // groups)
     assert pair is not None
-    if groups > 1:
+    if groups > 1 and isinstance(op.args["groups"], int):  # no batch in the groups' place
         op.roles += [(pair[0], "groups"), (pair[1], "group_size")]
     return pair
 
@@ -24,7 +25,7 @@ def convolution(op: Op) -> Result:
     """conv1d/2d/3d(input (N, C, *), weight (O, C / groups, *), bias (O)); unbatched input too."""
     x, weight = op.dims("input"), op.dims("weight")
     space = len(weight) - 2
-    groups = int(op.args["groups"])
+    groups = op.number(op.args["groups"])
     channels = x[-space - 1]
     through = [_one_by_one(op, i, size(weight[2 + i])) for i in range(space)]
     beyond = [t for t, one in zip(x[len(x) - space :], through, strict=True) if not one]
@@ -56,13 +57,30 @@ def transposed(op: Op) -> Result:
     """conv_transpose1d/2d/3d(input (N, C, *), weight (C, O / groups, *), bias (O))."""
     x, weight = op.dims("input"), op.dims("weight")
     space = len(weight) - 2
-    groups = int(op.args["groups"])
+    groups = op.number(op.args["groups"])
     op.fix([*x[len(x) - space :], *weight[2:]], "space and kernel are not features")
     op.unify(x[-space - 1], weight[0])
     group, inner = _grouped(op, weight[0], groups)
     op.contract(resolve(inner))
     op.consume("weight", 0)
     return _finish(op, x, (*group, *weight[1]), space, group)
+
+
+def either(op: Op) -> Result:
+    """convolution, _convolution: transposed or not."""
+    return transposed(op) if op.args["transposed"] else convolution(op)
+
+
+def time_first(op: Op) -> Result:
+    """conv_tbc(input (T, N, C), weight (K, C, O), bias (O)) -> (T, N, O)."""
+    x, weight = op.dims("self"), op.dims("weight")
+    op.fix([x[0], weight[0]], "space and kernel are not features")
+    op.unify(x[2], weight[1])
+    op.contract(x[2])
+    op.consume("weight", 1)
+    op.unify(weight[2], op.dims("bias")[0])
+    out = op.fixed(op.sizes[:1], "space is not a feature")
+    return Result([*out, x[1], op.dims("weight")[2]])
 
 
 def _finish(op: Op, x: list[Term], out: Term, space: int, group: Term) -> Result:
@@ -73,7 +91,7 @@ def _finish(op: Op, x: list[Term], out: Term, space: int, group: Term) -> Result
     return Result(outputs, follow={"groups": group})
 
 
-def spatial(dims: int):  # type: ignore[no-untyped-def]
+def spatial(dims: int) -> Callable[[Op], Result]:
     """Pooling and resampling over the last `dims` dims: the leading ones pass."""
 
     def rule(op: Op) -> Result:
@@ -86,6 +104,55 @@ def spatial(dims: int):  # type: ignore[no-untyped-def]
         return Result(outs if many else outs[0])
 
     return rule
+
+
+def unpool(dims: int) -> Callable[[Op], Result]:
+    """max_unpool2d/3d(input (*, space), indices alike): values go back to where they were."""
+
+    def rule(op: Op) -> Result:
+        for mine, its in zip(op.dims("self"), op.dims("indices"), strict=True):
+            op.unify(mine, its)
+        return spatial(dims)(op)
+
+    return rule
+
+
+def fractional(dims: int) -> Callable[[Op], Result]:
+    """fractional_max_pool2d/3d(input (N, C, space), ..., random_samples (N, C, dims))."""
+
+    def rule(op: Op) -> Result:
+        lead, samples = op.dims("self")[:-dims], op.dims("random_samples")
+        for mine, its in zip(reversed(lead), reversed(samples[:-1]), strict=False):
+            op.unify(mine, its)
+        op.fix(samples[-1], "it counts dims of space")
+        return spatial(dims)(op)
+
+    return rule
+
+
+def grid_sampler(op: Op) -> Result:
+    """grid_sampler(input (N, C, *), grid (N, *, dims of space)) -> (N, C, *): any channels."""
+    x, grid = op.dims("input"), op.dims("grid")
+    op.fix([*x[2:], *grid[1:]], "space is not a feature")
+    op.unify(x[0], grid[0])
+    return Result([*op.dims("input")[:2], *op.fixed(op.sizes[2:], "space is not a feature")])
+
+
+def affine_grid(op: Op) -> Result:
+    """affine_grid_generator(theta (N, 2, 3), size (N, C, H, W)) -> (N, H, W, 2), no channels."""
+    theta = op.dims("theta")
+    op.fix(theta[1:], "they are coordinates")
+    return Result([theta[0], *op.fixed(op.sizes[1:], "they are coordinates")])
+
+
+def rot90(op: Op) -> Result:
+    """rot90(k, dims): the two dims are space, and change places at odd k."""
+    x = op.dims("self")
+    i, j = (op.dim(d, len(x)) for d in op.args["dims"])
+    op.fix([x[i], x[j]], "it is turned")
+    if op.args["k"] % 2:
+        x[i], x[j] = x[j], x[i]
+    return Result(x)
 
 
 def pixel_shuffle(op: Op) -> Result:
@@ -143,6 +210,14 @@ def channel_shuffle(op: Op) -> Result:
 
 
 RULES = {
+    **dict.fromkeys(("convolution", "_convolution"), either),
+    "conv_tbc": time_first,
+    "conv_depthwise3d": convolution,
+    **{f"max_unpool{d}d": unpool(d) for d in (2, 3)},
+    **{f"fractional_max_pool{d}d": fractional(d) for d in (2, 3)},
+    **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), grid_sampler),
+    "affine_grid_generator": affine_grid,
+    "rot90": rot90,
     **{f"conv{d}d": convolution for d in (1, 2, 3)},
     **{f"conv_transpose{d}d": transposed for d in (1, 2, 3)},
     **{
@@ -166,6 +241,7 @@ RULES = {
     "upsample_bicubic2d": spatial(2),
     "_upsample_bilinear2d_aa": spatial(2),
     "_upsample_bicubic2d_aa": spatial(2),
+    "_upsample_lanczos2d_aa": spatial(2),
     "upsample_trilinear3d": spatial(3),
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import fx
 
 from widthwise.graph.dims import Dims, Term, fresh, size
 from widthwise.graph.rules.op import Op, Result
-from widthwise.graph.rules.pointwise import broadcast
+from widthwise.graph.rules.pointwise import broadcast, pointwise
 
 PICKED = "its features are picked by number"
+MASKED = "it is picked by a mask"
 
 
 def embedding(op: Op) -> Result:
@@ -20,30 +23,53 @@ def embedding(op: Op) -> Result:
     return Result([*op.dims("indices"), weight[1]])
 
 
+def embedding_bag(op: Op) -> Result:
+    """embedding_bag(weight (V, E), indices, offsets) -> bags (B, E), and three tables of places."""
+    weight = op.dims("weight")
+    op.fix(weight[0], "its rows are picked by number")
+    for name in ("indices", "offsets", "per_sample_weights"):
+        if op.has(name):
+            op.fix(op.dims(name), PICKED)
+    bags, *places = [op.fixed(sizes, "it counts rows") for sizes in op.sizes]
+    # A maximum is found for each feature by itself: the last table says from which row it came.
+    if len(places[-1]) > 1:
+        places[-1] = [places[-1][0], weight[1]]
+    return Result([[bags[0], weight[1]], *places])
+
+
 def index(op: Op) -> Result:
-    """x[i, :, j]: indexed dims stay; the index tensors' own dims appear in the result."""
-    picked = _picked(op)
-    if picked is None:
-        op.fix(op.dims("self"), "it is picked by a mask")
-        return Result(op.kept())
-    return Result(picked)
+    """x[i, :, j], x[mask]: indexed dims stay; the index tensors' own dims appear in the result."""
+    return Result(_picked(op, op.sizes))
 
 
-def _picked(op: Op) -> Dims | None:
-    """The dims of x[i, :, j], whose indexed dims stay; None where a mask picks."""
+def _picked(op: Op, sizes: Sequence[int] | None = None) -> Dims:
+    """The dims of x[i, :, j], whose indexed dims stay; the others pass.
+
+    A mask stands for as many dims as it has, and gives one that counts rows. Data decide how many,
+    so that its size is read from the result's `sizes`; without these it broadcasts with any.
+    """
     x = op.dims("self")
-    indices: list[Any] = list(op.args["indices"])
-    given = [i for i, v in enumerate(indices) if v is not None]
-    op.fix([x[i] for i in given], PICKED)
-    nodes = [indices[i] for i in given]
-    if any(n.meta["val"].dtype.itemsize == 1 for n in nodes):
-        op.fix([t for n in nodes for t in op.dims_of(n)], "it is picked by a mask")
-        return None
-    picked = broadcast(op, [op.dims_of(n) for n in nodes])
-    rest = [t for i, t in enumerate(x) if i not in given]
-    adjacent = given == list(range(given[0], given[-1] + 1))
-    at = given[0] if adjacent else 0
-    return [*rest[:at], *picked, *rest[at:]]
+    taken: list[int] = []
+    rows: list[Dims] = []
+    masked, at = False, 0
+    for node in op.args["indices"]:
+        mask = node is not None and node.meta["val"].dtype in (torch.bool, torch.uint8)
+        covers = node.meta["val"].dim() if mask else 1
+        if node is not None:
+            taken += range(at, at + covers)
+            rows.append([()] if mask else op.dims_of(node))
+        if mask:
+            op.fix(op.dims_of(node), MASKED)
+        masked, at = masked or mask, at + covers
+    op.fix([x[i] for i in taken], MASKED if masked else PICKED)
+    rest = [t for i, t in enumerate(x) if i not in taken]
+    start = taken[0] if taken == list(range(taken[0], taken[-1] + 1)) else 0
+    picked = broadcast(op, rows)
+    if masked:
+        op.fix(picked, MASKED)
+        if sizes is not None:
+            picked = op.fixed(sizes[start : start + len(picked)], MASKED)
+    return [*rest[:start], *picked, *rest[start:]]
 
 
 def index_select(op: Op) -> Result:
@@ -71,12 +97,8 @@ def gather(op: Op) -> Result:
 
 
 def index_put(op: Op) -> Result:
-    """x[i, :, j] = values: indexed dims stay; the others are those of the values."""
-    picked = _picked(op)
-    if picked is None:
-        op.fix([*op.dims("self"), *op.dims("values")], "it is picked by a mask")
-    else:
-        broadcast(op, [picked, op.dims("values")])
+    """x[i, :, j] = values, x[mask] = values: indexed dims stay; the others are the values'."""
+    broadcast(op, [_picked(op), op.dims("values")])
     return Result(op.dims("self"))
 
 
@@ -109,6 +131,28 @@ def scatter(op: Op) -> Result:
     return Result(op.dims("self"))
 
 
+def select_scatter(op: Op) -> Result:
+    """select_scatter(src, dim, index): one entry of the dim is written."""
+    x = op.dims("self")
+    at = op.dim(op.args["dim"], len(x))
+    op.fix(x[at], PICKED)
+    for mine, its in zip([*x[:at], *x[at + 1 :]], op.dims("src"), strict=True):
+        op.unify(mine, its)
+    return Result(op.dims("self"))
+
+
+def slice_scatter(op: Op) -> Result:
+    """slice_scatter(src, dim, start, end, step): a range of the dim is written."""
+    x, source = op.dims("self"), op.dims("src")
+    at = op.dim(op.args["dim"], len(x))
+    for i, (mine, its) in enumerate(zip(x, source, strict=True)):
+        if i != at or size(mine) == size(its):
+            op.unify(mine, its)
+        else:
+            op.fix([mine, its], PICKED)
+    return Result(op.dims("self"))
+
+
 def histogram(op: Op) -> Result:
     """histc, bincount: counts of values, whatever their places."""
     for node in op.tensors():
@@ -137,9 +181,20 @@ def _any(op: Op, literal: Any) -> Term:
     return fresh(int(literal))
 
 
+def normal(op: Op) -> Result:
+    """normal(mean, std) of tensors, entry by entry, or of two numbers and a size."""
+    return made(op) if "size" in op.args else pointwise(op)
+
+
 def counted(op: Op) -> Result:
     """arange, linspace: entries that know their position."""
     return Result(op.fixed(op.sizes, "its entries are numbers in order"))
+
+
+def blocks(op: Op) -> Result:
+    """block_diag, cartesian_prod, combinations: whole tensors at places of their own."""
+    op.fix([t for node in op.tensors() for t in op.dims_of(node)], "it lies at a place of its own")
+    return Result(op.kept())
 
 
 def eye(op: Op) -> Result:
@@ -151,7 +206,15 @@ def eye(op: Op) -> Result:
     return Result(out, follow={"n": term} | ({"m": term} if "m" in op.args else {}))
 
 
-MADE = "zeros ones full empty rand randn new_zeros new_ones new_full new_empty".split()
+MADE = """
+    empty empty_permuted full new_empty new_full new_ones new_zeros ones rand randint randn
+    zeros
+""".split()
+COUNTED = """
+    arange bartlett_window blackman_window fft_fftfreq fft_rfftfreq hamming_window hann_window
+    kaiser_window linspace logspace randperm range scalar_tensor tril_indices triu_indices
+""".split()
+BLOCKS = "block_diag cartesian_prod combinations".split()
 
 RULES = {
     "embedding": embedding,
@@ -159,13 +222,19 @@ RULES = {
     "index_select": index_select,
     "gather": gather,
     "index_put": index_put,
-    **dict.fromkeys(("index_add", "index_copy", "index_fill"), index_add),
+    "_unsafe_index": index,
+    "_unsafe_index_put": index_put,
+    "_index_put_impl": index_put,
+    **dict.fromkeys(("index_add", "index_copy", "index_fill", "index_reduce"), index_add),
     **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce"), scatter),
     **dict.fromkeys(("histc", "bincount"), histogram),
     "meshgrid": meshgrid,
     **dict.fromkeys(MADE, made),
-    "arange": counted,
-    "linspace": counted,
-    "scalar_tensor": counted,
+    "normal": normal,
+    **dict.fromkeys(COUNTED, counted),
+    **dict.fromkeys(BLOCKS, blocks),
+    **dict.fromkeys(("embedding_bag", "_embedding_bag"), embedding_bag),
+    "select_scatter": select_scatter,
+    "slice_scatter": slice_scatter,
     "eye": eye,
 }

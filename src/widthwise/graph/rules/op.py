@@ -76,6 +76,14 @@ class Op:
         """Whether a tensor argument is given."""
         return isinstance(self.args.get(name), fx.Node)
 
+    @property
+    def several(self) -> bool:
+        """Whether the operator has several outputs; `sizes` is a list of lists then."""
+        target = self.node.target
+        assert isinstance(target, torch._ops.OpOverload)
+        returns = target._schema.returns
+        return len(returns) > 1 or (len(returns) == 1 and str(returns[0].type) == "List[Tensor]")
+
     def tensors(self) -> list[fx.Node]:
         """All tensor arguments, lists of tensors included."""
         found: list[fx.Node] = []
@@ -88,6 +96,12 @@ class Op:
     def number(self, value: Any) -> int:
         """An integer argument's value at full width; a symbolic one stands as its prime."""
         return int(self._all_sizes[value]) if isinstance(value, fx.Node) else int(value)
+
+    def listed(self, value: Any, rank: int) -> list[int]:
+        """A dim or several counted from the front; all where none is named."""
+        if value is None or value == []:
+            return list(range(rank))
+        return [self.dim(d, rank) for d in (value if isinstance(value, (list, tuple)) else [value])]
 
     def dim(self, value: Any, rank: int) -> int:
         """A dim argument counted from the front."""

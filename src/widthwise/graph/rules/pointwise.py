@@ -28,14 +28,26 @@ def pointwise(op: Op) -> Result:
 
 
 def same(op: Op) -> Result:
-    """Copies and fills of the first tensor's shape: clone, zeros_like, dropout, triu of nothing."""
-    return Result(op.dims_of(op.tensors()[0]))
+    """Copies and fills of the first tensor's shape: clone, zeros_like, dropout, ..."""
+    x = op.dims_of(op.tensors()[0])
+    return Result([list(x) for _ in op.sizes] if op.several else x)
+
+
+def prelu(op: Op) -> Result:
+    """prelu(input (N, C, *), weight (C) or (1)): a slope for each channel, or one for all."""
+    x, weight = op.dims("self"), op.dims("weight")
+    if len(x) > 1 and weight:
+        op.unify(x[1], weight[0]) if size(weight[0]) > 1 else None
+    return Result(op.dims("self"))
 
 
 COPIES = """
-    _to_copy alias alpha_dropout bernoulli clone contiguous detach dropout empty_like exponential
-    feature_alpha_dropout feature_dropout fill full_like imag lift_fresh_copy native_dropout normal
-    ones_like rand_like randn_like real requires_grad_ to type_as uniform zero zeros_like
+    _conj _fused_dropout _neg_view _to_copy alias alpha_dropout cauchy chalf clone conj
+    conj_physical contiguous detach dropout embedding_renorm empty_like exponential
+    feature_alpha_dropout feature_dropout fill full_like geometric imag lift lift_fresh
+    lift_fresh_copy log_normal native_dropout normal_functional ones_like rand_like randint_like
+    randn_like random real requires_grad_ resolve_conj resolve_neg to type_as uniform zero
+    zeros_like
 """.split()
 
 UNTAGGED = """
@@ -45,4 +57,7 @@ UNTAGGED = """
     softplus softshrink square sub subtract threshold true_divide where __and__ __or__
 """.split()  # pointwise in meaning, though not all are tagged so
 
-RULES = dict.fromkeys(COPIES, same) | dict.fromkeys(UNTAGGED, pointwise)
+DRAWN = "_standard_gamma bernoulli binomial poisson rrelu_with_noise".split()
+
+RULES = dict.fromkeys(COPIES, same) | dict.fromkeys([*UNTAGGED, *DRAWN], pointwise)
+RULES["prelu"] = prelu

@@ -36,11 +36,13 @@ def permute(op: Op) -> Result:
 
 
 def transpose(op: Op) -> Result:
-    """transpose, swapaxes, t, mT: two dims change places."""
+    """transpose, swapaxes, t, mT, adjoint: two dims change places."""
     x = op.dims("self")
     if len(x) < 2:
         return Result(x)
     names = [n for n in op.args if n != "self"]
+    if str(op.node.target).startswith("aten.numpy_T"):
+        return Result(x[::-1])
     default = (0, 1) if str(op.node.target).startswith("aten.t.") else (-2, -1)
     i, j = (op.dim(op.args[n], len(x)) for n in names) if names else (d % len(x) for d in default)
     x[i], x[j] = x[j], x[i]
@@ -123,14 +125,21 @@ def repeat(op: Op) -> Result:
     return Result(out, follow={name: copies[rank - len(op.args[name]) :]})
 
 
+_BY_DATA = "it is repeated by data"
+
+
 def repeat_interleave(op: Op) -> Result:
     """repeat_interleave(n, dim): copies side by side, so the copies are the inner factor."""
     x = op.dims("self")
     count = op.args.get("repeats")
-    if op.args.get("dim") is None or not isinstance(count, int):
-        op.fix(x, "it is repeated by data")
+    if op.args.get("dim") is None:
+        op.fix([t for node in op.tensors() for t in op.dims_of(node)], _BY_DATA)
         return Result(op.kept())
     at = op.dim(op.args["dim"], len(x))
+    if not isinstance(count, int):
+        op.fix([x[at], *(op.dims("repeats") if op.has("repeats") else ())], _BY_DATA)
+        x[at] = op.fixed([op.sizes[at]], _BY_DATA)[0]
+        return Result(x)
     copies = fresh(count)
     x[at] = (*x[at], *copies)
     return Result(x, follow={"repeats": copies, "output_size": x[at]})
@@ -288,13 +297,6 @@ def as_complex(op: Op) -> Result:
     return Result(x[:-1])
 
 
-def diagonal(op: Op) -> Result:
-    """diagonal, unfold and the like: the dims they touch stay, the others pass where they are."""
-    x = op.dims("self")
-    op.fix(x, "it is read along a diagonal")
-    return Result(op.kept())
-
-
 def unfold(op: Op) -> Result:
     """unfold(dimension, size, step): windows along one dim."""
     x = op.dims("self")
@@ -304,10 +306,13 @@ def unfold(op: Op) -> Result:
     return Result([*x, *op.fixed([op.sizes[-1]], "it is a window")])
 
 
+SPLITS = "split split_with_sizes chunk tensor_split unsafe_split unsafe_split_with_sizes".split()
+TRANSPOSED = "transpose swapaxes swapdims t mT mH numpy_T matrix_H adjoint".split()
+
 RULES = {
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten"), view),
     "permute": permute,
-    **dict.fromkeys(("transpose", "swapaxes", "swapdims", "t", "mT", "numpy_T"), transpose),
+    **dict.fromkeys(TRANSPOSED, transpose),
     "transpose_": transpose,
     "movedim": movedim,
     "moveaxis": movedim,
@@ -325,7 +330,7 @@ RULES = {
     "concat": cat,
     "concatenate": cat,
     "stack": stack,
-    **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split"), splits),
+    **dict.fromkeys(SPLITS, splits),
     "glu": glu,
     "unbind": unbind,
     "select": select,
@@ -335,6 +340,5 @@ RULES = {
     "constant_pad_nd": pad,
     "view_as_real": as_real,
     "view_as_complex": as_complex,
-    "diagonal": diagonal,
     "unfold": unfold,
 }
