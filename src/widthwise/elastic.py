@@ -3,8 +3,8 @@
 net = Elastic(model, (x,))          # model is any nn.Module; nothing in it is edited
 print(net.explain())                # what can be cut, what cannot and why
 net(x)                              # train(): at drawn widths; eval(): at full width
-net(x, widths=net.widths(0.5))      # at half of every axis
-small = net.cut(net.widths(0.5))    # a plain module, without widthwise
+net(x, widths=0.5)                  # at half of every axis
+small = net.cut(0.5)                # a plain module, without widthwise
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from widthwise.graph.runner import Runner
 from widthwise.graph.sharded import whole
 from widthwise.graph.shared import split_graph
 from widthwise.graph.slicing import KeptDim, count, layout
-from widthwise.variant import Widths
+from widthwise.variant import AnyWidths, Widths
 
 
 class GraphModuleWarning(UserWarning):
@@ -151,14 +151,18 @@ class Elastic(nn.Module):
         """Every free axis at its size."""
         return Widths({name: axis.size for name, axis in self.free.items()})
 
-    def complete(self, widths: Mapping[str, int]) -> Widths:
-        """The widths with the axes that they do not name at full size.
+    def complete(self, widths: AnyWidths) -> Widths:
+        """A width for every free axis: what all functions make of the widths that they are given.
 
-        Raises WidthError for unknown axes and widths that an axis cannot have.
+            net.complete({"fc1": 64})   # axes that are not named stay full
+            net.complete(0.5)           # as net.widths(0.5)
+
+        Raises WidthError for unknown axes, widths that an axis cannot have, and a fraction outside
+        (0, 1].
         """
         return Widths(self._table.complete(widths))
 
-    def forward(self, *args: Any, widths: Mapping[str, int] | None = None, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, widths: AnyWidths | None = None, **kwargs: Any) -> Any:
         """The model at the given widths; without them, drawn ones in train mode, full ones in eval.
 
         Raises WidthError for unknown axes and widths outside 1..size, CaptureError for inputs of
@@ -176,7 +180,7 @@ class Elastic(nn.Module):
         named = dict(zip(self.free, widths, strict=True))
         return self._runners[False](named, args, dict(kwargs))
 
-    def each(self, widths: Iterable[Mapping[str, int]], *args: Any, **kwargs: Any) -> Iterator[Any]:
+    def each(self, widths: Iterable[AnyWidths], *args: Any, **kwargs: Any) -> Iterator[Any]:
         """The outputs at each of several widths, in evaluation mode and without gradients.
 
         As `net(*args, widths=w, **kwargs)` for every w, but what all widths share (up to the first
@@ -242,7 +246,7 @@ class Elastic(nn.Module):
             state.update(self.model.named_parameters(remove_duplicate=False))
         return state
 
-    def cut(self, widths: Mapping[str, int], *, same_class: bool = True) -> nn.Module:
+    def cut(self, widths: AnyWidths, *, same_class: bool = True) -> nn.Module:
         """A plain module at these widths, with its own copies of the kept parameters.
 
         It is of the user's class where that class computes the same at these sizes (checked on the
@@ -265,10 +269,10 @@ class Elastic(nn.Module):
                 stacklevel=3,
             )
 
-    def expressible(self, widths: Mapping[str, int]) -> Widths:
+    def expressible(self, widths: AnyWidths) -> Widths:
         """Widths near these at which `cut` returns the user's own class.
 
-            small = net.cut(net.expressible(net.widths(0.5)))
+            small = net.cut(net.expressible(0.5))
 
         First these widths are tried, then such that heads x head size are the stream, layers are
         alike, heads stay whole; in the last resort kinds of axes are cut one after another. Takes
@@ -277,12 +281,12 @@ class Elastic(nn.Module):
         return expressible(
             self._relations,
             self._table,
-            widths,
+            self._table.complete(widths),
             lambda tried: isinstance(self.cut_with_patches(tried)[0], type(self.model)),
         )
 
     def cut_with_patches(
-        self, widths: Mapping[str, int], *, same_class: bool = True
+        self, widths: AnyWidths, *, same_class: bool = True
     ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
         """As `cut`, with the sizes set on the user's class, or what to tell of a graph module."""
         with whole(self.model):
@@ -309,7 +313,7 @@ class Elastic(nn.Module):
             return graph.train(self.model.training and training is None), (), reason
         return *found, None
 
-    def kept(self, widths: Mapping[str, int]) -> dict[str, tuple[KeptDim, ...]]:
+    def kept(self, widths: AnyWidths) -> dict[str, tuple[KeptDim, ...]]:
         """For every tensor that these widths cut, by each of its names, what is kept of its dims.
 
         Raises WidthError.

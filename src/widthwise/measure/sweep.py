@@ -36,7 +36,7 @@ from widthwise.measure.recalibrate import has_statistics
 from widthwise.measure.recalibrate import recalibrate as estimate_anew
 from widthwise.store.file import prepare
 from widthwise.store.packedfile import Pack
-from widthwise.variant import Widths
+from widthwise.variant import AnyWidths, Widths
 
 Batches = Iterable[tuple[Any, Any]]
 TouchUp = Callable[[nn.Module, Widths], nn.Module]
@@ -77,7 +77,7 @@ class Evaluation:
         with evaluating(module):
             return self._total(lambda inputs: [outputs_for(module, inputs)], 1)[0]
 
-    def at(self, net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:
+    def at(self, net: Elastic, widths: Sequence[AnyWidths]) -> list[float]:
         """The metric of a network at each of several widths. Raises DataError."""
         # Gathered once, since processes may not have as many batches.
         with whole(net), torch.no_grad():
@@ -127,7 +127,7 @@ def _vector(sums: Sequence[Tensor | float]) -> Tensor:
     return torch.tensor([float(s) for s in sums], dtype=torch.float64)
 
 
-def _each(net: Elastic, widths: Sequence[Mapping[str, int]], inputs: Any) -> Iterable[Any]:
+def _each(net: Elastic, widths: Sequence[AnyWidths], inputs: Any) -> Iterable[Any]:
     outputs: Iterable[Any] = outputs_for(partial(net.each, widths), inputs)
     return outputs
 
@@ -140,7 +140,7 @@ class AtWidths(nn.Module):
     Raises WidthError for widths that the network cannot have.
     """
 
-    def __init__(self, net: Elastic, widths: Mapping[str, int]) -> None:
+    def __init__(self, net: Elastic, widths: AnyWidths) -> None:
         super().__init__()
         self.net = net
         self.widths = net.complete(widths)
@@ -185,7 +185,7 @@ def ladder(
 def sweep(
     net: Elastic,
     evaluate: Evaluation | Callable[[nn.Module], float],
-    widths: Sequence[Mapping[str, int]] | None = None,
+    widths: Sequence[AnyWidths] | None = None,
     *,
     latency: bool = True,
     recalibrate: Batches | None = None,
@@ -202,7 +202,7 @@ def sweep(
     evaluate: an `Evaluation`, for which all widths run together; or any function from a module to
         a number, called once for each width (metric, higher_is_better and split then say what it
         measures).
-    widths: by default those of `ladder(net)`.
+    widths: those of each network, or its fraction; by default those of `ladder(net)`.
     latency: also measure the time of one call on one example with this machine's PyTorch.
     recalibrate: batches on which batch-norm statistics are estimated for each width; every width
         is then cut and evaluated by itself. Without it, all widths have those of full width.
@@ -214,7 +214,8 @@ def sweep(
     A width whose metric is not finite is left out with a NotMeasuredWarning. Raises WidthError,
     DataError, and TrainingError when no width has a metric.
     """
-    chosen = ladder(net) if widths is None else list(dict.fromkeys(map(Widths, widths)))
+    named = (Widths(w) if isinstance(w, Mapping) else net.widths(w) for w in widths or ())
+    chosen = ladder(net) if widths is None else list(dict.fromkeys(named))
     for w in chosen:
         net.complete(w)
     say = _Progress(progress, len(chosen))
