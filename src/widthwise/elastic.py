@@ -11,30 +11,31 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from widthwise.choose.draws import Draw, draw_widths
-from widthwise.graph.axes import Axes, Axis, find_axes
-from widthwise.graph.capture import capture
-from widthwise.graph.constraints import Constraints, constrain
+from widthwise.errors import CaptureError
+from widthwise.graph.axes import Axes, Axis
+from widthwise.graph.captured import Asked, capture_example, capture_further, tensors
+from widthwise.graph.constraints import Constraints
 from widthwise.graph.cut import cut_state, graph_module, make_on_cpu
 from widthwise.graph.dims import fully_fixed, size
 from widthwise.graph.explain import Inspection, inspect
 from widthwise.graph.expressible import expressible
 from widthwise.graph.own_class import Patch, own_class
-from widthwise.graph.proof import prove
 from widthwise.graph.refusal import check
-from widthwise.graph.relate import Related, Relations, relate
-from widthwise.graph.rewrite import elastic_graph, keeper
-from widthwise.graph.runner import Runner
+from widthwise.graph.relate import Related, Relations
+from widthwise.graph.rewrite import keeper
+from widthwise.graph.runner import Runner, Runners
 from widthwise.graph.sharded import whole
-from widthwise.graph.shared import split_graph
 from widthwise.graph.slicing import KeptDim, count, layout
 from widthwise.variant import AnyWidths, Widths
+
+_MOST_FORMS: Final = 8  # forms of call, besides the example's, that one network captures
 
 
 class GraphModuleWarning(UserWarning):
@@ -89,18 +90,10 @@ class Elastic(nn.Module):
         if any(p.is_meta for p in model.parameters()):
             args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
         self.outputs = None if outputs is None else tuple(outputs)
-        self._programs = capture(
-            model, tuple(args), kwargs or {}, dynamic_shapes=dynamic_shapes, outputs=self.outputs
-        )
-        self._relations: Relations = relate(self._programs)
-        self._table: Axes = self._find(prove)
-        self._runners = {
-            related.program.training: Runner(
-                model, related.program, elastic_graph(related, self._table, self._scaled())
-            )
-            for related in self._relations.programs
-        }
-        self._many: Runner | None = None
+        self._asked = Asked(prove, self.constraints, self.outputs)
+        first = capture_example(model, tuple(args), kwargs or {}, self._asked, dynamic_shapes)
+        self._captured = [first]  # for the example, then for each other form of call that came
+        self._runners = [Runners(model, first, self._draw.scale)]
         self.train(model.training)
         if not self._table.free:
             warnings.warn(
@@ -108,12 +101,6 @@ class Elastic(nn.Module):
                 NothingToCutWarning,
                 stacklevel=2,
             )
-
-    def _find(self, proof: bool) -> Axes:
-        parameters = {n for n, _ in self.model.named_parameters(remove_duplicate=False)}
-        axes = find_axes(self._relations, parameters)
-        proven = prove(self._relations, axes, self.state(), parameters) if proof else axes
-        return constrain(proven, self.constraints)
 
     @property
     def draw(self) -> Draw:
@@ -170,7 +157,9 @@ class Elastic(nn.Module):
         """
         if widths is None:
             widths = self.drawn() if self.training else {}
-        return self._runners[self.training](self._table.complete(widths), args, kwargs)
+        kept = self._table.complete(widths)
+        runner, inputs = self._serving(self.training, args, kwargs)
+        return runner(kept, inputs)
 
     def at(self, widths: Iterable[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The model in evaluation mode at one width for each of `free`, in order, unchecked.
@@ -178,7 +167,8 @@ class Elastic(nn.Module):
         For exporters, whose widths are symbols rather than numbers.
         """
         named = dict(zip(self.free, widths, strict=True))
-        return self._runners[False](named, args, dict(kwargs))
+        runner = self._runners[0].runners[False]
+        return runner(named, runner.form.flatten(args, dict(kwargs)))
 
     def each(self, widths: Iterable[AnyWidths], *args: Any, **kwargs: Any) -> Iterator[Any]:
         """The outputs at each of several widths, in evaluation mode and without gradients.
@@ -187,11 +177,42 @@ class Elastic(nn.Module):
         operator that mixes features which can be cut) is computed once, at full width. Its memory
         is that of one full-width pass. Raises as `forward`.
         """
-        if self._many is None:
-            related = self.evaluation
-            shared, rest = split_graph(related, self._table, self._scaled())
-            self._many = Runner(self.model, related.program, rest, shared)
-        return self._many.each(map(self._table.complete, widths), args, kwargs)
+        runner, inputs = self._serving(False, args, kwargs)
+        runners = next(r for r in self._runners if r.runners[False] is runner)
+        return runners.each(map(self._table.complete, widths), inputs)
+
+    def _serving(
+        self, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Runner, list[Any]]:
+        """The runner for a call of this form, and its inputs. Raises CaptureError."""
+        for each in self._runners:
+            runner = each.runners[training]
+            inputs = runner.form.match(args, kwargs)
+            if inputs is not None:
+                return runner, inputs
+        runner = self._learn(args, kwargs).runners[training]
+        return runner, runner.form.flatten(args, kwargs)
+
+    @torch.compiler.disable
+    def _learn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Runners:
+        """Capture a form of call that the example does not have."""
+        first = self._captured[0]
+        form = self._runners[0].runners[False].form
+        what = f"The inputs have another form than the example ({form.differences(args, kwargs)})"
+        if len(self._captured) > _MOST_FORMS:
+            raise CaptureError(
+                f"{what}, as those of {_MOST_FORMS} calls before, each of which is captured by "
+                "itself; give numbers that change as tensors."
+            )
+        try:
+            further = capture_further(
+                self.model, first, args, kwargs, self._asked, len(self._captured)
+            )
+        except CaptureError as error:
+            raise CaptureError(f"{what}, and {_in_a_sentence(error)}") from error
+        self._captured.append(further)
+        self._runners.append(Runners(self.model, further, self._draw.scale))
+        return self._runners[-1]
 
     @torch.compiler.disable  # the widths are inputs of the compiled graph, which serves all of them
     def drawn(self) -> Widths:
@@ -206,7 +227,15 @@ class Elastic(nn.Module):
     @property
     def relations(self) -> Relations:
         """What the rules found in the captured graphs of both modes."""
-        return self._relations
+        return self._captured[0].relations
+
+    @property
+    def _relations(self) -> Relations:
+        return self._captured[0].relations
+
+    @property
+    def _table(self) -> Axes:
+        return self._captured[0].axes
 
     @property
     def table(self) -> Axes:
@@ -225,7 +254,7 @@ class Elastic(nn.Module):
 
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The (args, kwargs) that the model was captured with, on the model's device."""
-        program = self._programs[-1]
+        program = self._captured[0].programs[-1]
         tensor = next(self.model.parameters(), None)
         device = "cpu" if tensor is None else tensor.device
         leaves = [x.to(device) if isinstance(x, Tensor) else x for x in program.example]
@@ -238,13 +267,7 @@ class Elastic(nn.Module):
         Of sharded parameters, whole copies; then all processes must ask for them together, and so
         for a cut.
         """
-        state: dict[str, Tensor] = {}
-        for program in self._programs:
-            state.update(program.constants)
-        with whole(self.model):
-            state.update(self.model.named_buffers(remove_duplicate=False))
-            state.update(self.model.named_parameters(remove_duplicate=False))
-        return state
+        return tensors(self.model, self._captured[0].programs)
 
     def cut(self, widths: AnyWidths, *, same_class: bool = True) -> nn.Module:
         """A plain module at these widths, with its own copies of the kept parameters.
@@ -339,3 +362,9 @@ class Elastic(nn.Module):
     def explain(self) -> str:
         """What can be cut, what cannot and why, as text; of many layers alike, one line."""
         return str(self.inspect())
+
+
+def _in_a_sentence(error: Exception) -> str:
+    """A message inside another one."""
+    text = str(error)
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text
