@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any, Final
 
 import torch
@@ -32,10 +33,15 @@ from widthwise.graph.relate import Related, Relations
 from widthwise.graph.rewrite import keeper
 from widthwise.graph.runner import Runner, Runners
 from widthwise.graph.sharded import whole
+from widthwise.graph.signature import showing
 from widthwise.graph.slicing import KeptDim, count, layout
 from widthwise.variant import AnyWidths, Widths
 
 _MOST_FORMS: Final = 8  # forms of call, besides the example's, that one network captures
+_CAPTURED: Final = frozenset(
+    """activation_checkpointing_enable gradient_checkpointing_enable gradient_checkpointing_disable
+    resize_token_embeddings set_attn_implementation""".split()
+)  # methods that change what forward does, which a captured graph would not notice
 
 
 class GraphModuleWarning(UserWarning):
@@ -60,11 +66,23 @@ class Elastic(nn.Module):
     outputs: names of the outputs that matter, such as ("logits",) or ("0",), where a model returns
         inner features as well: those then come at the widths that they have. By default all matter.
 
-    `step` is the number of the next draw; set it to resume. In train mode every call advances it.
+    `step` is the number of the next draw; in train mode every call advances it. `state_dict` holds
+    it, under the key `_extra_state`; a state dict without it leaves it as it is. Copies, deep ones
+    and pickled ones, have parameters, draws and a step of their own.
+
+    What an Elastic does not have itself it reads from `model`: `net.config`, `net.generate`. A
+    method of the model runs the model, at full width. `forward` has the model's signature, so that
+    trainers do with it what they do with the model.
 
     Raises CaptureError, naming operator, module and remedy, when the model cannot be captured, and
     WidthError for constraints that do not fit its axes.
     """
+
+    def __new__(cls, model: nn.Module | None = None, *args: Any, **kwargs: Any) -> Elastic:
+        """A network of the class that shows the model's signature."""
+        if isinstance(model, nn.Module) and not hasattr(cls, "shown_on"):
+            cls = showing(cls, type(model))
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -81,6 +99,7 @@ class Elastic(nn.Module):
     ) -> None:
         args = (args,) if isinstance(args, Tensor) else args
         check(model, args, kwargs or {})
+        _check_name(model)
         super().__init__()
         self.model = model
         self._draw = draw if draw is not None else Draw()
@@ -94,6 +113,7 @@ class Elastic(nn.Module):
         first = capture_example(model, tuple(args), kwargs or {}, self._asked, dynamic_shapes)
         self._captured = [first]  # for the example, then for each other form of call that came
         self._runners = [Runners(model, first, self._draw.scale)]
+        self.register_load_state_dict_pre_hook(_keep_step)
         self.train(model.training)
         if not self._table.free:
             warnings.warn(
@@ -101,6 +121,52 @@ class Elastic(nn.Module):
                 NothingToCutWarning,
                 stacklevel=2,
             )
+
+    def __getattr__(self, name: str) -> Any:
+        """What the network does not have itself, of the model."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            model = self.__dict__.get("_modules", {}).get("model")
+            if model is None or name.startswith("_"):
+                raise
+            if name in _CAPTURED:
+                raise AttributeError(
+                    f"An Elastic has no {name!r}, because its graphs hold what that changes; call "
+                    "it on the model before it is made elastic."
+                ) from None
+            if not hasattr(model, name):
+                raise AttributeError(
+                    f"An Elastic has no {name!r}, and neither has its {type(model).__name__}."
+                ) from None
+        return getattr(model, name)
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        """For copies and pickles: the graphs are shared or written, what runs them is made anew."""
+        kind = type(self)
+        made = (getattr(kind, "shown_on", kind), type(self.model))
+        return _blank, made, {**self.__dict__, "_runners": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What `__reduce_ex__` gave."""
+        super().__setstate__(state)
+        self._runners = [Runners(self.model, each, self._draw.scale) for each in self._captured]
+
+    def get_extra_state(self) -> Tensor:
+        """The step, an int64 tensor (), for `state_dict`."""
+        return torch.tensor(self.step)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """The step from a state dict."""
+        self.step = int(state)
+
+    def _get_name(self) -> str:
+        """The model's class: trainers choose by it how labels are shifted."""
+        return type(self.model).__name__
+
+    def __repr__(self) -> str:
+        """As of any module, called Elastic."""
+        return "Elastic" + super().__repr__().removeprefix(self._get_name())
 
     @property
     def draw(self) -> Draw:
@@ -368,3 +434,22 @@ def _in_a_sentence(error: Exception) -> str:
     """A message inside another one."""
     text = str(error)
     return text[:1].lower() + text[1:] if text[1:2].islower() else text
+
+
+def _check_name(model: nn.Module) -> None:
+    if "widths" in signature(model.forward).parameters:
+        raise CaptureError(
+            f"{type(model).__name__}.forward has a parameter 'widths', by which an Elastic is told "
+            "its own; call it otherwise."
+        )
+
+
+def _blank(base: type[Elastic], model: type[nn.Module]) -> Elastic:
+    """A network without anything, to be given its state."""
+    kind: type[Elastic] = showing(base, model)
+    return kind.__new__(kind)
+
+
+def _keep_step(net: Elastic, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Let a state dict without a step leave it as it is."""
+    state.setdefault(f"{prefix}_extra_state", net.get_extra_state())

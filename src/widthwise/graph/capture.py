@@ -28,6 +28,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from widthwise.errors import CaptureError
+from widthwise.graph.keywords import name_keywords, shapes_of_keywords
 from widthwise.graph.modes import computes_the_same, turn_off_training
 from widthwise.graph.refusal import cannot, check, check_graph
 from widthwise.graph.tidy import flatten, spell_out
@@ -193,7 +194,7 @@ def _dynamic(leaf: Any, most: int) -> Any:
 
 def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> ExportedProgram:
     if dynamic_shapes is not None:
-        choices = [dynamic_shapes]
+        choices = [shapes_of_keywords(model, dynamic_shapes)]
     else:
         # Some networks cannot be captured with every size free: give up freedom dim by dim.
         choices = [
@@ -201,6 +202,7 @@ def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> Ex
             for most in (3, 1, 0)
         ]
     try_out(model, args, kwargs)
+    name_keywords(model, kwargs)
     failure: Exception | None = None
     for choice in choices:
         shapes = choice if dynamic_shapes is not None else _by_name(model, args, choice)
@@ -223,13 +225,11 @@ def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
             if positional:
                 named[name] = tuple(positional)
             positional = []
-        elif p.kind is p.VAR_KEYWORD:
-            named[name] = {k: v for k, v in kwshapes.items() if k not in parameters}
-        elif positional:
+        elif p.kind is not p.VAR_KEYWORD and positional:
             named[name] = positional.pop(0)
         elif name in kwshapes:
             named[name] = kwshapes[name]
-    return {k: v for k, v in named.items() if v != {} or k in kwshapes}
+    return named
 
 
 def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
