@@ -275,7 +275,7 @@ class Elastic(nn.Module):
                 self.model, first, args, kwargs, self._asked, len(self._captured)
             )
         except CaptureError as error:
-            raise CaptureError(f"{what}, and {_in_a_sentence(error)}") from error
+            raise CaptureError(f"{what}, and {error}") from error
         self._captured.append(further)
         self._runners.append(Runners(self.model, further, self._draw.scale))
         return self._runners[-1]
@@ -428,12 +428,6 @@ class Elastic(nn.Module):
     def explain(self) -> str:
         """What can be cut, what cannot and why, as text; of many layers alike, one line."""
         return str(self.inspect())
-
-
-def _in_a_sentence(error: Exception) -> str:
-    """A message inside another one."""
-    text = str(error)
-    return text[:1].lower() + text[1:] if text[1:2].islower() else text
 
 
 def _check_name(model: nn.Module) -> None:

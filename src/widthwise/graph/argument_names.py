@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from widthwise.errors import CaptureError, or_rather
 from widthwise.graph.capture import Program
 
-_ALIKE = 0.8  # of difflib: what one letter or two make of a name
+_ALIKE = 0.75  # of difflib: what one letter or two make of a name
 _BY_TRAINERS = "num_items_in_batch"  # given to every forward that takes keywords, read or not
 
 
@@ -35,7 +35,7 @@ def check_names(model: nn.Module, programs: Sequence[Program], *, further: bool)
     anything = [p for p in parameters.values() if p.kind is p.VAR_KEYWORD]
     if not anything:
         return
-    known = {p.name for p in parameters.values() if p not in anything} | _typed(anything[0])
+    known = {p.name for p in parameters.values() if p not in anything} | _typed(model, anything[0])
     known |= {_BY_TRAINERS, *_texts(model.forward)}
     for name, value, read in _arguments(programs):
         if name in known or value is None:
@@ -76,10 +76,14 @@ def _inputs(program: Program) -> list[Any]:
     return [n for n in program.graph.find_nodes(op="placeholder") if n.name in wanted]
 
 
-def _typed(parameter: inspect.Parameter) -> set[str]:
+def _typed(model: nn.Module, parameter: inspect.Parameter) -> set[str]:
     """The names that `**kwargs: Unpack[SomeTypedDict]` lists."""
     names: set[str] = set()
-    for kind in typing.get_args(parameter.annotation):
+    try:
+        annotation = typing.get_type_hints(model.forward).get(parameter.name)
+    except Exception:  # noqa: BLE001 - names that are not there, and whatever else is written there
+        annotation = parameter.annotation
+    for kind in typing.get_args(annotation):
         names |= set(getattr(kind, "__annotations__", {}))
     return names
 

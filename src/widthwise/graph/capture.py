@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from widthwise.errors import CaptureError
-from widthwise.graph.keywords import name_keywords, shapes_of_keywords
+from widthwise.graph.containers import for_shapes
+from widthwise.graph.describe import describe_call, shapes_of_keywords
 from widthwise.graph.modes import computes_the_same, turn_off_training
 from widthwise.graph.refusal import cannot, check, check_graph
 from widthwise.graph.tidy import flatten, spell_out
@@ -95,12 +97,20 @@ def capture(
                 EvaluationOnlyWarning,
                 stacklevel=3,
             )
-            evaluation = _choose(evaluation, outputs)
+            (evaluation,) = _finished([evaluation], args, kwargs, outputs)
             return dataclasses.replace(evaluation, training=True), evaluation
         evaluation = _without_flags(training, twin(model).eval(), args, kwargs) or _program(
             _export(twin(model).eval(), args, kwargs, dynamic_shapes), False
         )
-    return _choose(_program(training, True), outputs), _choose(evaluation, outputs)
+    both = [_program(training, True), evaluation]
+    training_program, evaluation = _finished(both, args, kwargs, outputs)
+    return training_program, evaluation
+
+
+def _finished(programs: list[Program], args: Any, kwargs: Any, outputs: Any) -> list[Program]:
+    """The programs with the example itself, and with the outputs marked that matter."""
+    example = pytree.tree_leaves((args, kwargs))
+    return [_choose(dataclasses.replace(p, example=example), outputs) for p in programs]
 
 
 def _choose(program: Program, outputs: Sequence[str] | None) -> Program:
@@ -197,12 +207,9 @@ def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> Ex
         choices = [shapes_of_keywords(model, dynamic_shapes)]
     else:
         # Some networks cannot be captured with every size free: give up freedom dim by dim.
-        choices = [
-            (pytree.tree_map(lambda x, m=most: _dynamic(x, m), (args, kwargs)))
-            for most in (3, 1, 0)
-        ]
+        choices = [for_shapes(partial(_dynamic, most=most), (args, kwargs)) for most in (3, 1, 0)]
     try_out(model, args, kwargs)
-    name_keywords(model, kwargs)
+    args, kwargs = describe_call(model, args, kwargs)
     failure: Exception | None = None
     for choice in choices:
         shapes = choice if dynamic_shapes is not None else _by_name(model, args, choice)

@@ -87,10 +87,10 @@ def capture_further(
     CaptureError where the model cannot be captured for it, or has other axes.
     """
     with _apart(model):
+        make_known((args, dict(kwargs)))
         args, kwargs = pytree.tree_map_only(
             Tensor, lambda t: t.detach().clone(), (args, dict(kwargs))
         )
-        make_known((args, kwargs))
         some = capture(model, args, kwargs, outputs=asked.outputs)
         programs = tuple(_numbered(program, number) for program in some)
         check_names(model, programs, further=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import UserDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -48,3 +48,18 @@ def register(kind: type) -> None:
                 list(mapping),
             ),
         )
+
+
+def for_shapes(leaf: Callable[[Any], Any], value: Any) -> Any:
+    """A function of every leaf, nested as torch.export wants shapes: what it learnt, as lists."""
+    leaves, spec = pytree.tree_flatten(value)
+    return _nested(spec, map(leaf, leaves))
+
+
+def _nested(spec: pytree.TreeSpec, leaves: Iterator[Any]) -> Any:
+    if spec.is_leaf():
+        return next(leaves)
+    children = [_nested(child, leaves) for child in spec.children()]
+    if dataclasses.is_dataclass(spec.type) or issubclass(spec.type, UserDict):
+        return children
+    return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(children, spec.context)
