@@ -44,6 +44,15 @@ class _Operator:
 
 
 @dataclass(frozen=True)
+class _Tree:
+    """In the place of a tree's spec, whose leaves torch warns of: None stands for a leaf."""
+
+    kind: type | None
+    context: Any
+    children: tuple[_Tree | None, ...]
+
+
+@dataclass(frozen=True)
 class _Made:
     """In the place of a dataclass that holds nodes: its class and its fields."""
 
@@ -87,6 +96,7 @@ def flat(value: Any) -> Flat:
             return _Operator(space, name, leaf._overloadname)
         if isinstance(leaf, pytree.TreeSpec):
             containers.update(dict.fromkeys(_kinds(leaf)))
+            return _tree(leaf)
         return leaf
 
     plain = _Change(word)(value)
@@ -105,6 +115,8 @@ def whole(flat: Flat) -> Any:
             return graphs[leaf.graph][1][leaf.name]
         if isinstance(leaf, _Graph):
             return graphs[leaf.number][0]
+        if isinstance(leaf, _Tree):
+            return _spec(leaf)
         return _operator(leaf) if isinstance(leaf, _Operator) else leaf
 
     return _Change(thing)(flat.value)
@@ -148,7 +160,7 @@ def _is_ours(value: Any) -> bool:
     return (
         dataclasses.is_dataclass(value)
         and type(value).__module__.startswith("widthwise.")
-        and not isinstance(value, (_Node, _Graph, _Operator))
+        and not isinstance(value, (_Node, _Graph, _Operator, _Tree))
     )
 
 
@@ -206,6 +218,17 @@ def _graph(records: list[_Record]) -> tuple[fx.Graph, dict[str, fx.Node]]:
         node.meta = dict(record.meta)
         named[record.name] = node
     return graph, named
+
+
+def _tree(spec: pytree.TreeSpec) -> _Tree:
+    children = tuple(None if c.is_leaf() else _tree(c) for c in spec.children())
+    return _Tree(spec.type, spec.context, children)
+
+
+def _spec(tree: _Tree | None) -> pytree.TreeSpec:
+    if tree is None:
+        return pytree.tree_structure(0)
+    return pytree.TreeSpec(tree.kind, tree.context, [_spec(child) for child in tree.children])
 
 
 def _kinds(spec: pytree.TreeSpec) -> list[type]:
