@@ -95,6 +95,7 @@ def capture_further(
         programs = tuple(_numbered(program, number) for program in some)
         check_names(model, programs, further=True)
         relations = relate([*first.programs, *programs])
+        _show_what_stays(relations, len(first.programs))
         axes = _axes(model, relations, programs, asked)
     wrong = _meaning_other(first, Captured(programs, relations, axes))
     if wrong is not None:
@@ -105,6 +106,7 @@ def capture_further(
             "example these arguments, too."
         )
     newest = relations.programs[-len(programs) :]
+    programs = tuple(related.program for related in newest)
     return Captured(programs, dataclasses.replace(relations, programs=newest), axes)
 
 
@@ -156,13 +158,26 @@ def _axes(
 
 
 def _numbered(program: Program, number: int) -> Program:
-    """The program with names of constants that no other form's have."""
+    """The program with names of constants that no other form's have, and outputs that may narrow.
+
+    Outputs that the example has keep their sizes for its sake. What only this form shows, such as
+    the hidden states of all layers, comes at the widths that it has, as from a cut network.
+    """
     names = {name: f"{name}@{number}" for name in program.constants}
     return dataclasses.replace(
         program,
         constants={names[name]: t for name, t in program.constants.items()},
         state={node: names.get(name, name) for node, name in program.state.items()},
+        matters=(False,) * len(program.matters),
     )
+
+
+def _show_what_stays(relations: Relations, first: int) -> None:
+    """Let the proof compare the outputs of further programs that no axis narrows."""
+    for related in relations.programs[first:]:
+        outputs: Any = next(n for n in related.program.graph.nodes if n.op == "output").args[0]
+        stays = tuple(all(map(fully_fixed, related.dims.get(out, ()))) for out in outputs)
+        related.program = dataclasses.replace(related.program, matters=stays)
 
 
 def _meaning_other(first: Captured, further: Captured) -> str | None:

@@ -19,6 +19,7 @@ from widthwise.graph.form import Form
 from widthwise.graph.rewrite import elastic_graph
 from widthwise.graph.sharded import gathered
 from widthwise.graph.shared import split_graph
+from widthwise.graph.switches import Switches
 
 
 class Runners:
@@ -70,6 +71,7 @@ class Runner:
         self.module = fx.GraphModule(nn.Module(), graph)
         self.shared = None if shared is None else fx.GraphModule(nn.Module(), shared)
         self.sources = [self._source(name) for name in program.state.values()]
+        self.switches = [Switches(model, program, m) for m in (self.module, self.shared) if m]
         self.device: torch.device | None = None
         self._place()
 
@@ -95,8 +97,11 @@ class Runner:
         return [widths.get(name, size) for name, size in self.sizes.items()]
 
     def _state(self) -> list[Any]:
-        """The model's tensors as they are now."""
+        """The model's tensors as they are now; the graphs are told of its switches."""
         self._place()
+        if not torch.compiler.is_compiling():
+            for switches in self.switches:
+                switches.throw()
         return list(gathered([held[name] for held, name in self.sources]))
 
     def _place(self) -> None:

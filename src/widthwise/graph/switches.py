@@ -1,0 +1,92 @@
+"""Switches of a model's own layers that are thrown between calls, read at every call.
+
+    norm.eval()                # frozen statistics, in a network that trains
+    norm.momentum = None       # a plain mean of the batches, as weight averaging takes it
+    dropout.p = 0.2            # a schedule
+
+A captured graph holds what they were. They are part of what the model does, so a graph is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from widthwise.graph.capture import Program
+from widthwise.graph.rules.op import module_path
+
+aten = torch.ops.aten
+_Setting = tuple[fx.Node, int, Callable[[], Any]]
+
+
+class Switches:
+    """What the operators of one graph take from layers: (node, argument, how to read it)."""
+
+    def __init__(self, model: nn.Module, program: Program, module: fx.GraphModule) -> None:
+        self.module = module
+        self.settings: list[_Setting] = []
+        norms: list[_NormBase] = []
+        counted: set[_NormBase] = set()
+        modules = dict(model.named_modules())
+        for node in module.graph.nodes:
+            if node.target is aten.batch_norm.default:
+                layer = modules.get(_owner(node.args[3], program))
+                # Without statistics of its own a norm takes those of the batch in either mode.
+                if isinstance(layer, _NormBase) and layer.track_running_stats:
+                    self.settings.append((node, 5, partial(getattr, layer, "training")))
+                    self.settings.append((node, 6, partial(_momentum, layer)))
+                    norms.append(layer)
+            elif node.target is aten.add_.Tensor:
+                layer = modules.get(_owner(node.args[0], program))
+                if isinstance(layer, _NormBase):
+                    self.settings.append((node, 1, partial(_counts, layer)))
+                    counted.add(layer)
+            elif node.target in (aten.dropout.default, aten.dropout_.default):
+                layer = modules.get(module_path(node))
+                if isinstance(layer, _DropoutNd):
+                    self.settings.append((node, 1, partial(getattr, layer, "p")))
+                    self.settings.append((node, 2, partial(getattr, layer, "training")))
+        # The graph of evaluation does not count batches; some adapt their norms in it.
+        self.uncounted = [layer for layer in norms if layer not in counted]
+
+    def throw(self) -> None:
+        """Let the graph do what its layers say now."""
+        changed = False
+        for node, i, read in self.settings:
+            value = read()
+            if node.args[i] != value:
+                node.args = (*node.args[:i], value, *node.args[i + 1 :])
+                changed = True
+        if changed:
+            self.module.recompile()
+        for layer in self.uncounted:
+            if layer.training and layer.num_batches_tracked is not None:
+                layer.num_batches_tracked.add_(1)
+
+
+def _counts(layer: _NormBase) -> int:
+    return int(layer.training)
+
+
+def _momentum(layer: _NormBase) -> float:
+    if layer.momentum is not None:
+        return float(layer.momentum)
+    counted = layer.num_batches_tracked
+    return 0.0 if counted is None else 1.0 / (int(counted) + 1)
+
+
+def _owner(value: Any, program: Program) -> str:
+    """The path of the layer that holds a statistic; a name that no layer has for other values."""
+    while isinstance(value, fx.Node) and value.op == "call_function" and value.args:
+        value = value.args[0]  # a slice of it
+    name = program.state.get(value.name, "") if isinstance(value, fx.Node) else ""
+    return name.rpartition(".")[0] if name.endswith(_STATISTICS) else "?"
+
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
