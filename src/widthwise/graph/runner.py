@@ -71,13 +71,14 @@ class Runner:
         self.module = fx.GraphModule(nn.Module(), graph)
         self.shared = None if shared is None else fx.GraphModule(nn.Module(), shared)
         self.sources = [self._source(name) for name in program.state.values()]
-        self.switches = [Switches(model, program, m) for m in (self.module, self.shared) if m]
+        self.switches = [Switches(model, program, g) for g in (graph, shared) if g is not None]
         self.device: torch.device | None = None
         self._place()
 
     def __call__(self, widths: Mapping[str, int], inputs: list[Any]) -> Any:
         """The outputs at these widths for the inputs that `form` made of a call."""
-        outputs = self.module(*self._in_order(widths), *self._state(), *inputs)
+        state = self._state()  # first: it may put another module in the place of this one
+        outputs = self.module(*self._in_order(widths), *state, *inputs)
         return pytree.tree_unflatten(outputs, self.program.out_spec)
 
     def each(self, many: Iterable[Mapping[str, int]], inputs: list[Any]) -> Iterator[Any]:
@@ -99,9 +100,9 @@ class Runner:
     def _state(self) -> list[Any]:
         """The model's tensors as they are now; the graphs are told of its switches."""
         self._place()
-        if not torch.compiler.is_compiling():
-            for switches in self.switches:
-                switches.throw()
+        self.module = self.switches[0].thrown(self.module)
+        if self.shared is not None:
+            self.shared = self.switches[1].thrown(self.shared)
         return list(gathered([held[name] for held, name in self.sources]))
 
     def _place(self) -> None:

@@ -28,13 +28,13 @@ _Setting = tuple[fx.Node, int, Callable[[], Any]]
 class Switches:
     """What the operators of one graph take from layers: (node, argument, how to read it)."""
 
-    def __init__(self, model: nn.Module, program: Program, module: fx.GraphModule) -> None:
-        self.module = module
+    def __init__(self, model: nn.Module, program: Program, graph: fx.Graph) -> None:
+        self.graph = graph
         self.settings: list[_Setting] = []
         norms: list[_NormBase] = []
         counted: set[_NormBase] = set()
         modules = dict(model.named_modules())
-        for node in module.graph.nodes:
+        for node in graph.nodes:
             if node.target is aten.batch_norm.default:
                 layer = modules.get(_owner(node.args[3], program))
                 # Without statistics of its own a norm takes those of the batch in either mode.
@@ -54,20 +54,25 @@ class Switches:
                     self.settings.append((node, 2, partial(getattr, layer, "training")))
         # The graph of evaluation does not count batches; some adapt their norms in it.
         self.uncounted = [layer for layer in norms if layer not in counted]
+        self.now = [node.args[i] for node, i, _ in self.settings]
 
-    def throw(self) -> None:
-        """Let the graph do what its layers say now."""
-        changed = False
-        for node, i, read in self.settings:
-            value = read()
-            if node.args[i] != value:
-                node.args = (*node.args[:i], value, *node.args[i + 1 :])
-                changed = True
-        if changed:
-            self.module.recompile()
+    def thrown(self, module: fx.GraphModule) -> fx.GraphModule:
+        """The module of this graph that does what its layers say now."""
+        wanted = [read() for _, _, read in self.settings]
+        if wanted != self.now:
+            module = self._set(wanted)
         for layer in self.uncounted:
             if layer.training and layer.num_batches_tracked is not None:
                 layer.num_batches_tracked.add_(1)
+        return module
+
+    @torch.compiler.disable
+    def _set(self, wanted: list[Any]) -> fx.GraphModule:
+        for (node, i, _), value in zip(self.settings, wanted, strict=True):
+            node.args = (*node.args[:i], value, *node.args[i + 1 :])
+        self.now = wanted
+        # Another module, since a compiled network would not notice that this one was changed.
+        return fx.GraphModule(nn.Module(), self.graph)
 
 
 def _counts(layer: _NormBase) -> int:
