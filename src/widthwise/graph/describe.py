@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from types import NoneType
+from enum import Enum
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, nn
+from torch import nn
 
-_DESCRIBED = (Tensor, bool, int, float, complex, str, NoneType)
+_CONSTANT = (Enum, torch.dtype, torch.device, torch.layout, torch.memory_format, bytes, range)
 
 
 def describe_call(
@@ -45,8 +46,8 @@ def _named(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> inspect.S
 
 
 def _described(leaf: Any) -> Any:
-    # Subclasses, such as enumerations of texts, are no plain texts to torch.export.
-    return leaf if isinstance(leaf, Tensor) or type(leaf) in _DESCRIBED else None
+    # Others may hold tensors, which a graph must not take for constants: torch.export refuses them.
+    return None if isinstance(leaf, _CONSTANT) else leaf
 
 
 def _filled(given: Any, wanted: Any) -> Any:
