@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from inspect import signature
 from typing import Any, Final
 
@@ -20,8 +21,16 @@ from torch import Tensor, nn
 
 from widthwise.choose.draws import Draw, draw_widths
 from widthwise.errors import CaptureError
+from widthwise.graph.agreement import check_agreement
 from widthwise.graph.axes import Axes, Axis
-from widthwise.graph.captured import Asked, capture_example, capture_further, tensors
+from widthwise.graph.captured import (
+    Asked,
+    Captured,
+    apart,
+    capture_example,
+    capture_further,
+    tensors,
+)
 from widthwise.graph.constraints import Constraints
 from widthwise.graph.cut import cut_state, graph_module, make_on_cpu
 from widthwise.graph.dims import fully_fixed, size
@@ -61,7 +70,8 @@ class Elastic(nn.Module):
     draw: how training draws widths; by default structural dropout with log-uniform widths.
     seed: of the draws, which are a function of (seed, step) and nothing else.
     dynamic_shapes: as for torch.export.export, instead of the sizes widthwise frees by itself.
-    prove: run the shuffle proof on every axis (recommended).
+    prove: run the shuffle proof on every axis, and see on the example that outputs, gradients and
+        buffers at full width are the model's (recommended).
     constraints: axes that share a width or stay whole, and which widths the others may have.
     outputs: names of the outputs that matter, such as ("logits",) or ("0",), where a model returns
         inner features as well: those then come at the widths that they have. By default all matter.
@@ -114,6 +124,8 @@ class Elastic(nn.Module):
         self._captured = [first]  # for the example, then for each other form of call that came
         self._runners = [Runners(model, first, self._draw.scale)]
         self.register_load_state_dict_pre_hook(_keep_step)
+        if prove:
+            self._check_agreement(first, self._runners[0])
         self.train(model.training)
         if not self._table.free:
             warnings.warn(
@@ -167,6 +179,23 @@ class Elastic(nn.Module):
     def __repr__(self) -> str:
         """As of any module, called Elastic."""
         return "Elastic" + super().__repr__().removeprefix(self._get_name())
+
+    def _check_agreement(self, captured: Captured, runners: Runners) -> None:
+        """See that at full width this is the model, in every mode that was captured."""
+        if any(t.is_meta for t in [*self.model.parameters(), *self.model.buffers()]):
+            return
+        full = self._table.complete({})
+        training, evaluation = captured.programs
+        args, kwargs = self._example_of(captured)
+        for program in (evaluation,) if training.graph is evaluation.graph else captured.programs:
+            runner = runners.runners[program.training]
+            check_agreement(
+                self.model,
+                partial(_run, runner, full),
+                args,
+                kwargs,
+                training=program.training,
+            )
 
     @property
     def draw(self) -> Draw:
@@ -276,9 +305,13 @@ class Elastic(nn.Module):
             )
         except CaptureError as error:
             raise CaptureError(f"{what}, and {error}") from error
+        runners = Runners(self.model, further, self._draw.scale)
+        if self._asked.prove:
+            with apart(self.model):
+                self._check_agreement(further, runners)
         self._captured.append(further)
-        self._runners.append(Runners(self.model, further, self._draw.scale))
-        return self._runners[-1]
+        self._runners.append(runners)
+        return runners
 
     @torch.compiler.disable  # the widths are inputs of the compiled graph, which serves all of them
     def drawn(self) -> Widths:
@@ -320,7 +353,10 @@ class Elastic(nn.Module):
 
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The (args, kwargs) that the model was captured with, on the model's device."""
-        program = self._captured[0].programs[-1]
+        return self._example_of(self._captured[0])
+
+    def _example_of(self, captured: Captured) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        program = captured.programs[-1]
         tensor = next(self.model.parameters(), None)
         device = "cpu" if tensor is None else tensor.device
         leaves = [x.to(device) if isinstance(x, Tensor) else x for x in program.example]
@@ -428,6 +464,10 @@ class Elastic(nn.Module):
     def explain(self) -> str:
         """What can be cut, what cannot and why, as text; of many layers alike, one line."""
         return str(self.inspect())
+
+
+def _run(runner: Runner, widths: Mapping[str, int], args: Any, kwargs: Any) -> Any:
+    return runner(widths, runner.form.flatten(args, kwargs))
 
 
 def _check_name(model: nn.Module) -> None:

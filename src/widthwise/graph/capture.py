@@ -31,7 +31,10 @@ from torch.export.graph_signature import InputKind
 from widthwise.errors import CaptureError
 from widthwise.graph.containers import for_shapes
 from widthwise.graph.describe import describe_call, shapes_of_keywords
-from widthwise.graph.modes import computes_the_same, turn_off_training
+from widthwise.graph.guards import Guards, equalities, find_guards, never_one
+from widthwise.graph.listening import Listener, listening
+from widthwise.graph.modes import computes_the_same, symbolic_run, turn_off_training
+from widthwise.graph.own_functions import Calls, Whole, keep_whole, marked_functions
 from widthwise.graph.refusal import cannot, check, check_graph
 from widthwise.graph.tidy import flatten, spell_out
 from widthwise.graph.tryout import try_out, twin
@@ -53,6 +56,7 @@ class Program:
     inputs: placeholder names of the flattened (args, kwargs), in order.
     sizes: every tensor's sizes by node; each symbolic size has a prime of its own, so that it
     never equals a number of features.
+    guards: what must hold of the inputs' sizes.
     matters: for each of the flattened outputs, whether it must keep its size.
     """
 
@@ -66,6 +70,7 @@ class Program:
     example: list[Any]
     sizes: dict[fx.Node, Any]
     dynamic: frozenset[int]
+    guards: Guards
     matters: tuple[bool, ...]
 
 
@@ -91,7 +96,8 @@ def capture(
         try:
             training = _export(twin(model).train(), args, kwargs, dynamic_shapes)
         except CaptureError as error:
-            evaluation = _program(_export(twin(model).eval(), args, kwargs, dynamic_shapes), False)
+            recorded = _export(twin(model).eval(), args, kwargs, dynamic_shapes)
+            evaluation = _program(recorded, training=False)
             warnings.warn(
                 f"Training will run the network as in evaluation mode, without dropout: {error}",
                 EvaluationOnlyWarning,
@@ -100,9 +106,9 @@ def capture(
             (evaluation,) = _finished([evaluation], args, kwargs, outputs)
             return dataclasses.replace(evaluation, training=True), evaluation
         evaluation = _without_flags(training, twin(model).eval(), args, kwargs) or _program(
-            _export(twin(model).eval(), args, kwargs, dynamic_shapes), False
+            _export(twin(model).eval(), args, kwargs, dynamic_shapes), training=False
         )
-    both = [_program(training, True), evaluation]
+    both = [_program(training, training=True), evaluation]
     training_program, evaluation = _finished(both, args, kwargs, outputs)
     return training_program, evaluation
 
@@ -111,6 +117,18 @@ def _finished(programs: list[Program], args: Any, kwargs: Any, outputs: Any) -> 
     """The programs with the example itself, and with the outputs marked that matter."""
     example = pytree.tree_leaves((args, kwargs))
     return [_choose(dataclasses.replace(p, example=example), outputs) for p in programs]
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What torch.export made of a model, user code kept whole, and the lines that it noted.
+
+    guards: where the model decided on sizes in another run than the one that was exported.
+    """
+
+    exported: ExportedProgram
+    lines: dict[int, str]
+    guards: Guards | None = None
 
 
 def _choose(program: Program, outputs: Sequence[str] | None) -> Program:
@@ -165,19 +183,45 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _without_flags(
-    training: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    training: _Recorded, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Program | None:
     """The program of evaluation from that of training, if they differ in nothing but flags."""
-    derived = copy.copy(training)
-    derived._graph_module = copy.deepcopy(training.graph_module)
-    inputs = (g.find_nodes(op="placeholder") for g in (training.graph, derived.graph))
+    exported = training.exported
+    derived = copy.copy(exported)
+    derived._graph_module = copy.deepcopy(exported.graph_module)
+    inputs = (g.find_nodes(op="placeholder") for g in (exported.graph, derived.graph))
     for old, new in zip(*inputs, strict=True):
         new.name = old.name  # copying changes names such as `input`
-    state, _, constants = _state(derived)
+    state, inputs_of, constants = _state(derived)
     turn_off_training(derived.graph, state)
-    with quietly():
+    with quietly(), _free_sizes():
         same = computes_the_same(derived.graph, state, constants, model, args, kwargs)
-    return _program(derived, False) if same else None
+        guards = _evaluation_guards(exported, inputs_of, model, args, kwargs) if same else None
+    if guards is None:
+        return None
+    return _program(_Recorded(derived, training.lines, guards), training=False)
+
+
+def _evaluation_guards(
+    exported: ExportedProgram, names: list[str], model: nn.Module, args: Any, kwargs: Any
+) -> Guards | None:
+    """What the model decides on sizes in evaluation mode; None where that cannot be told."""
+    values = {n.name: n.meta.get("val") for n in exported.graph.find_nodes(op="placeholder")}
+    free = [
+        tuple(isinstance(s, torch.SymInt) and bool(s.node.expr.free_symbols) for s in v.shape)
+        if isinstance(v, Tensor)
+        else None
+        for v in map(values.get, names)
+    ]
+    calls = Calls()
+    listener = Listener(calls)
+    with listening(model, listener):
+        inputs = symbolic_run(model, args, kwargs, free)
+    return (
+        None
+        if inputs is None
+        else find_guards(list(zip(names, inputs, strict=True)), listener.lines)
+    )
 
 
 def _at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -202,7 +246,7 @@ def _dynamic(leaf: Any, most: int) -> Any:
     return dict.fromkeys(range(min(count, most)), Dim.AUTO)
 
 
-def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> ExportedProgram:
+def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> _Recorded:
     if dynamic_shapes is not None:
         choices = [shapes_of_keywords(model, dynamic_shapes)]
     else:
@@ -215,6 +259,8 @@ def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> Ex
         shapes = choice if dynamic_shapes is not None else _by_name(model, args, choice)
         try:
             return _export_once(model, args, kwargs, shapes)
+        except CaptureError:
+            raise
         except Exception as error:  # noqa: BLE001 - the user's code runs inside
             failure = failure or error
     assert failure is not None
@@ -239,13 +285,35 @@ def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
     return named
 
 
-def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
-    with quietly(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Recorded:
+    _make_none_plain(model)
+    calls = Calls()
+    listener = Listener(calls)
+    with quietly(), _free_sizes(), marked_functions(calls), listening(model, listener):
         exported = torch.export.export(
             model, args, kwargs or None, dynamic_shapes=shapes, strict=False
         )
     flatten(exported.graph_module, exported.graph)
-    return exported
+    keep_whole(exported.graph, calls)
+    return _Recorded(exported, listener.lines)
+
+
+def _free_sizes() -> Any:
+    """Sizes of 0 and 1 are sizes like any other: what the model decides on them becomes a guard."""
+    return shape_config.patch(  # type: ignore[attr-defined]
+        use_duck_shape=False, backed_size_oblivious=True
+    )
+
+
+def _make_none_plain(model: nn.Module) -> None:
+    """Let buffers that are None be plain attributes of a model that nobody else uses.
+
+    When forward makes such a buffer, torch.export writes it to the model's first input.
+    """
+    for module in model.modules():
+        for name in [n for n, b in module._buffers.items() if b is None]:
+            del module._buffers[name]
+            vars(module)[name] = None
 
 
 @contextmanager
@@ -256,7 +324,7 @@ def quietly() -> Iterator[None]:
     prints pages before an error, whose gist the CaptureError tells.
     """
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         printed = io.StringIO()
         with warnings.catch_warnings(), redirect_stdout(printed), redirect_stderr(printed):
@@ -266,18 +334,23 @@ def quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def _program(exported: ExportedProgram, training: bool) -> Program:
+def _program(recorded: _Recorded, *, training: bool) -> Program:
     """Pull apart what torch.export returns, and tidy the graph."""
+    exported = recorded.exported
     graph = exported.graph
     state, inputs, constants = _state(exported)
-    spell_out(graph)
+    squeezed = spell_out(graph, state)
     check_graph(graph)
-    # Parameters that nothing reads are not part of what the module computes.
+    # Parameters that no operator reads are not part of what the module computes.
     for node in list(graph.find_nodes(op="placeholder")):
         if node.name in state and not node.users:
             del state[node.name]
             graph.erase_node(node)
     sizes, dynamic = _sizes(graph)
+    values = {n.name: n.meta.get("val") for n in graph.find_nodes(op="placeholder")}
+    given = [(name, values.get(name)) for name in inputs]
+    guards = recorded.guards or find_guards(given, recorded.lines)
+    squeezes = never_one([value for _, value in given], squeezed)
     return Program(
         graph=graph,
         training=training,
@@ -289,6 +362,7 @@ def _program(exported: ExportedProgram, training: bool) -> Program:
         example=pytree.tree_leaves(exported.example_inputs),
         sizes=sizes,
         dynamic=dynamic,
+        guards=dataclasses.replace(guards, conditions=(*guards.conditions, *squeezes)),
         matters=(True,) * exported.call_spec.out_spec.num_leaves,
     )
 
@@ -319,12 +393,15 @@ def _sizes(graph: fx.Graph) -> tuple[dict[fx.Node, Any], frozenset[int]]:
     prime = 1_000_000
     values: dict[Any, int] = {}
     known: dict[Any, int] = {}
+    equal: dict[Any, Any] | None = None
 
     def number(s: Any) -> Any:
-        nonlocal prime
+        nonlocal prime, equal
         if not isinstance(s, torch.SymInt):
             return s
-        expression = s.node.expr
+        if equal is None:
+            equal = equalities(s.node.shape_env)
+        expression = s.node.expr.xreplace(equal)
         if expression not in known:
             for symbol in sorted(expression.free_symbols, key=str):
                 if symbol not in values:
@@ -339,5 +416,8 @@ def _sizes(graph: fx.Graph) -> tuple[dict[fx.Node, Any], frozenset[int]]:
             return [sizes_of(v) for v in value]
         return number(value)
 
-    sizes = {n: sizes_of(n.meta["val"]) for n in graph.nodes if "val" in n.meta}
-    return sizes, frozenset(known.values())
+    bodies = [n.target.body for n in graph.nodes if isinstance(n.target, Whole)]
+    nodes = [n for g in (graph, *bodies) for n in g.nodes if "val" in n.meta]
+    sizes = {n: sizes_of(n.meta["val"]) for n in nodes}
+    # A symbol that the model fixed stands in no expression any more.
+    return sizes, frozenset(v for e, v in known.items() if e.free_symbols)

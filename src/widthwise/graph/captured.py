@@ -86,7 +86,7 @@ def capture_further(
     number: how many forms there are so far; constants of this one are named by it. Raises
     CaptureError where the model cannot be captured for it, or has other axes.
     """
-    with _apart(model):
+    with apart(model):
         make_known((args, dict(kwargs)))
         args, kwargs = pytree.tree_map_only(
             Tensor, lambda t: t.detach().clone(), (args, dict(kwargs))
@@ -111,7 +111,7 @@ def capture_further(
 
 
 @contextmanager
-def _apart(model: nn.Module) -> Iterator[None]:
+def apart(model: nn.Module) -> Iterator[None]:
     """Capture as it would be done outside: whatever modes are on, and leaving random numbers."""
     tensors = [*model.parameters(), *model.buffers()]
     devices = {t.device for t in tensors if t.device.type not in ("cpu", "meta")}

@@ -134,11 +134,10 @@ def _merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph | None:
 
 def _counts_batches(node: fx.Node) -> bool:
     source = node.args[0] if node.args else None
-    return (
-        node.target is torch.ops.aten.add_.Tensor
-        and isinstance(source, fx.Node)
-        and str(source.target).endswith("num_batches_tracked")
-    )
+    if node.target is not torch.ops.aten.add_.Tensor or not isinstance(source, fx.Node):
+        return False
+    # A module that runs twice counts on from its first count.
+    return str(source.target).endswith("num_batches_tracked") or _counts_batches(source)
 
 
 def _unite(
@@ -219,23 +218,35 @@ def check_inputs(graph: fx.Graph, program: Program) -> None:
                 equal = graph.call_function(operator.eq, (node, example))
                 message = f"Input {node.target} must be {example!r}."
                 graph.call_function(torch._assert, (equal, message))
-        for node, fixed in zip(placeholders, fixed_sizes(program), strict=True):
+        for i, (node, fixed) in enumerate(zip(placeholders, fixed_sizes(program), strict=True)):
             for d, wanted in fixed.items():
                 found = graph.call_function(torch.ops.aten.sym_size.int, (node, d))
-                message = f"Dim {d} of input {node.target} must have size {wanted}."
+                line = program.guards.lines.get((i, d), "")
+                why = f", which the model fixes{line}" if line else ""
+                message = f"Dim {d} of input {node.target} must have size {wanted}{why}."
                 equal = graph.call_function(operator.eq, (found, wanted))
                 graph.call_function(torch._assert, (equal, message))
+        if not program.guards.empty:
+            sizes = {
+                at: graph.call_function(torch.ops.aten.sym_size.int, (placeholders[at[0]], at[1]))
+                for at in program.guards.used
+            }
+            for held, message in program.guards.add_to(graph, sizes):
+                graph.call_function(torch._assert, (held, message))
 
 
 def fixed_sizes(program: Program) -> list[dict[int, int]]:
     """For each input of the graph: the dims that must have the example's size, and that size."""
     sizes = {n.name: s for n, s in program.sizes.items() if n.op == "placeholder"}
-    return [
-        {d: s for d, s in enumerate(sizes[name]) if s not in program.dynamic}
-        if isinstance(sizes.get(name), list)
-        else {}
-        for name in program.inputs
-    ]
+    found: list[dict[int, int]] = []
+    for name, guarded, value in zip(
+        program.inputs, program.guards.sizes, program.example, strict=True
+    ):
+        found.append({})
+        for d, size in enumerate(guarded or ()):
+            if sizes[name][d] not in program.dynamic or not size.free_symbols:
+                found[-1][d] = value.shape[d]
+    return found
 
 
 def _calling_convention(graph: fx.Graph, program: Program, model: nn.Module) -> None:

@@ -58,11 +58,28 @@ class Form:
                 return None
         if any(map(_other, flat, self.program.example)):
             return None
-        for name, value, example, fixed in zip(
-            self.program.inputs, flat, self.program.example, self.fixed, strict=True
-        ):
-            _check_sizes(name, value, example, fixed)
+        for i, (value, fixed) in enumerate(zip(flat, self.fixed, strict=True)):
+            self._check_sizes(i, value, fixed)
+        refused = self.program.guards.refuse(flat)
+        if refused is not None:
+            raise CaptureError(refused)
         return flat
+
+    def _check_sizes(self, i: int, value: Any, fixed: dict[int, int]) -> None:
+        """Refuse sizes for which the captured graph would silently compute something else."""
+        if not isinstance(value, Tensor):
+            return
+        name, example = self.program.inputs[i], self.program.example[i]
+        other = [d for d, s in fixed.items() if value.dim() > d and value.shape[d] != s]
+        if value.dim() != example.dim() or other:
+            line = self.program.guards.lines.get((i, other[0]), "") if other else ""
+            why = f", since the model fixes dim {other[0]}{line}" if line else ""
+            raise CaptureError(
+                f"The input {name} has shape {tuple(value.shape)}, but the model was captured with "
+                f"{tuple(example.shape)}, where only the sizes of dims "
+                f"{[d for d in range(example.dim()) if d not in fixed]} may vary{why}; capture it "
+                "again."
+            )
 
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """As `match`, but raises CaptureError for another form."""
@@ -185,15 +202,3 @@ def _word(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{'an' if _kind(value) == 'integer' else 'a'} {_kind(value)} tensor"
     return repr(value) if isinstance(value, _PLAIN) else f"a {type(value).__name__}"
-
-
-def _check_sizes(name: str, value: Any, example: Any, fixed: dict[int, int]) -> None:
-    """Refuse sizes for which the captured graph would silently compute something else."""
-    if not isinstance(value, Tensor):
-        return
-    if value.dim() != example.dim() or any(value.shape[d] != s for d, s in fixed.items()):
-        raise CaptureError(
-            f"The input {name} has shape {tuple(value.shape)}, but the model was captured with "
-            f"{tuple(example.shape)}, where only the sizes of dims "
-            f"{[d for d in range(example.dim()) if d not in fixed]} may vary; capture it again."
-        )

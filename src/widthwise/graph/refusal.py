@@ -23,6 +23,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
 
 from widthwise.errors import CaptureError
 
@@ -58,6 +59,12 @@ def check(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
 
 def _check_module(path: str, module: nn.Module) -> None:
     kind = type(module)
+    if module._backward_hooks or module._backward_pre_hooks:
+        raise CaptureError(
+            f"{f'The submodule {path!r}' if path else 'The model'} has a backward hook, which a "
+            "captured graph cannot run; remove it, or put a hook on its output in forward "
+            "(output.register_hook), which is captured."
+        )
     if isinstance(module, (nn.DataParallel, DistributedDataParallel)):
         remedy = "give widthwise the module inside it (its .module) and wrap the Elastic instead"
     elif isinstance(module, (FSDPModule, FullyShardedDataParallel)):
@@ -130,6 +137,19 @@ def cannot(model: nn.Module, error: BaseException) -> str:
     """The sentence for a model that runs but that torch.export does not capture."""
     name, text, kind = type(model).__name__, str(error), type(error).__name__
     where = place(error)
+    passed = set(_functions(error))
+    if "_detect_is_causal_mask" in passed:
+        keyword = "tgt_is_causal" if "TransformerDecoder" in passed else "is_causal"
+        return (
+            f"{name} lets torch look whether a mask is causal{where}, which depends on data; say it "
+            f"there, by {keyword}=True for a causal mask and {keyword}=False for any other."
+        )
+    if passed & {"PackedSequence", "pack_padded_sequence", "pack_sequence"}:
+        return (
+            f"{name} packs sequences{where}, whose sizes depend on data; run the recurrent layer on "
+            "the padded batch and mask what lies behind each length, for example by "
+            "torch.where(positions < lengths[:, None, None], outputs, 0)."
+        )
     if "data-dependent" in text or "DataDependent" in kind or "DynamicOutputShape" in kind:
         advice = "use torch.where or a fixed bound there"
         if "layerdrop" in _function_text(error):
@@ -145,6 +165,11 @@ def cannot(model: nn.Module, error: BaseException) -> str:
             "with torch.library.register_fake, or give widthwise a part without the operator."
         )
     if found := re.search(r"Found <class '([^']*)'> in output", text):
+        if found[1].rpartition(".")[2].endswith("Cache"):
+            return (
+                f"{name} returns a {found[1]}, which cannot be captured; give use_cache=False with "
+                "the example, or set it in the model's config."
+            )
         return (
             f"{name} returns a {found[1]}, which cannot be captured; return its tensors, alone or "
             "in tuples, dicts and dataclasses."
@@ -169,12 +194,16 @@ def check_graph(graph: fx.Graph) -> None:
     """Raise CaptureError for what torch.export records but what cannot run from a graph."""
     for node in graph.nodes:
         if getattr(node.target, "__module__", None) == "torch._functorch.predispatch":
-            lines = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-            where = _in_words(lines[-1][0], int(lines[-1][1])) if lines else ""
             raise CaptureError(
-                f"torch.vmap{where} cannot be captured; write it out for the whole batch, or give "
+                f"torch.vmap{line_of(node)} cannot be captured; write it out for the whole batch, or give "
                 "widthwise the part of the model without it."
             )
+
+
+def line_of(node: fx.Node) -> str:
+    """The line of the user's code that called an operator, said as `place`."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
+    return in_words(lines[-1][0], int(lines[-1][1])) if lines else ""
 
 
 def _without_fake(error: BaseException, text: str) -> str | None:
@@ -198,17 +227,18 @@ def first_sentence(error: BaseException) -> str:
 def place(error: BaseException) -> str:
     """Where in the user's own code an error arose: ` at file:line (the line)`, or nothing."""
     found = _origin(error)
-    return "" if found is None else _in_words(found[0].co_filename, found[1])
+    return "" if found is None else in_words(found[0].co_filename, found[1])
 
 
 def running(frame: FrameType | None) -> str:
     """The line of the user's own code that runs in a frame or called it, said as `place`."""
     while frame is not None and not is_own(frame):
         frame = None if _module(frame).startswith("widthwise.graph.") else frame.f_back
-    return "" if frame is None else _in_words(frame.f_code.co_filename, frame.f_lineno)
+    return "" if frame is None else in_words(frame.f_code.co_filename, frame.f_lineno)
 
 
-def _in_words(file: str, line: int) -> str:
+def in_words(file: str, line: int) -> str:
+    """A line of code as messages name it: ` at file:line (the line)`."""
     text = linecache.getline(file, line).strip()
     path = Path(file)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
@@ -247,6 +277,20 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _functions(error: BaseException) -> Iterator[str]:
+    """Names of the functions that an error passed through, of their classes, and of packed values."""
+    for each in _causes(error):
+        traceback = each.__traceback__
+        while traceback is not None:
+            frame = traceback.tb_frame
+            yield frame.f_code.co_name
+            if "self" in frame.f_locals:
+                yield type(frame.f_locals["self"]).__name__
+            if any(isinstance(v, PackedSequence) for v in frame.f_locals.values()):
+                yield "PackedSequence"
+            traceback = traceback.tb_next
 
 
 def _function_text(error: BaseException) -> str:

@@ -30,6 +30,7 @@ class Switches:
 
     def __init__(self, model: nn.Module, program: Program, graph: fx.Graph) -> None:
         self.graph = graph
+        self.model, self.mode = model, program.training
         self.settings: list[_Setting] = []
         norms: list[_NormBase] = []
         counted: set[_NormBase] = set()
@@ -39,19 +40,19 @@ class Switches:
                 layer = modules.get(_owner(node.args[3], program))
                 # Without statistics of its own a norm takes those of the batch in either mode.
                 if isinstance(layer, _NormBase) and layer.track_running_stats:
-                    self.settings.append((node, 5, partial(getattr, layer, "training")))
+                    self.settings.append((node, 5, partial(self._training, layer)))
                     self.settings.append((node, 6, partial(_momentum, layer)))
                     norms.append(layer)
             elif node.target is aten.add_.Tensor:
                 layer = modules.get(_owner(node.args[0], program))
                 if isinstance(layer, _NormBase):
-                    self.settings.append((node, 1, partial(_counts, layer)))
+                    self.settings.append((node, 1, partial(self._counts, layer)))
                     counted.add(layer)
             elif node.target in (aten.dropout.default, aten.dropout_.default):
                 layer = modules.get(module_path(node))
                 if isinstance(layer, _DropoutNd):
                     self.settings.append((node, 1, partial(getattr, layer, "p")))
-                    self.settings.append((node, 2, partial(getattr, layer, "training")))
+                    self.settings.append((node, 2, partial(self._training, layer)))
         # The graph of evaluation does not count batches; some adapt their norms in it.
         self.uncounted = [layer for layer in norms if layer not in counted]
         self.now = [node.args[i] for node, i, _ in self.settings]
@@ -62,9 +63,16 @@ class Switches:
         if wanted != self.now:
             module = self._set(wanted)
         for layer in self.uncounted:
-            if layer.training and layer.num_batches_tracked is not None:
+            if self._training(layer) and layer.num_batches_tracked is not None:
                 layer.num_batches_tracked.add_(1)
         return module
+
+    def _training(self, layer: nn.Module) -> bool:
+        """A layer's mode, where the model is in that of the graph; else the graph's."""
+        return layer.training if self.model.training == self.mode else self.mode
+
+    def _counts(self, layer: nn.Module) -> int:
+        return int(self._training(layer))
 
     @torch.compiler.disable
     def _set(self, wanted: list[Any]) -> fx.GraphModule:
@@ -73,10 +81,6 @@ class Switches:
         self.now = wanted
         # Another module, since a compiled network would not notice that this one was changed.
         return fx.GraphModule(nn.Module(), self.graph)
-
-
-def _counts(layer: _NormBase) -> int:
-    return int(layer.training)
 
 
 def _momentum(layer: _NormBase) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
-from widthwise.errors import CaptureError
+from widthwise.graph.refusal import line_of
+from widthwise.graph.regions import inline_regions
 
 aten = torch.ops.aten
 
@@ -24,17 +25,24 @@ _CHECKS = {
 
 def flatten(owner: fx.GraphModule, graph: fx.Graph) -> None:
     """Put the bodies of regions in line and leave out checks of the example's sizes."""
-    _inline_regions(owner, graph)
+    inline_regions(owner, graph)
     for node in list(graph.nodes):
         if node.target in _CHECKS or (node.op == "get_attr" and not node.users):
             graph.erase_node(node)
 
 
-def spell_out(graph: fx.Graph) -> None:
-    """Say outright what operators leave to the sizes of their inputs, and drop dead code."""
+def spell_out(graph: fx.Graph, state: Mapping[str, str]) -> list[tuple[Any, str]]:
+    """Say outright what operators leave to the sizes of their inputs, and drop dead code.
+
+    What reads a tensor of the model (`state` names their placeholders) stays, used or not: the
+    user's class computes it too, so that it has to fit at every width. Returns the sizes that must
+    not be 1, each with the line that would squeeze it then.
+    """
+    kept: list[tuple[Any, str]] = []
     for node in list(graph.nodes):
         if node.target in (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
-            _explicit_squeeze(graph, node)
+            line = line_of(node)
+            kept += [(s, line) for s in _explicit_squeeze(graph, node)]
         elif node.target is aten.scaled_dot_product_attention.default:
             _explicit_scale(node)
         elif node.target is aten.view.default:
@@ -42,17 +50,24 @@ def spell_out(graph: fx.Graph) -> None:
             node.target = aten.reshape.default
         elif node.target in _SPLITS:
             _explicit_split(node)
-    graph.eliminate_dead_code()
+    graph.eliminate_dead_code(
+        lambda n: n.is_impure() or any(s.name in state for s in n.all_input_nodes)
+    )
     graph.lint()
+    return kept
 
 
-def _explicit_squeeze(graph: fx.Graph, node: fx.Node) -> None:
-    """Say which dims are squeezed, so that a dim cut to width 1 is not squeezed as well."""
+def _explicit_squeeze(graph: fx.Graph, node: fx.Node) -> list[Any]:
+    """Say which dims are squeezed, so that a dim cut to width 1 is not squeezed as well.
+
+    Returns the sizes that come with the input and stay.
+    """
     source = node.args[0]
     assert isinstance(source, fx.Node)
     shape = source.meta["val"].shape
     asked: Any = node.args[1] if len(node.args) > 1 else list(range(len(shape)))
     dims = [d % len(shape) for d in (asked if isinstance(asked, (list, tuple)) else [asked])]
+    free = [shape[d] for d in dims if not isinstance(shape[d], int)]
     dims = [d for d in dims if isinstance(shape[d], int) and shape[d] == 1]
     if dims:
         node.target = aten.squeeze.dims
@@ -60,6 +75,7 @@ def _explicit_squeeze(graph: fx.Graph, node: fx.Node) -> None:
     else:
         node.replace_all_uses_with(source)
         graph.erase_node(node)
+    return free
 
 
 _SPLITS = {aten.split.Tensor, aten.split.sizes, aten.chunk.default}
@@ -86,32 +102,3 @@ def _explicit_scale(node: fx.Node) -> None:
     head_size = query.meta["val"].shape[-1]
     if node.kwargs.get("scale") is None and isinstance(head_size, int):
         node.kwargs = {**node.kwargs, "scale": 1.0 / math.sqrt(head_size)}
-
-
-def _inline_regions(owner: fx.GraphModule, graph: fx.Graph) -> None:
-    """Put the bodies of `no_grad` and autocast regions in line; the regions only set modes."""
-    for node in list(graph.nodes):
-        name = getattr(node.target, "__name__", "")
-        if node.op != "call_function" or not name.startswith("wrap_with_"):
-            continue
-        if name == "wrap_with_autocast" and node.args[2]:
-            raise CaptureError(
-                "The model switches autocast on inside forward, which its narrower networks would "
-                "lose; take it out of forward and call the network under autocast instead."
-            )
-        at = next(
-            i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr"
-        )
-        body = getattr(owner, str(node.args[at].target))
-        _inline_regions(body, body.graph)
-        values = dict(
-            zip(body.graph.find_nodes(op="placeholder"), node.args[at + 1 :], strict=True)
-        )
-        with graph.inserting_before(node):
-            result = graph.graph_copy(body.graph, values)
-        results = result if isinstance(result, (tuple, list)) else (result,)
-        for user in list(node.users):
-            if user.target is operator.getitem:
-                user.replace_all_uses_with(results[user.args[1]])
-                graph.erase_node(user)
-        graph.erase_node(node)
