@@ -314,7 +314,7 @@ def test_numbers_that_the_graph_holds_are_checked():
     widths = net.widths(0.5)
     inputs = {"batch": args[0], **kwargs}
     compensate(net.cut(widths), net, widths, [(inputs, None)])
-    with pytest.raises(ScoreError, match=r"temperature is 3.0, but the model was captured with"):
+    with pytest.raises(ScoreError, match=r"'temperature' is 2.0 there and 3.0 here"):
         compensate(net.cut(widths), net, widths, [({**inputs, "temperature": 3.0}, None)])
 
 

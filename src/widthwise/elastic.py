@@ -3,8 +3,8 @@
 net = Elastic(model, (x,))          # model is any nn.Module; nothing in it is edited
 print(net.explain())                # what can be cut, what cannot and why
 net(x)                              # train(): at drawn widths; eval(): at full width
-net(x, widths=net.widths(0.5))      # at half of every axis
-small = net.cut(net.widths(0.5))    # a plain module, without widthwise
+net(x, widths=0.5)                  # at half of every axis
+small = net.cut(0.5)                # a plain module, without widthwise
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from inspect import signature
+from typing import Any, Final
 
 import torch
 import torch.utils._pytree as pytree
@@ -20,22 +21,30 @@ from torch import Tensor, nn
 
 from widthwise import zeros
 from widthwise.choose.draws import Draw, draw_widths
+from widthwise.errors import CaptureError
 from widthwise.graph.agreement import check_agreement
-from widthwise.graph.axes import Axes, Axis, find_axes
-from widthwise.graph.capture import capture
-from widthwise.graph.constraints import Constraints, constrain
+from widthwise.graph.axes import Axes, Axis
+from widthwise.graph.captured import (
+    Asked,
+    Captured,
+    apart,
+    capture_example,
+    capture_further,
+    tensors,
+)
+from widthwise.graph.constraints import Constraints
 from widthwise.graph.cut import cut_state, graph_module, make_on_cpu
 from widthwise.graph.dims import fully_fixed, size
 from widthwise.graph.explain import Inspection, inspect
 from widthwise.graph.expressible import expressible
 from widthwise.graph.own_class import Patch, own_class
-from widthwise.graph.proof import prove
 from widthwise.graph.refusal import check
-from widthwise.graph.relate import Related, Relations, relate
-from widthwise.graph.rewrite import elastic_graph, keeper
-from widthwise.graph.runner import Runner
+from widthwise.graph.relate import Related, Relations
+from widthwise.graph.rewrite import keeper
+from widthwise.graph.runner import Runner, Runners
 from widthwise.graph.sharded import whole
-from widthwise.graph.shared import shared_nodes, split_graph
+from widthwise.graph.shared import shared_nodes
+from widthwise.graph.signature import showing
 from widthwise.graph.slicing import KeptDim, count, layout
 from widthwise.recalibration import (
     Recalibrate,
@@ -46,7 +55,13 @@ from widthwise.recalibration import (
     remember,
     remembered,
 )
-from widthwise.variant import Widths
+from widthwise.variant import AnyWidths, Widths
+
+_MOST_FORMS: Final = 8  # forms of call, besides the example's, that one network captures
+_CAPTURED: Final = frozenset(
+    """activation_checkpointing_enable gradient_checkpointing_enable gradient_checkpointing_disable
+    resize_token_embeddings set_attn_implementation""".split()
+)  # methods that change what forward does, which a captured graph would not notice
 
 
 class GraphModuleWarning(UserWarning):
@@ -72,11 +87,23 @@ class Elastic(nn.Module):
     outputs: names of the outputs that matter, such as ("logits",) or ("0",), where a model returns
         inner features as well: those then come at the widths that they have. By default all matter.
 
-    `step` is the number of the next draw; set it to resume. In train mode every call advances it.
+    `step` is the number of the next draw; in train mode every call advances it. `state_dict` holds
+    it, under the key `_extra_state`; a state dict without it leaves it as it is. Copies, deep ones
+    and pickled ones, have parameters, draws and a step of their own.
+
+    What an Elastic does not have itself it reads from `model`: `net.config`, `net.generate`. A
+    method of the model runs the model, at full width. `forward` has the model's signature, so that
+    trainers do with it what they do with the model.
 
     Raises CaptureError, naming operator, module and remedy, when the model cannot be captured, and
     WidthError for constraints that do not fit its axes.
     """
+
+    def __new__(cls, model: nn.Module | None = None, *args: Any, **kwargs: Any) -> Elastic:
+        """A network of the class that shows the model's signature."""
+        if isinstance(model, nn.Module) and not hasattr(cls, "shown_on"):
+            cls = showing(cls, type(model))
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -93,6 +120,7 @@ class Elastic(nn.Module):
     ) -> None:
         args = (args,) if isinstance(args, Tensor) else args
         check(model, args, kwargs or {})
+        _check_name(model)
         super().__init__()
         self.model = model
         self._draw = draw if draw is not None else Draw()
@@ -102,20 +130,13 @@ class Elastic(nn.Module):
         if any(p.is_meta for p in model.parameters()):
             args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
         self.outputs = None if outputs is None else tuple(outputs)
-        self._programs = capture(
-            model, tuple(args), kwargs or {}, dynamic_shapes=dynamic_shapes, outputs=self.outputs
-        )
-        self._relations: Relations = relate(self._programs)
-        self._table: Axes = self._find(prove)
-        self._runners = {
-            related.program.training: Runner(
-                model, related.program, elastic_graph(related, self._table, self._scaled())
-            )
-            for related in self._relations.programs
-        }
-        self._many: Runner | None = None
+        self._asked = Asked(prove, self.constraints, self.outputs)
+        first = capture_example(model, tuple(args), kwargs or {}, self._asked, dynamic_shapes)
+        self._captured = [first]  # for the example, then for each other form of call that came
+        self._runners = [Runners(model, first, self._draw.scale)]
+        self.register_load_state_dict_pre_hook(_keep_step)
         if prove:
-            self._check_agreement()
+            self._check_agreement(first, self._runners[0])
         self.train(model.training)
         if not self._table.free:
             warnings.warn(
@@ -124,27 +145,68 @@ class Elastic(nn.Module):
                 stacklevel=2,
             )
 
-    def _check_agreement(self) -> None:
+    def __getattr__(self, name: str) -> Any:
+        """What the network does not have itself, of the model."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            model = self.__dict__.get("_modules", {}).get("model")
+            if model is None or name.startswith("_"):
+                raise
+            if name in _CAPTURED:
+                raise AttributeError(
+                    f"An Elastic has no {name!r}, because its graphs hold what that changes; call "
+                    "it on the model before it is made elastic."
+                ) from None
+            if not hasattr(model, name):
+                raise AttributeError(
+                    f"An Elastic has no {name!r}, and neither has its {type(model).__name__}."
+                ) from None
+        return getattr(model, name)
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        """For copies and pickles: the graphs are shared or written, what runs them is made anew."""
+        kind = type(self)
+        made = (getattr(kind, "shown_on", kind), type(self.model))
+        return _blank, made, {**self.__dict__, "_runners": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What `__reduce_ex__` gave."""
+        super().__setstate__(state)
+        self._runners = [Runners(self.model, each, self._draw.scale) for each in self._captured]
+
+    def get_extra_state(self) -> Tensor:
+        """The step, an int64 tensor (), for `state_dict`."""
+        return torch.tensor(self.step)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """The step from a state dict."""
+        self.step = int(state)
+
+    def _get_name(self) -> str:
+        """The model's class: trainers choose by it how labels are shifted."""
+        return type(self.model).__name__
+
+    def __repr__(self) -> str:
+        """As of any module, called Elastic."""
+        return "Elastic" + super().__repr__().removeprefix(self._get_name())
+
+    def _check_agreement(self, captured: Captured, runners: Runners) -> None:
         """See that at full width this is the model, in every mode that was captured."""
         if any(t.is_meta for t in [*self.model.parameters(), *self.model.buffers()]):
             return
         full = self._table.complete({})
-        training, evaluation = self._programs
-        args, kwargs = self.example()
-        for program in (evaluation,) if training.graph is evaluation.graph else self._programs:
+        training, evaluation = captured.programs
+        args, kwargs = self._example_of(captured)
+        for program in (evaluation,) if training.graph is evaluation.graph else captured.programs:
+            runner = runners.runners[program.training]
             check_agreement(
                 self.model,
-                partial(self._runners[program.training], full),
+                partial(_run, runner, full),
                 args,
                 kwargs,
                 training=program.training,
             )
-
-    def _find(self, proof: bool) -> Axes:
-        parameters = {n for n, _ in self.model.named_parameters(remove_duplicate=False)}
-        axes = find_axes(self._relations, parameters)
-        proven = prove(self._relations, axes, self.state(), parameters) if proof else axes
-        return constrain(proven, self.constraints)
 
     @property
     def draw(self) -> Draw:
@@ -182,14 +244,18 @@ class Elastic(nn.Module):
         """Every free axis at its size."""
         return Widths({name: axis.size for name, axis in self.free.items()})
 
-    def complete(self, widths: Mapping[str, int]) -> Widths:
-        """The widths with the axes that they do not name at full size.
+    def complete(self, widths: AnyWidths) -> Widths:
+        """A width for every free axis: what all functions make of the widths that they are given.
 
-        Raises WidthError for unknown axes and widths that an axis cannot have.
+            net.complete({"fc1": 64})   # axes that are not named stay full
+            net.complete(0.5)           # as net.widths(0.5)
+
+        Raises WidthError for unknown axes, widths that an axis cannot have, and a fraction outside
+        (0, 1].
         """
         return Widths(self._table.complete(widths))
 
-    def forward(self, *args: Any, widths: Mapping[str, int] | None = None, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, widths: AnyWidths | None = None, **kwargs: Any) -> Any:
         """The model at the given widths; without them, drawn ones in train mode, full ones in eval.
 
         Raises WidthError for unknown axes and widths outside 1..size, CaptureError for inputs of
@@ -197,7 +263,9 @@ class Elastic(nn.Module):
         """
         if widths is None:
             widths = self.drawn() if self.training else {}
-        return self._runners[self.training](self._table.complete(widths), args, kwargs)
+        kept = self._table.complete(widths)
+        runner, inputs = self._serving(self.training, args, kwargs)
+        return runner(kept, inputs)
 
     def at(self, widths: Iterable[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The model in evaluation mode at one width for each of `free`, in order, unchecked.
@@ -205,20 +273,56 @@ class Elastic(nn.Module):
         For exporters, whose widths are symbols rather than numbers.
         """
         named = dict(zip(self.free, widths, strict=True))
-        return self._runners[False](named, args, dict(kwargs))
+        runner = self._runners[0].runners[False]
+        return runner(named, runner.form.flatten(args, dict(kwargs)))
 
-    def each(self, widths: Iterable[Mapping[str, int]], *args: Any, **kwargs: Any) -> Iterator[Any]:
+    def each(self, widths: Iterable[AnyWidths], *args: Any, **kwargs: Any) -> Iterator[Any]:
         """The outputs at each of several widths, in evaluation mode and without gradients.
 
         As `net(*args, widths=w, **kwargs)` for every w, but what all widths share (up to the first
         operator that mixes features which can be cut) is computed once, at full width. Its memory
         is that of one full-width pass. Raises as `forward`.
         """
-        if self._many is None:
-            related = self.evaluation
-            shared, rest = split_graph(related, self._table, self._scaled())
-            self._many = Runner(self.model, related.program, rest, shared)
-        return self._many.each(map(self._table.complete, widths), args, kwargs)
+        runner, inputs = self._serving(False, args, kwargs)
+        runners = next(r for r in self._runners if r.runners[False] is runner)
+        return runners.each(map(self._table.complete, widths), inputs)
+
+    def _serving(
+        self, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Runner, list[Any]]:
+        """The runner for a call of this form, and its inputs. Raises CaptureError."""
+        for each in self._runners:
+            runner = each.runners[training]
+            inputs = runner.form.match(args, kwargs)
+            if inputs is not None:
+                return runner, inputs
+        runner = self._learn(args, kwargs).runners[training]
+        return runner, runner.form.flatten(args, kwargs)
+
+    @torch.compiler.disable
+    def _learn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Runners:
+        """Capture a form of call that the example does not have."""
+        first = self._captured[0]
+        form = self._runners[0].runners[False].form
+        what = f"The inputs have another form than the example ({form.differences(args, kwargs)})"
+        if len(self._captured) > _MOST_FORMS:
+            raise CaptureError(
+                f"{what}, as those of {_MOST_FORMS} calls before, each of which is captured by "
+                "itself; give numbers that change as tensors."
+            )
+        try:
+            further = capture_further(
+                self.model, first, args, kwargs, self._asked, len(self._captured)
+            )
+        except CaptureError as error:
+            raise CaptureError(f"{what}, and {error}") from error
+        runners = Runners(self.model, further, self._draw.scale)
+        if self._asked.prove:
+            with apart(self.model):
+                self._check_agreement(further, runners)
+        self._captured.append(further)
+        self._runners.append(runners)
+        return runners
 
     @torch.compiler.disable  # the widths are inputs of the compiled graph, which serves all of them
     def drawn(self) -> Widths:
@@ -233,7 +337,15 @@ class Elastic(nn.Module):
     @property
     def relations(self) -> Relations:
         """What the rules found in the captured graphs of both modes."""
-        return self._relations
+        return self._captured[0].relations
+
+    @property
+    def _relations(self) -> Relations:
+        return self._captured[0].relations
+
+    @property
+    def _table(self) -> Axes:
+        return self._captured[0].axes
 
     @property
     def table(self) -> Axes:
@@ -252,7 +364,10 @@ class Elastic(nn.Module):
 
     def example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The (args, kwargs) that the model was captured with, on the model's device."""
-        program = self._programs[-1]
+        return self._example_of(self._captured[0])
+
+    def _example_of(self, captured: Captured) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        program = captured.programs[-1]
         tensor = next(self.model.parameters(), None)
         device = "cpu" if tensor is None else tensor.device
         leaves = [x.to(device) if isinstance(x, Tensor) else x for x in program.example]
@@ -265,17 +380,11 @@ class Elastic(nn.Module):
         Of sharded parameters, whole copies; then all processes must ask for them together, and so
         for a cut.
         """
-        state: dict[str, Tensor] = {}
-        for program in self._programs:
-            state.update(program.constants)
-        with whole(self.model):
-            state.update(self.model.named_buffers(remove_duplicate=False))
-            state.update(self.model.named_parameters(remove_duplicate=False))
-        return state
+        return tensors(self.model, self._captured[0].programs)
 
     def cut(
         self,
-        widths: Mapping[str, int],
+        widths: AnyWidths,
         *,
         same_class: bool = True,
         recalibrate: Recalibrate = True,
@@ -308,7 +417,7 @@ class Elastic(nn.Module):
     def recalibrated(
         self,
         module: nn.Module,
-        widths: Mapping[str, int],
+        widths: AnyWidths,
         recalibrate: Recalibrate = True,
     ) -> nn.Module:
         """The network's cut at these widths, its running statistics re-estimated in place.
@@ -337,7 +446,7 @@ class Elastic(nn.Module):
             each.training = training
         return module
 
-    def statistics(self, widths: Mapping[str, int]) -> tuple[str, ...]:
+    def statistics(self, widths: AnyWidths) -> tuple[str, ...]:
         """The running means of the layers that see other values at these widths than at full."""
         narrower = dict(self._table.complete(widths)) != dict(self.full())
         return self._width_statistics if narrower else ()
@@ -357,10 +466,10 @@ class Elastic(nn.Module):
                 stacklevel=3,
             )
 
-    def expressible(self, widths: Mapping[str, int]) -> Widths:
+    def expressible(self, widths: AnyWidths) -> Widths:
         """Widths near these at which `cut` returns the user's own class.
 
-            small = net.cut(net.expressible(net.widths(0.5)))
+            small = net.cut(net.expressible(0.5))
 
         First these widths are tried, then such that heads x head size are the stream, layers are
         alike, heads stay whole; in the last resort kinds of axes are cut one after another. Takes
@@ -369,12 +478,12 @@ class Elastic(nn.Module):
         return expressible(
             self._relations,
             self._table,
-            widths,
+            self._table.complete(widths),
             lambda tried: isinstance(self.cut_with_patches(tried)[0], type(self.model)),
         )
 
     def cut_with_patches(
-        self, widths: Mapping[str, int], *, same_class: bool = True
+        self, widths: AnyWidths, *, same_class: bool = True
     ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
         """As `cut`, with the sizes set on the user's class, or what to tell of a graph module."""
         with whole(self.model):
@@ -403,7 +512,7 @@ class Elastic(nn.Module):
             return graph.train(self.model.training and training is None), (), reason
         return *found, None
 
-    def kept(self, widths: Mapping[str, int]) -> dict[str, tuple[KeptDim, ...]]:
+    def kept(self, widths: AnyWidths) -> dict[str, tuple[KeptDim, ...]]:
         """For every tensor that these widths cut, by each of its names, what is kept of its dims.
 
         Raises WidthError.
@@ -429,3 +538,26 @@ class Elastic(nn.Module):
     def explain(self) -> str:
         """What can be cut, what cannot and why, as text; of many layers alike, one line."""
         return str(self.inspect())
+
+
+def _run(runner: Runner, widths: Mapping[str, int], args: Any, kwargs: Any) -> Any:
+    return runner(widths, runner.form.flatten(args, kwargs))
+
+
+def _check_name(model: nn.Module) -> None:
+    if "widths" in signature(model.forward).parameters:
+        raise CaptureError(
+            f"{type(model).__name__}.forward has a parameter 'widths', by which an Elastic is told "
+            "its own; call it otherwise."
+        )
+
+
+def _blank(base: type[Elastic], model: type[nn.Module]) -> Elastic:
+    """A network without anything, to be given its state."""
+    kind: type[Elastic] = showing(base, model)
+    return kind.__new__(kind)
+
+
+def _keep_step(net: Elastic, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Let a state dict without a step leave it as it is."""
+    state.setdefault(f"{prefix}_extra_state", net.get_extra_state())

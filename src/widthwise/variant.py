@@ -16,6 +16,9 @@ from widthwise.formats import Codebook, Format, Uniform
 
 V = TypeVar("V")
 
+AnyWidths = Mapping[str, int] | float
+"""Widths by axis (those not named stay full), or one fraction of every axis, above 0, at most 1."""
+
 
 class _Frozen(Mapping[str, V]):
     """An immutable mapping by name."""
@@ -47,12 +50,18 @@ class Widths(_Frozen[int]):
         Widths({"fc1": 64, "fc2": 32})     # fc1 keeps its first 64 features, fc2 its first 32
         Widths()                           # every axis stays full
 
-    Raises WidthError for a width below 1 or one that is not an integer.
+    Raises WidthError for a width below 1 or one that is not an integer, and for what is no mapping:
+    a fraction says nothing without its network, whose `net.widths(0.5)` names the axes.
     """
 
     __slots__ = ()
 
     def __init__(self, items: Mapping[str, int] | None = None, /) -> None:
+        if items is not None and not isinstance(items, Mapping):
+            raise WidthError(
+                f"The widths are {items!r}; give a mapping from the names of axes to their widths, "
+                "such as net.widths(0.5)."
+            )
         for name, width in (items or {}).items():
             if isinstance(width, bool) or not isinstance(width, int) or width < 1:
                 raise WidthError(

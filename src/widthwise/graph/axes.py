@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 from widthwise.errors import WidthError
 from widthwise.graph.dims import Factor, Term, free_factors, fully_fixed, resolve, size, why
 from widthwise.graph.relate import Relations
-from widthwise.variant import Widths
+from widthwise.variant import AnyWidths, Widths
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,14 @@ class Axes:
         """The axes that can be cut."""
         return {name: a for name, a in self.table.items() if a.fixed_because is None}
 
-    def complete(self, widths: Mapping[str, int]) -> dict[str, int]:
-        """A width for every free axis; those not named stay full.
+    def complete(self, widths: AnyWidths) -> dict[str, int]:
+        """A width for every free axis; those not named stay full, and a fraction is of them all.
 
-        Raises WidthError for an axis that does not exist, is fixed, or may not have that width.
+        Raises WidthError for an axis that does not exist, is fixed, or may not have that width, and
+        for a fraction outside (0, 1].
         """
+        if not isinstance(widths, Mapping):
+            widths = self.fraction(widths)
         for name, width in widths.items():
             axis = self.table.get(name)
             if axis is None:
@@ -134,8 +138,11 @@ class Axes:
         An axis inside another one (the head size inside the heads) stays full: cutting both would
         keep only the square of the fraction. Raises WidthError for a fraction outside (0, 1].
         """
-        if not 0 < kept <= 1:
-            raise WidthError(f"The fraction to keep is {kept}; give a number above 0, at most 1.")
+        if isinstance(kept, bool) or not isinstance(kept, Real) or not 0 < kept <= 1:
+            raise WidthError(
+                f"The fraction to keep is {kept!r}; give a number above 0, at most 1, or a mapping "
+                "from the names of axes to their widths."
+            )
         return Widths(
             {
                 name: axis.near(kept * axis.size, multiple_of)

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ from torch.export.graph_signature import InputKind
 
 import widthwise.graph.shapes  # noqa: F401 - what torch does not know of its own operators
 from widthwise.errors import CaptureError
+from widthwise.graph.containers import for_shapes
+from widthwise.graph.describe import describe_call, shapes_of_keywords
 from widthwise.graph.guards import Guards, equalities, find_guards, never_one
 from widthwise.graph.listening import Listener, listening
 from widthwise.graph.modes import computes_the_same, symbolic_run, turn_off_training
@@ -103,12 +106,20 @@ def capture(
                 EvaluationOnlyWarning,
                 stacklevel=3,
             )
-            evaluation = _choose(evaluation, outputs)
+            (evaluation,) = _finished([evaluation], args, kwargs, outputs)
             return dataclasses.replace(evaluation, training=True), evaluation
         evaluation = _without_flags(training, twin(model).eval(), args, kwargs) or _program(
             _export(twin(model).eval(), args, kwargs, dynamic_shapes), training=False
         )
-    return _choose(_program(training, training=True), outputs), _choose(evaluation, outputs)
+    both = [_program(training, training=True), evaluation]
+    training_program, evaluation = _finished(both, args, kwargs, outputs)
+    return training_program, evaluation
+
+
+def _finished(programs: list[Program], args: Any, kwargs: Any, outputs: Any) -> list[Program]:
+    """The programs with the example itself, and with the outputs marked that matter."""
+    example = pytree.tree_leaves((args, kwargs))
+    return [_choose(dataclasses.replace(p, example=example), outputs) for p in programs]
 
 
 @dataclass(frozen=True)
@@ -240,14 +251,12 @@ def _dynamic(leaf: Any, most: int) -> Any:
 
 def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> _Recorded:
     if dynamic_shapes is not None:
-        choices = [dynamic_shapes]
+        choices = [shapes_of_keywords(model, dynamic_shapes)]
     else:
         # Some networks cannot be captured with every size free: give up freedom dim by dim.
-        choices = [
-            (pytree.tree_map(lambda x, m=most: _dynamic(x, m), (args, kwargs)))
-            for most in (3, 1, 0)
-        ]
+        choices = [for_shapes(partial(_dynamic, most=most), (args, kwargs)) for most in (3, 1, 0)]
     try_out(model, args, kwargs)
+    args, kwargs = describe_call(model, args, kwargs)
     failure: Exception | None = None
     for choice in choices:
         shapes = choice if dynamic_shapes is not None else _by_name(model, args, choice)
@@ -272,13 +281,11 @@ def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
             if positional:
                 named[name] = tuple(positional)
             positional = []
-        elif p.kind is p.VAR_KEYWORD:
-            named[name] = {k: v for k, v in kwshapes.items() if k not in parameters}
-        elif positional:
+        elif p.kind is not p.VAR_KEYWORD and positional:
             named[name] = positional.pop(0)
         elif name in kwshapes:
             named[name] = kwshapes[name]
-    return {k: v for k, v in named.items() if v != {} or k in kwshapes}
+    return named
 
 
 def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Recorded:

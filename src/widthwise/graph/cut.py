@@ -209,10 +209,15 @@ def make_on_cpu(graph: fx.GraphModule) -> None:
 
 
 def check_inputs(graph: fx.Graph, program: Program) -> None:
-    """Let the graph refuse inputs of sizes that it was not captured for."""
+    """Let the graph refuse sizes and numbers that are not those that it was captured with."""
     placeholders = graph.find_nodes(op="placeholder")
     first = next(n for n in graph.nodes if n.op not in ("placeholder", "get_attr"))
     with graph.inserting_before(first):
+        for node, example in zip(placeholders, program.example, strict=True):
+            if example is None or isinstance(example, (bool, int, float, str)):
+                equal = graph.call_function(operator.eq, (node, example))
+                message = f"Input {node.target} must be {example!r}."
+                graph.call_function(torch._assert, (equal, message))
         for i, (node, fixed) in enumerate(zip(placeholders, fixed_sizes(program), strict=True)):
             for d, wanted in fixed.items():
                 found = graph.call_function(torch.ops.aten.sym_size.int, (node, d))

@@ -31,7 +31,7 @@ def expressible(
     expressed: whether the class comes back at these widths; it is asked often, so it should be
     quick.
     """
-    proposals = list(_proposals(relations, axes, axes.complete(wanted)))
+    proposals = list(_proposals(relations, axes, dict(wanted)))
     for widths in dict.fromkeys(proposals):
         if expressed(widths):
             return widths

@@ -1,157 +1,134 @@
 """Running a captured graph on the model's own tensors, at any widths.
 
-Tensors are found anew at every call, whatever replaced them meanwhile, and inputs that the graph
-was not captured for are refused.
+Tensors are looked up at every call, whatever replaced them meanwhile.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from widthwise.errors import CaptureError
+from widthwise.graph.axes import Axes
 from widthwise.graph.capture import Program
-from widthwise.graph.cut import fixed_sizes
+from widthwise.graph.captured import Captured
+from widthwise.graph.form import Form
+from widthwise.graph.rewrite import elastic_graph
 from widthwise.graph.sharded import gathered
+from widthwise.graph.shared import split_graph
+from widthwise.graph.switches import Switches
 
 
-class Form:
-    """The form of the inputs that a graph was captured for."""
+class Runners:
+    """The elastic graphs of a model for one form of call, in both modes.
 
-    def __init__(self, model: nn.Module, program: Program) -> None:
-        self.signature = inspect.signature(model.forward)
-        self.program = program
-        self.fixed = fixed_sizes(program)
+    scale: whether what is kept is multiplied by full size / width.
+    """
 
-    def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """The arguments as the graph takes them. Raises CaptureError for another form."""
-        spec = self.program.in_spec
-        if (
-            len(args) == spec.child(0).num_children
-            and not kwargs
-            and not spec.child(1).num_children
-        ):
-            flat, given = pytree.tree_flatten((args, kwargs))
-        else:
-            flat, given = pytree.tree_flatten(self._arranged(args, kwargs))
-        if given != spec:
-            raise CaptureError(
-                "The inputs have another form than the example that the model was captured with; "
-                "pass the same arguments, nested in the same way."
+    def __init__(self, model: nn.Module, captured: Captured, scale: bool) -> None:
+        self.model, self.captured = model, captured
+        self.scaled = frozenset(captured.relations.consumed) if scale else frozenset()
+        self.runners = {
+            related.program.training: Runner(
+                model,
+                related.program,
+                captured.axes,
+                elastic_graph(related, captured.axes, self.scaled),
             )
-        for i, (value, fixed) in enumerate(zip(flat, self.fixed, strict=True)):
-            self._check(i, value, fixed)
-        refused = self.program.guards.refuse(flat)
-        if refused is not None:
-            raise CaptureError(refused)
-        return flat
+            for related in captured.relations.programs
+        }
+        self.many: Runner | None = None
 
-    def _check(self, i: int, value: Any, fixed: dict[int, int]) -> None:
-        """Refuse what the captured graph would silently compute something else for."""
-        name, example = self.program.inputs[i], self.program.example[i]
-        if not isinstance(value, Tensor):
-            if value != example:
-                raise CaptureError(
-                    f"The argument {name} is {value!r}, but the model was captured with "
-                    f"{example!r}; numbers are part of the graph: capture it again for this one."
-                )
-            return
-        other = [d for d, s in fixed.items() if value.dim() > d and value.shape[d] != s]
-        if value.dim() != example.dim() or other:
-            line = self.program.guards.lines.get((i, other[0]), "") if other else ""
-            why = f", since the model fixes dim {other[0]}{line}" if line else ""
-            raise CaptureError(
-                f"The input {name} has shape {tuple(value.shape)}, but the model was captured with "
-                f"{tuple(example.shape)}, where only the sizes of dims "
-                f"{[d for d in range(example.dim()) if d not in fixed]} may vary{why}; capture it "
-                "again."
-            )
-
-    def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """The arguments as the example gave them, by position or by keyword."""
-        spec = self.program.in_spec
-        try:
-            bound = self.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise CaptureError(
-                f"The model's forward does not take these inputs: {error}."
-            ) from error
-        names = list(self.signature.parameters)
-        positional = names[: spec.child(0).num_children]
-        if any(n not in bound.arguments for n in positional):
-            return args, kwargs
-        wanted = spec.child(1).context or []
-        return (
-            tuple(bound.arguments[n] for n in positional),
-            {n: bound.arguments[n] for n in wanted if n in bound.arguments},
-        )
+    def each(self, many: Iterable[Mapping[str, int]], inputs: list[Any]) -> Iterator[Any]:
+        """The outputs at each of the widths; what all of them share is run once."""
+        if self.many is None:
+            axes = self.captured.axes
+            related = next(r for r in self.captured.relations.programs if not r.program.training)
+            shared, rest = split_graph(related, axes, self.scaled)
+            self.many = Runner(self.model, related.program, axes, rest, shared)
+        return self.many.each(many, inputs)
 
 
 class Runner:
     """An elastic graph ready to run on the model's own tensors."""
 
     def __init__(
-        self, model: nn.Module, program: Program, graph: fx.Graph, shared: fx.Graph | None = None
+        self,
+        model: nn.Module,
+        program: Program,
+        axes: Axes,
+        graph: fx.Graph,
+        shared: fx.Graph | None = None,
     ) -> None:
         self.model = model
         self.program = program
+        self.sizes = {name: axis.size for name, axis in axes.free.items()}
         self.form = Form(model, program)
+        self.constants = dict(program.constants)
         self.module = fx.GraphModule(nn.Module(), graph)
         self.shared = None if shared is None else fx.GraphModule(nn.Module(), shared)
-        self.sources = [_source(model, program, name) for name in program.state.values()]
-        held = (source[name] for source, name in self.sources)
-        self.device = next((t.device for t in held), torch.device("cpu"))
+        self.sources = [self._source(name) for name in program.state.values()]
+        self.switches = [Switches(model, program, g) for g in (graph, shared) if g is not None]
+        self.device: torch.device | None = None
+        self._place()
 
-    def __call__(self, widths: Mapping[str, int], args: tuple[Any, ...], kwargs: Any) -> Any:
-        outputs = self.module(*widths.values(), *self._inputs(args, kwargs))
+    def __call__(self, widths: Mapping[str, int], inputs: list[Any]) -> Any:
+        """The outputs at these widths for the inputs that `form` made of a call."""
+        state = self._state()  # first: it may put another module in the place of this one
+        outputs = self.module(*self._in_order(widths), *state, *inputs)
         return pytree.tree_unflatten(outputs, self.program.out_spec)
 
-    def each(
-        self, many: Iterable[Mapping[str, int]], args: tuple[Any, ...], kwargs: Any
-    ) -> Iterator[Any]:
+    def each(self, many: Iterable[Mapping[str, int]], inputs: list[Any]) -> Iterator[Any]:
         """The outputs at each of the widths; the shared part is run once."""
         assert self.shared is not None
-        inputs = self._inputs(args, kwargs)
+        inputs = [*self._state(), *inputs]
         with torch.no_grad():
             given = self.shared(*inputs)
         sums: dict[int, Any] = {}
         for widths in many:
             with torch.no_grad():
-                outputs = self.module.forward(*widths.values(), *inputs, *given, sums)
+                outputs = self.module.forward(*self._in_order(widths), *inputs, *given, sums)
             yield pytree.tree_unflatten(outputs, self.program.out_spec)
 
-    def _inputs(self, args: tuple[Any, ...], kwargs: Any) -> list[Any]:
-        """The model's tensors as they are now, and the flattened arguments."""
-        state = [holder[name] for holder, name in self.sources]
-        if state and state[0].device != self.device:
-            self._move(state[0].device)
-            state = [holder[name] for holder, name in self.sources]
-        return [*gathered(state), *self.form.flatten(args, kwargs)]
+    def _in_order(self, widths: Mapping[str, int]) -> list[int]:
+        """The width of every axis of this graph; one that only it has stays full."""
+        return [widths.get(name, size) for name, size in self.sizes.items()]
+
+    def _state(self) -> list[Any]:
+        """The model's tensors as they are now; the graphs are told of its switches."""
+        self._place()
+        self.module = self.switches[0].thrown(self.module)
+        if self.shared is not None:
+            self.shared = self.switches[1].thrown(self.shared)
+        return list(gathered([held[name] for held, name in self.sources]))
+
+    def _place(self) -> None:
+        """Be where the model is."""
+        held, name = next(iter(self.sources), (None, ""))
+        if held is not None and held[name].device != self.device:
+            self._move(held[name].device)
 
     def _move(self, device: torch.device) -> None:
         """Operators that make tensors make them on the model's device."""
         for module in filter(None, (self.module, self.shared)):
+            moved = False
             for node in module.graph.nodes:
-                if "device" in node.kwargs:
+                if node.kwargs.get("device", device) != device:
                     node.kwargs = {**node.kwargs, "device": device}
-            module.recompile()
-        self.program.constants.update(
-            {name: t.to(device) for name, t in self.program.constants.items()}
-        )
-        self.sources = [_source(self.model, self.program, n) for n in self.program.state.values()]
+                    moved = True
+            if moved:
+                module.recompile()
+        self.constants.update({name: t.to(device) for name, t in self.constants.items()})
         self.device = device
 
-
-def _source(model: nn.Module, program: Program, name: str) -> tuple[dict[str, Any], str]:
-    """Where a tensor is held, so that it is found anew at every call, whatever replaced it."""
-    if name in program.constants:
-        return program.constants, name
-    path, _, last = name.rpartition(".")
-    module = model.get_submodule(path)
-    holder: dict[str, Any] = module._parameters if last in module._parameters else module._buffers
-    return holder, last
+    def _source(self, name: str) -> tuple[dict[str, Any], str]:
+        """Where a tensor is held, so that it is found at every call, whatever replaced it."""
+        if name in self.constants:
+            return self.constants, name
+        path, _, last = name.rpartition(".")
+        module = self.model.get_submodule(path)
+        held: dict[str, Any] = module._parameters if last in module._parameters else module._buffers
+        return held, last

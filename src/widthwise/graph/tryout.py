@@ -9,11 +9,10 @@ buffers and random generators are left as they were.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -26,6 +25,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from widthwise.errors import CaptureError
+from widthwise.graph.containers import make_known
 from widthwise.graph.refusal import does_not_run, first_sentence, is_own, running
 
 _RUNS = 8  # how often a model that draws with Python runs again to see whether that matters
@@ -79,7 +79,7 @@ def try_out(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         if any(t.is_meta for t in [*model.parameters(), *model.buffers()]):
             return  # without data it need not run; torch.export will tell
         raise CaptureError(does_not_run(model, args, kwargs, error)) from error
-    _register_dataclasses(out)
+    make_known(out)
     leaves = pytree.tree_leaves(out)
     if all(leaf is None or isinstance(leaf, (bool, int, float, str)) for leaf in leaves):
         raise CaptureError(
@@ -270,22 +270,3 @@ class Lines:
         # What happens after a return happens in the line that called.
         self.last = running(frame.f_back if event == "return" else frame)
         return self._trace
-
-
-def _register_dataclasses(value: Any) -> None:
-    """Teach torch.export the dataclasses that the model returns."""
-    if isinstance(value, (list, tuple)):
-        _register_all(value)
-    elif isinstance(value, dict):
-        _register_all(value.values())
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        _register_all(getattr(value, f.name) for f in dataclasses.fields(value))
-        kind = type(value)
-        if kind not in pytree.SUPPORTED_NODES:
-            named = f"{kind.__module__}.{kind.__qualname__}"
-            torch.export.register_dataclass(kind, serialized_type_name=named)
-
-
-def _register_all(values: Iterable[Any]) -> None:
-    for value in values:
-        _register_dataclasses(value)

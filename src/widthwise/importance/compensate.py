@@ -27,6 +27,7 @@ from widthwise.importance.gradients import nonempty
 from widthwise.importance.linear import Reader, linear_readers
 from widthwise.importance.lockstep import Lockstep
 from widthwise.importance.progress import shown
+from widthwise.variant import AnyWidths
 
 _NORM = torch.ops.aten.batch_norm.default
 _ROWS = 200  # rows for each unknown of a least-squares problem: windows of images are much alike
@@ -35,7 +36,7 @@ _ROWS = 200  # rows for each unknown of a least-squares problem: windows of imag
 def compensate(
     cut: nn.Module,
     net: Elastic,
-    widths: Mapping[str, int],
+    widths: AnyWidths,
     batches: Iterable[tuple[Any, Any]],
     *,
     ridge: float = 0.1,

@@ -16,8 +16,8 @@ from torch import Tensor, fx
 
 from widthwise.elastic import Elastic
 from widthwise.errors import CaptureError, ScoreError
+from widthwise.graph.form import Form
 from widthwise.graph.rewrite import cut_graph
-from widthwise.graph.runner import Form
 from widthwise.measure.metric import outputs_for
 
 

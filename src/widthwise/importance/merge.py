@@ -25,13 +25,14 @@ from widthwise.importance.order import order
 from widthwise.importance.places import Readers, find_readers
 from widthwise.importance.readings import moments
 from widthwise.recalibration import Recalibrate
+from widthwise.variant import AnyWidths
 
 Merge = tuple[int, int, float]  # (j, i, a): feature j becomes a times feature i
 
 
 def merge(
     net: Elastic,
-    widths: Mapping[str, int],
+    widths: AnyWidths,
     batches: Iterable[tuple[Any, Any]] | None = None,
     *,
     least: float = 0.0,

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError
 from widthwise.graph.dims import free_factors
-from widthwise.graph.runner import Form
+from widthwise.graph.form import Form
 from widthwise.importance.features import entries_of, labels
 from widthwise.importance.gradients import Batches, nonempty
 from widthwise.importance.lockstep import Side, flattened

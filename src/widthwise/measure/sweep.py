@@ -37,7 +37,7 @@ from widthwise.measure.running import measured
 from widthwise.recalibration import Recalibrate, has_statistics, noted, remembered
 from widthwise.store.file import prepare
 from widthwise.store.packedfile import Pack
-from widthwise.variant import Widths
+from widthwise.variant import AnyWidths, Widths
 
 Batches = Iterable[tuple[Any, Any]]
 TouchUp = Callable[[nn.Module, Widths], nn.Module]
@@ -88,7 +88,7 @@ class Evaluation:
         return value
 
     def at(
-        self, net: Elastic, widths: Sequence[Mapping[str, int]], *, recalibrate: bool = True
+        self, net: Elastic, widths: Sequence[AnyWidths], *, recalibrate: bool = True
     ) -> list[float]:
         """The metric of a network at each of several widths, as what `cut` returns has it.
 
@@ -189,7 +189,7 @@ def _owner(module: nn.Module) -> nn.Module:
     return net.model if isinstance(net, Elastic) else net
 
 
-def _each(net: Elastic, widths: Sequence[Mapping[str, int]], inputs: Any) -> Iterable[Any]:
+def _each(net: Elastic, widths: Sequence[AnyWidths], inputs: Any) -> Iterable[Any]:
     outputs: Iterable[Any] = outputs_for(partial(net.each, widths), inputs)
     return outputs
 
@@ -202,7 +202,7 @@ class AtWidths(nn.Module):
     Raises WidthError for widths that the network cannot have.
     """
 
-    def __init__(self, net: Elastic, widths: Mapping[str, int]) -> None:
+    def __init__(self, net: Elastic, widths: AnyWidths) -> None:
         super().__init__()
         self.net = net
         self.widths = net.complete(widths)
@@ -247,7 +247,7 @@ def ladder(
 def sweep(
     net: Elastic,
     evaluate: Evaluation | Callable[[nn.Module], float],
-    widths: Sequence[Mapping[str, int]] | None = None,
+    widths: Sequence[AnyWidths] | None = None,
     *,
     latency: bool = True,
     recalibrate: Recalibrate = True,
@@ -264,7 +264,7 @@ def sweep(
     evaluate: an `Evaluation`, for which all widths run together; or any function from a module to
         a number, called once for each width (metric, higher_is_better and split then say what it
         measures).
-    widths: by default those of `ladder(net)`.
+    widths: those of each network, or its fraction; by default those of `ladder(net)`.
     latency: also measure the time of one call on one example with this machine's PyTorch.
     recalibrate: running statistics (batch norms) are re-estimated for each width, as `Elastic.cut`
         does it and takes it; every width is then cut and evaluated by itself. A network that
@@ -277,7 +277,8 @@ def sweep(
     A width whose metric is not finite is left out with a NotMeasuredWarning. Raises WidthError,
     DataError, and TrainingError when no width has a metric.
     """
-    chosen = ladder(net) if widths is None else list(dict.fromkeys(map(Widths, widths)))
+    named = (Widths(w) if isinstance(w, Mapping) else net.widths(w) for w in widths or ())
+    chosen = ladder(net) if widths is None else list(dict.fromkeys(named))
     for w in chosen:
         net.complete(w)
     say = _Progress(progress, len(chosen))

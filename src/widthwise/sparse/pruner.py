@@ -33,7 +33,7 @@ from widthwise.sparse.compete import Scope, checked
 from widthwise.sparse.groups import Group, check, groups
 from widthwise.sparse.select import prunable
 from widthwise.sparse.shells import shells
-from widthwise.variant import Widths
+from widthwise.variant import AnyWidths
 from widthwise.zeros import ZerosLostWarning, mean, meant
 
 _INTEGERS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
@@ -73,13 +73,13 @@ class GradualPruner:
         scope: Scope = "tensor",
         each: Mapping[str, Schedule] | None = None,
         feedback: bool = False,
-        rungs: Sequence[Mapping[str, int]] = (),
+        rungs: Sequence[AnyWidths] = (),
     ) -> None:
         if rungs and not isinstance(module, Elastic):
             raise ValueError("rungs are widths of an Elastic; give that in place of the module.")
         self.module = module.model if isinstance(module, Elastic) else module
         self.schedule, self.scope, self.each = schedule, checked(scope), dict(each or {})
-        self.rungs = tuple(Widths(w) for w in rungs)
+        self.rungs = tuple(module.complete(w) for w in rungs) if isinstance(module, Elastic) else ()
         self.feedback = feedback
         chosen = prunable(self.module) if tensors is None else tuple(tensors)
         named = _parameters(self.module, [*chosen, *self.each])

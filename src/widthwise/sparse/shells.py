@@ -16,9 +16,10 @@ from widthwise.elastic import Elastic
 from widthwise.errors import WidthError
 from widthwise.graph.rewrite import keeper
 from widthwise.graph.slicing import layout, positions
+from widthwise.variant import AnyWidths
 
 
-def shells(net: Elastic, rungs: Sequence[Mapping[str, int]]) -> dict[str, Tensor]:
+def shells(net: Elastic, rungs: Sequence[AnyWidths]) -> dict[str, Tensor]:
     """For every parameter, the narrowest rung that has each entry: uint8, of the tensor's shape.
 
     rungs: widths from narrow to wide, each at least as wide as the one before on every axis; full

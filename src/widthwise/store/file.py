@@ -37,7 +37,7 @@ from widthwise.store.packing import Parts
 from widthwise.store.progressive import Progressive, is_progressive, load_progressive
 from widthwise.store.progressivefile import FIRST, progressive
 from widthwise.store.ranges import Begun, on_the_web, opened, whole
-from widthwise.variant import Widths
+from widthwise.variant import AnyWidths, Widths
 
 # The sizes of torch's layers that a cut can change; of the user's classes every integer counts.
 _LAYER_SIZES = frozenset(
@@ -104,7 +104,7 @@ def save(
     net: nn.Module,
     path: str | os.PathLike[str],
     *,
-    widths: Mapping[str, int] | None = None,
+    widths: AnyWidths | None = None,
     module: nn.Module | None = None,
     metric: Measured | None = None,
     pack: Pack = "none",
@@ -117,8 +117,9 @@ def save(
         save(net, path, widths=w)                   # cut and stored
         save(net, path, widths=w, module=small)     # small = net.cut(w), trained further since
 
-    net: an `Elastic`, which is cut to `widths` (full where they are not given). Or a module of the
-        user's own class, cut or not, without its network; `widths` is then only noted.
+    net: an `Elastic`, which is cut to `widths` (or a fraction; full where they are not given).
+        Or a module of the user's own class, cut or not, without its network; `widths` is then only
+        noted.
     module: the network's cut at these widths, whose tensors are stored in the place of the
         network's, for example fine-tuned or with statistics estimated anew.
     metric: what was measured of it, noted in the file; it does not change the file's size.
@@ -251,7 +252,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 def prepare(
     net: nn.Module,
-    widths: Mapping[str, int] | None = None,
+    widths: AnyWidths | None = None,
     module: nn.Module | None = None,
     pack: Pack = "none",
     bits: Mapping[str, Quantized] | None = None,
@@ -279,10 +280,10 @@ def _packed(stored: Stored, pack: Pack, bits: Mapping[str, Quantized]) -> Stored
     return replace(stored, manifest=manifest, parts=parts)
 
 
-def _whole(net: nn.Module, widths: Mapping[str, int] | None) -> Stored:
+def _whole(net: nn.Module, widths: AnyWidths | None) -> Stored:
     """The cut with the network's own tensors, none packed."""
     if isinstance(net, Elastic):
-        return _from_net(net, net.complete(widths or {}))
+        return _from_net(net, net.complete({} if widths is None else widths))
     if isinstance(net, fx.GraphModule):
         raise FileError(
             "A graph module cannot be stored without the network it was cut from; save it with "
@@ -293,7 +294,7 @@ def _whole(net: nn.Module, widths: Mapping[str, int] | None) -> Stored:
     manifest = Manifest(
         kind="class",
         class_name=type(net).__name__,
-        widths=Widths(widths),
+        widths=Widths(widths),  # type: ignore[arg-type]  # refused where it is a fraction
         patches=tuple(_snapshot(net)),
         tied=tied,
     )

@@ -32,13 +32,13 @@ from widthwise.store.ladder import MOST_RUNGS, Entry, by_rung
 from widthwise.store.manifest import Measured, described_metric, to_body
 from widthwise.store.tensorfile import DTYPES
 from widthwise.store.terms import described
-from widthwise.variant import Widths
+from widthwise.variant import AnyWidths, Widths
 
 
 def save_progressive(
     net: Elastic,
     path: str | os.PathLike[str],
-    ladder: Sequence[Mapping[str, int]],
+    ladder: Sequence[AnyWidths],
     *,
     metrics: Sequence[Measured | None] | None = None,
     modules: Sequence[nn.Module] | None = None,
@@ -84,7 +84,7 @@ def save_progressive(
     return progressivefile.write(path, body, made.shells())
 
 
-def _nested(net: Elastic, ladder: Sequence[Mapping[str, int]]) -> list[Widths]:
+def _nested(net: Elastic, ladder: Sequence[AnyWidths]) -> list[Widths]:
     """The ladder, complete. Raises WidthError."""
     rungs = [net.complete(widths) for widths in ladder]
     if not 1 <= len(rungs) <= MOST_RUNGS:

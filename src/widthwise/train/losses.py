@@ -38,7 +38,7 @@ from widthwise.train.teaching import (
     lesson,
     one_number,
 )
-from widthwise.variant import Widths
+from widthwise.variant import AnyWidths, Widths
 
 __all__ = [
     "Criterion",
@@ -145,13 +145,13 @@ class SandwichLoss(Objective):
         distill: Distill | None = HALF,
         distill_loss: DistillLoss | None = None,
         emphasis: float = 0.5,
-        rungs: Sequence[Mapping[str, int]] = (),
+        rungs: Sequence[AnyWidths] = (),
     ) -> None:
         if not math.isfinite(emphasis):
             raise ValueError(f"emphasis is {emphasis}; give a number such as 0 or 0.5.")
         self.net = net
         self.criterion = criterion
-        self.rungs = tuple(Widths(net.complete(w)) for w in rungs)
+        self.rungs = tuple(net.complete(w) for w in rungs)
         usual = _ON_LADDER if rungs else one_per_octave(net.free, net.draw)
         planned = usual if passes is None else passes
         self.plan = Sandwich(planned) if isinstance(planned, int) else planned

@@ -22,7 +22,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +36,7 @@ from widthwise.errors import BudgetError, FileError, TrainingError, WidthError
 from widthwise.formats import Format, Uniform
 from widthwise.importance.progress import shown
 from widthwise.measure.sweep import Evaluation, Judged, Meter, as_evaluation
-from widthwise.variant import Variant
+from widthwise.variant import AnyWidths, Variant
 from widthwise.vary.apply import Applied, Prepare, Score, Train, apply, magnitudes
 from widthwise.vary.budget import Costs, Limits, largest
 from widthwise.vary.journal import Study, Trial, end_trial, finished, kept, next_trial, opened
@@ -100,7 +100,7 @@ def search(
     max_macs: int | None = None,
     max_latency_ms: float | None = None,
     formats: Sequence[Format | None] = FORMATS,
-    ladder: Sequence[Mapping[str, int]] = (),
+    ladder: Sequence[AnyWidths] = (),
     prepare: Prepare | None = None,
     score: Score = magnitudes,
     train: Train | None = None,

@@ -24,7 +24,7 @@ from widthwise.formats import Codebook, Format, Uniform
 from widthwise.graph.rewrite import keeper
 from widthwise.graph.slicing import count
 from widthwise.sparse import prunable
-from widthwise.variant import Variant, Widths
+from widthwise.variant import AnyWidths, Variant, Widths
 from widthwise.vary.budget import STEPS
 
 MOST: Final = 8  # groups that axes, and tensors, are tied into
@@ -57,7 +57,7 @@ class Line:
     first has the smallest and the last the full widths whatever the tilts.
     """
 
-    def __init__(self, net: Elastic, rungs: Iterable[Mapping[str, int]]) -> None:
+    def __init__(self, net: Elastic, rungs: Iterable[AnyWidths]) -> None:
         self.axes = net.free
         self.outer = [name for name, axis in self.axes.items() if axis.inner_of is None]
         complete = [net.complete(w) for w in rungs]
@@ -109,7 +109,7 @@ class Space:
 
     @classmethod
     def of(
-        cls, net: Elastic, formats: Sequence[Format | None], ladder: Iterable[Mapping[str, int]]
+        cls, net: Elastic, formats: Sequence[Format | None], ladder: Iterable[AnyWidths]
     ) -> Space:
         """The space of a network. Raises WidthError for a ladder of another, ValueError."""
         chosen = tuple(dict.fromkeys(formats))
