@@ -1,0 +1,94 @@
+"""All checks on one network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from bench.conformance import verdicts
+from bench.conformance.arguments import made_up, without
+from bench.conformance.observe import said
+from bench.conformance.sizes import other_sizes
+from bench.conformance.subject import Made, Subject, capture, double, put
+from bench.conformance.verdicts import Finding
+from bench.zoo.names import engine
+from torch import Tensor
+
+import widthwise as ww
+
+
+def check(name: str) -> dict[str, Any]:
+    """The findings on a network of the zoo, as plain values."""
+    from bench.zoo.families import network
+
+    return row(name, conform(network(name).make))
+
+
+def row(name: str, findings: list[Finding]) -> dict[str, Any]:
+    """What is stored of a network."""
+    return {"name": name, "engine": engine(), "findings": [asdict(f) for f in findings]}
+
+
+def conform(make: Callable[[], Made]) -> list[Finding]:
+    """Hold the Elastic against the model: both modes, again, other sizes, other arguments.
+
+    make: a function that returns (model, args, kwargs), alike for the same seed of torch.
+    """
+    with double():
+        return list(_all(make))
+
+
+def _all(make: Callable[[], Made]) -> Iterator[Finding]:
+    subject, traced = capture(make)
+    yield traced
+    if subject is None:
+        return
+    for training in (False, True):
+        mode = "training" if training else "evaluation"
+        yield subject.check(mode, training=training)
+        yield subject.check(f"{mode}, twice in a row", training=training, calls=2)
+    for number, (name, (args, kwargs)) in enumerate(other_sizes(subject.args, subject.kwargs)):
+        for training in (True, False) if number == 1 else (bool(number % 2),):
+            mode = "training" if training else "evaluation"
+            yield subject.check(f"{name}, {mode}", training=training, args=args, kwargs=kwargs)
+    yield from _arguments(subject)
+
+
+def _arguments(subject: Subject) -> Iterator[Finding]:
+    args, kwargs = subject.args, subject.kwargs
+    for name, (fewer, named) in without(subject.reference, args, kwargs):
+        yield subject.check(f"without argument {name}", training=True, args=fewer, kwargs=named)
+    put(subject.reference, subject.saved)
+    for name, value in list(made_up(subject.reference, args, kwargs)):
+        more = {**kwargs, name: value}
+        yield subject.check(f"argument {name}", kwargs=more)
+        yield from _in_the_example(subject, name, more)
+
+
+def _in_the_example(subject: Subject, name: str, kwargs: dict[str, Any]) -> Iterator[Finding]:
+    """The same argument, in the example: with it, with another value, and without."""
+    saved = subject.saved
+    check = f"argument {name} in the example"
+    try:
+        net = subject.elastic(subject.args, kwargs)
+    except ww.errors.WidthwiseError as error:
+        yield Finding(check, verdicts.REFUSED, said(error))
+        return
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        yield Finding(check, verdicts.ERROR, said(error))
+        return
+    finally:
+        subject.saved = saved
+    yield subject.check(check, training=True, kwargs=kwargs, net=net)
+    other = _other(kwargs[name])
+    if other is not None:
+        yield subject.check(f"{check}, another value", kwargs={**kwargs, name: other}, net=net)
+    yield subject.check(f"{check}, then without it", kwargs=subject.kwargs, net=net)
+
+
+def _other(value: Any) -> Any:
+    """Another value of the same form: rows in turn; None where there is none."""
+    if isinstance(value, Tensor):
+        return value.flip(0) if value.dim() and value.shape[0] > 1 else None
+    return not value if isinstance(value, bool) else None
