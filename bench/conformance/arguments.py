@@ -11,6 +11,8 @@ import torch.utils._pytree as pytree
 from bench.conformance.observe import leaves
 from torch import Tensor, nn
 
+# Taken by **kwargs of many models of transformers.
+BY_KEYWORD = {"output_hidden_states": True, "output_attentions": True, "return_dict": False}
 IDS = ("input_ids", "decoder_input_ids", "input_values", "input_features", "pixel_values")
 
 
@@ -34,6 +36,16 @@ def made_up(
 
     Only values with which the model runs.
     """
+    yield from _named(model, args, kwargs)
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(model.forward).parameters.values()):
+        for name, value in BY_KEYWORD.items():
+            if name not in kwargs and _runs(model, args, {**kwargs, name: value}):
+                yield name, value
+
+
+def _named(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[str, Any]]:
     parameters = inspect.signature(model.forward).parameters
     given = {*list(parameters)[: len(args)], *kwargs}
     named = dict(zip(parameters, args, strict=False)) | kwargs
@@ -42,7 +54,7 @@ def made_up(
         outputs = model(*args, **kwargs)
     for name, parameter in parameters.items():
         optional = parameter.default is not inspect.Parameter.empty
-        if name in given or not optional:
+        if name in given or not optional or parameter.kind is parameter.VAR_KEYWORD:
             continue
         for value in _values(name, parameter, named, model, outputs):
             if _runs(model, args, {**kwargs, name: value}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -13,16 +14,19 @@ from bench.conformance.sizes import other_sizes
 from bench.conformance.subject import Made, Subject, capture, double, put
 from bench.conformance.verdicts import Finding
 from bench.zoo.names import engine
+from bench.zoo.network import Network
 from torch import Tensor
 
 import widthwise as ww
 
+UNKNOWN = "no_such_argument"
 
-def check(name: str) -> dict[str, Any]:
+
+def check(network: Network) -> dict[str, Any]:
     """The findings on a network of the zoo, as plain values."""
-    from bench.zoo.families import network
-
-    return row(name, conform(network(name).make))
+    began = time.process_time()
+    findings = conform(network.make)
+    return row(network.name, findings) | {"seconds": round(time.process_time() - began, 1)}
 
 
 def row(name: str, findings: list[Finding]) -> dict[str, Any]:
@@ -59,6 +63,7 @@ def _arguments(subject: Subject) -> Iterator[Finding]:
     args, kwargs = subject.args, subject.kwargs
     for name, (fewer, named) in without(subject.reference, args, kwargs):
         yield subject.check(f"without argument {name}", training=True, args=fewer, kwargs=named)
+    yield subject.check(f"argument {UNKNOWN}", kwargs={**kwargs, UNKNOWN: 1})
     put(subject.reference, subject.saved)
     for name, value in list(made_up(subject.reference, args, kwargs)):
         more = {**kwargs, name: value}

@@ -104,6 +104,19 @@ class Subject:
 
         return _quietly(call, net.model, args, kwargs, calls=calls, inputs_need_gradients=needs)
 
+    def at(self, widths: Mapping[str, int]) -> Record:
+        """What the Elastic does in evaluation mode at these widths, outside its own tensors."""
+        net = self.net.eval()
+
+        def call(*a: Any, **k: Any) -> Any:
+            return net(*a, widths=widths, **k)
+
+        return _quietly(call, nn.Module(), self.args, self.kwargs)
+
+    def of_cut(self, cut: nn.Module) -> Record:
+        """What a cut network does in evaluation mode, outside its own tensors."""
+        return _quietly(cut, nn.Module(), self.args, self.kwargs)
+
 
 @contextmanager
 def double() -> Iterator[None]:

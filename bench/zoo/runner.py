@@ -6,6 +6,7 @@ networks do.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
@@ -21,6 +22,12 @@ from pathlib import Path
 from typing import Any
 
 TOOLS = ("widthwise", "torch-pruning")
+LOOKS = {
+    "widthwise": "bench.zoo.check:check",
+    "torch-pruning": "bench.zoo.peer:judge",
+    "networks": "bench.conformance.networks:check",
+    "operators": "bench.conformance.operators:check",
+}
 Row = dict[str, Any]
 
 
@@ -30,11 +37,9 @@ def look(tool: str, name: str) -> Row:
     from bench.zoo.families import network
 
     torch.set_num_threads(1)
-    if tool == "widthwise":
-        from bench.zoo.check import check as looked
-    else:
-        from bench.zoo.peer import judge as looked
-    return {"tool": tool, **looked(network(name))}
+    module, _, function = LOOKS[tool].partition(":")
+    looked = getattr(importlib.import_module(module), function)
+    return {"tool": tool, **looked(name if tool == "operators" else network(name))}
 
 
 def look_apart(tool: str, name: str, limit: float) -> Row:
