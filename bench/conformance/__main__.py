@@ -58,7 +58,7 @@ def line(row: Row) -> str:
     told = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
     first = [f for f in findings if f["verdict"] in WRONG][:2]
     why = "".join(f"\n    {f['check']}: {f['verdict']}: {f['text'][:200]}" for f in first)
-    return f"{row['name']}: {told or row.get('failures')}{why}"
+    return f"{row['name']}: {told or row.get('failures') or 'no sample'}{why}"
 
 
 def _options() -> argparse.Namespace:

@@ -40,14 +40,12 @@ def conform(make: Callable[[], Made]) -> list[Finding]:
     make: a function that returns (model, args, kwargs), alike for the same seed of torch.
     """
     with double():
-        return list(_all(make))
+        subject, traced = capture(make)
+        return [traced] if subject is None else [traced, *full_width(subject)]
 
 
-def _all(make: Callable[[], Made]) -> Iterator[Finding]:
-    subject, traced = capture(make)
-    yield traced
-    if subject is None:
-        return
+def full_width(subject: Subject) -> Iterator[Finding]:
+    """All that must be the model's at full width."""
     for training in (False, True):
         mode = "training" if training else "evaluation"
         yield subject.check(mode, training=training)
@@ -68,7 +66,8 @@ def _arguments(subject: Subject) -> Iterator[Finding]:
     for name, value in list(made_up(subject.reference, args, kwargs)):
         more = {**kwargs, name: value}
         yield subject.check(f"argument {name}", kwargs=more)
-        yield from _in_the_example(subject, name, more)
+        if isinstance(value, Tensor):
+            yield from _in_the_example(subject, name, more)
 
 
 def _in_the_example(subject: Subject, name: str, kwargs: dict[str, Any]) -> Iterator[Finding]:
@@ -86,14 +85,6 @@ def _in_the_example(subject: Subject, name: str, kwargs: dict[str, Any]) -> Iter
     finally:
         subject.saved = saved
     yield subject.check(check, training=True, kwargs=kwargs, net=net)
-    other = _other(kwargs[name])
-    if other is not None:
-        yield subject.check(f"{check}, another value", kwargs={**kwargs, name: other}, net=net)
+    other = {**kwargs, name: kwargs[name].flip(0)}
+    yield subject.check(f"{check}, another value", kwargs=other, net=net)
     yield subject.check(f"{check}, then without it", kwargs=subject.kwargs, net=net)
-
-
-def _other(value: Any) -> Any:
-    """Another value of the same form: rows in turn; None where there is none."""
-    if isinstance(value, Tensor):
-        return value.flip(0) if value.dim() and value.shape[0] > 1 else None
-    return not value if isinstance(value, bool) else None

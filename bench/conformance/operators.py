@@ -17,15 +17,11 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from bench.conformance import verdicts
+from bench.conformance.cuts import cuts
 from bench.conformance.networks import row
-from bench.conformance.observe import compare, said
-from bench.conformance.subject import Made, Subject, capture, double, put
+from bench.conformance.subject import Made, capture, double
 from bench.conformance.verdicts import Finding
-from bench.zoo.compare import random_widths
 from torch import Tensor, nn
-
-import widthwise as ww
 
 SAMPLES = 4  # of each operator, spread evenly over torch's
 FED = 5  # features of the input of the first linear layer
@@ -89,7 +85,21 @@ def samples(name: str) -> Iterator[partial[Made]]:
 
 def _of_operator(op: Any) -> Iterator[tuple[Any, Any]]:
     for sample in op.sample_inputs("cpu", torch.float64):
-        yield partial(_Function, op.op), ((sample.input, *sample.args), dict(sample.kwargs))
+        yield partial(_Function, _unseeded(op)), ((sample.input, *sample.args), dict(sample.kwargs))
+
+
+def _unseeded(op: Any) -> Any:
+    """The operator; random ones are wrapped, in torch's tests, in what sets the seed in forward."""
+    if "wrapper_set_seed" not in getattr(getattr(op.op, "__code__", None), "co_names", ()):
+        return op.op
+    found: Any = torch.Tensor if op.variant_test_name == "in_place" else torch
+    for part in op.name.split("."):
+        found = getattr(found, part, None)
+    return (
+        found
+        if op.variant_test_name != "in_place" and found
+        else getattr(torch.Tensor, f"{op.name}_")
+    )
 
 
 def _of_module(info: Any) -> Iterator[tuple[Any, Any]]:
@@ -196,25 +206,4 @@ def conform(make: Any) -> list[Finding]:
             return [traced]
         found = [traced, subject.check("training", training=True, calls=2)]
         found.append(subject.check("evaluation"))
-        return found + list(_cuts(subject))
-
-
-def _cuts(subject: Subject) -> Iterator[Finding]:
-    """The cut network does what the elastic one does at these widths."""
-    net = subject.net.eval()
-    for seed in (0,) if net.free else ():
-        put(net.model, subject.saved)
-        widths = random_widths(net, seed)
-        check = f"cut to {dict(widths)}"
-        theirs = subject.at(widths)
-        put(net.model, subject.saved)
-        try:
-            cut = net.cut(widths, same_class=False).eval()
-        except ww.errors.WidthwiseError as error:
-            yield Finding(check, verdicts.REFUSED, said(error))
-            continue
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
-            yield Finding(check, verdicts.ERROR, said(error))
-            continue
-        ours = subject.of_cut(cut)
-        yield compare(check, ours, theirs)
+        return found + list(cuts(subject, seeds=(0,), modes=(False,)))

@@ -23,15 +23,16 @@ Made = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 class Subject:
     """Holds an Elastic against its model.
 
-    make: returns (model, args, kwargs), alike every time that torch's seed is the same. The model
+    make: returns (model, args, kwargs), alike every time that torch's seed is the same. fresh:
+    build the reference again for every call, since it may keep what it saw in attributes. The model
     is traced with the weights that it comes with; both then get the same other ones, so that
     weights which a graph holds as numbers show.
 
     Everything is in double precision; use it within `double()`. Raises what Elastic(...) raises.
     """
 
-    def __init__(self, make: Callable[[], Made]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], Made], *, fresh: bool = False) -> None:
+        self._make, self._fresh = make, fresh
         self.reference, self.args, self.kwargs = self.made()
         self.net = self.elastic(self.args, self.kwargs)
 
@@ -80,7 +81,7 @@ class Subject:
         for needs in (True, False):
             put(self.reference, self.saved)
             self.reference.train(training)
-            record = _quietly(
+            record = quietly(
                 self.reference,
                 self.reference,
                 args,
@@ -102,20 +103,7 @@ class Subject:
         def call(*a: Any, **k: Any) -> Any:
             return net(*a, widths={}, **k)
 
-        return _quietly(call, net.model, args, kwargs, calls=calls, inputs_need_gradients=needs)
-
-    def at(self, widths: Mapping[str, int]) -> Record:
-        """What the Elastic does in evaluation mode at these widths, outside its own tensors."""
-        net = self.net.eval()
-
-        def call(*a: Any, **k: Any) -> Any:
-            return net(*a, widths=widths, **k)
-
-        return _quietly(call, nn.Module(), self.args, self.kwargs)
-
-    def of_cut(self, cut: nn.Module) -> Record:
-        """What a cut network does in evaluation mode, outside its own tensors."""
-        return _quietly(cut, nn.Module(), self.args, self.kwargs)
+        return quietly(call, net.model, args, kwargs, calls=calls, inputs_need_gradients=needs)
 
 
 @contextmanager
@@ -133,10 +121,10 @@ def _doubled(x: Tensor) -> Tensor:
     return x.double() if x.is_floating_point() else x
 
 
-def capture(make: Callable[[], Made]) -> tuple[Subject | None, Finding]:
+def capture(make: Callable[[], Made], *, fresh: bool = False) -> tuple[Subject | None, Finding]:
     """The subject, and what tracing it found: a refusal is one sentence."""
     try:
-        subject = Subject(make)
+        subject = Subject(make, fresh=fresh)
     except ww.errors.WidthwiseError as error:
         return None, Finding("capture", verdicts.REFUSED, said(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told
@@ -144,7 +132,7 @@ def capture(make: Callable[[], Made]) -> tuple[Subject | None, Finding]:
     return subject, Finding("capture", verdicts.EQUAL)
 
 
-def _quietly(*args: Any, **kwargs: Any) -> Record:
+def quietly(*args: Any, **kwargs: Any) -> Record:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return observe(*args, **kwargs)

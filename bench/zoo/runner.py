@@ -28,6 +28,14 @@ LOOKS = {
     "networks": "bench.conformance.networks:check",
     "operators": "bench.conformance.operators:check",
 }
+# What is not installed is left out.
+PRELOADED = [
+    "bench.zoo.check",
+    "bench.zoo.families",
+    "torch._dynamo",
+    "torch.testing._internal.common_methods_invocations",
+    "torch.testing._internal.common_modules",
+]
 Row = dict[str, Any]
 
 
@@ -50,7 +58,7 @@ def look_apart(tool: str, name: str, limit: float) -> Row:
     context = multiprocessing.get_context("forkserver")
     # Read when the server starts, which is at the first call.
     os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    context.set_forkserver_preload(["bench.zoo.check", "bench.zoo.families", "torch._dynamo"])
+    context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, tool, name, limit))
     process.start()
