@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -75,6 +76,7 @@ def ordering(subject: Subject) -> Finding:
     net, check = subject.net.eval(), "ordered"
     put(net.model, subject.saved)
     before = _outputs(subject, net)
+    put(net.model, subject.saved)
     draws = torch.Generator().manual_seed(7)
     scores = {n: torch.rand(a.size, generator=draws) for n, a in net.free.items()}
     try:
@@ -92,13 +94,14 @@ def stored(subject: Subject, build: Callable[[], nn.Module]) -> Finding:
     put(net.model, subject.saved)
     widths = random_widths(net, 0)
     cut = net.cut_with_patches(widths)[0].eval()
+    expected = _outputs(subject, copy.deepcopy(cut))
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = ww.save(net, Path(folder) / "cut", widths=widths)
             loaded = ww.load(path, build).eval()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told
             return _raised(check, error)
-    return compare(check, _outputs(subject, loaded), _outputs(subject, cut), tolerance=0.0)
+    return compare(check, _outputs(subject, loaded), expected, tolerance=0.0)
 
 
 def _outputs(subject: Subject, module: nn.Module) -> Record:
