@@ -92,14 +92,10 @@ def _unseeded(op: Any) -> Any:
     """The operator; random ones are wrapped, in torch's tests, in what sets the seed in forward."""
     if "wrapper_set_seed" not in getattr(getattr(op.op, "__code__", None), "co_names", ()):
         return op.op
-    found: Any = torch.Tensor if op.variant_test_name == "in_place" else torch
+    found: Any = None if op.variant_test_name == "in_place" else torch
     for part in op.name.split("."):
         found = getattr(found, part, None)
-    return (
-        found
-        if op.variant_test_name != "in_place" and found
-        else getattr(torch.Tensor, f"{op.name}_")
-    )
+    return found or getattr(torch.Tensor, f"{op.name}_", op.op)
 
 
 def _of_module(info: Any) -> Iterator[tuple[Any, Any]]:

@@ -26,6 +26,7 @@ LOOKS = {
     "widthwise": "bench.zoo.check:check",
     "torch-pruning": "bench.zoo.peer:judge",
     "networks": "bench.conformance.networks:check",
+    "tracing": "bench.tracing:measure",
     "operators": "bench.conformance.operators:check",
 }
 # What is not installed is left out.
