@@ -4,10 +4,12 @@ Every check is shown something broken once.
 """
 
 import dataclasses
+import json
 
 import pytest
 import torch
-from bench.conformance import networks, observe, verdicts
+from bench.conformance import networks, observe, page, verdicts
+from bench.conformance.__main__ import wrong
 from bench.conformance.cuts import cuts, ordering, stored
 from bench.conformance.subject import capture, double
 from bench.zoo.runner import look
@@ -347,3 +349,33 @@ def test_a_gradient_of_rounding_alone_is_none():
 def test_findings_are_plain_values():
     row = networks.row("nets/small", [verdicts.Finding("evaluation", verdicts.EQUAL)])
     assert row["findings"] == [dataclasses.asdict(verdicts.Finding("evaluation", "equal"))]
+
+
+# The page.
+
+
+def test_the_page_is_what_the_results_say():
+    assert page.PAGE.read_text() == page.page(json.loads(page.RESULTS.read_text()))
+
+
+def test_the_page_tells_what_is_wrong_and_what_is_refused():
+    different = {"check": "training", "verdict": verdicts.DIFFERENT, "text": "output: differs"}
+    refused = {"check": "argument a", "verdict": verdicts.REFUSED, "text": "No 'a' at 3."}
+    row = {
+        "name": "nets/mlp",
+        "engine": "0",
+        "counts": {verdicts.DIFFERENT: 1, verdicts.REFUSED: 1, verdicts.EQUAL: 7},
+        "findings": [different, refused],
+    }
+    late = {"name": "timm/big", "counts": {}, "findings": [], "failures": {"time": "too long"}}
+    text = page.page({"networks": [row, late]})
+    assert "- nets/mlp: training: DIFFERENT: output: differs" in text
+    assert "- timm/big: {'time': 'too long'}" in text
+    assert "- 1 times, nets/mlp (argument a) for one: No … at …." in text
+    assert "| nets | 1 | 7 | 1 | 0 | 0 | 0 | 1 | 0 |" in text
+
+
+def test_a_run_tells_whether_something_is_wrong():
+    assert not wrong({"findings": [{"verdict": verdicts.REFUSED}, {"verdict": verdicts.EQUAL}]})
+    assert wrong({"findings": [{"verdict": verdicts.ERROR}]})
+    assert wrong({"failures": {"time": "did not finish"}, "findings": []})

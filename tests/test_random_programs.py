@@ -16,7 +16,8 @@ from random_nets.agreement import agree
 # One of each kind, alone: (source, step, numbers).
 ALONE = (
     ("vector", "size_branch", (0,)), ("signal", "size_branch", (1,)),
-    ("signal", "size_branch", (4,)), ("vector", "size_branch", (6,)), ("vector", "without_gradients", (0, 1)),
+    ("signal", "size_branch", (4,)), ("vector", "size_branch", (6,)),
+    ("vector", "without_gradients", (0, 1)),
     ("image", "without_gradients", (1,)), ("vector", "without_gradients", (7,)),
     ("vector", "shared_norm", (0, 0)), ("image", "shared_norm", (1, 0)),
     ("vector", "own_function", (2,)), ("tokens", "own_function", (0, 2)),
