@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from bench.conformance import verdicts
 from bench.conformance.arguments import made_up, without
 from bench.conformance.observe import said
@@ -15,7 +17,7 @@ from bench.conformance.subject import Made, Subject, capture, double, put
 from bench.conformance.verdicts import Finding
 from bench.zoo.names import engine
 from bench.zoo.network import Network
-from torch import Tensor
+from torch import Tensor, nn
 
 import widthwise as ww
 
@@ -50,11 +52,27 @@ def full_width(subject: Subject) -> Iterator[Finding]:
         mode = "training" if training else "evaluation"
         yield subject.check(mode, training=training)
         yield subject.check(f"{mode}, twice in a row", training=training, calls=2)
+    yield subject.check("every second parameter frozen", training=True, around=_frozen)
+    yield subject.check("without gradients", training=True, around=lambda _: torch.no_grad())
+    yield subject.check("in inference mode", around=lambda _: torch.inference_mode())
     for number, (name, (args, kwargs)) in enumerate(other_sizes(subject.args, subject.kwargs)):
         for training in (True, False) if number == 1 else (bool(number % 2),):
             mode = "training" if training else "evaluation"
             yield subject.check(f"{name}, {mode}", training=training, args=args, kwargs=kwargs)
     yield from _arguments(subject)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Every second parameter is frozen, as users do after the Elastic is made."""
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        for p, _ in before[::2]:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p, needed in before:
+            p.requires_grad_(needed)
 
 
 def _arguments(subject: Subject) -> Iterator[Finding]:

@@ -140,7 +140,25 @@ def _refusals(rows: list[Row]) -> str:
                 met[kind(f["text"])].append(f"{row['name']} ({f['check']})")
     order = sorted(met.items(), key=lambda item: (-len(item[1]), item[0]))
     lines = [f"{len(where)} times, {where[0]} for one: {text}" for text, where in order]
-    return _listed("Refusals", lines)
+    return _listed("Refusals", lines) + _vague(rows)
+
+
+def _vague(rows: list[Row]) -> str:
+    """Refusals of what the model takes, that tell neither the line nor the argument."""
+    lines = [
+        f"{row['name']} ({f['check']}): {_plain(f['text'])}"
+        for row in rows
+        for f in row["findings"]
+        if f["verdict"] == verdicts.REFUSED and not names_the_cause(f["check"], f["text"])
+    ]
+    return _listed("Refusals that name neither a line nor an argument", lines)
+
+
+def names_the_cause(check: str, text: str) -> bool:
+    """Whether a refusal names a line of code, or the argument that the check is about."""
+    words = check.split()
+    argument = words[words.index("argument") + 1] if "argument" in words else None
+    return bool(re.search(r"\.py:\d+", text)) or (argument is not None and argument in text)
 
 
 def kind(text: str) -> str:
@@ -170,8 +188,8 @@ def _programs() -> str:
 branch on sizes, stop gradients, call norms twice, have Functions with a backward of their own,
 hooks, writes in place, state and optional arguments, and holds each against its model in the same
 ways, besides cuts, ordering and storing. Of {found["programs"]:,} programs,
-{found["disagreements"]} disagree; {found["captured"]:,} were captured, {found["refused"]:,} refused. Checks: {counts}. The run takes
-{found["processor_seconds"] / 60:.0f} processor minutes.
+{found["disagreements"]} disagree; {found["captured"]:,} were captured and {found["refused"]:,}
+refused. Checks: {counts}. The run takes {found["processor_seconds"] / 60:.0f} processor minutes.
 """
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ import widthwise as ww
 from widthwise.graph.capture import EvaluationOnlyWarning
 
 Made = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
+Around = Callable[[nn.Module], AbstractContextManager[Any]]
 
 
 class Subject:
@@ -64,46 +66,45 @@ class Subject:
         kwargs: Mapping[str, Any] | None = None,
         calls: int = 1,
         net: ww.Elastic | None = None,
+        around: Around = nullcontext,
     ) -> Finding:
-        """Call both with these inputs (None: the example's) in a mode and compare all they do."""
+        """Call both with these inputs (None: the example's) in a mode and compare all they do.
+
+        around: a context, given the model, that each call runs in.
+        """
         args = self.args if args is None else args
         kwargs = self.kwargs if kwargs is None else kwargs
-        theirs, needs = self.expected(args, kwargs, training=training, calls=calls)
+        theirs, needs = self._expected(args, kwargs, training, calls, around)
         if training and self.only_evaluation:
             return Finding(name, verdicts.REFUSED, self.only_evaluation)
-        ours = self.found(net or self.net, args, kwargs, training, calls, needs)
+        elastic = (net or self.net).train(training)
+        put(elastic.model, self.saved)
+        call = _within(around, elastic.model, partial(elastic, widths={}))
+        ours = quietly(call, elastic.model, args, kwargs, calls=calls, inputs_need_gradients=needs)
         return compare(name, ours, theirs)
 
-    def expected(
-        self, args: Any, kwargs: Any, *, training: bool, calls: int = 1
+    def _expected(
+        self, args: Any, kwargs: Any, training: bool, calls: int, around: Around
     ) -> tuple[Record, bool]:
         """What the model does, and whether inputs asked for gradients (some write to them)."""
         for needs in (True, False):
-            put(self.reference, self.saved)
-            self.reference.train(training)
-            record = quietly(
-                self.reference,
-                self.reference,
-                args,
-                kwargs,
-                calls=calls,
-                inputs_need_gradients=needs,
-            )
+            if self._fresh:
+                self.reference, _, _ = self.made()
+            model = self.reference.train(training)
+            put(model, self.saved)
+            call = _within(around, model, model)
+            record = quietly(call, model, args, kwargs, calls=calls, inputs_need_gradients=needs)
             if record.error is None:
                 break
         return record, needs
 
-    def found(
-        self, net: ww.Elastic, args: Any, kwargs: Any, training: bool, calls: int, needs: bool
-    ) -> Record:
-        """What the Elastic does at full width."""
-        put(net.model, self.saved)
-        net.train(training)
 
-        def call(*a: Any, **k: Any) -> Any:
-            return net(*a, widths={}, **k)
+def _within(around: Around, model: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        with around(model):
+            return call(*args, **kwargs)
 
-        return quietly(call, net.model, args, kwargs, calls=calls, inputs_need_gradients=needs)
+    return inside
 
 
 @contextmanager
