@@ -68,12 +68,20 @@ def make():
     return Small(), (torch.randn(4, 5),), {}
 
 
-def verdict_of(findings, check):
-    return next(f for f in findings if f.check == check)
+def until(check):
+    """Findings by check, up to this one."""
+    with double():
+        subject, traced = capture(make)
+        found = {traced.check: traced}
+        for finding in networks.full_width(subject):
+            found[finding.check] = finding
+            if finding.check == check:
+                return found
+    raise AssertionError(f"there is no check {check!r} among {list(found)}")
 
 
-def broken(monkeypatch, forward):
-    """Findings where Elastic.forward is `forward(right, net, args, kwargs)`."""
+def broken(monkeypatch, forward, check):
+    """Findings up to a check, where Elastic.forward is `forward(right, net, args, kwargs)`."""
     right = ww.Elastic.forward
 
     def wrong(self, *args, widths=None, **kwargs):
@@ -83,20 +91,25 @@ def broken(monkeypatch, forward):
         return forward(call, self, args, kwargs)
 
     monkeypatch.setattr(ww.Elastic, "forward", wrong)
-    return networks.conform(make)
+    return until(check)
 
 
 def test_nothing_is_wrong_with_the_right_one():
     found = networks.conform(make)
     assert [f for f in found if f.verdict in verdicts.WRONG] == []
-    assert verdict_of(found, "argument no_such_argument").verdict == verdicts.BOTH_FAIL
-    assert verdict_of(found, "batch 1, evaluation").verdict == verdicts.EQUAL
+    told = {f.check: f.verdict for f in found}
+    assert told["argument no_such_argument"] == verdicts.BOTH_FAIL
+    assert told["batch 1, evaluation"] == verdicts.EQUAL
+    assert told["every second parameter frozen"] == verdicts.EQUAL
 
 
 def test_a_wrong_output_is_seen(monkeypatch):
-    found = broken(monkeypatch, lambda call, net, args, kwargs: 1.00001 * call(*args, **kwargs))
-    assert verdict_of(found, "evaluation").verdict == verdicts.DIFFERENT
-    assert verdict_of(found, "training").text.startswith("output: differs by")
+    def scaled(call, net, args, kwargs):
+        return 1.00001 * call(*args, **kwargs)
+
+    found = broken(monkeypatch, scaled, "training")
+    assert found["evaluation"].verdict == verdicts.DIFFERENT
+    assert found["training"].text.startswith("output: differs by")
 
 
 def test_a_wrong_gradient_is_seen(monkeypatch):
@@ -104,7 +117,7 @@ def test_a_wrong_gradient_is_seen(monkeypatch):
         y = call(*args, **kwargs)
         return y + y - y.detach()
 
-    finding = verdict_of(broken(monkeypatch, doubled), "evaluation")
+    finding = broken(monkeypatch, doubled, "evaluation")["evaluation"]
     assert finding.verdict == verdicts.DIFFERENT
     assert finding.text.startswith("gradient of first.weight: differs")
 
@@ -114,7 +127,7 @@ def test_a_lost_gradient_is_seen(monkeypatch):
         y = call(*args, **kwargs)
         return y.detach() + 0 * net.model.last.bias.sum()
 
-    text = verdict_of(broken(monkeypatch, lost), "training").text
+    text = broken(monkeypatch, lost, "training")["training"].text
     assert "gradient of first.weight: None instead of a tensor" in text
 
 
@@ -123,7 +136,7 @@ def test_a_layer_that_moves_and_should_not_is_seen(monkeypatch):
         net.model.frozen.weight.requires_grad_(True)
         return call(*args, **kwargs)
 
-    text = verdict_of(broken(monkeypatch, thawed), "evaluation").text
+    text = broken(monkeypatch, thawed, "evaluation")["evaluation"].text
     assert "gradient of frozen.weight: a tensor" in text
     assert "instead of None" in text
 
@@ -132,16 +145,16 @@ def test_a_dropped_argument_is_seen(monkeypatch):
     def deaf(call, net, args, kwargs):
         return call(*args, **{k: v for k, v in kwargs.items() if k != "gate"})
 
-    found = broken(monkeypatch, deaf)
-    assert verdict_of(found, "argument gate").verdict == verdicts.DIFFERENT
-    assert verdict_of(found, "evaluation").verdict == verdicts.EQUAL
+    found = broken(monkeypatch, deaf, "argument gate")
+    assert found["argument gate"].verdict == verdicts.DIFFERENT
+    assert found["evaluation"].verdict == verdicts.EQUAL
 
 
 def test_an_argument_that_does_not_exist_and_passes_is_seen(monkeypatch):
     def tolerant(call, net, args, kwargs):
         return call(*args, **{k: v for k, v in kwargs.items() if k == "gate"})
 
-    found = verdict_of(broken(monkeypatch, tolerant), "argument no_such_argument")
+    found = broken(monkeypatch, tolerant, "argument no_such_argument")["argument no_such_argument"]
     assert found.verdict == verdicts.ACCEPTED
 
 
@@ -150,10 +163,10 @@ def test_an_ignored_size_is_seen(monkeypatch):
         x = args[0]
         return call(torch.cat([x, x, x, x])[:4], **kwargs)[: len(x)]
 
-    found = broken(monkeypatch, fixed)
-    assert verdict_of(found, "evaluation").verdict == verdicts.EQUAL
-    assert verdict_of(found, "batch 5, training").verdict == verdicts.DIFFERENT
-    assert verdict_of(found, "batch 13, evaluation").verdict == verdicts.DIFFERENT
+    found = broken(monkeypatch, fixed, "batch 13, evaluation")
+    assert found["evaluation"].verdict == verdicts.EQUAL
+    assert found["batch 5, training"].verdict == verdicts.DIFFERENT
+    assert found["batch 13, evaluation"].verdict == verdicts.DIFFERENT
 
 
 def test_stale_state_is_seen(monkeypatch):
@@ -163,7 +176,7 @@ def test_stale_state_is_seen(monkeypatch):
         net.model.norm.running_mean = before
         return y
 
-    finding = verdict_of(broken(monkeypatch, forgetful), "training")
+    finding = broken(monkeypatch, forgetful, "training")["training"]
     assert finding.text.startswith("norm.running_mean afterwards: differs")
 
 
@@ -172,7 +185,9 @@ def test_state_that_shows_in_the_second_call_only_is_seen(monkeypatch):
         net.calls = getattr(net, "calls", 0) + 1
         return call(*args, **kwargs) * (1 if net.calls % 2 else 1.5)
 
-    finding = verdict_of(broken(monkeypatch, counting), "evaluation, twice in a row")
+    finding = broken(monkeypatch, counting, "evaluation, twice in a row")[
+        "evaluation, twice in a row"
+    ]
     assert finding.text.startswith("call ")
 
 
@@ -181,9 +196,9 @@ def test_other_random_numbers_are_seen(monkeypatch):
         torch.rand(1)
         return call(*args, **kwargs)
 
-    found = broken(monkeypatch, shifted)
-    assert verdict_of(found, "training").verdict == verdicts.DIFFERENT
-    assert verdict_of(found, "evaluation").verdict == verdicts.EQUAL
+    found = broken(monkeypatch, shifted, "training")
+    assert found["training"].verdict == verdicts.DIFFERENT
+    assert found["evaluation"].verdict == verdicts.EQUAL
 
 
 def test_a_written_input_is_seen(monkeypatch):
@@ -192,12 +207,14 @@ def test_a_written_input_is_seen(monkeypatch):
         args[0].data.add_(1)
         return y
 
-    assert "input 0 afterwards" in verdict_of(broken(monkeypatch, writing), "evaluation").text
+    assert "input 0 afterwards" in broken(monkeypatch, writing, "evaluation")["evaluation"].text
 
 
 def test_other_forms_of_output_are_seen(monkeypatch):
-    found = broken(monkeypatch, lambda call, net, args, kwargs: (call(*args, **kwargs),))
-    text = verdict_of(found, "evaluation").text
+    def wrapped(call, net, args, kwargs):
+        return (call(*args, **kwargs),)
+
+    text = broken(monkeypatch, wrapped, "evaluation")["evaluation"].text
     assert "output is only in the model's" in text
 
 
@@ -205,7 +222,7 @@ def test_errors_are_told_from_refusals(monkeypatch):
     def raw(call, net, args, kwargs):
         raise TypeError("unsupported operand")
 
-    finding = verdict_of(broken(monkeypatch, raw), "evaluation")
+    finding = broken(monkeypatch, raw, "evaluation")["evaluation"]
     assert finding == verdicts.Finding(
         "evaluation", verdicts.ERROR, "TypeError: unsupported operand"
     )
@@ -213,7 +230,7 @@ def test_errors_are_told_from_refusals(monkeypatch):
     def refusing(call, net, args, kwargs):
         raise ww.CaptureError("The sizes are fixed.")
 
-    finding = verdict_of(broken(monkeypatch, refusing), "evaluation")
+    finding = broken(monkeypatch, refusing, "evaluation")["evaluation"]
     assert finding.verdict == verdicts.REFUSED
     assert finding.text == "The sizes are fixed."
 

@@ -26,7 +26,7 @@ ALONE = (
     ("image", "written_state", (4,)), ("vector", "written_state", (5,)),
     ("vector", "noise", (2,)), ("vector", "optional", (0,)),
 )  # fmt: skip
-RANDOM = range(12)  # seeds
+RANDOM = range(7)  # seeds
 
 
 @pytest.mark.parametrize(("source", "step", "numbers"), ALONE)
