@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from widthwise.choose.draws import Draw, draw_widths
+from widthwise.graph.agreement import check_agreement
 from widthwise.graph.axes import Axes, Axis, find_axes
 from widthwise.graph.capture import capture
 from widthwise.graph.constraints import Constraints, constrain
@@ -54,7 +56,8 @@ class Elastic(nn.Module):
     draw: how training draws widths; by default structural dropout with log-uniform widths.
     seed: of the draws, which are a function of (seed, step) and nothing else.
     dynamic_shapes: as for torch.export.export, instead of the sizes widthwise frees by itself.
-    prove: run the shuffle proof on every axis (recommended).
+    prove: run the shuffle proof on every axis, and see on the example that outputs, gradients and
+        buffers at full width are the model's (recommended).
     constraints: axes that share a width or stay whole, and which widths the others may have.
     outputs: names of the outputs that matter, such as ("logits",) or ("0",), where a model returns
         inner features as well: those then come at the widths that they have. By default all matter.
@@ -101,12 +104,30 @@ class Elastic(nn.Module):
             for related in self._relations.programs
         }
         self._many: Runner | None = None
+        if prove:
+            self._check_agreement()
         self.train(model.training)
         if not self._table.free:
             warnings.warn(
                 "No axis of this model can be cut; print(net.explain()) says why.",
                 NothingToCutWarning,
                 stacklevel=2,
+            )
+
+    def _check_agreement(self) -> None:
+        """See that at full width this is the model, in every mode that was captured."""
+        if any(t.is_meta for t in [*self.model.parameters(), *self.model.buffers()]):
+            return
+        full = self._table.complete({})
+        training, evaluation = self._programs
+        args, kwargs = self.example()
+        for program in (evaluation,) if training.graph is evaluation.graph else self._programs:
+            check_agreement(
+                self.model,
+                partial(self._runners[program.training], full),
+                args,
+                kwargs,
+                training=program.training,
             )
 
     def _find(self, proof: bool) -> Axes:

@@ -28,7 +28,10 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from widthwise.errors import CaptureError
+from widthwise.graph.guards import Guards, find_guards
+from widthwise.graph.listening import Listener, listening
 from widthwise.graph.modes import computes_the_same, turn_off_training
+from widthwise.graph.own_functions import Calls, Whole, keep_whole, marked_functions
 from widthwise.graph.refusal import cannot, check, check_graph
 from widthwise.graph.tidy import flatten, spell_out
 from widthwise.graph.tryout import try_out, twin
@@ -50,6 +53,7 @@ class Program:
     inputs: placeholder names of the flattened (args, kwargs), in order.
     sizes: every tensor's sizes by node; each symbolic size has a prime of its own, so that it
     never equals a number of features.
+    guards: what must hold of the inputs' sizes.
     matters: for each of the flattened outputs, whether it must keep its size.
     """
 
@@ -63,6 +67,7 @@ class Program:
     example: list[Any]
     sizes: dict[fx.Node, Any]
     dynamic: frozenset[int]
+    guards: Guards
     matters: tuple[bool, ...]
 
 
@@ -88,7 +93,8 @@ def capture(
         try:
             training = _export(twin(model).train(), args, kwargs, dynamic_shapes)
         except CaptureError as error:
-            evaluation = _program(_export(twin(model).eval(), args, kwargs, dynamic_shapes), False)
+            recorded = _export(twin(model).eval(), args, kwargs, dynamic_shapes)
+            evaluation = _program(recorded, training=False)
             warnings.warn(
                 f"Training will run the network as in evaluation mode, without dropout: {error}",
                 EvaluationOnlyWarning,
@@ -97,9 +103,17 @@ def capture(
             evaluation = _choose(evaluation, outputs)
             return dataclasses.replace(evaluation, training=True), evaluation
         evaluation = _without_flags(training, twin(model).eval(), args, kwargs) or _program(
-            _export(twin(model).eval(), args, kwargs, dynamic_shapes), False
+            _export(twin(model).eval(), args, kwargs, dynamic_shapes), training=False
         )
-    return _choose(_program(training, True), outputs), _choose(evaluation, outputs)
+    return _choose(_program(training, training=True), outputs), _choose(evaluation, outputs)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What torch.export made of a model, user code kept whole, and the lines that it noted."""
+
+    exported: ExportedProgram
+    lines: dict[int, str]
 
 
 def _choose(program: Program, outputs: Sequence[str] | None) -> Program:
@@ -154,19 +168,20 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _without_flags(
-    training: ExportedProgram, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    training: _Recorded, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Program | None:
     """The program of evaluation from that of training, if they differ in nothing but flags."""
-    derived = copy.copy(training)
-    derived._graph_module = copy.deepcopy(training.graph_module)
-    inputs = (g.find_nodes(op="placeholder") for g in (training.graph, derived.graph))
+    exported = training.exported
+    derived = copy.copy(exported)
+    derived._graph_module = copy.deepcopy(exported.graph_module)
+    inputs = (g.find_nodes(op="placeholder") for g in (exported.graph, derived.graph))
     for old, new in zip(*inputs, strict=True):
         new.name = old.name  # copying changes names such as `input`
     state, _, constants = _state(derived)
     turn_off_training(derived.graph, state)
     with quietly():
         same = computes_the_same(derived.graph, state, constants, model, args, kwargs)
-    return _program(derived, False) if same else None
+    return _program(_Recorded(derived, training.lines), training=False) if same else None
 
 
 def _at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -191,7 +206,7 @@ def _dynamic(leaf: Any, most: int) -> Any:
     return dict.fromkeys(range(min(count, most)), Dim.AUTO)
 
 
-def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> ExportedProgram:
+def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> _Recorded:
     if dynamic_shapes is not None:
         choices = [dynamic_shapes]
     else:
@@ -206,6 +221,8 @@ def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> Ex
         shapes = choice if dynamic_shapes is not None else _by_name(model, args, choice)
         try:
             return _export_once(model, args, kwargs, shapes)
+        except CaptureError:
+            raise
         except Exception as error:  # noqa: BLE001 - the user's code runs inside
             failure = failure or error
     assert failure is not None
@@ -232,13 +249,20 @@ def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
     return {k: v for k, v in named.items() if v != {} or k in kwshapes}
 
 
-def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
-    with quietly(), shape_config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Recorded:
+    calls = Calls()
+    listener = Listener(calls)
+    # Sizes of 0 and 1 are sizes like any other: what the model decides on them becomes a guard.
+    sizes = shape_config.patch(  # type: ignore[attr-defined]
+        use_duck_shape=False, backed_size_oblivious=True
+    )
+    with quietly(), sizes, marked_functions(calls), listening(model, listener):
         exported = torch.export.export(
             model, args, kwargs or None, dynamic_shapes=shapes, strict=False
         )
     flatten(exported.graph_module, exported.graph)
-    return exported
+    keep_whole(exported.graph, calls)
+    return _Recorded(exported, listener.lines)
 
 
 @contextmanager
@@ -259,8 +283,9 @@ def quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def _program(exported: ExportedProgram, training: bool) -> Program:
+def _program(recorded: _Recorded, *, training: bool) -> Program:
     """Pull apart what torch.export returns, and tidy the graph."""
+    exported = recorded.exported
     graph = exported.graph
     state, inputs, constants = _state(exported)
     spell_out(graph)
@@ -271,6 +296,7 @@ def _program(exported: ExportedProgram, training: bool) -> Program:
             del state[node.name]
             graph.erase_node(node)
     sizes, dynamic = _sizes(graph)
+    values = {n.name: n.meta.get("val") for n in graph.find_nodes(op="placeholder")}
     return Program(
         graph=graph,
         training=training,
@@ -282,6 +308,7 @@ def _program(exported: ExportedProgram, training: bool) -> Program:
         example=pytree.tree_leaves(exported.example_inputs),
         sizes=sizes,
         dynamic=dynamic,
+        guards=find_guards([(name, values.get(name)) for name in inputs], recorded.lines),
         matters=(True,) * exported.call_spec.out_spec.num_leaves,
     )
 
@@ -332,5 +359,8 @@ def _sizes(graph: fx.Graph) -> tuple[dict[fx.Node, Any], frozenset[int]]:
             return [sizes_of(v) for v in value]
         return number(value)
 
-    sizes = {n: sizes_of(n.meta["val"]) for n in graph.nodes if "val" in n.meta}
-    return sizes, frozenset(known.values())
+    bodies = [n.target.body for n in graph.nodes if isinstance(n.target, Whole)]
+    nodes = [n for g in (graph, *bodies) for n in g.nodes if "val" in n.meta]
+    sizes = {n: sizes_of(n.meta["val"]) for n in nodes}
+    # A symbol that the model fixed stands in no expression any more.
+    return sizes, frozenset(v for e, v in known.items() if e.free_symbols)

@@ -134,11 +134,10 @@ def _merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph | None:
 
 def _counts_batches(node: fx.Node) -> bool:
     source = node.args[0] if node.args else None
-    return (
-        node.target is torch.ops.aten.add_.Tensor
-        and isinstance(source, fx.Node)
-        and str(source.target).endswith("num_batches_tracked")
-    )
+    if node.target is not torch.ops.aten.add_.Tensor or not isinstance(source, fx.Node):
+        return False
+    # A module that runs twice counts on from its first count.
+    return str(source.target).endswith("num_batches_tracked") or _counts_batches(source)
 
 
 def _unite(
@@ -210,16 +209,25 @@ def make_on_cpu(graph: fx.GraphModule) -> None:
 
 
 def check_inputs(graph: fx.Graph, program: Program) -> None:
-    """Let the graph refuse inputs whose fixed sizes are not those that it was captured with."""
+    """Let the graph refuse inputs of sizes that it was not captured for."""
     placeholders = graph.find_nodes(op="placeholder")
     first = next(n for n in graph.nodes if n.op not in ("placeholder", "get_attr"))
     with graph.inserting_before(first):
-        for node, fixed in zip(placeholders, fixed_sizes(program), strict=True):
+        for i, (node, fixed) in enumerate(zip(placeholders, fixed_sizes(program), strict=True)):
             for d, wanted in fixed.items():
                 found = graph.call_function(torch.ops.aten.sym_size.int, (node, d))
-                message = f"Dim {d} of input {node.target} must have size {wanted}."
+                line = program.guards.lines.get((i, d), "")
+                why = f", which the model fixes{line}" if line else ""
+                message = f"Dim {d} of input {node.target} must have size {wanted}{why}."
                 equal = graph.call_function(operator.eq, (found, wanted))
                 graph.call_function(torch._assert, (equal, message))
+        if not program.guards.empty:
+            sizes = {
+                at: graph.call_function(torch.ops.aten.sym_size.int, (placeholders[at[0]], at[1]))
+                for at in program.guards.used
+            }
+            for held, message in program.guards.add_to(graph, sizes):
+                graph.call_function(torch._assert, (held, message))
 
 
 def fixed_sizes(program: Program) -> list[dict[int, int]]:

@@ -31,6 +31,7 @@ def turn_off_training(graph: fx.Graph, state: Mapping[str, str]) -> None:
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
         if node.target is aten.add_.Tensor and _counts_batches(node.args[0], state):
+            node.replace_all_uses_with(node.args[0])  # the next count of a module that runs twice
             graph.erase_node(node)
             continue
         if node.target is aten.batch_norm.default and node.args[3] is None:

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from widthwise.graph.axes import Axes, find_axes
 from widthwise.graph.dims import Factor, fix, fully_fixed
+from widthwise.graph.own_functions import inline_bodies
 from widthwise.graph.relate import Related, Relations
 from widthwise.graph.rewrite import cut_graph
 from widthwise.graph.slicing import layout, part
@@ -183,6 +184,7 @@ def _outputs(
 ) -> list[Any]:
     program = related.program
     graph = cut_graph(related, axes, widths)
+    inline_bodies(graph)
     _without_chance(graph)
     tensors = [state[target].clone() for target in program.state.values()]
     inputs = [_example(x) if isinstance(x, Tensor) else x for x in program.example]

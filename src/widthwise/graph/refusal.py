@@ -58,6 +58,12 @@ def check(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
 
 def _check_module(path: str, module: nn.Module) -> None:
     kind = type(module)
+    if module._backward_hooks or module._backward_pre_hooks:
+        raise CaptureError(
+            f"{f'The submodule {path!r}' if path else 'The model'} has a backward hook, which a "
+            "captured graph cannot run; remove it, or put a hook on its output in forward "
+            "(output.register_hook), which is captured."
+        )
     if isinstance(module, (nn.DataParallel, DistributedDataParallel)):
         remedy = "give widthwise the module inside it (its .module) and wrap the Elastic instead"
     elif isinstance(module, (FSDPModule, FullyShardedDataParallel)):
@@ -170,7 +176,7 @@ def check_graph(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if getattr(node.target, "__module__", None) == "torch._functorch.predispatch":
             lines = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-            where = _in_words(lines[-1][0], int(lines[-1][1])) if lines else ""
+            where = in_words(lines[-1][0], int(lines[-1][1])) if lines else ""
             raise CaptureError(
                 f"torch.vmap{where} cannot be captured; write it out for the whole batch, or give "
                 "widthwise the part of the model without it."
@@ -198,17 +204,18 @@ def first_sentence(error: BaseException) -> str:
 def place(error: BaseException) -> str:
     """Where in the user's own code an error arose: ` at file:line (the line)`, or nothing."""
     found = _origin(error)
-    return "" if found is None else _in_words(found[0].co_filename, found[1])
+    return "" if found is None else in_words(found[0].co_filename, found[1])
 
 
 def running(frame: FrameType | None) -> str:
     """The line of the user's own code that runs in a frame or called it, said as `place`."""
     while frame is not None and not is_own(frame):
         frame = None if _module(frame).startswith("widthwise.graph.") else frame.f_back
-    return "" if frame is None else _in_words(frame.f_code.co_filename, frame.f_lineno)
+    return "" if frame is None else in_words(frame.f_code.co_filename, frame.f_lineno)
 
 
-def _in_words(file: str, line: int) -> str:
+def in_words(file: str, line: int) -> str:
+    """A line of code as messages name it: ` at file:line (the line)`."""
     text = linecache.getline(file, line).strip()
     path = Path(file)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -17,6 +17,7 @@ from torch import fx
 from widthwise.graph import rules
 from widthwise.graph.capture import Program
 from widthwise.graph.dims import Dims, Term, fix, fresh, fully_fixed
+from widthwise.graph.own_functions import Whole
 from widthwise.graph.rules.op import Op, module_path
 
 
@@ -27,6 +28,7 @@ class Related:
     dims: node -> terms of its dims (a list of such for several outputs; absent for numbers).
     follow: node -> argument name -> terms whose size the argument is.
     contracted, normalised: node -> terms it sums over, or compares with each other.
+    stands_for: what a body of user code is given -> the node that gives it.
     """
 
     program: Program
@@ -34,6 +36,7 @@ class Related:
     follow: dict[fx.Node, dict[str, Any]] = field(default_factory=dict)
     contracted: dict[fx.Node, list[Term]] = field(default_factory=dict)
     normalised: dict[fx.Node, list[Term]] = field(default_factory=dict)
+    stands_for: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
 
 @dataclass
@@ -88,6 +91,9 @@ def _call(relations: Relations, related: Related, node: fx.Node) -> None:
         if source in related.dims:
             related.dims[node] = related.dims[source][at]
         return
+    if isinstance(node.target, Whole):
+        _whole(relations, related, node, node.target)
+        return
     if not isinstance(node.target, torch._ops.OpOverload):
         if not isinstance(related.program.sizes.get(node), list):
             return  # arithmetic on sizes
@@ -106,9 +112,35 @@ def _call(relations: Relations, related: Related, node: fx.Node) -> None:
     related.normalised[node] = op.normalised
     relations.roles += op.roles
     for source, dim in op.consumed:
+        while source in related.stands_for:
+            source = related.stands_for[source]
         target = related.program.state.get(source.name)
         if target is not None:
             relations.consumed.add((target, dim % len(relations.state[target])))
+
+
+def _whole(relations: Relations, related: Related, node: fx.Node, whole: Whole) -> None:
+    """User code that is called as it is: its body relates the dims, and no size in it follows."""
+    reason = f"it is a size in {whole.__name__}"
+    inner = [n for n in whole.body.nodes if n.op == "call_function"]
+    given = [*node.args, *node.kwargs.get("reads", ())]  # type: ignore[misc]
+    for stand_in, source in zip(whole.body.find_nodes(op="placeholder"), given, strict=True):
+        if isinstance(source, fx.Node):
+            related.stands_for[stand_in] = source
+            related.dims[stand_in] = related.dims.get(source)
+    for read in node.kwargs.get("reads", ()):  # type: ignore[union-attr]
+        _fix_all(related.dims.get(read), f"{whole.__name__} reads it")  # type: ignore[call-overload]
+    for each in inner:
+        _call(relations, related, each)
+        _fix_all(list(related.follow.pop(each, {}).values()), reason)
+    outputs: Any = next(n for n in whole.body.nodes if n.op == "output").args[0]
+    related.dims[node] = (
+        [related.dims.get(n) for n in outputs]
+        if isinstance(outputs, tuple)
+        else related.dims[outputs]
+    )
+    for kind in (related.contracted, related.normalised):
+        kind[node] = [term for each in inner for term in kind.get(each, ())]
 
 
 def _unknown(relations: Relations, related: Related, node: fx.Node) -> None:

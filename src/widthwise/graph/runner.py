@@ -44,14 +44,16 @@ class Form:
                 "The inputs have another form than the example that the model was captured with; "
                 "pass the same arguments, nested in the same way."
             )
-        for name, value, example, fixed in zip(
-            self.program.inputs, flat, self.program.example, self.fixed, strict=True
-        ):
-            self._check(name, value, example, fixed)
+        for i, (value, fixed) in enumerate(zip(flat, self.fixed, strict=True)):
+            self._check(i, value, fixed)
+        refused = self.program.guards.refuse(flat)
+        if refused is not None:
+            raise CaptureError(refused)
         return flat
 
-    def _check(self, name: str, value: Any, example: Any, fixed: dict[int, int]) -> None:
+    def _check(self, i: int, value: Any, fixed: dict[int, int]) -> None:
         """Refuse what the captured graph would silently compute something else for."""
+        name, example = self.program.inputs[i], self.program.example[i]
         if not isinstance(value, Tensor):
             if value != example:
                 raise CaptureError(
@@ -59,11 +61,15 @@ class Form:
                     f"{example!r}; numbers are part of the graph: capture it again for this one."
                 )
             return
-        if value.dim() != example.dim() or any(value.shape[d] != s for d, s in fixed.items()):
+        other = [d for d, s in fixed.items() if value.dim() > d and value.shape[d] != s]
+        if value.dim() != example.dim() or other:
+            line = self.program.guards.lines.get((i, other[0]), "") if other else ""
+            why = f", since the model fixes dim {other[0]}{line}" if line else ""
             raise CaptureError(
                 f"The input {name} has shape {tuple(value.shape)}, but the model was captured with "
                 f"{tuple(example.shape)}, where only the sizes of dims "
-                f"{[d for d in range(example.dim()) if d not in fixed]} may vary; capture it again."
+                f"{[d for d in range(example.dim()) if d not in fixed]} may vary{why}; capture it "
+                "again."
             )
 
     def _arranged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

@@ -17,6 +17,8 @@ from torch import fx
 
 from widthwise.graph.axes import Axes
 from widthwise.graph.dims import fully_fixed
+from widthwise.graph.memory import arguments, memory, written
+from widthwise.graph.own_functions import Whole
 from widthwise.graph.partial_sums import use_partial_sums
 from widthwise.graph.relate import Related, is_shareable
 from widthwise.graph.rewrite import elastic_graph
@@ -81,12 +83,14 @@ def shared_nodes(
 
 
 def _is_random(node: fx.Node) -> bool:
-    """Draws that every width must make by itself."""
+    """Draws that every width must make by itself; what user code does is not known."""
+    if isinstance(node.target, Whole):
+        return True
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
     if torch.Tag.nondeterministic_seeded not in node.target.tags:
         return False
-    values = _arguments(node)
+    values = arguments(node)
     off = (values.get(n, True) is False for n in ("train", "training"))
     return not any(off) and values.get("dropout_p", 1) != 0
 
@@ -121,57 +125,14 @@ def _overwritten(graph: fx.Graph, shared: set[fx.Node]) -> Iterator[fx.Node]:
     A shared value must stay as it is while the rest runs, at every width anew: neither may the rest
     write to its memory, nor may a shared operator overwrite what the rest still reads.
     """
-    memory = _memory(graph)
+    lies_in = memory(graph)
     position = {n: i for i, n in enumerate(graph.nodes)}
     for node in graph.nodes:
-        for target in _written(node):
-            aliases = {n for n in memory if memory[n] is memory[target]}
+        for target in written(node):
+            aliases = {n for n in lies_in if lies_in[n] is lies_in[target]}
             readers = {u for n in aliases for u in n.users if u not in shared}
             early = any(position[u] < position[node] for u in readers)
             if node not in shared:
                 yield from aliases & shared
-            elif early or memory[target].op == "placeholder":
+            elif early or lies_in[target].op == "placeholder":
                 yield node
-
-
-def _memory(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
-    """For each node the node that made the memory its value lies in, as far as schemas tell."""
-    memory: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        memory[node] = node
-        if isinstance(node.target, torch._ops.OpOverload):
-            named = [_arguments(node).get(a.name) for a in _aliased(node)]
-            sources = [s for s in named if isinstance(s, fx.Node)]
-            if not sources and _may_alias(node):
-                sources = node.all_input_nodes
-        else:  # getitem
-            sources = node.all_input_nodes if node.op == "call_function" else []
-        if sources:
-            memory[node] = memory[sources[0]]
-    return memory
-
-
-def _may_alias(node: fx.Node) -> bool:
-    """Operators that may or may not copy, of which their schemas say nothing."""
-    name = str(node.target).removeprefix("aten.").split(".")[0]
-    return name in {"reshape", "contiguous", "to", "flatten", "dropout", "type_as", "reshape_as"}
-
-
-def _aliased(node: fx.Node) -> list[Any]:
-    assert isinstance(node.target, torch._ops.OpOverload)
-    return [a for a in node.target._schema.arguments if a.alias_info is not None]
-
-
-def _written(node: fx.Node) -> list[fx.Node]:
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return []
-    values = _arguments(node)
-    written = [values.get(a.name) for a in _aliased(node) if a.alias_info.is_write]
-    return [v for v in written if isinstance(v, fx.Node)]
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments given to an operator, by the names of its schema."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    names = [a.name for a in node.target._schema.arguments]
-    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import torch
 from torch import fx
 
-from widthwise.errors import CaptureError
+from widthwise.graph.regions import inline_regions
 
 aten = torch.ops.aten
 
@@ -24,7 +23,7 @@ _CHECKS = {
 
 def flatten(owner: fx.GraphModule, graph: fx.Graph) -> None:
     """Put the bodies of regions in line and leave out checks of the example's sizes."""
-    _inline_regions(owner, graph)
+    inline_regions(owner, graph)
     for node in list(graph.nodes):
         if node.target in _CHECKS or (node.op == "get_attr" and not node.users):
             graph.erase_node(node)
@@ -86,32 +85,3 @@ def _explicit_scale(node: fx.Node) -> None:
     head_size = query.meta["val"].shape[-1]
     if node.kwargs.get("scale") is None and isinstance(head_size, int):
         node.kwargs = {**node.kwargs, "scale": 1.0 / math.sqrt(head_size)}
-
-
-def _inline_regions(owner: fx.GraphModule, graph: fx.Graph) -> None:
-    """Put the bodies of `no_grad` and autocast regions in line; the regions only set modes."""
-    for node in list(graph.nodes):
-        name = getattr(node.target, "__name__", "")
-        if node.op != "call_function" or not name.startswith("wrap_with_"):
-            continue
-        if name == "wrap_with_autocast" and node.args[2]:
-            raise CaptureError(
-                "The model switches autocast on inside forward, which its narrower networks would "
-                "lose; take it out of forward and call the network under autocast instead."
-            )
-        at = next(
-            i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr"
-        )
-        body = getattr(owner, str(node.args[at].target))
-        _inline_regions(body, body.graph)
-        values = dict(
-            zip(body.graph.find_nodes(op="placeholder"), node.args[at + 1 :], strict=True)
-        )
-        with graph.inserting_before(node):
-            result = graph.graph_copy(body.graph, values)
-        results = result if isinstance(result, (tuple, list)) else (result,)
-        for user in list(node.users):
-            if user.target is operator.getitem:
-                user.replace_all_uses_with(results[user.args[1]])
-                graph.erase_node(user)
-        graph.erase_node(node)

@@ -117,7 +117,7 @@ class _Call:
     def __call__(self, seed: int | None = None) -> tuple[Any, list[_Watch]]:
         """What is returned, and which of the watched things were others afterwards."""
         model = twin(self.model)
-        with _kept(self.model):
+        with kept_state(self.model):
             if seed is not None:
                 random.seed(seed)
                 np.random.seed(seed)
@@ -128,7 +128,7 @@ class _Call:
     def line_that_changes(self, watch: _Watch) -> str:
         """Where that is in the user's own code, as `in_words` says it; may be empty."""
         model = twin(self.model)
-        with _kept(self.model), _Lines(lambda: watch(model)) as lines:
+        with kept_state(self.model), Lines(lambda: watch(model)) as lines:
             self._run(model)
         return lines.found
 
@@ -136,7 +136,7 @@ class _Call:
         args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), self.inputs)
         writes = _OnlyReads(model)
         try:
-            with _silent(), writes:
+            with silently(), writes:
                 return model(*args, **kwargs)
         finally:
             if writes.refusal is not None:  # first of all, even where the model caught it
@@ -175,7 +175,7 @@ def _differ(a: Any, b: Any) -> bool:
 
 
 @contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
+def kept_state(model: nn.Module) -> Iterator[None]:
     """Put the tensors of the model and all random generators back as they were."""
     tensors = [(t, t.data) for t in [*model.parameters(), *model.buffers()]]
     values = [(b, b.clone()) for b in model.buffers()]
@@ -196,9 +196,10 @@ def _kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Without gradients, compiling, or warnings, which the model's own runs will show."""
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+def silently(*, gradients: bool = False) -> Iterator[None]:
+    """Without compiling or warnings, which the model's own runs will show."""
+    eager = torch.compiler.set_stance("force_eager")
+    with torch.set_grad_enabled(gradients), eager, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
@@ -244,7 +245,7 @@ class _OnlyReads(TorchDispatchMode):
         raise self.refusal
 
 
-class _Lines:
+class Lines:
     """Runs with Python's tracing on, to find the first own line after which something changed."""
 
     def __init__(self, watch: Callable[[], Any]) -> None:
@@ -253,7 +254,7 @@ class _Lines:
         self.last = ""
         self.found = ""
 
-    def __enter__(self) -> _Lines:
+    def __enter__(self) -> Lines:
         self.outer = sys.gettrace()
         sys.settrace(self._trace)
         return self

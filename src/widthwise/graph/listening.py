@@ -1,0 +1,100 @@
+"""Listening to a model while torch.export records it, for what the record would leave out.
+
+The model is a twin of the user's, so it may carry hooks: they put a listener around its forward that
+sees every function of torch as the model calls it. It marks hooks on tensors, takes `.data` for the
+detached tensor that it is, lets the tracer know of inference mode, and notes which line of the
+user's code fixed a size.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+from torch.overrides import TorchFunctionMode
+
+from widthwise.graph.own_functions import Calls
+from widthwise.graph.refusal import running
+
+_DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
+
+
+class Listener(TorchFunctionMode):
+    """Sees the functions that a model calls while it is captured.
+
+    Attributes:
+        lines: for guards on sizes that torch recorded inside a function of torch, by their number,
+            the line of the user's code that called it.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        super().__init__()
+        self.lines: dict[int, str] = {}
+        self._calls = calls
+        self._inferring = False
+        self._guards: list[Any] | None = None
+        self._seen = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._follow_inference_mode()
+        if func is Tensor.register_hook:
+            self._calls.hook(*args, **kwargs)
+        if func == _DATA:
+            return args[0].detach()
+        out = func(*args, **kwargs)
+        if self._guards is None:
+            self._guards = _guards(args)
+        if len(self._guards or ()) > self._seen:
+            self._note(running(sys._getframe(1)))
+        return out
+
+    def _note(self, line: str) -> None:
+        """Guards since the last call come from this line, or from a module that it calls."""
+        assert self._guards is not None
+        self.lines |= dict.fromkeys(range(self._seen, len(self._guards)), line)
+        self._seen = len(self._guards)
+
+    def _follow_inference_mode(self) -> None:
+        """Inference mode switches gradients off where the tracer does not see it."""
+        if torch.is_inference_mode_enabled() != self._inferring:
+            self._inferring = not self._inferring
+            torch._C._set_grad_enabled(torch.is_grad_enabled())
+
+
+def _guards(args: tuple[Any, ...]) -> list[Any] | None:
+    for value in args:
+        if isinstance(value, FakeTensor) and value.fake_mode.shape_env is not None:
+            return value.fake_mode.shape_env.guards
+    return None
+
+
+@contextmanager
+def listening(model: nn.Module, listener: Listener) -> Iterator[None]:
+    """Put a listener around the forward of a model that nobody else uses."""
+    enter = model.register_forward_pre_hook(_Call(listener.__enter__), prepend=True)
+    leave = model.register_forward_hook(
+        _Call(lambda: listener.__exit__(None, None, None)), always_call=True
+    )
+    try:
+        yield
+    finally:
+        enter.remove()
+        leave.remove()
+
+
+class _Call:
+    """A hook that calls something and changes nothing."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+
+    def __call__(self, *_: Any) -> None:
+        self.call()
