@@ -102,8 +102,8 @@ def _compare(model: nn.Module, wanted: _Seen, found: _Seen, mode: str) -> None:
             f"{name} changes its inputs in another way than the captured graph does; let forward "
             "compute new tensors."
         )
-    for buffer, value in wanted.buffers.items():
-        if not _close(value, found.buffers[buffer]):
+    for buffer, value in found.buffers.items():
+        if not _close(wanted.buffers[buffer], value):
             raise CaptureError(
                 f"{name} changes its buffer {buffer!r} in {mode} mode in a way that the captured "
                 "graph does not; change it in place, by copy_() or add_() under torch.no_grad()."
@@ -131,7 +131,7 @@ def _compare_second(
     wanted, found = seen
     if not changed:
         return _compare(model, wanted, found, mode)
-    if _equal(wanted.outputs, found.outputs) and _same(wanted.buffers, found.buffers):
+    if _equal(wanted.outputs, found.outputs) and _same(found.buffers, wanted.buffers):
         return None
     mine = twin(model).train(mode == "training")
     with kept_state(model), silently(), Lines(lambda: _attributes(mine).get(changed[0])) as lines:
@@ -222,6 +222,7 @@ def _mark(value: Any) -> Any:
 
 
 def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether the buffers of `a` are as in `b`, which may have made more of them."""
     return all(_close(value, b[name]) for name, value in a.items())
 
 

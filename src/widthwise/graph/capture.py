@@ -250,6 +250,7 @@ def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:
 
 
 def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Recorded:
+    _make_none_plain(model)
     calls = Calls()
     listener = Listener(calls)
     # Sizes of 0 and 1 are sizes like any other: what the model decides on them becomes a guard.
@@ -263,6 +264,17 @@ def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Reco
     flatten(exported.graph_module, exported.graph)
     keep_whole(exported.graph, calls)
     return _Recorded(exported, listener.lines)
+
+
+def _make_none_plain(model: nn.Module) -> None:
+    """Let buffers that are None be plain attributes of a model that nobody else uses.
+
+    When forward makes such a buffer, torch.export writes it to the model's first input.
+    """
+    for module in model.modules():
+        for name in [n for n, b in module._buffers.items() if b is None]:
+            del module._buffers[name]
+            vars(module)[name] = None
 
 
 @contextmanager
@@ -288,9 +300,9 @@ def _program(recorded: _Recorded, *, training: bool) -> Program:
     exported = recorded.exported
     graph = exported.graph
     state, inputs, constants = _state(exported)
-    spell_out(graph)
+    spell_out(graph, state)
     check_graph(graph)
-    # Parameters that nothing reads are not part of what the module computes.
+    # Parameters that no operator reads are not part of what the module computes.
     for node in list(graph.find_nodes(op="placeholder")):
         if node.name in state and not node.users:
             del state[node.name]

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 
+from widthwise.errors import CaptureError
 from widthwise.graph.own_functions import Calls
 from widthwise.graph.refusal import running
 
 _DATA: Any = Tensor.data.__get__  # type: ignore[attr-defined]
+_SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 class Listener(TorchFunctionMode):
@@ -49,6 +51,12 @@ class Listener(TorchFunctionMode):
             self._calls.hook(*args, **kwargs)
         if func == _DATA:
             return args[0].detach()
+        if func == _SET_DATA:
+            raise CaptureError(
+                f"Forward puts other numbers into a tensor by .data{running(sys._getframe(1))}, which "
+                "a captured graph cannot hold; compute a new tensor, or use copy_() under "
+                "torch.no_grad()."
+            )
         out = func(*args, **kwargs)
         if self._guards is None:
             self._guards = _guards(args)

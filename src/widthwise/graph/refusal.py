@@ -23,6 +23,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import PackedSequence
 
 from widthwise.errors import CaptureError
 
@@ -136,6 +137,19 @@ def cannot(model: nn.Module, error: BaseException) -> str:
     """The sentence for a model that runs but that torch.export does not capture."""
     name, text, kind = type(model).__name__, str(error), type(error).__name__
     where = place(error)
+    passed = set(_functions(error))
+    if "_detect_is_causal_mask" in passed:
+        keyword = "tgt_is_causal" if "TransformerDecoder" in passed else "is_causal"
+        return (
+            f"{name} lets torch look whether a mask is causal{where}, which depends on data; say it "
+            f"there, by {keyword}=True for a causal mask and {keyword}=False for any other."
+        )
+    if passed & {"PackedSequence", "pack_padded_sequence", "pack_sequence"}:
+        return (
+            f"{name} packs sequences{where}, whose sizes depend on data; run the recurrent layer on "
+            "the padded batch and mask what lies behind each length, for example by "
+            "torch.where(positions < lengths[:, None, None], outputs, 0)."
+        )
     if "data-dependent" in text or "DataDependent" in kind or "DynamicOutputShape" in kind:
         advice = "use torch.where or a fixed bound there"
         if "layerdrop" in _function_text(error):
@@ -151,6 +165,11 @@ def cannot(model: nn.Module, error: BaseException) -> str:
             "with torch.library.register_fake, or give widthwise a part without the operator."
         )
     if found := re.search(r"Found <class '([^']*)'> in output", text):
+        if found[1].rpartition(".")[2].endswith("Cache"):
+            return (
+                f"{name} returns a {found[1]}, which cannot be captured; give use_cache=False with "
+                "the example, or set it in the model's config."
+            )
         return (
             f"{name} returns a {found[1]}, which cannot be captured; return its tensors, alone or "
             "in tuples, dicts and dataclasses."
@@ -254,6 +273,20 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _functions(error: BaseException) -> Iterator[str]:
+    """Names of the functions that an error passed through, of their classes, and of packed values."""
+    for each in _causes(error):
+        traceback = each.__traceback__
+        while traceback is not None:
+            frame = traceback.tb_frame
+            yield frame.f_code.co_name
+            if "self" in frame.f_locals:
+                yield type(frame.f_locals["self"]).__name__
+            if any(isinstance(v, PackedSequence) for v in frame.f_locals.values()):
+                yield "PackedSequence"
+            traceback = traceback.tb_next
 
 
 def _function_text(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,8 +30,12 @@ def flatten(owner: fx.GraphModule, graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def spell_out(graph: fx.Graph) -> None:
-    """Say outright what operators leave to the sizes of their inputs, and drop dead code."""
+def spell_out(graph: fx.Graph, state: Mapping[str, str]) -> None:
+    """Say outright what operators leave to the sizes of their inputs, and drop dead code.
+
+    What reads a tensor of the model (`state` names their placeholders) stays, used or not: the
+    user's class computes it too, so that it has to fit at every width.
+    """
     for node in list(graph.nodes):
         if node.target in (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
             _explicit_squeeze(graph, node)
@@ -41,7 +46,9 @@ def spell_out(graph: fx.Graph) -> None:
             node.target = aten.reshape.default
         elif node.target in _SPLITS:
             _explicit_split(node)
-    graph.eliminate_dead_code()
+    graph.eliminate_dead_code(
+        lambda n: n.is_impure() or any(s.name in state for s in n.all_input_nodes)
+    )
     graph.lint()
 
 

@@ -52,7 +52,8 @@ def expected(
     """
     mine = tensors_of(module, [name for name, _ in attributes(module)])
     _fits(module, manifest, stored, path)
-    further = {name: shape for name, shape in stored.items() if name not in mine}
+    made = {name for name in stored if name in mine and _makes(module, name)}
+    further = {n: shape for n, shape in stored.items() if n not in mine or n in made}
     if manifest.kind == "class":
         for name in further:
             _holder(module, name, manifest, path)
@@ -89,7 +90,7 @@ def _fits(
 ) -> None:
     """Check that the full-size module is the one that was cut. shapes: of what is stored."""
     mine = tensors_of(module, [name for name, _ in attributes(module)])
-    for name in (n for n in mine if n in shapes):
+    for name in (n for n in mine if n in shapes and not _makes(module, n)):
         here, stored = tuple(mine[name].shape), shapes[name]
         if manifest.full is not None:
             wanted = tuple(manifest.full.get(manifest.tied.get(name, name), stored))
@@ -146,6 +147,8 @@ def _install(
         raise _misfit(path, manifest, f"the file lacks {missing[0]}")
     made: dict[int, Tensor] = {}
     for name, tensor in tensors.items():
+        if manifest.kind == "graph" and name not in mine:
+            continue  # a table that the saved model had made, and that this graph makes by itself
         holder, last = _holder(module, name, manifest, path)
         old = mine.get(name)
         if old is not None and old.dtype != tensor.dtype:
@@ -167,8 +170,24 @@ def _holder(module: nn.Module, name: str, manifest: Manifest, path: str) -> tupl
         holder = module.get_submodule(where)
     except AttributeError:
         raise _misfit(path, manifest, f"it has no {name}") from None
-    # A plain attribute may be one that the module makes only when it is first called.
-    lazily_made = manifest.kind == "class" and manifest.full is None and not hasattr(holder, last)
-    if not isinstance(getattr(holder, last, None), Tensor) and not (lazily_made and last):
+    if not _makes(module, name) and not isinstance(getattr(holder, last, None), Tensor):
         raise _misfit(path, manifest, f"it has no tensor {name}")
     return holder, last
+
+
+def _makes(module: nn.Module, name: str) -> bool:
+    """Whether this may be a table that a module makes for itself, at its first call, say.
+
+    Then it may be absent, None, or of another size in a module that was not called yet.
+    """
+    where, _, last = name.rpartition(".")
+    try:
+        holder = module.get_submodule(where)
+    except AttributeError:
+        return False
+    held = last in holder._parameters or last in holder._modules
+    if held or not last.isidentifier() or last.startswith("__") or hasattr(type(holder), last):
+        return False
+    if last in holder._buffers:
+        return holder._buffers[last] is None
+    return isinstance(vars(holder).get(last), (Tensor, type(None)))
