@@ -131,3 +131,136 @@ def test_lightning(tmp_path: Path) -> None:
     resumed, again = trained(2, tmp_path / "1.ckpt")
     assert again.steps == 16
     torch.testing.assert_close(resumed.net.hidden.weight, whole.net.hidden.weight)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_again_averaged_and_swapped(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lightning.pytorch import LightningModule, Trainer
+        from lightning.pytorch.callbacks import (
+            Callback,
+            EMAWeightAveraging,
+            ModelCheckpoint,
+            StochasticWeightAveraging,
+        )
+
+    from widthwise.adapters.lightning import PruningCallback
+
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+            self.validated: list[int] = []
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            return self.net(*batch)["loss"]
+
+        def validation_step(self, batch: Any, index: int) -> None:
+            self.validated.append(int((self.net.hidden.weight == 0).sum()))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+    class Older(Callback):
+        """Puts back what was there in the beginning, at the very end."""
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.state = {n: t.clone() for n, t in pl_module.state_dict().items()}
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            pl_module.load_state_dict(self.state)
+
+    def fitted(module: Module, *callbacks: Callback, epochs: int = 2) -> None:
+        trainer = Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            callbacks=[*callbacks, ModelCheckpoint(tmp_path, filename="last", save_last=True)],
+            default_root_dir=tmp_path,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        loader = DataLoader(data(), batch_size=8)
+        trainer.fit(module, loader, loader)
+
+    def zeros(module: Module) -> int:
+        return int((module.net.hidden.weight == 0).sum())
+
+    wanted = round(0.8 * 24 * 12)
+    average = EMAWeightAveraging(decay=0.9)
+    for order in (1, -1):  # whichever callback comes first
+        module = Module()
+        pruning = PruningCallback(GradualPruner(module, PLAN))
+        fitted(module, *[pruning, average][::order])
+        assert zeros(module) == wanted
+        assert module.validated[-1] == wanted
+        stored = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+        assert int((stored["net.hidden.weight"] == 0).sum()) == wanted
+        fitted(module, pruning, epochs=1)  # the same callback in a second trainer
+        assert pruning.pruner.steps == 24
+        assert zeros(module) == wanted
+    module = Module()
+    pruning = PruningCallback(GradualPruner(module, PLAN))
+    fitted(module, pruning, StochasticWeightAveraging(1e-2, swa_epoch_start=1), epochs=3)
+    assert zeros(module) == wanted
+    module = Module()
+    pruning = PruningCallback(GradualPruner(module.net, PLAN))  # of a part of it
+    fitted(module, pruning, Older())
+    assert zeros(module) == wanted
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hugging_face_again_and_the_best_model(tmp_path: Path) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    from widthwise.adapters.huggingface import PruningCallback
+    from widthwise.zeros import ZerosLostWarning
+
+    def trainer(model: Net, pruner: GradualPruner, **more: Any) -> Trainer:
+        settings: dict[str, Any] = {
+            "output_dir": str(tmp_path),
+            "max_steps": 16,
+            "per_device_train_batch_size": 4,
+            "save_strategy": "no",
+            "learning_rate": 1e-2,
+            "report_to": [],
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        return Trainer(
+            model,
+            TrainingArguments(**{**settings, **more}),
+            data_collator=collate,
+            train_dataset=data(),
+            eval_dataset=data(),
+            callbacks=[PruningCallback(pruner)],
+        )
+
+    model = Net()
+    pruner = GradualPruner(model, PLAN)
+    trainer(model, pruner).train()
+    trainer(model, pruner, max_steps=4).train()
+    assert pruner.steps == 20
+    assert int((model.hidden.weight == 0).sum()) == WANTED
+    model = Net()
+    pruner = GradualPruner(model, PLAN)
+    best = trainer(
+        model,
+        pruner,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=4,
+        save_steps=4,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_runtime",  # any one
+        learning_rate=10.0,
+    )
+    best.state.best_metric = 0.0
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        best.train()
+    assert int((model.hidden.weight == 0).sum()) == WANTED
+    older = "checkpoint-16" not in str(best.state.best_model_checkpoint)
+    assert any(issubclass(w.category, ZerosLostWarning) for w in said) is older

@@ -257,7 +257,7 @@ def test_statistics_are_estimated_where_asked_for():
         values = layer(x)
         torch.testing.assert_close(cut[at].running_mean, values.mean((0, 2, 3)))
         torch.testing.assert_close(cut[at].running_var, values.var((0, 2, 3)))
-    for n, b in net.cut(widths).named_buffers():
+    for n, b in net.cut(widths, recalibrate=False).named_buffers():
         assert torch.equal(kept.get_buffer(n), b)
 
 

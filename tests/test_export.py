@@ -11,7 +11,7 @@ import widthwise as ww
 from elastic_nets import made, random_widths
 from widthwise.errors import ExportError
 from widthwise.measure.cost import onnx_latency_ms
-from widthwise.store import export
+from widthwise.store import settle
 from widthwise.store.export import export_onnx, export_program
 from widthwise.store.export_elastic import export_elastic
 
@@ -110,12 +110,12 @@ def test_what_cannot_be_exported_is_said_and_leaves_no_file(function, tmp_path):
 def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     _, net, args, _ = made("mlp")
     small = net.cut(net.widths(0.5))
-    compared = export._difference
+    compared = settle.difference
 
     def altered(found, wanted):
         return compared([f * (1 + 1e-3) for f in found], wanted)
 
-    monkeypatch.setattr(export, "_difference", altered)
+    monkeypatch.setattr(settle, "difference", altered)
     with pytest.raises(ExportError, match="something else"):
         export_onnx(small, args, tmp_path / "a")
     assert not list(tmp_path.iterdir())
@@ -136,7 +136,7 @@ def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch
     ],
 )
 def test_differences(found, wanted, refused):
-    assert (export._difference([torch.tensor(found)], [torch.tensor(wanted)]) > 1) == refused
+    assert (settle.difference([torch.tensor(found)], [torch.tensor(wanted)]) > 1) == refused
 
 
 def test_modes_and_settings_are_given_back(tmp_path):
@@ -206,7 +206,7 @@ def test_what_cannot_be_elastic_elsewhere_is_said(tmp_path, monkeypatch):
         empty = ww.Elastic(nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 2)), torch.randn(2, 3))
     with pytest.raises(ExportError, match="no weights"):
         export_elastic(empty, path)
-    monkeypatch.setattr(export, "_difference", lambda found, wanted: 2.0)
+    monkeypatch.setattr(settle, "difference", lambda found, wanted: 2.0)
     with pytest.raises(ExportError, match="something else"):
         export_elastic(made("mlp")[1], path)
     assert not list(tmp_path.iterdir())

@@ -24,6 +24,7 @@ from torch.utils.data import TensorDataset
 from command_line import fails, works
 from widthwise import steps
 from widthwise.measure.frontier import Frontier, Point
+from widthwise.measure.size import format_size
 from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Run
 from widthwise.serve import networks as made
@@ -433,7 +434,10 @@ def test_a_download_gives_the_metric_that_was_shown(web, trained, tmp_path, form
     before = sorted(p.name for p in trained.iterdir())
     got = web.get(f"/api/runs/0/download/{chosen['id']}.{form}")
     assert got.status_code == 200, got.text
-    assert f'filename="digits-{chosen["size"].replace(" ", "")}.{form}"' in str(got.headers)
+    size = format_size(len(got.content))
+    assert f'filename="digits-{size.replace(" ", "")}.{form}"' in str(got.headers)
+    code = web.get(f"/api/runs/0/code/{chosen['id']}").json()
+    assert code["sizes"][form] == size
     path = tmp_path / f"got.{form}"
     path.write_bytes(got.content)
     task = resolve("digits")
@@ -457,7 +461,7 @@ def test_the_code_runs_the_files(web, tmp_path, monkeypatch, capsys):
     code = web.get(f"/api/runs/0/code/{name}").json()
     for form in ("safetensors", "onnx"):
         got = web.get(f"/api/runs/0/download/{name}.{form}")
-        (tmp_path / f"{code['file']}.{form}").write_bytes(got.content)
+        (tmp_path / code["files"][form]).write_bytes(got.content)
     monkeypatch.chdir(tmp_path)
     for form in ("safetensors", "onnx"):
         assert len(code[form].strip().splitlines()) <= 5

@@ -391,9 +391,9 @@ def test_errors_of_widthwise_pass_unchanged() -> None:
         ("no_tuple", "example", r"example\(\) .* type Tensor; return a tuple"),
         ("no_splits", "splits", r"splits\(\) .* a tuple of 2; return Splits"),
         ("empty", "splits", "The valid split .* is empty"),
-        ("triples", "splits", "The test split .* a tuple of 3 as its first item"),
-        ("numbers", "splits", "The train split .* type float as the inputs"),
-        ("unindexed", "splits", r"The train split .* cannot be indexed \(TypeError"),
+        ("triples", "splits", "The test split .* gives 3 values for an item"),
+        ("numbers", "splits", r"The train split .* inputs of shape \(1,\)"),
+        ("unindexed", "splits", "The train split .* A generator can be gone through only once"),
     ],
 )
 def test_parts_of_another_form(function: str, part: str, message: str) -> None:

@@ -25,6 +25,7 @@ from widthwise.measure.kernels import NothingFasterWarning, run_sparse
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.measure.recalibrate import recalibrate
 from widthwise.measure.sweep import Evaluation, ladder, sweep
+from widthwise.recalibration import StatisticsWarning
 from widthwise.sparse import GradualPruner, Schedule, prunable
 from widthwise.store.export import export_onnx, export_program
 from widthwise.store.export_elastic import export_elastic
@@ -33,6 +34,7 @@ from widthwise.store.file import load, save
 from widthwise.store.progressive import Progressive
 from widthwise.store.save_progressive import save_progressive
 from widthwise.store.stream import cut_file
+from widthwise.train.carry import carry_average, carry_optimizer
 from widthwise.train.fit import fit
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Distill, SandwichLoss, SingleDraw, StepLoss
@@ -42,6 +44,7 @@ from widthwise.train.touchup import distill, refit_output
 from widthwise.variant import Variant, Widths
 from widthwise.vary import apply, search, variant_of
 from widthwise.version import VERSION
+from widthwise.zeros import ZerosLostWarning
 
 __version__ = VERSION
 
@@ -77,6 +80,7 @@ __all__ = [
     "Schedule",
     "ScoreError",
     "SingleDraw",
+    "StatisticsWarning",
     "StepLoss",
     "StructuralDropout",
     "TaskError",
@@ -85,8 +89,11 @@ __all__ = [
     "WidthError",
     "Widths",
     "WidthwiseError",
+    "ZerosLostWarning",
     "apply",
     "bits",
+    "carry_average",
+    "carry_optimizer",
     "cut_file",
     "distill",
     "export_elastic",

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from widthwise import zeros
 from widthwise.choose.draws import Draw, draw_widths
 from widthwise.graph.agreement import check_agreement
 from widthwise.graph.axes import Axes, Axis, find_axes
@@ -34,8 +35,17 @@ from widthwise.graph.relate import Related, Relations, relate
 from widthwise.graph.rewrite import elastic_graph, keeper
 from widthwise.graph.runner import Runner
 from widthwise.graph.sharded import whole
-from widthwise.graph.shared import split_graph
+from widthwise.graph.shared import shared_nodes, split_graph
 from widthwise.graph.slicing import KeptDim, count, layout
+from widthwise.recalibration import (
+    Recalibrate,
+    caller,
+    estimate,
+    no_data,
+    of_width,
+    remember,
+    remembered,
+)
 from widthwise.variant import Widths
 
 
@@ -263,18 +273,79 @@ class Elastic(nn.Module):
             state.update(self.model.named_parameters(remove_duplicate=False))
         return state
 
-    def cut(self, widths: Mapping[str, int], *, same_class: bool = True) -> nn.Module:
+    def cut(
+        self,
+        widths: Mapping[str, int],
+        *,
+        same_class: bool = True,
+        recalibrate: Recalibrate = True,
+    ) -> nn.Module:
         """A plain module at these widths, with its own copies of the kept parameters.
 
         It is of the user's class where that class computes the same at these sizes (checked on the
         example), otherwise a torch.fx.GraphModule, and a GraphModuleWarning says why.
-        same_class=False asks for the graph module at once. A graph module of a model that does
-        different things in training and evaluation computes evaluation only, and the warning says
-        so. Raises WidthError.
+        A graph module of a model that does different things in training and evaluation computes
+        evaluation only, and the warning says so.
+
+        Running statistics (batch norms) belong to a width: of a narrower network they are
+        re-estimated on the data that `fit`, `sweep`, scores or `Evaluation` let the model remember;
+        where there are none, a StatisticsWarning says so.
+
+        Args:
+            widths: by axis; axes that are not named stay at full size.
+            same_class: False asks for the graph module at once.
+            recalibrate: batches of (inputs, target) to estimate statistics on, which the model
+                remembers then; False keeps the statistics of full width.
+
+        Raises:
+            WidthError: for widths that the network cannot have.
+            DataError: where `recalibrate` has no batch.
         """
         module, _, reason = self.cut_with_patches(widths, same_class=same_class)
         self.warn_of_graph(reason)
+        return self.recalibrated(module, widths, recalibrate)
+
+    def recalibrated(
+        self,
+        module: nn.Module,
+        widths: Mapping[str, int],
+        recalibrate: Recalibrate = True,
+    ) -> nn.Module:
+        """The network's cut at these widths, its running statistics re-estimated in place.
+
+        At full width the model's own are right, and nothing is done. Where there is no data, a
+        StatisticsWarning tells the caller's line and the remedy. recalibrate: as for `cut`.
+        """
+        if not isinstance(recalibrate, bool):
+            given = recalibrate
+            pairs: Any = (
+                [x for x, _ in given] if isinstance(given, Sequence) else (x for x, _ in given)
+            )
+            remember(self.model, pairs)
+        names = self.statistics(widths)
+        if recalibrate is False or not names:
+            return module
+        inputs = remembered(self.model)
+        if not inputs:
+            remedy = "give recalibrate=batches of training data here, or train with fit"
+            warnings.warn(no_data(names, remedy), stacklevel=caller())
+            return module
+        modes = [(m, m.training) for m in module.modules()]
+        estimate(module, inputs, names)
+        remember(module, inputs)
+        for each, training in modes:
+            each.training = training
         return module
+
+    def statistics(self, widths: Mapping[str, int]) -> tuple[str, ...]:
+        """The running means of the layers that see other values at these widths than at full."""
+        narrower = dict(self._table.complete(widths)) != dict(self.full())
+        return self._width_statistics if narrower else ()
+
+    @cached_property
+    def _width_statistics(self) -> tuple[str, ...]:
+        shared = shared_nodes(self.evaluation, self._scaled())
+        return tuple(of_width(self._programs[0], self.evaluation.program, shared))
 
     def warn_of_graph(self, reason: str | None) -> None:
         """Tell, of the caller's line, why a cut is a graph module; nothing where it is not one."""
@@ -307,7 +378,9 @@ class Elastic(nn.Module):
     ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
         """As `cut`, with the sizes set on the user's class, or what to tell of a graph module."""
         with whole(self.model):
-            return self._cut(self._table.complete(widths), same_class)
+            made = self._cut(self._table.complete(widths), same_class)
+        zeros.follow(self.model, made[0])
+        return made
 
     def _cut(
         self, kept: Mapping[str, int], same_class: bool

@@ -14,7 +14,6 @@ from torch import nn
 
 from widthwise.errors import FileError, RunError
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.measure.recalibrate import has_statistics, recalibrate
 from widthwise.steps import Opened, evaluation, same, statistics_batches, writable
 from widthwise.store.manifest import Measured
 from widthwise.store.progressive import Progressive
@@ -92,5 +91,4 @@ def export_progressive(
 
 
 def _cut(opened: Opened, point: Point, batches: list[Any]) -> nn.Module:
-    module = opened.net.cut(point.widths)
-    return recalibrate(module, batches) if has_statistics(module) else module
+    return opened.net.cut(point.widths, recalibrate=batches)

@@ -207,7 +207,7 @@ class Recovery:
 
     def _size(self, variant: Variant) -> int:
         """Bytes of its file before it is trained."""
-        return apply(self.net, variant, calibration="minmax").bytes
+        return apply(self.net, variant, calibration="minmax", recalibrate=False).bytes
 
 
 def _copied(net: Elastic) -> State:

@@ -11,7 +11,7 @@
         search.jsonl              what searches have tried; the same search goes on from it
 
     with hold(folder):                                   # one command at a time
-        run, state = claim(folder, settings)             # "new", "continued" or "finished"
+        run, state = claim(folder, settings)             # such as "new" or "finished"
         record = begin(run, state, Record(settings, ...))
     for run in members("runs/x"): ...                    # a run, or the seeds inside a folder
 
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -33,15 +33,18 @@ from typing import Any, Final, Literal
 import torch
 
 from widthwise.errors import RunError
+from widthwise.graph.constraints import Constraints
 from widthwise.measure.frontier import Frontier
 from widthwise.store.atomic import left_over, tidy, write_whole
 from widthwise.store.jsonfile import contents, sealed, unsealed
 from widthwise.store.lock import held
+from widthwise.train.identity import differences
 from widthwise.version import VERSION
 
 Status = Literal["running", "interrupted", "finished"]
-State = Literal["new", "continued", "finished"]
+State = Literal["new", "continued", "longer", "finished"]
 _LOCK: Final = ".lock"
+_TOLD: Final = 4  # differences of a task
 ORDERED: Final = "ordered"  # the method of a run that no training made
 
 
@@ -53,7 +56,9 @@ class Settings:
     `Recipe`, none for an ordered run. source: the SHA-256 of the file of weights that the run
     started from, "" for new ones. order: of an ordered run, and of a training that started from one
     and draws its widths by the scores, the score and the number of samples. pruning: the fields of
-    `Gradual`, none for a dense run.
+    `Gradual`, none for a dense run. parts: of a training, what the task's model, data and loss are
+    (`train.identity`), so that a task that was changed is another; none where that was not noted.
+    constraints: the fields of `Constraints`, none where there are none.
     """
 
     task: str
@@ -63,6 +68,8 @@ class Settings:
     source: str = ""
     order: Mapping[str, Any] = field(default_factory=dict)
     pruning: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -190,6 +197,11 @@ class Run:
         write_whole(self.record_file, [sealed(asdict(record))])
 
 
+def constraints_of(settings: Settings) -> Constraints:
+    """What the run's axes must fulfil. Raises TypeError, ValueError for what is none."""
+    return Constraints(**settings.constraints)
+
+
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Keep other widthwise commands out of `folder`, which is made if it is missing.
@@ -197,17 +209,32 @@ def hold(folder: Path) -> Iterator[None]:
     What processes that were killed left in it is taken away. Raises RunError when another process
     holds it, or when it cannot be made.
     """
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
     with held(folder, _LOCK):
         tidy(folder)
-        yield
+        try:
+            yield
+        finally:
+            _leave(folder, made)
+
+
+def _leave(folder: Path, made: Sequence[Path]) -> None:
+    """Remove a folder that a command made and left empty, so that it stands in nobody's way."""
+    try:
+        if made and [p.name for p in folder.iterdir()] == [_LOCK]:
+            (folder / _LOCK).unlink()
+            for each in made:
+                each.rmdir()
+    except OSError:
+        pass  # it is not empty any more, or cannot be removed here
 
 
 def claim(folder: Path, settings: Settings, *, overwrite: bool = False) -> tuple[Run, State]:
     """Whether `folder` can be, or already is, the folder of this run; changes nothing.
 
     A run of the same settings that was interrupted is to be continued, one that is finished is to
-    be left alone. Raises RunError when the folder holds something else, unless `overwrite` is set
-    and it is a run.
+    be left alone, or trained on ("longer") where only more epochs are asked for. Raises RunError
+    when the folder holds something else, unless `overwrite` is set and it is a run.
     """
     run = Run(folder)
     if not run.record_file.exists():
@@ -222,12 +249,23 @@ def claim(folder: Path, settings: Settings, *, overwrite: bool = False) -> tuple
     if overwrite:
         return run, "new"
     old = run.record()
-    if _flat(old.settings) != _flat(settings):
+    finished = old.status == "finished"
+    if finished and run.checkpoint.exists() and _longer(old.settings, settings):
+        return run, "longer"
+    wrong = _difference(old.settings, settings)
+    if wrong:
         raise RunError(
-            f"{folder} holds a run with {_difference(old.settings, settings)}; give another "
-            "--out, or --overwrite to replace that run."
+            f"{folder} holds a run with {wrong}; give another --out, or --overwrite to replace "
+            "that run."
         )
-    return run, "finished" if old.status == "finished" else "continued"
+    return run, "finished" if finished else "continued"
+
+
+def _longer(old: Settings, new: Settings) -> bool:
+    """Whether these are the settings of a run with more epochs; one that prunes is at its end."""
+    before, now = (each.recipe.get("epochs", 0) for each in (old, new))
+    same = replace(new, recipe={**new.recipe, "epochs": before})
+    return now > before and not new.pruning and not _difference(old, same)
 
 
 def begin(run: Run, state: State, record: Record) -> Record:
@@ -236,9 +274,11 @@ def begin(run: Run, state: State, record: Record) -> Record:
     Returns the record as it was written: a continued run keeps the time it was first started.
     """
     if state == "new":
-        _clear(run)
+        clear(run)
     else:
         record = replace(record, started=run.record().started)
+        if state == "longer":
+            clear(run, but=(run.record_file, run.checkpoint, run.scores))
     run.write(record)
     return record
 
@@ -295,11 +335,12 @@ def _no_run(folder: Path) -> str:
     return f"{folder} is not a run folder (it has no run.json); give one that train or order wrote."
 
 
-def _clear(run: Run) -> None:
-    """Remove what runs write, and nothing else that the user may keep there."""
+def clear(run: Run, but: tuple[Path, ...] = ()) -> None:
+    """Remove what runs write, and nothing else that the user may keep there. Raises RunError."""
     try:
         for path in run.files:
-            path.unlink(missing_ok=True)
+            if path not in but:
+                path.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(
             f"{run.folder} cannot be cleared ({error.strerror or error}); make it writable, or "
@@ -308,7 +349,7 @@ def _clear(run: Run) -> None:
 
 
 def _difference(old: Settings, new: Settings) -> str:
-    """What two settings differ in, as 'lr 0.1 rather than 0.2'."""
+    """What two settings differ in, as 'lr 0.1 rather than 0.2'; "" for nothing."""
     if old.method != new.method and ORDERED in (old.method, new.method):
         # Everything else differs as well.
         return f"method {old.method} rather than {new.method}"
@@ -318,7 +359,12 @@ def _difference(old: Settings, new: Settings) -> str:
         (n, *((_short(f[n]) if n == "source" else f.get(n)) for f in (flat_old, flat_new)))
         for n in names
     )
-    return ", ".join(f"{name} {a} rather than {b}" for name, a, b in said)
+    plain = [f"{name} {a} rather than {b}" for name, a, b in said]
+    known = old.parts and new.parts
+    other = differences(_plain(old.parts), _plain(new.parts)) if known else []
+    if len(other) > _TOLD:
+        other = [*other[:_TOLD], f"{len(other) - _TOLD} more"]
+    return ", ".join([*plain, *([f"another task now ({', '.join(other)})"] if other else [])])
 
 
 def _short(source: str) -> str:
@@ -326,10 +372,11 @@ def _short(source: str) -> str:
 
 
 def _flat(settings: Settings) -> dict[str, Any]:
-    tables = ("recipe", "order", "pruning")
+    tables = ("recipe", "order", "pruning", "parts", "constraints")
     own = {f.name: getattr(settings, f.name) for f in fields(Settings) if f.name not in tables}
     pruning = {f"pruning {name}": value for name, value in _plain(settings.pruning).items()}
-    return own | _plain(settings.recipe) | _plain(settings.order) | pruning
+    constraints = {f"constraint {n}": v for n, v in _plain(settings.constraints).items()}
+    return own | _plain(settings.recipe) | _plain(settings.order) | pruning | constraints
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -347,8 +394,10 @@ def _read(data: Any) -> Record:
     words += [settings.source, record.source]
     _need(all(isinstance(w, str) for w in (*words, *record.versions.values())), "a text")
     _need(type(settings.seed) is int, "the seed")
-    tables = (settings.recipe, settings.order, settings.pruning, record.draw)
+    tables = [settings.recipe, settings.order, settings.pruning, settings.parts]
+    tables += [settings.constraints, record.draw]
     _need(all(isinstance(t, dict) for t in tables), "a table")
+    constraints_of(settings)
     ordered = settings.order.keys() == {"score", "samples"}
     _need(ordered or not settings.order, "how it was ordered")
     _need(ordered or settings.method != ORDERED, "how it was ordered")

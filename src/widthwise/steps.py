@@ -12,7 +12,8 @@ network that was read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -25,24 +26,26 @@ from widthwise.choose.draws import Draw, smallest
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError, RunError
 from widthwise.importance import allocated_ladder, held_at_zero, zeros_of
-from widthwise.measure.frontier import Frontier
-from widthwise.measure.recalibrate import has_statistics
-from widthwise.measure.recalibrate import recalibrate as estimate_statistics
+from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.sweep import Evaluation, ladder, sweep
+from widthwise.recalibration import Recalibrate, has_statistics
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
-from widthwise.runs import Record, Run
+from widthwise.runs import Record, Run, constraints_of
 from widthwise.store import scorefile
 from widthwise.store.atomic import beside
 from widthwise.store.export import export_onnx, export_program
+from widthwise.store.export_int8 import export_int8
 from widthwise.store.file import load, save
 from widthwise.store.manifest import Measured
 from widthwise.store.packedfile import Pack
+from widthwise.tasks.noted import without_folder
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import TouchUp, TouchUps, begun, compensation, touch_up, usual
-from widthwise.train.batches import Plan, length, own_randomness, stream
+from widthwise.train.batches import in_order, own_randomness, planned, stream
 from widthwise.variant import Widths
+from widthwise.zeros import meant
 
 By = Literal["scores", "fraction"]
 # Scores that estimate a change of the loss can be compared across axes.
@@ -65,8 +68,8 @@ class Opened:
 
     @property
     def pack(self) -> Pack:
-        """How its networks are stored: without the zeros, where it was pruned."""
-        return "zeros" if self.record.settings.pruning else "none"
+        """How its networks are stored: without the zeros, where some are meant."""
+        return "zeros" if self.record.settings.pruning or meant(self.net.model) else "none"
 
 
 def open_run(run: Run) -> Opened:
@@ -81,7 +84,10 @@ def open_run(run: Run) -> Opened:
             "again with --overwrite."
         ) from error
     model = load(run.model, build=task.model)
-    return Opened(run, record, task, Elastic(model, task.example(), draw=draw))
+    constraints = constraints_of(record.settings)
+    return Opened(
+        run, record, task, Elastic(model, task.example(), draw=draw, constraints=constraints)
+    )
 
 
 def sweep_run(
@@ -93,6 +99,7 @@ def sweep_run(
     latency: bool = True,
     recalibrate: bool = True,
     compensate: bool | None = None,
+    keep_class: bool = True,
     progress: bool = False,
 ) -> Frontier:
     """Measure widths of a run on one of its splits and keep the frontier in its folder.
@@ -105,6 +112,8 @@ def sweep_run(
     compensate: measure cuts whose weights were fitted to make up for what went, as the frontier
     then says and `cut` then does. None does so for ordered runs and what was trained on from them,
     whose features have not, or not for long, learned to do without the others.
+    keep_class: beside widths at which a cut is a graph module, measure near ones at which it is of
+    the user's class, where there are any.
 
     Raises RunError, DataError, FileError, ScoreError, TrainingError.
     """
@@ -112,6 +121,8 @@ def sweep_run(
         compensate = bool(opened.record.settings.order)
     widths = _widths(opened, count, by or widths_by(opened.record))
     task, net, seed = opened.task, opened.net, opened.record.settings.seed
+    if keep_class:
+        widths = with_own_class(net, widths)
     data = task.splits()
     fit_anew = None
     if compensate:
@@ -122,7 +133,7 @@ def sweep_run(
         evaluation(task, data, split),
         widths,
         latency=latency,
-        recalibrate=statistics_batches(task, data) if recalibrate else None,
+        recalibrate=statistics_of(net, task, data) if recalibrate else False,
         touch_up=fit_anew,
         pack=opened.pack,
         progress=progress,
@@ -193,9 +204,8 @@ def made(
     def batches() -> list[Any]:
         return sample(task, data, SAMPLES, seed)
 
-    module = begun(opened.net, widths, how, batches)
-    if recalibrate and has_statistics(module):
-        estimate_statistics(module, statistics_batches(task, data))
+    statistics = statistics_of(opened.net, task, data) if recalibrate else False
+    module = begun(opened.net, widths, how, batches, statistics)
     with held_at_zero(module, zeros_of(module) if opened.pack == "zeros" else {}):
         touch_up(
             module,
@@ -239,6 +249,28 @@ def export(module: nn.Module, task: Task, path: Path, form: Format) -> None:
     write(module, task.example(), path)
 
 
+def shipped_size(opened: Opened, form: Format, *, int8: bool = False) -> Callable[[Point], int]:
+    """For `Frontier.pick`: the bytes of a point's file in another format, exported to see.
+
+    int8: of `export_int8`, with form "onnx". What is returned remembers, and raises ExportError.
+    """
+    known: dict[Widths, int] = {}
+
+    def size(point: Point) -> int:
+        if point.widths not in known:
+            module = opened.net.cut_with_patches(point.widths)[0]
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "network"
+                if int8:
+                    export_int8(module, opened.task.example(), path)
+                else:
+                    export(module, opened.task, path, form)
+                known[point.widths] = path.stat().st_size
+        return known[point.widths]
+
+    return size
+
+
 def onnx_metric(path: Path, task: Task, data: Splits) -> float:
     """The metric on the test split of an ONNX file, run by ONNX Runtime."""
     return evaluation(task, data, "test")(_Served(path))
@@ -280,7 +312,8 @@ def store_checked(
     value = evaluation(task, data, "test")(module)
     with beside(path) as made:
         noted = Measured(name, value, "test")
-        save(net, made, widths=widths, module=module, metric=noted, pack=pack, bits=bits)
+        said = without_folder(task.reference)
+        save(net, made, widths=widths, module=module, metric=noted, pack=pack, bits=bits, task=said)
         read = load(made, build=task.model)
         results = {split: evaluation(task, data, split)(read) for split in ("valid", "test")}
         if not same(results["test"], value):
@@ -326,9 +359,15 @@ def evaluation(task: Task, data: Splits, split: str) -> Evaluation:
 
 def sample(task: Task, data: Splits, count: int, seed: int) -> list[Any]:
     """Batches of so many training samples, or of all, drawn at random."""
-    order = torch.cat(list(Plan(length(data.train), task.recipe.batch_size, seed).epoch(0)))[:count]
+    size = task.recipe.batch_size
+    with own_randomness():
+        batches = planned(data.train, size, seed).epoch(0)
+    if getattr(data.train, "whole", False):
+        with own_randomness():
+            return list(stream(data.train, batches[: -(-count // size)], seed, 0))
+    order = torch.cat(list(batches))[:count]
     # Parts of about the same size: batches are compared with each other, and none is of a few.
-    parts = order.tensor_split(-(-len(order) // task.recipe.batch_size))
+    parts = order.tensor_split(-(-len(order) // size))
     with own_randomness():
         return list(stream(data.train, parts, seed, 0))
 
@@ -345,6 +384,31 @@ def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
             "fraction."
         )
     return allocated_ladder(net, scores_of(net, run.scores), count or RUNGS)
+
+
+def with_own_class(net: Elastic, widths: Sequence[Widths]) -> list[Widths]:
+    """The widths, and near each one at which a cut is of the user's class, where it is not there.
+
+    Where three of them are of that class as they are, the others are taken to be, too; where none
+    near the middle one is, the class is taken not to express any.
+    """
+    full = dict(net.full())
+    smaller = [w for w in widths if net.complete(w) != full]
+    if not smaller:
+        return list(widths)
+    probes = dict.fromkeys((smaller[len(smaller) // 2], smaller[0], smaller[-1]))
+    near = {w: net.expressible(w) for w in [next(iter(probes))]}
+    if dict(near[next(iter(probes))]) == full:
+        return list(widths)
+    near |= {w: net.expressible(w) for w in probes if w not in near}
+    if all(net.complete(w) == dict(n) for w, n in near.items()):
+        return list(widths)
+    found: dict[Widths, None] = {}
+    for w in widths:
+        other = near.get(w) or (net.expressible(w) if w in smaller else w)
+        found |= {w: None, net.complete(other): None} if dict(other) != full else {w: None}
+    # Equal widths may be written with and without the axes that stay full.
+    return list({net.complete(w): w for w in reversed(found)}.values())[::-1]
 
 
 def scores_of(net: Elastic, path: Path) -> dict[str, Tensor]:
@@ -370,16 +434,21 @@ def _in_order(data: Any) -> Callable[[], Iterator[Any]]:
 
     def again() -> Iterator[Any]:
         with own_randomness():
-            yield from stream(data, torch.arange(length(data)).split(_BATCH), 0, 0)
+            yield from in_order(data, _BATCH, 0)
 
     return again
 
 
 def statistics_batches(task: Task, data: Splits) -> list[Any]:
     """Batches of training data in random order, always the same ones."""
-    plan = Plan(length(data.train), task.recipe.batch_size, seed=0)
     with own_randomness():
+        plan = planned(data.train, task.recipe.batch_size, seed=0)
         return list(stream(data.train, plan.epoch(0)[:_STATISTICS], 0, 0))
+
+
+def statistics_of(net: Elastic, task: Task, data: Splits) -> Recalibrate:
+    """What cuts of a network estimate running statistics on; nothing is read where it has none."""
+    return statistics_batches(task, data) if has_statistics(net.model) else False
 
 
 def inside(path: Path, folder: Path) -> str:

@@ -22,6 +22,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import FileError, ScoreError, TrainingError
 from widthwise.importance import compensate, merge
 from widthwise.measure.frontier import Frontier
+from widthwise.recalibration import Recalibrate
 from widthwise.tasks.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
@@ -79,13 +80,19 @@ def fine_tuning(recipe: Recipe, epochs: int | None = None, lr: float | None = No
 
 
 def begun(
-    net: Elastic, widths: Mapping[str, int], how: TouchUps, batches: Callable[[], Batches]
+    net: Elastic,
+    widths: Mapping[str, int],
+    how: TouchUps,
+    batches: Callable[[], Batches],
+    recalibrate: Recalibrate = True,
 ) -> nn.Module:
     """The cut network to touch up: `net.cut(widths)`, or its features merged.
 
-    Raises WidthError, also where features cannot be merged.
+    recalibrate: as `Elastic.cut` takes it. Raises WidthError, also where features cannot be merged.
     """
-    return merge(net, widths, batches()) if TouchUp.MERGE in how.names else net.cut(widths)
+    if TouchUp.MERGE in how.names:
+        return merge(net, widths, batches(), recalibrate=recalibrate)
+    return net.cut(widths, recalibrate=recalibrate)
 
 
 def touch_up(

@@ -24,7 +24,7 @@ from widthwise.errors import FileError, ScoreError
 from widthwise.importance import by_name
 from widthwise.importance.by_name import WeightScore
 from widthwise.report.picks import Pick
-from widthwise.runs import Record, Run, Settings, State, begin, claim, now
+from widthwise.runs import Record, Run, Settings, State, begin, claim, clear, constraints_of, now
 from widthwise.sources import Source, apart, model_of
 from widthwise.sparse.compete import Scope
 from widthwise.steps import evaluation, note, sample, store_checked, writable
@@ -97,7 +97,12 @@ def order(
     run, state = claim(folder, settings, overwrite=overwrite)
     if state == "finished":
         return run, state
-    net = Elastic(model_of(task, source), task.example(), seed=settings.seed)
+    net = Elastic(
+        model_of(task, source),
+        task.example(),
+        seed=settings.seed,
+        constraints=constraints_of(settings),
+    )
     if not net.free:
         raise ScoreError(
             f"Nothing in the network can be cut, so there is nothing to order; see why with: "
@@ -117,8 +122,11 @@ def order(
     try:
         results = store_checked(net, net.full(), net.cut(net.full()), run.model, task, data)
         scorefile.write(run.scores, scores)
-    except BaseException:
+    except KeyboardInterrupt:
         run.write(replace(record, status="interrupted"))
+        raise
+    except BaseException:
+        clear(run)  # so that the folder stands in nobody's way
         raise
     run.write(replace(record, status="finished", finished=now(), results=results))
     return run, state

@@ -9,34 +9,39 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from widthwise.choose.draws import PUBLISHED, Draw
 from widthwise.elastic import Elastic
 from widthwise.importance import allocated_ladder
+from widthwise.measure.data import adapt
 from widthwise.measure.sweep import ladder
-from widthwise.runs import Record, Run, Settings, State, begin, claim, now
+from widthwise.runs import Record, Run, Settings, State, begin, claim, clear, constraints_of, now
 from widthwise.sources import Source, apart, model_of
 from widthwise.sparse import Gradual, GradualPruner
 from widthwise.steps import RUNGS, scores_of, store_checked
 from widthwise.store import scorefile
+from widthwise.store.packedfile import Pack
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
-from widthwise.train.batches import Plan, length, own_randomness
+from widthwise.tasks.tryout import try_out
+from widthwise.train.batches import own_randomness, planned
 from widthwise.train.fit import fit
+from widthwise.train.identity import configured, described, sampled
 from widthwise.train.losses import Objective, SandwichLoss, SingleDraw
 from widthwise.train.ranks import processes, told
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
+from widthwise.zeros import meant
 
 METHODS: Final[Mapping[str, Draw]] = {
     "default": Draw(),  # with sandwich passes and distillation
     "published": PUBLISHED,
     "plain": Draw(p=0),  # full width only, for comparison
 }
-_STATES: Final[tuple[State, ...]] = ("new", "continued", "finished")
+_STATES: Final[tuple[State, ...]] = ("new", "continued", "longer", "finished")
 _SHELLS = 8  # rungs that are each as sparse as the whole, from a sixteenth of every axis
 
 
@@ -58,20 +63,23 @@ def train(
     `settings` has its order too, widths are drawn from those that its scores allocate, and the run
     keeps the scores.
 
-    Returns the run and how it was found: "new", "continued", or "finished" when it was done
-    before. Raises RunError, TaskError, DataError, CaptureError, TrainingError, FileError.
+    Returns the run and how it was found: "new", "continued", "longer" when it was done for fewer
+    epochs, or "finished" when it was done before. Raises RunError, TaskError, DataError,
+    CaptureError, TrainingError, FileError.
     """
     task = resolve(settings.task)
     apart(source, folder)
     ranks = processes()
     main = ranks is None or ranks.is_main_process
+    with nullcontext() if ranks is None else ranks.main_process_first():
+        data = task.splits()
+    net = _new_network(task, settings, source)
+    settings = replace(settings, parts=_parts(task, net, data))
     run, state = claim(folder, settings, overwrite=overwrite) if main else (Run(folder), _STATES[0])
     state = _STATES[told(ranks, _STATES.index(state))]
     if state == "finished":
         return run, state
-    with nullcontext() if ranks is None else ranks.main_process_first():
-        data = task.splits()
-    net = _new_network(task, settings, source)
+    try_out(task, net.model, data)
     record = Record(settings, command, asdict(net.draw), "running", now(), metric=task.metric.name)
     rungs: list[Widths] = []
     scores = {}
@@ -100,20 +108,39 @@ def train(
         if not main:
             return run, state
         net.cpu()
-        results = store_checked(net, net.full(), net.cut(net.full()), run.model, task, data)
-    except BaseException:
-        if main:
+        pack: Pack = "zeros" if meant(net.model) else "none"
+        module = net.cut(net.full())
+        results = store_checked(net, net.full(), module, run.model, task, data, pack)
+    except BaseException as error:
+        if main and not isinstance(error, KeyboardInterrupt) and not run.checkpoint.exists():
+            clear(run)  # nothing was learned that another try could go on from
+        elif main:
             run.write(replace(record, status="interrupted"))
         raise
     run.write(replace(record, status="finished", finished=now(), results=results))
     return run, state
 
 
+def _parts(task: Task, net: Elastic, data: Splits) -> dict[str, Any]:
+    """What a task is, beyond its name, as far as the trained weights depend on it."""
+    return {
+        "data": sampled(adapt(data.train)),
+        "loss": described(task.loss, net.model),
+        "model": configured(net),
+    }
+
+
 def _new_network(task: Task, settings: Settings, source: Source | None) -> Elastic:
     with own_randomness():
         torch.manual_seed(settings.seed)
         model = task.model() if source is None else model_of(task, source).train()
-    return Elastic(model, task.example(), draw=METHODS[settings.method], seed=settings.seed)
+    return Elastic(
+        model,
+        task.example(),
+        draw=METHODS[settings.method],
+        seed=settings.seed,
+        constraints=constraints_of(settings),
+    )
 
 
 def _objective(net: Elastic, task: Task, method: str, rungs: Sequence[Widths]) -> Objective:
@@ -132,7 +159,7 @@ def _pruner(
     recipe = Recipe(**settings.recipe)
     ranks = processes()
     count = 1 if ranks is None else ranks.num_processes
-    plan = Plan(length(data.train), recipe.batch_size, settings.seed, count)
+    plan = planned(data.train, recipe.batch_size, settings.seed, count)
     steps = plan.steps * recipe.epochs
     if not rungs and settings.method != "plain":
         rungs = ladder(net, _SHELLS)

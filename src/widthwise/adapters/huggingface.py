@@ -3,11 +3,13 @@
     pruner = GradualPruner(model, Schedule(0.9, begin=500, end=5_000))
     Trainer(model, args, ..., callbacks=[PruningCallback(pruner)]).train()
 
-The masks are stored beside each checkpoint that the Trainer writes, and go on from there.
+The masks are stored beside each checkpoint that the Trainer writes, and go on from there. The same
+callback in another Trainer goes on where the first one ended.
 """
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +18,10 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from widthwise.errors import FileError
+from widthwise.recalibration import caller
 from widthwise.sparse import GradualPruner
 from widthwise.store.atomic import write_whole
+from widthwise.zeros import ZerosLostWarning
 
 NAME: Final = "pruner.safetensors"
 
@@ -25,8 +29,11 @@ NAME: Final = "pruner.safetensors"
 class PruningCallback(TrainerCallback):
     """Calls `pruner.step()` after every optimizer step.
 
-    pruner: a new one, made with the model that is trained. Raises FileError where training is
-    resumed from a checkpoint without its masks.
+    Where the Trainer loads the best model at its end, that gets the masks of the end, and a
+    ZerosLostWarning says how many of its weights they made zero.
+
+    pruner: made with the model that is trained. Raises FileError where training is resumed from a
+    checkpoint without its masks.
     """
 
     def __init__(self, pruner: GradualPruner) -> None:
@@ -37,7 +44,7 @@ class PruningCallback(TrainerCallback):
     ) -> None:
         """Take up the masks of the checkpoint that is resumed."""
         if state.global_step == 0:
-            return
+            return  # a new training, with the pruner as it is
         path = _beside(args, state)
         try:
             tensors = safetensors.torch.load(path.read_bytes())
@@ -53,6 +60,19 @@ class PruningCallback(TrainerCallback):
     ) -> None:
         """Prune."""
         self.pruner.step()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Apply the masks to the weights that the Trainer leaves."""
+        back = self.pruner.apply()
+        if back:
+            warnings.warn(
+                f"{back} weights that are pruned at the end were not in the best model, and are "
+                "zero now, so that its metric may be another; evaluate it again.",
+                ZerosLostWarning,
+                stacklevel=caller(),
+            )
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

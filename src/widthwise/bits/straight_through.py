@@ -75,6 +75,11 @@ class StraightThrough:
         """The weights as they are now, by name, for `save`."""
         return dict(self._record)
 
+    @property
+    def floats(self) -> dict[str, Tensor]:
+        """The float weights that are quantized, as they are now, by name."""
+        return dict(self._floats)
+
     @torch.no_grad()
     def step(self) -> None:
         """Call after every optimizer step. Raises QuantizationError for weights not finite."""

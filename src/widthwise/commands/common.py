@@ -10,23 +10,26 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final, ParamSpec, TextIO, TypeVar
+from typing import Annotated, Any, Final, Literal, ParamSpec, TextIO, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from widthwise.errors import BudgetError, WidthwiseError
+from widthwise.errors import BudgetError, ExportError, WidthwiseError
+from widthwise.graph.constraints import Constraints
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.curve import what_fits
 from widthwise.runs import ORDERED, Record, Run
 from widthwise.sparse.compete import Scope
-from widthwise.tasks import BUILT_IN
+from widthwise.steps import Opened, shipped_size
+from widthwise.tasks import BUILT_IN, blame
+from widthwise.tasks.blame import users_place
 from widthwise.train.recipe import Recipe
 
 P = ParamSpec("P")
@@ -62,6 +65,34 @@ Samples = Annotated[
 MaxBytes = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Most bytes of the stored file, such as 300kB or 1.2MB."),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="AXIS",
+        help="Keep this axis whole, or all that match a pattern such as 'embed*'; may be repeated.",
+    ),
+]
+MultipleOf = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Only widths that are multiples of N, or full."),
+]
+AnyClass = Annotated[
+    bool,
+    typer.Option(
+        "--any-class",
+        help="Also take widths at which the network is a graph module rather than of its class.",
+    ),
+]
+Shipped = Annotated[
+    Literal["safetensors", "onnx", "torch"],
+    typer.Option(
+        "--format", help="Of the file whose bytes --max-bytes counts: the one that is shipped."
+    ),
+]
+Int8 = Annotated[
+    bool,
+    typer.Option("--int8", help="With --format onnx: count the bytes of the ONNX file in int8."),
 ]
 MaxParams = Annotated[int | None, typer.Option(metavar="N", min=1, help="Most parameters.")]
 MaxMacs = Annotated[
@@ -111,15 +142,75 @@ class Budget:
         """Whether there is any limit."""
         return self != Budget()
 
-    def pick(self, frontier: Frontier) -> Point:
-        """The best point within the limits. Raises BudgetError."""
+    def pick(
+        self,
+        frontier: Frontier,
+        size_of: Callable[[Point], int] | None = None,
+        *,
+        any_class: bool = False,
+    ) -> Point:
+        """The best point within the limits; `size_of` as `Frontier.pick` takes it.
+
+        Of the user's class, where there is one, unless `any_class`; what that costs is told on
+        stderr. Raises BudgetError.
+        """
         if not self.given:
             raise BudgetError(
                 "There is no budget; give for example --max-bytes 300kB or --min-metric 0.97."
             )
         if self.max_latency_ms is not None and all(p.latency_ms is None for p in frontier.points):
             raise BudgetError("Latency was not measured; sweep again without --no-latency.")
-        return frontier.pick(**vars(self))
+        best = frontier.pick(**asdict(self), size_of=size_of)
+        if any_class or best.own_class is not False:
+            return best
+        try:
+            own = frontier.pick(**asdict(self), size_of=size_of, keep_class=True)
+        except BudgetError:
+            own = best
+        typer.echo(f"Note: {_cost_of_class(frontier, own, best)}", err=True)
+        return own
+
+
+def _cost_of_class(frontier: Frontier, own: Point, best: Point) -> str:
+    """What keeping the user's class costs, in one line."""
+    if own.own_class is False:
+        return (
+            "no measured network within the budget is of the model's class, so this one is a graph "
+            "module."
+        )
+    values = [text.value(frontier.metric, point.metric) for point in (own, best)]
+    return (
+        f"keeping the model's class gives {frontier.metric} {values[0]} in "
+        f"{format_size(own.bytes)}; a graph module has {values[1]} in {format_size(best.bytes)} "
+        "(--any-class)."
+    )
+
+
+def constrained(
+    constraints: Constraints, keep: list[str] | None, multiple_of: int | None
+) -> Constraints:
+    """The constraints of a task, and those of the command line on top."""
+    multiples = dict(constraints.multiple_of) | ({"*": multiple_of} if multiple_of else {})
+    return replace(constraints, keep=(*constraints.keep, *(keep or ())), multiple_of=multiples)
+
+
+def recorded(constraints: Constraints) -> dict[str, Any]:
+    """Constraints as a run's settings hold them."""
+    return {} if constraints == Constraints() else dict(constraints.to_dict())
+
+
+def size_of(
+    opened: Opened, form: Literal["safetensors", "onnx", "torch"], int8: bool
+) -> Callable[[Point], int] | None:
+    """What `Budget.pick` counts; None for the bytes of `save`. Raises ExportError."""
+    if int8 and form != "onnx":
+        raise ExportError("--int8 is for ONNX files; give --format onnx with it.")
+    return None if form == "safetensors" else shipped_size(opened, form, int8=int8)
+
+
+def shipped_words(form: str, int8: bool) -> str:
+    """What a format is called."""
+    return {"onnx": "ONNX", "torch": "torch.export"}.get(form, form) + (" in int8" if int8 else "")
 
 
 def told(command: Callable[P, T]) -> Callable[P, T]:
@@ -138,7 +229,11 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
             except ModuleNotFoundError as error:
                 extra = _EXTRAS.get((error.name or "").partition(".")[0])
                 if extra is None:
-                    raise
+                    said = _blamed(error)
+                    if said is None:
+                        raise
+                    typer.echo(f"Error: {one_line(said)}", err=True)
+                    raise typer.Exit(1) from error
                 typer.echo(
                     f"Error: This needs {error.name}, which is not installed; install it with: "
                     f"pip install 'widthwise[{extra}]'",
@@ -146,7 +241,7 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
                 )
                 raise typer.Exit(1) from error
             except Exception as error:
-                said = _refused(error)
+                said = _refused(error) or _blamed(error)
                 if said is None:
                     raise
                 typer.echo(f"Error: {one_line(said)}", err=True)
@@ -178,6 +273,13 @@ def _refused(error: Exception) -> str | None:
             "and run the same command again."
         )
     return None
+
+
+def _blamed(error: Exception) -> str | None:
+    """An error of the user's own code as a sentence; None for what did not come from there."""
+    if users_place(error) is None:
+        return None
+    return f"{blame.told(error)}; correct that and run the same command again."
 
 
 def _short_of_memory(error: BaseException | None) -> bool:

@@ -8,30 +8,39 @@ import typer
 
 from widthwise import steps
 from widthwise.commands.common import (
+    AnyClass,
     Budget,
+    Int8,
     MaxBytes,
     MaxLatency,
     MaxMacs,
     MaxParams,
     MinMetric,
     RunFolder,
+    Shipped,
     all_or_nothing,
     console,
     facts,
     notes,
     one_line,
+    shipped_words,
+    size_of,
     told,
 )
 from widthwise.elastic import Elastic
+from widthwise.errors import TaskError
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.runs import hold, read_frontier, single
+from widthwise.store.file import prepare, read_manifest
+from widthwise.tasks.noted import task_of
 from widthwise.touchups import EPOCHS, TouchUp, TouchUps
 from widthwise.variant import Widths
 
 EXAMPLES = (
     "widthwise cut runs/digits --max-bytes 10kB --out small.safetensors",
+    "widthwise cut runs/digits --max-bytes 20kB --format onnx --out small.safetensors",
     "widthwise cut runs/digits --fraction 0.25 --out quarter.safetensors --touch-up distill",
     "widthwise cut runs/digits --width fc1=16 --width fc2=8 --out own.safetensors",
     "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors",
@@ -49,6 +58,9 @@ def cut(
     max_macs: MaxMacs = None,
     max_latency_ms: MaxLatency = None,
     min_metric: MinMetric = None,
+    form: Shipped = "safetensors",
+    int8: Int8 = False,
+    any_class: AnyClass = False,
     fraction: Annotated[
         float | None, typer.Option(metavar="X", help="Keep this share of every axis, such as 0.5.")
     ] = None,
@@ -97,6 +109,8 @@ def cut(
             "say how much to keep in one way: by limits such as --max-bytes 10kB, by --fraction, "
             "or by --width AXIS=N."
         )
+    if (form != "safetensors" or int8) and max_bytes is None:
+        raise typer.BadParameter("--format says which file --max-bytes counts; give --max-bytes.")
     named = Widths(dict(map(_parsed, width or [])))
     touch_ups = _touch_ups(touch_up, epochs, lr)
     source = single(run)
@@ -105,10 +119,13 @@ def cut(
         swept = budget.given or source.frontier.exists()
         frontier = read_frontier(source.folder) if swept else None
         opened = steps.open_run(source)
+        point, counted = None, None
         if budget.given and frontier is not None:
-            asked = budget.pick(frontier).widths
+            counted = size_of(opened, form, int8)
+            point = budget.pick(frontier, counted, any_class=any_class)
+            asked = point.widths
         else:
-            asked = named if fraction is None else opened.net.widths(fraction)
+            asked = named if fraction is None else _fraction(opened.net, fraction, any_class)
         if touch_ups is None:
             touch_ups = steps.usual_touch_ups(opened, asked)
         pick = steps.cut(
@@ -130,11 +147,15 @@ def cut(
         markup=False,
         soft_wrap=True,
     )
+    if point is not None and counted is not None:
+        said = f"As {shipped_words(form, int8)}: {format_size(counted(point))}"
+        console.print(said, markup=False, soft_wrap=True)
     _say_when_nothing(opened.net, asked)
-    here = "" if out.resolve().parent == source.folder.resolve() else f" --task {_task(opened)}"
-    target = shlex.quote(str(out.with_suffix(".onnx")))
+    here = _task(opened, out)
+    target = shlex.quote(str(out.with_suffix(".pt2" if form == "torch" else ".onnx")))
+    kind = ("torch" if form == "torch" else "onnx") + (" --int8" if int8 else "")
     console.print(
-        f"Next: widthwise export {shlex.quote(str(out))}{here} --format onnx --out {target}",
+        f"Next: widthwise export {shlex.quote(str(out))}{here} --format {kind} --out {target}",
         markup=False,
         soft_wrap=True,
     )
@@ -150,6 +171,23 @@ def _touch_ups(
         return TouchUps(tuple(names or ()), epochs, lr)
     except ValueError as error:
         raise typer.BadParameter(one_line(error)) from error
+
+
+def _fraction(net: Elastic, fraction: float, any_class: bool) -> Widths:
+    """The widths of a fraction, or near ones at which the network is of its class."""
+    wanted = net.complete(net.widths(fraction))
+    if any_class:
+        return wanted
+    near = net.expressible(wanted)
+    if dict(near) in (dict(wanted), dict(net.full())):
+        return wanted
+    sizes = [format_size(prepare(net, widths).bytes) for widths in (near, wanted)]
+    typer.echo(
+        f"Note: these widths keep the model's class, in {sizes[0]}; a graph module of this "
+        f"fraction has {sizes[1]} (--any-class).",
+        err=True,
+    )
+    return near
 
 
 def _touched_up(how: TouchUps) -> str:
@@ -179,5 +217,11 @@ def _say_when_nothing(net: Elastic, asked: Widths) -> None:
         typer.echo("Note: nothing was cut, for these are the full widths.", err=True)
 
 
-def _task(opened: steps.Opened) -> str:
-    return shlex.quote(opened.record.settings.task)
+def _task(opened: steps.Opened, out: Path) -> str:
+    """The option that a file needs because its task is not found by what it notes."""
+    task = opened.record.settings.task
+    try:
+        near = task_of(read_manifest(out).task, out) == task
+    except TaskError:
+        near = out.resolve().parent == opened.run.folder.resolve()
+    return "" if near else f" --task {shlex.quote(task)}"

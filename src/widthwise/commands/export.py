@@ -8,24 +8,33 @@ import typer
 from torch import nn
 
 from widthwise import steps
-from widthwise.commands.common import all_or_nothing, console, told
-from widthwise.errors import ExportError, TaskError
+from widthwise.commands.common import (
+    Budget,
+    MaxBytes,
+    all_or_nothing,
+    console,
+    size_of,
+    told,
+)
+from widthwise.errors import ExportError
 from widthwise.laddered import export_progressive
 from widthwise.measure.kernels import NothingFasterWarning
 from widthwise.measure.runtimes import compare, gains
 from widthwise.measure.size import format_size
 from widthwise.report import text
-from widthwise.runs import Run, single
+from widthwise.runs import Run, read_frontier, single
 from widthwise.store.export_elastic import export_elastic
 from widthwise.store.export_int8 import export_int8
-from widthwise.store.file import load
+from widthwise.store.file import load, read_manifest
 from widthwise.store.progressive import Progressive
+from widthwise.tasks.noted import task_of, without_folder
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Task
 
 EXAMPLES = (
-    "widthwise export small.safetensors --task digits --out small.onnx",
+    "widthwise export small.safetensors --out small.onnx",
     "widthwise export small.safetensors --format onnx --int8 --out small.int8.onnx",
+    "widthwise export runs/digits --max-bytes 20kB --format onnx --out small.onnx",
     "widthwise export runs/digits --format torch --out full.pt2",
     "widthwise export runs/digits --format elastic-onnx --out all-widths.onnx",
     "widthwise export runs/digits --format progressive --out net.safetensors --rungs 8",
@@ -47,7 +56,10 @@ def export(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
     task: Annotated[
         str | None,
-        typer.Option(metavar="TASK", help="The task of a file that lies outside its run folder."),
+        typer.Option(
+            metavar="TASK",
+            help="The task of the file, where it is not the one that the file notes.",
+        ),
     ] = None,
     form: Annotated[
         Form,
@@ -66,6 +78,7 @@ def export(
             "it is faster here.",
         ),
     ] = False,
+    max_bytes: MaxBytes = None,
     rungs: Annotated[
         int,
         typer.Option(
@@ -81,7 +94,8 @@ def export(
 ) -> None:
     """Write a network in a format that needs no widthwise to run.
 
-    It takes any batch size, and has been run and compared with PyTorch before it is written. A
+    It takes every size that the network takes, and has been run and compared with PyTorch before
+    it is written. With --max-bytes it is the best network of a swept run whose file fits. A
     progressive file is for widthwise.load, over the network too, and for any safetensors reader.
     """
     if bits is not None and form != "progressive":
@@ -90,25 +104,47 @@ def export(
         )
     if int8 and form != "onnx":
         raise ExportError("--int8 writes an ONNX file; use it with --format onnx.")
+    if max_bytes is not None and (form not in ("onnx", "torch") or not source.is_dir()):
+        raise ExportError(
+            "--max-bytes is for --format onnx or torch of a swept run; give its folder, or export "
+            "the file as it is."
+        )
     with all_or_nothing():
         if form == "progressive":
             what = _export_progressive(source, out, rungs, bits)
         else:
-            what = _export(source, out, task, form, int8)
+            what = _export(source, out, task, form, int8, max_bytes)
     console.print(
         f"Wrote {out}: {format_size(out.stat().st_size)}, {what}", markup=False, soft_wrap=True
     )
 
 
-def _export(source: Path, out: Path, task: str | None, form: Ready, int8: bool) -> str:
+def _export(
+    source: Path, out: Path, task: str | None, form: Ready, int8: bool, max_bytes: str | None
+) -> str:
     """Write the file; what is to be said of it."""
-    if int8:
-        return _export_int8(*_opened(source, task), out)
     if form == "elastic-onnx":
         _export_elastic(source, out)
-    else:
-        steps.export(*_opened(source, task), out, form)
+        return "gives what PyTorch gives"
+    module, found = (
+        _opened(source, task) if max_bytes is None else _fitting(source, form, int8, max_bytes)
+    )
+    if int8:
+        return _export_int8(module, found, out)
+    steps.export(module, found, out, form)
     return "gives what PyTorch gives"
+
+
+def _fitting(
+    folder: Path, form: Literal["onnx", "torch"], int8: bool, max_bytes: str
+) -> tuple[nn.Module, Task]:
+    """The best network of a run whose file in this format has at most so many bytes."""
+    run = single(folder)
+    frontier, opened = read_frontier(run.folder), steps.open_run(run)
+    point = Budget(max_bytes).pick(frontier, size_of(opened, form, int8))
+    kept = opened.net.complete(point.widths)
+    how = steps.usual_touch_ups(opened, kept)
+    return steps.made(opened, kept, opened.task.splits(), how), opened.task
 
 
 def _export_elastic(source: Path, out: Path) -> None:
@@ -154,18 +190,19 @@ def _opened(source: Path, task: str | None) -> tuple[nn.Module, Task]:
         run = single(source)
         task = run.finished_record().settings.task if task is None else task
         file = run.model
-    elif task is None:
-        task = _task_beside(source)
-    found = resolve(task)
+    found = resolve(_task_of(source) if task is None else task)
     return load(file, build=found.model), found
 
 
-def _task_beside(file: Path) -> str:
-    """The task of the run folder that a file lies in. Raises TaskError, RunError."""
+def _task_of(file: Path) -> str:
+    """The task that a file notes, or that of the run folder it lies in. Raises TaskError."""
+    noted = read_manifest(file).task
     run = Run(file.parent)
-    if not run.record_file.exists():
-        raise TaskError(
-            f"{file} does not lie in a run folder, so its task is unknown; give it, such as "
-            "--task digits."
-        )
-    return run.record().settings.task
+    if run.record_file.exists():
+        recorded = run.record().settings.task
+        source = recorded.rpartition(":")[0]
+        if without_folder(recorded) == noted or not noted:
+            if not source.endswith(".py") or Path(source).is_file():
+                return recorded
+            noted = noted or without_folder(recorded)
+    return task_of(noted, file)

@@ -1,6 +1,7 @@
 """`widthwise order TASK`: a trained network with its best features first, as a run folder."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +10,17 @@ import typer
 from widthwise import trained
 from widthwise.commands.common import (
     From,
+    Keep,
+    MultipleOf,
     Samples,
     Seed,
     TaskName,
     absolute,
     all_or_nothing,
     console,
+    constrained,
     notes,
+    recorded,
     told,
 )
 from widthwise.importance import by_name
@@ -47,6 +52,8 @@ def order(
     ] = "reconstruction",
     samples: Samples = trained.SAMPLES,
     seed: Seed = 0,
+    keep: Keep = None,
+    multiple_of: MultipleOf = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
     ] = False,
@@ -56,10 +63,15 @@ def order(
     What it computes at full width stays the same. sweep, pick, cut and export take the run as one
     that was trained; train --from goes on from it.
     """
-    start = find(resolve(task), source)
+    found = resolve(task)
+    start = find(found, source)
+    constraints = recorded(constrained(found.constraints, keep, multiple_of))
     chosen = {"score": score, "samples": samples}
     settings = Settings(absolute(task), ORDERED, seed, {}, start.sha256, chosen)
+    settings = replace(settings, constraints=constraints)
     command = _command(task, out, source, score, samples, seed)
+    command += "".join(f" --keep {shlex.quote(axis)}" for axis in keep or ())
+    command += f" --multiple-of {multiple_of}" if multiple_of else ""
     with all_or_nothing(), hold(out):
         run, state = trained.order(
             settings,

@@ -6,23 +6,30 @@ from typing import Annotated
 
 import typer
 
+from widthwise import steps
 from widthwise.commands.common import (
+    AnyClass,
     Budget,
+    Int8,
     MaxBytes,
     MaxLatency,
     MaxMacs,
     MaxParams,
     MinMetric,
     RunFolder,
+    Shipped,
     console,
+    shipped_words,
+    size_of,
     told,
 )
 from widthwise.measure.size import format_size
 from widthwise.report import text
-from widthwise.runs import read_frontier
+from widthwise.runs import members, read_frontier
 
 EXAMPLES = (
     "widthwise pick runs/digits --max-bytes 10kB",
+    "widthwise pick runs/digits --max-bytes 20kB --format onnx",
     "widthwise pick runs/digits --min-metric 0.95 --max-latency-ms 0.5 --json",
 )
 
@@ -35,15 +42,27 @@ def pick(
     max_macs: MaxMacs = None,
     max_latency_ms: MaxLatency = None,
     min_metric: MinMetric = None,
+    form: Shipped = "safetensors",
+    int8: Int8 = False,
+    any_class: AnyClass = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Print the best measured width that meets every limit given; of equals, the smallest."""
+    """Print the best measured width that meets every limit given; of equals, the smallest.
+
+    With --format, the bytes are those of a real file in that format, exported to see.
+    """
     frontier = read_frontier(run)
-    point = Budget(max_bytes, max_params, max_macs, max_latency_ms, min_metric).pick(frontier)
+    counted = None
+    if form != "safetensors" or int8:
+        counted = size_of(steps.open_run(members(run)[0]), form, int8)
+    budget = Budget(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
+    point = budget.pick(frontier, counted, any_class=any_class)
+    shipped = {} if counted is None else {shipped_words(form, int8): counted(point)}
     if as_json:
         data = asdict(point) | {"widths": dict(point.widths)}
         data |= {"metric_name": frontier.metric, "split": frontier.split}
         data |= {"touch_up": frontier.touch_up}
+        data |= {} if counted is None else {"shipped_bytes": counted(point)}
         typer.echo(json.dumps(data))
         return
     rows = {
@@ -51,6 +70,7 @@ def pick(
             frontier.metric, point.metric, point.spread
         ),
         "size": format_size(point.bytes),
+        **{f"as {name}": format_size(size) for name, size in shipped.items()},
         "parameters": text.count(point.params),
         "MACs": text.count(point.macs),
         "latency": f"{text.milliseconds(point.latency_ms)} ms" if point.latency_ms else "-",

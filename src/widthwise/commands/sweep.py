@@ -11,7 +11,7 @@ from widthwise import steps
 from widthwise.commands.common import all_or_nothing, console, facts, fits_table, notes, told
 from widthwise.errors import RunError
 from widthwise.measure.frontier import Frontier, combine
-from widthwise.report.curve import what_fits
+from widthwise.report.curve import proposed
 from widthwise.runs import Run, hold, members
 
 EXAMPLES = (
@@ -106,7 +106,7 @@ def sweep(
     console.print(fits_table(frontier))
     for path in (Run(folder).frontier, *pages):
         console.print(f"Wrote {path}", markup=False, soft_wrap=True)
-    _, point = [f for f in what_fits(frontier) if f[0] >= _QUARTER][-1]
+    point = proposed(frontier, _QUARTER)
     console.print(
         f"Next: widthwise cut {shlex.quote(str(found[0].folder))} --max-bytes "
         f"{math.ceil(point.bytes / 100) / 10:g}kB --out small.safetensors",

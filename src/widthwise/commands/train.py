@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,13 +16,17 @@ from widthwise.commands.common import (
     Competing,
     End,
     Epochs,
+    Keep,
+    MultipleOf,
     Rate,
     Seed,
     TaskName,
     absolute,
     console,
+    constrained,
     interruptible,
     one_line,
+    recorded,
     told,
 )
 from widthwise.errors import RunError
@@ -99,6 +103,8 @@ def train(
             "takes twice as long.",
         ),
     ] = None,
+    keep: Keep = None,
+    multiple_of: MultipleOf = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
     ] = False,
@@ -114,8 +120,10 @@ def train(
     changed = {name: value for name, value in given.items() if value is not None}
     found = resolve(task)
     recipe = _recipe(found.recipe, changed)
+    constraints = recorded(constrained(found.constraints, keep, multiple_of))
     pruning = _pruning(sparsity, begin, end, scope, feedback)
     more = {"method": method, "seed": seed, "seeds": seeds, **pruning}
+    more |= {"keep": keep or [], "multiple_of": multiple_of}
     command = _command(task, out, source, changed, more)
     start = None if source is None else find(found, source)
     if seeds > 1 and Run(out).record_file.exists():
@@ -125,6 +133,7 @@ def train(
         order = start.order if start and method == "default" else {}
         comparable = order if order.get("score") in steps.COMPARABLE else {}
         settings = Settings(absolute(task), method, s, asdict(recipe), digest, comparable, pruning)
+        settings = replace(settings, constraints=constraints)
         folder = out if seeds == 1 else out / f"seed-{s}"
         _one(settings, start, folder, command, overwrite)
     if is_first():
@@ -144,6 +153,7 @@ def _one(
         return
     record = run.record()
     done = {"new": "Trained", "continued": "Continued and finished", "finished": "Finished before"}
+    done["longer"] = "Trained on"
     values = ", ".join(
         f"{split} {text.value(record.metric, value)}" for split, value in record.results.items()
     )
@@ -178,7 +188,8 @@ def _pruning(
         raise typer.BadParameter(one_line(error)) from error
 
 
-_USUAL: Final = {"method": "default", "seed": 0, "seeds": 1} | asdict(Gradual(0.5))
+_USUAL: dict[str, Any] = {"method": "default", "seed": 0, "seeds": 1} | asdict(Gradual(0.5))
+_USUAL |= {"keep": [], "multiple_of": None}
 
 
 def _command(
@@ -193,5 +204,6 @@ def _command(
     words += [] if source is None else ["--from", str(source)]
     said = {name: v for name, v in more.items() if name == "sparsity" or v != _USUAL[name]}
     for name, value in {**changed, **said}.items():
-        words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        for each in value if isinstance(value, list) else [value]:
+            words += [f"--{name.replace('_', '-')}"] + ([] if each is True else [str(each)])
     return shlex.join(words)

@@ -62,7 +62,7 @@ def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:
     with own_randomness():
         torch.manual_seed(seed)
         model = channels_last(task.model().train())
-    net = Elastic(model, task.example(), draw=_DRAWS[kind], seed=seed)
+    net = Elastic(model, task.example(), draw=_DRAWS[kind], seed=seed, constraints=task.constraints)
     loss = SandwichLoss(net, task.loss) if kind == "elastic" else SingleDraw(net, task.loss)
     began = time.process_time()
     recipe = spec.recipe(task)
@@ -78,7 +78,9 @@ def network(task: Task, base: Base) -> Elastic:
     """A network of its own with the base's weights. Raises FileError, CaptureError."""
     with _file(base.weights) as path:
         model = channels_last(load(path, build=task.model))
-    return Elastic(model, task.example(), draw=_DRAWS[base.kind], seed=base.seed).eval()
+    return Elastic(
+        model, task.example(), draw=_DRAWS[base.kind], seed=base.seed, constraints=task.constraints
+    ).eval()
 
 
 @contextmanager

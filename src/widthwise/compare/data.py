@@ -29,6 +29,11 @@ def loaded(task: str, examples: int | None) -> tuple[Task, Splits]:
     data = found.splits()
     if examples is None:
         return found, data
+    if getattr(data.train, "loader", None) is not None:
+        raise TaskError(
+            f"The train split of {found.name} is a DataLoader, of which examples cannot take some; "
+            "give a Dataset in its place, or leave examples out."
+        )
     count = length(data.train)
     if examples > count:
         raise TaskError(

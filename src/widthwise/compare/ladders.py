@@ -22,15 +22,13 @@ from widthwise.compare.layout import channels_last
 from widthwise.compare.plan import Cell, Kind, Plan, load, save
 from widthwise.elastic import Elastic
 from widthwise.measure.cost import params
-from widthwise.measure.recalibrate import has_statistics, recalibrate
 from widthwise.sparse import GradualPruner
 from widthwise.steps import sample, store_checked
 from widthwise.store.packing import accounting
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import initialise
-from widthwise.train.batches import Plan as Batches
-from widthwise.train.batches import length, own_randomness
+from widthwise.train.batches import own_randomness, planned
 from widthwise.train.fit import fit
 from widthwise.train.losses import SandwichLoss
 from widthwise.variant import Widths
@@ -125,7 +123,7 @@ class _Bench:
         with own_randomness():
             torch.manual_seed(training.seed)
             model = channels_last(task.model().train())
-        net = Elastic(model, task.example(), seed=training.seed)
+        net = Elastic(model, task.example(), seed=training.seed, constraints=task.constraints)
         widest = max((a.size for a in net.free.values() if a.inner_of is None), default=1)
         net.draw = replace(net.draw, lowest=max(1, round(plan.lowest * widest)))
         self.net = net
@@ -149,7 +147,9 @@ class _Bench:
         module = None
         if training.kind is Kind.DENSE and training.amount < 1:
             # New weights of its own size: those of a cut are drawn for the full one.
-            small = initialise(net.cut(net.widths(training.amount)), training.seed)
+            small = initialise(
+                net.cut(net.widths(training.amount), recalibrate=False), training.seed
+            )
             module = channels_last(small)
         target = net if elastic else module or net.model
         fit(
@@ -169,8 +169,8 @@ class _Bench:
         training, plan = self.training, self.plan
         if training.kind not in (Kind.SPARSE, Kind.ELASTIC_SPARSE):
             return None
-        items = length(self.data.train)
-        steps = Batches(items, plan.recipe.batch_size, 0).steps * plan.recipe.epochs
+        batches = planned(self.data.train, plan.recipe.batch_size, 0)
+        steps = batches.steps * plan.recipe.epochs
         pruning = replace(plan.pruning, sparsity=training.amount)
         rungs = []
         if training.kind is Kind.ELASTIC_SPARSE:
@@ -188,9 +188,11 @@ class _Bench:
     ) -> Cell:
         training, net, task, data = self.training, self.net, self.task, self.data
         widths = net.full() if fraction == 1 else Widths(net.widths(fraction))
-        module = net.cut(widths) if trained is None else trained
-        if training.kind in (Kind.ELASTIC, Kind.ELASTIC_SPARSE) and has_statistics(module):
-            recalibrate(module, sample(task, data, _STATISTICS, training.seed))
+        if trained is None:
+            batches = sample(task, data, _STATISTICS, training.seed)
+            module = net.cut(widths, recalibrate=batches)
+        else:
+            module = trained
         path = self.place.with_name(f"{training.kind.value}-{amount:g}-{training.seed}.safetensors")
         metric = store_checked(net, widths, module, path, task, data, pack="zeros")
         further = {} if task.further is None else task.further(module, "test")

@@ -137,15 +137,13 @@ def _compare_second(
     with kept_state(model), silently(), Lines(lambda: _attributes(mine).get(changed[0])) as lines:
         mine(*args, **kwargs)
     raise CaptureError(
-        f"{type(model).__name__} keeps {changed[0]} from one call to the next{lines.found}, which a "
-        "captured graph holds as it was; keep it in a buffer that forward changes in place, or pass "
-        "it in and return it."
+        f"{type(model).__name__} keeps {changed[0]} from one call to the next{lines.found}, which "
+        "a captured graph holds as it was; keep it in a buffer that forward changes in place, or "
+        "pass it in and return it."
     )
 
 
-def _called(
-    model: nn.Module, run: Call, args: Any, kwargs: Any, *, gradients: bool
-) -> _Seen:
+def _called(model: nn.Module, run: Call, args: Any, kwargs: Any, *, gradients: bool) -> _Seen:
     """Call with the same random numbers each time, and take gradients of all outputs at once."""
     given = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs)))
     leaves = {

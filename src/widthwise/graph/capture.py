@@ -28,10 +28,11 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from widthwise.errors import CaptureError
-from widthwise.graph.guards import Guards, find_guards
+from widthwise.graph.guards import Guards, equalities, find_guards, never_one
 from widthwise.graph.listening import Listener, listening
-from widthwise.graph.modes import computes_the_same, turn_off_training
+from widthwise.graph.modes import computes_the_same, symbolic_run, turn_off_training
 from widthwise.graph.own_functions import Calls, Whole, keep_whole, marked_functions
+from widthwise.graph.recurrent import any_length
 from widthwise.graph.refusal import cannot, check, check_graph
 from widthwise.graph.tidy import flatten, spell_out
 from widthwise.graph.tryout import try_out, twin
@@ -110,10 +111,14 @@ def capture(
 
 @dataclass(frozen=True)
 class _Recorded:
-    """What torch.export made of a model, user code kept whole, and the lines that it noted."""
+    """What torch.export made of a model, user code kept whole, and the lines that it noted.
+
+    guards: where the model decided on sizes in another run than the one that was exported.
+    """
 
     exported: ExportedProgram
     lines: dict[int, str]
+    guards: Guards | None = None
 
 
 def _choose(program: Program, outputs: Sequence[str] | None) -> Program:
@@ -177,11 +182,36 @@ def _without_flags(
     inputs = (g.find_nodes(op="placeholder") for g in (exported.graph, derived.graph))
     for old, new in zip(*inputs, strict=True):
         new.name = old.name  # copying changes names such as `input`
-    state, _, constants = _state(derived)
+    state, inputs_of, constants = _state(derived)
     turn_off_training(derived.graph, state)
-    with quietly():
+    with quietly(), _free_sizes():
         same = computes_the_same(derived.graph, state, constants, model, args, kwargs)
-    return _program(_Recorded(derived, training.lines), training=False) if same else None
+        guards = _evaluation_guards(exported, inputs_of, model, args, kwargs) if same else None
+    if guards is None:
+        return None
+    return _program(_Recorded(derived, training.lines, guards), training=False)
+
+
+def _evaluation_guards(
+    exported: ExportedProgram, names: list[str], model: nn.Module, args: Any, kwargs: Any
+) -> Guards | None:
+    """What the model decides on sizes in evaluation mode; None where that cannot be told."""
+    values = {n.name: n.meta.get("val") for n in exported.graph.find_nodes(op="placeholder")}
+    free = [
+        tuple(isinstance(s, torch.SymInt) and bool(s.node.expr.free_symbols) for s in v.shape)
+        if isinstance(v, Tensor)
+        else None
+        for v in map(values.get, names)
+    ]
+    calls = Calls()
+    listener = Listener(calls)
+    with any_length(), listening(model, listener):
+        inputs = symbolic_run(model, args, kwargs, free)
+    return (
+        None
+        if inputs is None
+        else find_guards(list(zip(names, inputs, strict=True)), listener.lines)
+    )
 
 
 def _at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -253,17 +283,21 @@ def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Reco
     _make_none_plain(model)
     calls = Calls()
     listener = Listener(calls)
-    # Sizes of 0 and 1 are sizes like any other: what the model decides on them becomes a guard.
-    sizes = shape_config.patch(  # type: ignore[attr-defined]
-        use_duck_shape=False, backed_size_oblivious=True
-    )
-    with quietly(), sizes, marked_functions(calls), listening(model, listener):
+    marked = marked_functions(calls)
+    with quietly(), _free_sizes(), any_length(), marked, listening(model, listener):
         exported = torch.export.export(
             model, args, kwargs or None, dynamic_shapes=shapes, strict=False
         )
     flatten(exported.graph_module, exported.graph)
     keep_whole(exported.graph, calls)
     return _Recorded(exported, listener.lines)
+
+
+def _free_sizes() -> Any:
+    """Sizes of 0 and 1 are sizes like any other: what the model decides on them becomes a guard."""
+    return shape_config.patch(  # type: ignore[attr-defined]
+        use_duck_shape=False, backed_size_oblivious=True
+    )
 
 
 def _make_none_plain(model: nn.Module) -> None:
@@ -285,7 +319,7 @@ def quietly() -> Iterator[None]:
     prints pages before an error, whose gist the CaptureError tells.
     """
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         printed = io.StringIO()
         with warnings.catch_warnings(), redirect_stdout(printed), redirect_stderr(printed):
@@ -300,7 +334,7 @@ def _program(recorded: _Recorded, *, training: bool) -> Program:
     exported = recorded.exported
     graph = exported.graph
     state, inputs, constants = _state(exported)
-    spell_out(graph, state)
+    squeezed = spell_out(graph, state)
     check_graph(graph)
     # Parameters that no operator reads are not part of what the module computes.
     for node in list(graph.find_nodes(op="placeholder")):
@@ -309,6 +343,9 @@ def _program(recorded: _Recorded, *, training: bool) -> Program:
             graph.erase_node(node)
     sizes, dynamic = _sizes(graph)
     values = {n.name: n.meta.get("val") for n in graph.find_nodes(op="placeholder")}
+    given = [(name, values.get(name)) for name in inputs]
+    guards = recorded.guards or find_guards(given, recorded.lines)
+    squeezes = never_one([value for _, value in given], squeezed)
     return Program(
         graph=graph,
         training=training,
@@ -320,7 +357,7 @@ def _program(recorded: _Recorded, *, training: bool) -> Program:
         example=pytree.tree_leaves(exported.example_inputs),
         sizes=sizes,
         dynamic=dynamic,
-        guards=find_guards([(name, values.get(name)) for name in inputs], recorded.lines),
+        guards=dataclasses.replace(guards, conditions=(*guards.conditions, *squeezes)),
         matters=(True,) * exported.call_spec.out_spec.num_leaves,
     )
 
@@ -351,12 +388,15 @@ def _sizes(graph: fx.Graph) -> tuple[dict[fx.Node, Any], frozenset[int]]:
     prime = 1_000_000
     values: dict[Any, int] = {}
     known: dict[Any, int] = {}
+    equal: dict[Any, Any] | None = None
 
     def number(s: Any) -> Any:
-        nonlocal prime
+        nonlocal prime, equal
         if not isinstance(s, torch.SymInt):
             return s
-        expression = s.node.expr
+        if equal is None:
+            equal = equalities(s.node.shape_env)
+        expression = s.node.expr.xreplace(equal)
         if expression not in known:
             for symbol in sorted(expression.free_symbols, key=str):
                 if symbol not in values:

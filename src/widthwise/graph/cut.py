@@ -233,12 +233,15 @@ def check_inputs(graph: fx.Graph, program: Program) -> None:
 def fixed_sizes(program: Program) -> list[dict[int, int]]:
     """For each input of the graph: the dims that must have the example's size, and that size."""
     sizes = {n.name: s for n, s in program.sizes.items() if n.op == "placeholder"}
-    return [
-        {d: s for d, s in enumerate(sizes[name]) if s not in program.dynamic}
-        if isinstance(sizes.get(name), list)
-        else {}
-        for name in program.inputs
-    ]
+    found: list[dict[int, int]] = []
+    for name, guarded, value in zip(
+        program.inputs, program.guards.sizes, program.example, strict=True
+    ):
+        found.append({})
+        for d, guard in enumerate(guarded or ()):
+            if sizes[name][d] not in program.dynamic or not guard.free_symbols:
+                found[-1][d] = value.shape[d]
+    return found
 
 
 def _calling_convention(graph: fx.Graph, program: Program, model: nn.Module) -> None:

@@ -2,8 +2,8 @@
 
 While torch.export records a model, every decision that the model takes on a size of its inputs
 becomes a condition: `if x.size(1) > 8` on an example of six tokens leaves `x.shape[1] <= 8`, and
-`int(x.size(1))` leaves `x.shape[1] == 6`. The graph is right where all of them hold. They are checked
-at every call, as one small graph of integer arithmetic; a cut graph module carries the same graph.
+`int(x.size(1))` leaves `x.shape[1] == 6`. The graph is right where all of them hold. They are
+checked at every call, as one small graph of integer arithmetic; a cut graph module carries it too.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx
-from torch.utils._sympy.printers import PythonPrinter
 from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.printers import PythonPrinter
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from widthwise.graph.refusal import in_words
@@ -40,10 +40,11 @@ class Guards:
     """The sizes of a graph's inputs, as symbols, and what must hold of them.
 
     Args:
-        sizes: for each input, in order, its sizes as sympy expressions; None for a number.
         names: what the inputs are called in messages.
+        sizes: for each input, in order, its sizes as sympy expressions; None for a number. The
+            symbol `size_i_d` stands for the size of dim d of input i.
         conditions: what must hold of the symbols besides.
-        lines: for the (input, dim) whose size the model fixed, the line of the user's code that did.
+        lines: for each (input, dim) whose size the model fixed, the line of the user's code.
     """
 
     names: tuple[str, ...]
@@ -52,22 +53,12 @@ class Guards:
     lines: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     @cached_property
-    def free(self) -> dict[Any, tuple[int, int]]:
-        """Symbol -> the (input, dim) whose size it is."""
-        found: dict[Any, tuple[int, int]] = {}
-        for i, sizes in enumerate(self.sizes):
-            for d, size in enumerate(sizes or ()):
-                if isinstance(size, sympy.Symbol):
-                    found.setdefault(size, (i, d))
-        return found
-
-    @cached_property
     def _checks(self) -> list[tuple[Any, str]]:
         """Every condition, and the sentence for where it does not hold."""
         found: dict[Any, str] = {}
         for i, sizes in enumerate(self.sizes):
             for d, size in enumerate(sizes or ()):
-                if size.free_symbols and self.free.get(size) != (i, d):
+                if size.free_symbols and size != _own(i, d):
                     expression = sympy.Eq(_own(i, d), size)
                     text = f"{self._dim(i, d)} == {self._in_words(size)}"
                     found[expression] = _sentence(text, self.lines.get((i, d), ""))
@@ -84,10 +75,9 @@ class Guards:
     @cached_property
     def used(self) -> list[tuple[int, int]]:
         """The (input, dim) whose sizes the conditions speak of."""
-        named = {str(s) for expression, _ in self._checks for s in expression.free_symbols}
+        named = {s for expression, _ in self._checks for s in expression.free_symbols}
         every = [(i, d) for i, sizes in enumerate(self.sizes) for d in range(len(sizes or ()))]
-        free = {at: str(symbol) for symbol, at in self.free.items()}
-        return [at for at in every if free.get(at) in named or _own(*at).name in named]
+        return [at for at in every if _own(*at) in named]
 
     @cached_property
     def _module(self) -> fx.GraphModule:
@@ -102,8 +92,7 @@ class Guards:
     ) -> Iterator[tuple[Any, str]]:
         """Add the conditions to a graph, given its nodes of sizes; each with its sentence."""
         tracer = fx.proxy.GraphAppendingTracer(graph)
-        values = {s: fx.Proxy(sizes[at], tracer) for s, at in self.free.items() if at in sizes}
-        values |= {_own(*at): fx.Proxy(node, tracer) for at, node in sizes.items()}
+        values = {_own(*at): fx.Proxy(node, tracer) for at, node in sizes.items()}
         for expression, sentence in self._checks:
             held = sympy_interp(PythonReferenceAnalysis, values, expression)
             yield (held.node if isinstance(held, fx.Proxy) else held), sentence
@@ -124,64 +113,119 @@ class Guards:
     def _in_words(self, expression: Any) -> str:
         """An expression in Python, of shapes rather than symbols."""
         text = PythonPrinter().doprint(expression)
-        for symbol, (i, d) in sorted(self.free.items(), key=lambda s: -len(str(s[0]))):
-            text = re.sub(rf"\b{symbol}\b", self._dim(i, d), text)
-        return text
+        return re.sub(r"\bsize_(\d+)_(\d+)\b", lambda m: self._dim(int(m[1]), int(m[2])), text)
 
 
 def _own(i: int, d: int) -> Any:
     """The symbol for the size of this dim of this input itself."""
-    return sympy.Symbol(f"size_{i}_{d}", integer=True)
+    return sympy.Symbol(f"size_{i}_{d}", integer=True, nonnegative=True)
 
 
 def _sentence(text: str, line: str) -> str:
     decided = f", which the model decides{line}" if line else ""
     return (
-        f"The captured graph is right only where {text}{decided}; capture the model with an example "
-        "of these sizes."
+        f"The captured graph is right only where {text}{decided}; capture the model with an "
+        "example of these sizes."
     )
 
 
-def find_guards(
-    inputs: Sequence[tuple[str, Any]], noted: Mapping[int, str]
-) -> Guards:
-    """The guards that torch recorded for these inputs (name, value without data) of a graph.
+def find_guards(inputs: Sequence[tuple[str, Any]], noted: Mapping[int, str]) -> Guards:
+    """The guards that torch recorded for the inputs (name, value without data) of a graph.
 
     noted: for guards by number, the line of the user's code, where torch does not know it.
     """
-    sizes, raw = [], {}
-    environment: Any = None
-    for i, (_, value) in enumerate(inputs):
-        if not isinstance(value, Tensor):
-            sizes.append(None)
-            continue
-        row = []
-        for d, size in enumerate(value.shape):
-            if isinstance(size, torch.SymInt):
-                environment = size.node.shape_env
-                raw.setdefault(size.node._expr, []).append((i, d))
-                row.append(sympy.sympify(size.node.expr))
-            else:
-                row.append(sympy.Integer(size))
-        sizes.append(tuple(row))
     names = tuple(name for name, _ in inputs)
+    sizes = [
+        tuple(map(_expression, value.shape)) if isinstance(value, Tensor) else None
+        for _, value in inputs
+    ]
+    places = [(i, d) for i, row in enumerate(sizes) for d in range(len(row or ()))]
+    raw: dict[Any, list[tuple[int, int]]] = {}
+    environment: Any = None
+    for i, d in places:
+        size = inputs[i][1].shape[d]
+        if isinstance(size, torch.SymInt):
+            environment = size.node.shape_env
+            raw.setdefault(size.node._expr, []).append((i, d))
     if environment is None:
         return Guards(names, tuple(sizes))
+    named = _names(sizes)
     conditions: dict[Any, str] = {}
     lines: dict[tuple[int, int], str] = {}
-    known = {s for row in sizes for size in row or () for s in size.free_symbols}
     for number, guard in enumerate(environment.guards):
         line = _line(guard.sloc) or noted.get(number, "")
         for symbol in guard.expr.free_symbols:
             if isinstance(environment.replace(symbol), sympy.Integer):
                 for at in raw.get(symbol, ()):
                     lines[at] = lines.get(at) or line
-        expression = environment.replace(guard.expr)
-        if expression.free_symbols and expression.free_symbols <= known:
+        if not _decides_nothing(guard):
+            expression = environment.replace(guard.expr)
             conditions[expression] = conditions.get(expression) or line
     return Guards(
-        names, tuple(sizes), tuple(Condition(e, line) for e, line in conditions.items()), lines
+        names,
+        tuple(None if row is None else tuple(s.xreplace(named) for s in row) for row in sizes),
+        tuple(
+            Condition(e.xreplace(named), line)
+            for e, line in conditions.items()
+            if e.free_symbols and e.free_symbols <= named.keys()
+        ),
+        lines,
     )
+
+
+def never_one(inputs: Sequence[Any], sizes: Sequence[tuple[Any, str]]) -> tuple[Condition, ...]:
+    """The conditions that these sizes, each with its line, are not 1 (inputs: without data)."""
+    named = _names(
+        [tuple(map(_expression, v.shape)) if isinstance(v, Tensor) else None for v in inputs]
+    )
+    return tuple(
+        Condition(sympy.Ne(_expression(size).xreplace(named), 1), line)
+        for size, line in sizes
+        if _expression(size).free_symbols <= named.keys()
+    )
+
+
+def _names(sizes: Sequence[tuple[Any, ...] | None]) -> dict[Any, Any]:
+    """Symbol -> the symbol of the first size that it stands for."""
+    named: dict[Any, Any] = {}
+    for i, row in enumerate(sizes):
+        for d, size in enumerate(row or ()):
+            if size.is_Symbol:
+                named.setdefault(size, _own(i, d))
+    return named
+
+
+def _expression(size: Any) -> Any:
+    return sympy.sympify(size.node.expr if isinstance(size, torch.SymInt) else size)
+
+
+def equalities(environment: Any) -> dict[Any, Any]:
+    """Expressions that a guard found equal to one symbol: min(8, s) where s is at most 8."""
+    found: dict[Any, Any] = {}
+    for guard in environment.guards:
+        expression = environment.replace(guard.expr)
+        if isinstance(expression, sympy.Eq):
+            for one, other in (expression.args, expression.args[::-1]):
+                if isinstance(other, sympy.Symbol) and not isinstance(one, sympy.Symbol):
+                    found[one] = other
+    return found
+
+
+def _decides_nothing(guard: Any) -> bool:
+    """A look inside of an operator at whether a size is 1, which it takes again at every call."""
+    file = getattr(guard.sloc.framework_loc, "filename", None)
+    if file is None or not Path(file).is_relative_to(_TORCH):
+        return False
+    expression = guard.expr
+    if Path(file).is_relative_to(_TORCH / "nn") or not isinstance(
+        expression, sympy.core.relational.Relational
+    ):
+        return False
+    if isinstance(expression, sympy.Ne):
+        return any(side.is_number for side in expression.args)
+    larger = expression.rhs if isinstance(expression, (sympy.Lt, sympy.Le)) else expression.lhs
+    smaller = expression.lhs if larger is expression.rhs else expression.rhs
+    return not isinstance(expression, sympy.Eq) and smaller.is_number and smaller <= 2
 
 
 def _line(sloc: Any) -> str:

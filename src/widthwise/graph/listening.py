@@ -1,16 +1,16 @@
 """Listening to a model while torch.export records it, for what the record would leave out.
 
-The model is a twin of the user's, so it may carry hooks: they put a listener around its forward that
-sees every function of torch as the model calls it. It marks hooks on tensors, takes `.data` for the
-detached tensor that it is, lets the tracer know of inference mode, and notes which line of the
-user's code fixed a size.
+The model is a twin of the user's, so it may carry hooks: they put a listener around its forward
+that sees every function of torch as the model calls it. It marks hooks on tensors, takes `.data`
+for the detached tensor that it is, lets the tracer know of inference mode, and notes which line of
+the user's code fixed a size.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -53,8 +53,8 @@ class Listener(TorchFunctionMode):
             return args[0].detach()
         if func == _SET_DATA:
             raise CaptureError(
-                f"Forward puts other numbers into a tensor by .data{running(sys._getframe(1))}, which "
-                "a captured graph cannot hold; compute a new tensor, or use copy_() under "
+                f"Forward puts other numbers into a tensor by .data{running(sys._getframe(1))}, "
+                "which a captured graph cannot hold; compute a new tensor, or use copy_() under "
                 "torch.no_grad()."
             )
         out = func(*args, **kwargs)
@@ -87,13 +87,15 @@ def _guards(args: tuple[Any, ...]) -> list[Any] | None:
 @contextmanager
 def listening(model: nn.Module, listener: Listener) -> Iterator[None]:
     """Put a listener around the forward of a model that nobody else uses."""
-    enter = model.register_forward_pre_hook(_Call(listener.__enter__), prepend=True)
-    leave = model.register_forward_hook(
-        _Call(lambda: listener.__exit__(None, None, None)), always_call=True
+    around = ExitStack()
+    enter = model.register_forward_pre_hook(
+        _Call(lambda: around.enter_context(listener)), prepend=True
     )
+    leave = model.register_forward_hook(_Call(around.close))
     try:
         yield
     finally:
+        around.close()  # forward may have raised
         enter.remove()
         leave.remove()
 

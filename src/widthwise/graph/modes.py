@@ -9,13 +9,20 @@ Where it is not, or anything stands in the way, the model has to be captured aga
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+from torch._dynamo.source import ConstantSource
+from torch._export.utils import _compiling_state_context
 from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
 
 from widthwise.graph.recorder import recorded
 
@@ -81,3 +88,46 @@ def computes_the_same(
     except Exception:  # noqa: BLE001 - the user's code runs inside; then it has to be captured
         return False
     return bool(wanted == mine)
+
+
+def symbolic_run(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    free: Sequence[tuple[bool, ...] | None],
+) -> list[Any] | None:
+    """Run a model on tensors without data, the free sizes of its inputs symbols.
+
+    Whatever it decides on them is recorded in the symbols' shape environment. Returns the flattened
+    inputs; None where the model does not run so.
+
+    free: for each of the flattened inputs, which of its sizes; None for a number.
+    """
+    tensors = dict(model.named_buffers(remove_duplicate=False))
+    tensors |= dict(model.named_parameters(remove_duplicate=False))
+    shapes = ShapeEnv()
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes) as mode:
+            once = {
+                id(t): mode.from_tensor(t.detach(), static_shapes=True) for t in tensors.values()
+            }
+            leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+            inputs = [
+                _symbolic(mode, leaf, which, i)
+                for i, (leaf, which) in enumerate(zip(leaves, free, strict=True))
+            ]
+            call = pytree.tree_unflatten(inputs, spec)
+            fakes: dict[str, Tensor] = {n: once[id(t)] for n, t in tensors.items()}
+            with _compiling_state_context():
+                torch.func.functional_call(model, fakes, *call)
+    except Exception:  # noqa: BLE001 - the user's code runs inside; then it has to be captured
+        return None
+    return inputs
+
+
+def _symbolic(mode: FakeTensorMode, leaf: Any, free: tuple[bool, ...] | None, i: int) -> Any:
+    if free is None:
+        return leaf
+    dims = [DimDynamic.DYNAMIC if f else DimDynamic.STATIC for f in free]
+    context: Any = StatelessSymbolicContext(dynamic_sizes=dims)
+    return mode.from_tensor(leaf, source=ConstantSource(f"input_{i}"), symbolic_context=context)

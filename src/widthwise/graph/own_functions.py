@@ -1,11 +1,11 @@
-"""Python that a graph of operators cannot hold, kept whole: a backward of one's own, hooks on tensors.
+"""User code that a graph of operators cannot hold, kept whole: custom backwards, tensor hooks.
 
-torch.export records what the forward of a `torch.autograd.Function` computes and loses its backward.
-While a model is captured, each call of such a Function therefore stands between markers, which are
-operators as the tracer sees them. Afterwards everything between the markers of one call becomes one
-node, whose target is a `Whole`: running it calls the Function itself, with its own backward, and its
-`body` (what the forward computed) tells the rules how the features pass through it. A hook that
-forward puts on a tensor is a `Whole` too, whose body is the identity.
+torch.export records what the forward of a `torch.autograd.Function` computes and loses its
+backward. While a model is captured, each call of such a Function therefore stands between markers,
+which are operators as the tracer sees them. Afterwards everything between the markers of one call
+becomes one node, whose target is a `Whole`: running it calls the Function itself, with its own
+backward, and its `body` (what the forward computed) tells the rules how the features pass through
+it. A hook that forward puts on a tensor is a `Whole` too, whose body is the identity.
 """
 
 from __future__ import annotations

@@ -141,13 +141,13 @@ def cannot(model: nn.Module, error: BaseException) -> str:
     if "_detect_is_causal_mask" in passed:
         keyword = "tgt_is_causal" if "TransformerDecoder" in passed else "is_causal"
         return (
-            f"{name} lets torch look whether a mask is causal{where}, which depends on data; say it "
-            f"there, by {keyword}=True for a causal mask and {keyword}=False for any other."
+            f"{name} lets torch look whether a mask is causal{where}, which depends on data; say "
+            f"it there, by {keyword}=True for a causal mask and {keyword}=False for any other."
         )
     if passed & {"PackedSequence", "pack_padded_sequence", "pack_sequence"}:
         return (
-            f"{name} packs sequences{where}, whose sizes depend on data; run the recurrent layer on "
-            "the padded batch and mask what lies behind each length, for example by "
+            f"{name} packs sequences{where}, whose sizes depend on data; run the recurrent layer "
+            "on the padded batch and mask what lies behind each length, for example by "
             "torch.where(positions < lengths[:, None, None], outputs, 0)."
         )
     if "data-dependent" in text or "DataDependent" in kind or "DynamicOutputShape" in kind:
@@ -194,12 +194,16 @@ def check_graph(graph: fx.Graph) -> None:
     """Raise CaptureError for what torch.export records but what cannot run from a graph."""
     for node in graph.nodes:
         if getattr(node.target, "__module__", None) == "torch._functorch.predispatch":
-            lines = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
-            where = in_words(lines[-1][0], int(lines[-1][1])) if lines else ""
             raise CaptureError(
-                f"torch.vmap{where} cannot be captured; write it out for the whole batch, or give "
-                "widthwise the part of the model without it."
+                f"torch.vmap{line_of(node)} cannot be captured; write it out for the whole batch, "
+                "or give widthwise the part of the model without it."
             )
+
+
+def line_of(node: fx.Node) -> str:
+    """The line of the user's code that called an operator, said as `place`."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.stack_trace or "")
+    return in_words(lines[-1][0], int(lines[-1][1])) if lines else ""
 
 
 def _without_fake(error: BaseException, text: str) -> str | None:
@@ -276,7 +280,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _functions(error: BaseException) -> Iterator[str]:
-    """Names of the functions that an error passed through, of their classes, and of packed values."""
+    """Names of the functions that an error passed through, and of the classes of their values."""
     for each in _causes(error):
         traceback = each.__traceback__
         while traceback is not None:

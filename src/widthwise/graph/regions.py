@@ -38,7 +38,7 @@ def inline_regions(owner: fx.GraphModule, graph: fx.Graph) -> None:
 
 @dataclass(frozen=True)
 class _Region:
-    """A graph, what it is given, and whether it runs with gradients (None: as what is around it)."""
+    """A graph, what it is given, and whether gradients are on in it (None: as around it)."""
 
     body: fx.GraphModule
     given: tuple[Any, ...]
@@ -73,7 +73,7 @@ class _Inliner:
     free: set[fx.Node] = field(default_factory=set)
 
     def run(self, region: _Region, given: list[Any], outer: bool = True) -> Any:
-        """The region's results as nodes of the graph; `outer` says whether gradients are on there."""
+        """The region's results as nodes of the graph; `outer`: whether gradients are on there."""
         enabled = outer if region.enabled is None else region.enabled
         body = region.body.graph
         values: dict[fx.Node, Any] = dict(

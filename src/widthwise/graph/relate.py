@@ -128,8 +128,9 @@ def _whole(relations: Relations, related: Related, node: fx.Node, whole: Whole) 
         if isinstance(source, fx.Node):
             related.stands_for[stand_in] = source
             related.dims[stand_in] = related.dims.get(source)
-    for read in node.kwargs.get("reads", ()):  # type: ignore[union-attr]
-        _fix_all(related.dims.get(read), f"{whole.__name__} reads it")  # type: ignore[call-overload]
+    reads: Any = node.kwargs.get("reads", ())
+    for read in reads:
+        _fix_all(related.dims.get(read), f"{whole.__name__} reads it")
     for each in inner:
         _call(relations, related, each)
         _fix_all(list(related.follow.pop(each, {}).values()), reason)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from widthwise.graph.refusal import line_of
 from widthwise.graph.regions import inline_regions
 
 aten = torch.ops.aten
@@ -30,15 +31,18 @@ def flatten(owner: fx.GraphModule, graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def spell_out(graph: fx.Graph, state: Mapping[str, str]) -> None:
+def spell_out(graph: fx.Graph, state: Mapping[str, str]) -> list[tuple[Any, str]]:
     """Say outright what operators leave to the sizes of their inputs, and drop dead code.
 
     What reads a tensor of the model (`state` names their placeholders) stays, used or not: the
-    user's class computes it too, so that it has to fit at every width.
+    user's class computes it too, so that it has to fit at every width. Returns the sizes that must
+    not be 1, each with the line that would squeeze it then.
     """
+    kept: list[tuple[Any, str]] = []
     for node in list(graph.nodes):
         if node.target in (aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims):
-            _explicit_squeeze(graph, node)
+            line = line_of(node)
+            kept += [(s, line) for s in _explicit_squeeze(graph, node)]
         elif node.target is aten.scaled_dot_product_attention.default:
             _explicit_scale(node)
         elif node.target is aten.view.default:
@@ -50,15 +54,20 @@ def spell_out(graph: fx.Graph, state: Mapping[str, str]) -> None:
         lambda n: n.is_impure() or any(s.name in state for s in n.all_input_nodes)
     )
     graph.lint()
+    return kept
 
 
-def _explicit_squeeze(graph: fx.Graph, node: fx.Node) -> None:
-    """Say which dims are squeezed, so that a dim cut to width 1 is not squeezed as well."""
+def _explicit_squeeze(graph: fx.Graph, node: fx.Node) -> list[Any]:
+    """Say which dims are squeezed, so that a dim cut to width 1 is not squeezed as well.
+
+    Returns the sizes that come with the input and stay.
+    """
     source = node.args[0]
     assert isinstance(source, fx.Node)
     shape = source.meta["val"].shape
     asked: Any = node.args[1] if len(node.args) > 1 else list(range(len(shape)))
     dims = [d % len(shape) for d in (asked if isinstance(asked, (list, tuple)) else [asked])]
+    free = [shape[d] for d in dims if not isinstance(shape[d], int)]
     dims = [d for d in dims if isinstance(shape[d], int) and shape[d] == 1]
     if dims:
         node.target = aten.squeeze.dims
@@ -66,6 +75,7 @@ def _explicit_squeeze(graph: fx.Graph, node: fx.Node) -> None:
     else:
         node.replace_all_uses_with(source)
         graph.erase_node(node)
+    return free
 
 
 _SPLITS = {aten.split.Tensor, aten.split.sizes, aten.chunk.default}

@@ -59,7 +59,7 @@ def compensate(
     """
     kept = net.complete(widths)
     state = _tensors(cut, net, kept)
-    lockstep = Lockstep(net, kept, state, [inputs for inputs, _ in nonempty(batches)])
+    lockstep = Lockstep(net, kept, state, [inputs for inputs, _ in nonempty(batches, net)])
     readers = {reader.node: reader for reader in linear_readers(net.evaluation.program)}
     keep = keeper(net.table, kept)
     for node, twin in shown(lockstep, lockstep, "compensation", progress):

@@ -11,6 +11,7 @@ from widthwise.elastic import Elastic
 from widthwise.importance.features import find_gates, opened
 from widthwise.importance.gradients import Batches, Criterion, Weights, losses, tensors_of
 from widthwise.importance.progress import finite, shown
+from widthwise.measure.data import read
 
 
 def damage(
@@ -47,7 +48,7 @@ def damage(
             yield {n: tensors[n] * f.to(tensors[n]) for n, f in factors.items()}
 
     totals = {n: _Means(g.size) for n, g in gates.items()}
-    stream = losses(net.model, batches, criterion, changed)
+    stream = losses(net.model, read(batches, net), criterion, changed)
     for plain, others in shown(stream, batches, "damage", progress):
         for mask, loss in zip(masks, others, strict=True):
             for name, kept in mask.items():

@@ -22,25 +22,28 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError
+from widthwise.measure.data import pairs
 from widthwise.measure.metric import outputs_for
 from widthwise.measure.modes import evaluating
+from widthwise.recalibration import noted
 
 Criterion = Callable[[Any, Any], Tensor]
-Batches = Iterable[tuple[Any, Any]]
+Batches = Any  # data in any form that `measure.data` reads
 Weights = dict[str, Tensor]
 
 
 def slopes(model: nn.Module, batches: Batches, criterion: Criterion) -> Iterator[Weights]:
     """First-order contributions to the mean loss of each batch, of the shape of each weight."""
-    for inputs, target in nonempty(batches):
+    for inputs, target in nonempty(batches, model):
         tensors, loss, _ = _differentiable(model, inputs, target, criterion)
         yield _times(tensors, _derivatives([loss], tensors))
 
 
 def derivatives(model: nn.Module, batches: Batches, criterion: Criterion) -> Iterator[Weights]:
     """Derivatives of the mean loss of each batch by each weight."""
-    for inputs, target in nonempty(batches):
+    for inputs, target in nonempty(batches, model):
         tensors, loss, _ = _differentiable(model, inputs, target, criterion)
         yield _derivatives([loss], tensors)
 
@@ -56,7 +59,7 @@ def signed_slopes(
 
     A sample is one entry of the first dim of the outputs; the criterion is a mean over them.
     """
-    for inputs, target in nonempty(batches):
+    for inputs, target in nonempty(batches, model):
         tensors, _, outputs = _differentiable(model, inputs, target, criterion)
         reached = output_slopes(outputs, target, criterion)
         samples = max(len(x) if x.dim() else 1 for x, _ in reached)
@@ -76,7 +79,7 @@ def curvatures(
     directions: tensors -> d by name, of the shape of each; called for every batch. Nothing of H but
     its product with d is ever made.
     """
-    for inputs, target in nonempty(batches):
+    for inputs, target in nonempty(batches, model):
         # Fused attention and recurrent kernels have no second derivative.
         with sdpa_kernel(SDPBackend.MATH), _without_mkldnn():
             tensors, loss, _ = _differentiable(model, inputs, target, criterion)
@@ -114,7 +117,7 @@ def losses(
     changed: Callable[[], Iterable[Mapping[str, Tensor]]],
 ) -> Iterator[tuple[float, list[float]]]:
     """For each batch its mean loss, and those with each of several sets of changed tensors."""
-    for inputs, target in nonempty(batches):
+    for inputs, target in nonempty(batches, model):
         with evaluating(model):
             call = partial(_loss, model, inputs, target, criterion)
             plain = call({})[0].item()
@@ -127,12 +130,17 @@ def tensors_of(model: nn.Module) -> Weights:
     return {name: p.detach() for name, p in model.named_parameters() if _floats(p)}
 
 
-def nonempty(batches: Batches) -> Iterator[tuple[Any, Any]]:
-    """The batches; raises ScoreError when there is none."""
+def nonempty(batches: Batches, model: nn.Module) -> Iterator[tuple[Any, Any]]:
+    """The batches of data in whatever form, some of which the model remembers.
+
+    Raises ScoreError when there is none, DataError.
+    """
     found = False
-    for inputs, target in batches:
+    see, remember = noted(model.model if isinstance(model, Elastic) else model)
+    for inputs, target in pairs(batches, model):
         found = True
-        yield inputs, target
+        yield see(inputs), target
+    remember()
     if not found:
         raise ScoreError(
             "There is no batch to compute scores on; give batches of (inputs, target) that can be "

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from widthwise.errors import ScoreError
 from widthwise.sparse.compete import Scope, checked, lamp
 from widthwise.sparse.select import lowest
+from widthwise.zeros import mean
 
 Masks = dict[str, Tensor]
 
@@ -76,9 +77,12 @@ def held_at_zero(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[nn.
     """Zero what the masks leave out, and keep it at zero while the module is trained inside.
 
     The gradients there are zero, so an optimizer made inside never moves them: start no training
-    here that was begun before, whose momentum would. Raises ScoreError for masks that do not fit.
+    here that was begun before, whose momentum would. The zeros are meant from then on (see
+    `widthwise.zeros`), so that `fit` keeps them afterwards too. Raises ScoreError for masks that do
+    not fit.
     """
     handles = []
+    mean(module, masks)
     try:
         for name, mask in masks.items():
             parameter = dict(module.named_parameters()).get(name)

@@ -24,6 +24,7 @@ from widthwise.importance.features import Gate, find_gates, held, read_weights
 from widthwise.importance.order import order
 from widthwise.importance.places import Readers, find_readers
 from widthwise.importance.readings import moments
+from widthwise.recalibration import Recalibrate
 
 Merge = tuple[int, int, float]  # (j, i, a): feature j becomes a times feature i
 
@@ -34,6 +35,7 @@ def merge(
     batches: Iterable[tuple[Any, Any]] | None = None,
     *,
     least: float = 0.0,
+    recalibrate: Recalibrate = True,
     progress: bool = False,
 ) -> nn.Module:
     """The network cut to these widths, the features that go merged into those that stay.
@@ -43,6 +45,8 @@ def merge(
         default the weights and biases that make them are. Those must then be of the layer itself: a
         norm behind it is not seen.
     least: the cosine similarity (without its sign, on data) that features must have to be merged.
+
+    recalibrate: running statistics are re-estimated, as `Elastic.cut` does it and takes it.
 
     Raises WidthError for a width that merging cannot reach: where no two features are similar
     enough, for axes whose features a norm compares with each other, and where tied weights both
@@ -85,9 +89,8 @@ def merge(
         for name in cut_axes
     }
     new = order(net, {name: _stay(net.free[name].size, plan) for name, plan in plans.items()})
-    return _folded(
-        net, kept, gates, {name: _moved(plan, new[name]) for name, plan in plans.items()}
-    )
+    moved = {name: _moved(plan, new[name]) for name, plan in plans.items()}
+    return net.recalibrated(_folded(net, kept, gates, moved), kept, recalibrate)
 
 
 def _by_weights(net: Elastic, names: Iterable[str], readers: Readers) -> dict[str, Tensor]:
@@ -156,7 +159,7 @@ def _folded(
     plans: Mapping[str, list[Merge]],
 ) -> nn.Module:
     """The cut network, whose layers read multiples of what is left instead of what is gone."""
-    small = net.cut(widths)
+    small = net.cut(widths, recalibrate=False)
     names = {h.tensor for name in plans for h in gates[name].held}
     state = {n: t.detach().clone() if n in names else t.detach() for n, t in net.state().items()}
     for name, plan in plans.items():

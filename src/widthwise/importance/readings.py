@@ -84,7 +84,7 @@ def feature_values(
     wanted: dict[fx.Node, list[tuple[str, Reading]]] = {}
     for axis, reading in readings.items():
         wanted.setdefault(reading.node, []).append((axis, reading))
-    for inputs, _ in shown(nonempty(batches), batches, what, progress):
+    for inputs, _ in shown(nonempty(batches, net), batches, what, progress):
         found: dict[str, Tensor] = {}
         with evaluating(net.model):
             side = Side(program.graph, names, net.state(), [flattened(form, inputs)])

@@ -29,6 +29,7 @@ from widthwise.importance.gradients import (
     tensors_of,
 )
 from widthwise.importance.progress import finite, shown
+from widthwise.measure.data import read
 
 Of = Literal["features", "weights"]
 Curvature = Literal["fisher", "hutchinson"]
@@ -70,7 +71,7 @@ def taylor(
     (Molchanov et al., "Importance Estimation for Neural Network Pruning", 2019).
     """
     kind = _Kind(net, of)
-    stream = shown(slopes(net.model, batches, criterion), batches, "taylor", progress)
+    stream = shown(slopes(net.model, read(batches, net), criterion), batches, "taylor", progress)
     mean, _ = _moments(_squares(kind.reduced(c)) for c in stream)
     return finite(mean)
 
@@ -132,7 +133,7 @@ def _saliencies(
     """h w^2 / 2 as each batch estimates it."""
     kind, generator = _Kind(net, of), torch.Generator().manual_seed(seed)
     if curvature == "fisher":
-        signed = signed_slopes(net.model, batches, criterion, generator)
+        signed = signed_slopes(net.model, read(batches, net), criterion, generator)
         for contribution, samples in shown(signed, batches, "Fisher information", progress):
             squares = _squares(kind.reduced(contribution))
             yield {name: value / (2 * samples) for name, value in squares.items()}
@@ -144,7 +145,7 @@ def _saliencies(
             signs[name] = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1.0
         return kind.directions(signs, tensors)
 
-    curved = curvatures(net.model, batches, criterion, directions)
+    curved = curvatures(net.model, read(batches, net), criterion, directions)
     for contribution in shown(curved, batches, "curvature", progress):
         reduced = kind.reduced(contribution)
         yield {name: value * signs[name].to(value) / 2 for name, value in reduced.items()}

@@ -16,7 +16,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ class Point:
     widths: what each axis keeps. metric: its value. spread: sample standard deviation of the
     metric over seeds, None for one seed. bytes: of the file that `save` writes. params: numbers in
     the parameters, tied ones once. macs: multiply-accumulates for one example.
-    latency_ms: milliseconds for one call, None where not measured.
+    latency_ms: milliseconds for one call, None where not measured. own_class: whether the cut is of
+    the user's class rather than a graph module; None where unknown.
     """
 
     widths: Widths
@@ -49,6 +50,7 @@ class Point:
     params: int
     macs: int
     latency_ms: float | None
+    own_class: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,39 @@ class Frontier:
         max_macs: int | None = None,
         max_latency_ms: float | None = None,
         min_metric: float | None = None,
+        size_of: Callable[[Point], int] | None = None,
+        keep_class: bool = False,
     ) -> Point:
         """The best point within all the limits given; among equals the one with fewest bytes.
 
         max_bytes: bytes, or a text such as '300kB' (1000 bytes a kB). min_metric: the point is at
         least this good: at least the value, or at most where lower is better.
+        size_of: (point) -> the bytes that `max_bytes` counts, where another file than that of
+        `save` is shipped (`steps.shipped_size` exports it); asked for few points, and for the one
+        that is returned. keep_class: only points whose cut is of the user's class, where it is
+        known of any.
 
         Raises BudgetError when no limit is given, or when nothing meets them; it then names the
         nearest point.
         """
+        if keep_class and any(p.own_class for p in self.points):
+            own = replace(self, points=tuple(p for p in self.points if p.own_class))
+            return own.pick(
+                max_bytes=max_bytes,
+                max_params=max_params,
+                max_macs=max_macs,
+                max_latency_ms=max_latency_ms,
+                min_metric=min_metric,
+                size_of=size_of,
+            )
+        if size_of is not None and max_bytes is not None:
+            most = parse_size(max_bytes)
+            others = (max_params, max_macs, max_latency_ms, min_metric)
+            limits = [] if set(others) == {None} else self._limits(None, *others)
+            allowed = [p for p in self.points if all(limit.excess(p) <= 0 for limit in limits)]
+            if not allowed:
+                raise BudgetError(self._unmeetable(limits))
+            return _shipped(sorted(allowed, key=self._order), most, size_of)
         limits = self._limits(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
         if max_latency_ms is not None and all(p.latency_ms is None for p in self.points):
             raise BudgetError("Latency was not measured; sweep again with latency=True.")
@@ -213,6 +239,27 @@ class _Limit:
     has: Callable[[Point], str]
 
 
+def _shipped(best_first: list[Point], most: int, size_of: Callable[[Point], int]) -> Point:
+    """The first point whose shipped file fits, by its real size. Raises BudgetError.
+
+    Sizes follow the bytes of `save` nearly linearly, so that those of the smallest and the largest
+    point tell which of the others are worth asking for.
+    """
+    small, large = (f(best_first, key=lambda p: p.bytes) for f in (min, max))
+    least, largest = size_of(small), size_of(large)
+    slope = (largest - least) / max(large.bytes - small.bytes, 1)
+    for point in best_first:
+        expected = least + slope * (point.bytes - small.bytes)
+        if expected <= 1.05 * most + 1000 and size_of(point) <= most:
+            return point
+    if least <= most:
+        return small
+    raise BudgetError(
+        f"No measured variant gives a file of at most {_exactly(most)} in this format; the "
+        f"smallest gives {_exactly(least)}, so allow that or sweep other widths."
+    )
+
+
 def _at_most(
     name: str, most: float, value: Callable[[Point], Any], show: Callable[[Any], str]
 ) -> _Limit:
@@ -287,11 +334,15 @@ def _mean(points: Sequence[Point]) -> Point:
         params=points[0].params,
         macs=points[0].macs,
         latency_ms=statistics.fmean(times) if len(times) == len(points) else None,
+        own_class=points[0].own_class,
     )
 
 
 def _plain(point: Point) -> dict[str, Any]:
-    return {f.name: getattr(point, f.name) for f in fields(point)} | {"widths": dict(point.widths)}
+    made = {f.name: getattr(point, f.name) for f in fields(point)} | {"widths": dict(point.widths)}
+    if point.own_class is None:
+        del made["own_class"]
+    return made
 
 
 class _NewerError(Exception):
@@ -332,7 +383,10 @@ def _read(data: Any) -> Frontier:
 def _read_point(data: Any) -> Point:
     if not isinstance(data, dict) or not isinstance(data.get("widths"), dict):
         raise ValueError("a point without widths")
-    _only(data, {f.name for f in fields(Point)})
+    own = data.get("own_class")
+    if own is not None and not isinstance(own, bool):
+        raise ValueError("own_class is neither true nor false")
+    _only({"own_class": None} | data, {f.name for f in fields(Point)})
     return Point(
         widths=Widths(data["widths"]),
         metric=_number(data["metric"], "metric"),
@@ -341,6 +395,7 @@ def _read_point(data: Any) -> Point:
         params=_integer(data["params"], "params"),
         macs=_integer(data["macs"], "macs"),
         latency_ms=_optional(data["latency_ms"], "latency_ms"),
+        own_class=own,
     )
 
 

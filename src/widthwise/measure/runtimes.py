@@ -26,7 +26,8 @@ from widthwise.errors import ExportError
 from widthwise.measure.kernels import NothingFasterWarning
 from widthwise.measure.modes import evaluating
 from widthwise.store import export_int8
-from widthwise.store.export import batch_size, example, export_onnx, feed, opened, resized
+from widthwise.store.export import export_onnx
+from widthwise.store.exporting import batch_size, example, feed, opened, resized
 
 Runtime = Literal["PyTorch", "ONNX Runtime", "ONNX Runtime int8"]
 RUNTIMES: Final[tuple[Runtime, ...]] = ("PyTorch", "ONNX Runtime", "ONNX Runtime int8")
@@ -68,7 +69,7 @@ def compare(
     two, a NothingFasterWarning says so. Raises ExportError as the two exports do.
     """
     count = threads or torch.get_num_threads()
-    inputs, _ = example(module, args, kwargs, True)
+    inputs = example(module, args, kwargs, True)
     if not batch_size(inputs):
         raise ExportError("The example has no batch whose size could vary; give tensors with one.")
     with tempfile.TemporaryDirectory() as folder:

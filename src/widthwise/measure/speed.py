@@ -26,7 +26,8 @@ from widthwise.errors import CaptureError, ExportError
 from widthwise.measure.modes import evaluating
 from widthwise.measure.runtimes import Runtime
 from widthwise.measure.timing import Spread, Verdict, bar, in_turns, judged, spread
-from widthwise.store.export import Inputs, batch_size, example, export_onnx, feed, opened, resized
+from widthwise.store.export import export_onnx
+from widthwise.store.exporting import Inputs, batch_size, example, feed, opened, resized
 
 FASTER: Final = 0.1  # the least gain that is called one; from run to run, a few per cent differ
 BOTH: Final[tuple[Runtime, ...]] = ("PyTorch", "ONNX Runtime")
@@ -224,7 +225,7 @@ def _in_onnx_runtime(modules: Sequence[nn.Module], how: Conditions) -> list[Call
 
 
 def _session_call(session: Any, module: nn.Module, inputs: Inputs) -> Callable[[], object]:
-    ordered, _ = example(module, *inputs, False)  # as the file takes them
+    ordered = example(module, *inputs, False)  # as the file takes them
     return partial(session.run, None, feed(session, ordered))
 
 

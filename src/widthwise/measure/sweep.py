@@ -16,7 +16,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -29,11 +29,12 @@ from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError, WidthError
 from widthwise.graph.sharded import summed, whole
 from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, params, runtime
+from widthwise.measure.data import pairs
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.measure.modes import evaluating
-from widthwise.measure.recalibrate import has_statistics
-from widthwise.measure.recalibrate import recalibrate as estimate_anew
+from widthwise.measure.pairs import needing
+from widthwise.recalibration import Recalibrate, has_statistics, noted, remembered
 from widthwise.store.file import prepare
 from widthwise.store.packedfile import Pack
 from widthwise.variant import Widths
@@ -53,8 +54,9 @@ class Evaluation:
 
         Evaluation(valid_loader, ACCURACY)(module)      # 0.981
 
-    batches: pairs (inputs, target), as an iterable that can be gone through again (a DataLoader, a
-        list) or a function that returns one. inputs: a tensor, a tuple of arguments or a dict.
+    batches: data in any form (`measure.data`) that can be gone through again (a DataLoader, a list
+        of batches, a Dataset) or a function that returns some. inputs: a tensor, a tuple of
+        arguments or a dict. They are moved to the network's device.
     metric: what is measured. split: the name of the data.
     shared: between the processes of torch.distributed, each of which takes every n-th batch; all of
         them evaluate together, on the same batches, and get the same values.
@@ -74,24 +76,60 @@ class Evaluation:
 
         Raises DataError when there is no data.
         """
+        see, remember = noted(_owner(module))
         with evaluating(module):
-            return self._total(lambda inputs: [outputs_for(module, inputs)], 1)[0]
+            (value,) = self._total(module, lambda inputs: [outputs_for(module, see(inputs))], 1)
+        remember()
+        return value
 
-    def at(self, net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:
-        """The metric of a network at each of several widths. Raises DataError."""
-        # Gathered once, since processes may not have as many batches.
-        with whole(net), torch.no_grad():
-            return self._total(lambda inputs: _each(net, widths, inputs), len(widths))
+    def at(
+        self, net: Elastic, widths: Sequence[Mapping[str, int]], *, recalibrate: bool = True
+    ) -> list[float]:
+        """The metric of a network at each of several widths, as what `cut` returns has it.
 
-    def _total(self, outputs: Callable[[Any], Iterable[Any]], number: int) -> list[float]:
+        Widths that have running statistics of their own are cut and measured one by one, all others
+        together. recalibrate=False: all have those of full width. Raises DataError.
+        """
+        if recalibrate:
+            self.show(net)
+        alone = [recalibrate and bool(net.statistics(w)) for w in widths]
+        together = [w for w, own in zip(widths, alone, strict=True) if not own]
+        values: list[float] = []
+        if together:
+            # Gathered once, since processes may not have as many batches.
+            with whole(net), torch.no_grad():
+                values = self._total(
+                    net, lambda inputs: _each(net, together, inputs), len(together)
+                )
+        shared = iter(values)
+        return [
+            self(net.recalibrated(net.cut_with_patches(w)[0], w)) if own else next(shared)
+            for w, own in zip(widths, alone, strict=True)
+        ]
+
+    def show(self, net: Elastic) -> None:
+        """Let a network that remembers no data see these, for its running statistics."""
+        if remembered(net.model) or not has_statistics(net.model):
+            return
+        batches = self.again()
+        see, remember = noted(net.model)
+        if iter(batches) is not batches:  # what can be gone through once is left for the metric
+            for inputs, _ in pairs(batches, net):
+                see(inputs)
+            remember()
+
+    def _total(
+        self, module: nn.Module, outputs: Callable[[Any], Iterable[Any]], number: int
+    ) -> list[float]:
         """The metric of `number` networks, whose outputs for a batch's inputs are given."""
         totals = torch.zeros(number, dtype=torch.float64)
         count = 0
-        for inputs, target in self._share():
+        for inputs, target in self._share(module):
             sums: list[Tensor | float] = []
             counted = 0
             for out in outputs(inputs):
-                value, counted = self.metric.batch(out, target)
+                with needing(target, f"the metric {self.metric.name}"):
+                    value, counted = self.metric.batch(out, target)
                 sums.append(value)
             totals += _vector(sums)
             count += counted
@@ -107,17 +145,24 @@ class Evaluation:
     def _several(self) -> bool:
         return self.shared and dist.is_available() and dist.is_initialized()
 
-    def _share(self) -> Iterable[tuple[Any, Any]]:
+    def _share(self, module: nn.Module) -> Iterable[tuple[Any, Any]]:
         """The batches of this process."""
+        batches = pairs(self.again(), module)
         if not self._several():
-            return self.again()
-        return islice(self.again(), dist.get_rank(), None, dist.get_world_size())
+            return batches
+        return islice(batches, dist.get_rank(), None, dist.get_world_size())
 
     def _finished(self, mean: float) -> float:
         try:
             return float(self.metric.finish(mean))
         except OverflowError:
             return math.inf
+
+
+def _owner(module: nn.Module) -> nn.Module:
+    """The user's own module, which remembers data."""
+    net = module.net if isinstance(module, AtWidths) else module
+    return net.model if isinstance(net, Elastic) else net
 
 
 def _vector(sums: Sequence[Tensor | float]) -> Tensor:
@@ -188,7 +233,7 @@ def sweep(
     widths: Sequence[Mapping[str, int]] | None = None,
     *,
     latency: bool = True,
-    recalibrate: Batches | None = None,
+    recalibrate: Recalibrate = True,
     touch_up: TouchUp | None = None,
     pack: Pack = "none",
     progress: bool = False,
@@ -204,8 +249,9 @@ def sweep(
         measures).
     widths: by default those of `ladder(net)`.
     latency: also measure the time of one call on one example with this machine's PyTorch.
-    recalibrate: batches on which batch-norm statistics are estimated for each width; every width
-        is then cut and evaluated by itself. Without it, all widths have those of full width.
+    recalibrate: running statistics (batch norms) are re-estimated for each width, as `Elastic.cut`
+        does it and takes it; every width is then cut and evaluated by itself. A network that
+        remembers no data sees those of the `Evaluation`; a cut later gets the same statistics.
     touch_up: changes each cut before it is measured, after its statistics were estimated, such as
         `importance.compensate`; every width is then evaluated by itself, too.
     pack: how files are written whose bytes are told, as `save` takes it.
@@ -218,7 +264,12 @@ def sweep(
     for w in chosen:
         net.complete(w)
     say = _Progress(progress, len(chosen))
-    together = touch_up is None and (recalibrate is None or not has_statistics(net.model))
+    if not isinstance(recalibrate, bool):
+        net.recalibrated(net, net.full(), recalibrate)
+    elif recalibrate and isinstance(evaluate, Evaluation):
+        evaluate.show(net)
+    own = recalibrate is not False and any(net.statistics(w) for w in chosen)
+    together = touch_up is None and not own
     values = _metrics(net, evaluate, chosen, say) if together else []
     meter = Meter(net, latency)
     points: list[Point] = []
@@ -227,12 +278,14 @@ def sweep(
         stored = prepare(net, w)
         module = stored.module
         if not together:
-            module = _changed(module, w, recalibrate, touch_up)
+            module = net.recalibrated(module, w, recalibrate is not False)
+            module = module if touch_up is None else touch_up(module, w)
             with evaluating(module):
                 values.append(float(evaluate(module)))
         if math.isfinite(values[i]):
             size = stored.bytes if pack == "none" else stored.holding(module, pack).bytes
-            points.append(meter.point(w, values[i], module, size))
+            point = meter.point(w, values[i], module, size)
+            points.append(replace(point, own_class=stored.reason is None))
         else:
             message = f"{dict(w)} is left out: its metric is {values[i]}."
             warnings.warn(message, NotMeasuredWarning, stacklevel=2)
@@ -284,15 +337,6 @@ class Meter:
         return latency_ms(module, *self.timed, seconds=0.02)
 
 
-def _changed(
-    module: nn.Module, widths: Widths, recalibrate: Batches | None, touch_up: TouchUp | None
-) -> nn.Module:
-    """A cut network as it is to be measured."""
-    if recalibrate is not None:
-        module = estimate_anew(module, recalibrate)
-    return module if touch_up is None else touch_up(module, widths)
-
-
 def _metrics(
     net: Elastic,
     evaluate: Evaluation | Callable[[nn.Module], float],
@@ -301,7 +345,7 @@ def _metrics(
 ) -> list[float]:
     if isinstance(evaluate, Evaluation):
         say(0, "metric")
-        return evaluate.at(net, widths)
+        return evaluate.at(net, widths, recalibrate=False)
     values = []
     for i, w in enumerate(widths):
         say(i, "metric")

@@ -32,6 +32,12 @@ def what_fits(
     return [(share, point) for point, share in found.items()]
 
 
+def proposed(frontier: Frontier, share: float) -> Point:
+    """The best point within this share of the largest one's bytes, or else the smallest."""
+    found = what_fits(frontier, (share,))
+    return found[0][1] if found else min(frontier.points, key=lambda p: p.bytes)
+
+
 def size_ticks(low: int, high: int, most: int) -> list[int]:
     """At most `most` round sizes in bytes for a logarithmic scale that reaches from low to high."""
     decades = [10**k for k in range(13)]

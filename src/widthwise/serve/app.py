@@ -13,6 +13,7 @@ looked up among those that are known: nothing that is asked for becomes part of 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -24,12 +25,13 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from widthwise.errors import WidthwiseError
+from widthwise.errors import ExportError, WidthwiseError
+from widthwise.measure.size import format_size
 from widthwise.serve import code
 from widthwise.serve.answers import Answer, Differences, answer, where_they_differ
 from widthwise.serve.examples import Examples, Picture
 from widthwise.serve.guard import LOOPBACK, Guard
-from widthwise.serve.networks import BusyError, Form, GoneError, Networks, file_name, known
+from widthwise.serve.networks import BusyError, Form, GoneError, Networks, Stored, known
 from widthwise.serve.runs_view import RunName, RunView, Shown, Views, one_line
 from widthwise.version import VERSION
 
@@ -45,6 +47,7 @@ _SAID: Final = {
     404: "There is nothing here; see /openapi.json for what there is.",
     405: "That cannot be done here; see /openapi.json for what can.",
 }
+_EAGER: Final = 20_000_000  # bytes of a network whose ONNX file is made before anyone asks for it
 _SIDE: Final = 128  # pixels of a drawing
 
 Grey = Annotated[int, Field(ge=0, le=255)]
@@ -85,11 +88,15 @@ class Answers(BaseModel):
 
 
 class Code(BaseModel):
-    """Python that runs the downloaded files, by their form, and what the files are called."""
+    """Python that runs the downloaded files, by their form, and what the files are called.
+
+    files: names, by form. sizes: of the files, by form; without one that cannot be made.
+    """
 
     safetensors: str
     onnx: str
-    file: str
+    files: dict[str, str]
+    sizes: dict[str, str]
 
 
 class Problem(BaseModel):
@@ -172,16 +179,26 @@ class Routes:
         )
 
     def code(self, run: int, point: str) -> Code:
-        """How to run a downloaded network, in five lines."""
+        """How to run a downloaded network, in five lines, and how large its files are."""
         shown = self._shown(run, point)
         with self.networks.turn():
             task = self.networks.bench(shown).opened.task
-        found = known(shown, point)
-        plain, onnx = (file_name(shown, found, form) for form in ("safetensors", "onnx"))
+            plain = self.networks.file(shown, point, "safetensors")
+            onnx: Stored | None = None
+            # Whoever asks for a file that cannot be made is told why.
+            with suppress(ExportError, ModuleNotFoundError):
+                if plain.bytes <= _EAGER:
+                    onnx = self.networks.file(shown, point, "onnx")
+        name = "network.onnx" if onnx is None else onnx.name
         return Code(
-            safetensors=code.with_widthwise(plain, shown.task, task),
-            onnx=code.with_onnx_runtime(onnx, task),
-            file=plain.removesuffix(".safetensors"),
+            safetensors=code.with_widthwise(plain.name, shown.task, task),
+            onnx=code.with_onnx_runtime(name, task),
+            files={"safetensors": plain.name, "onnx": name},
+            sizes={
+                form: format_size(file.bytes)
+                for form, file in (("safetensors", plain), ("onnx", onnx))
+                if file is not None
+            },
         )
 
     def _shown(self, run: int, point: str | None = None) -> Shown:

@@ -78,7 +78,7 @@ class Gallery:
         self.task, self.data = task, data
         try:
             self.total = length(data)
-        except ValueError as error:
+        except DataError as error:
             raise DataError(f"The test split of {task.name} cannot be shown: {error}") from error
         generator = torch.Generator().manual_seed(0)
         self.order = torch.randperm(self.total, generator=generator).tolist()

@@ -175,7 +175,7 @@ class Networks:
         return Network(module, f"{milliseconds(took)} ms", runtime(module), held)
 
     def _file(self, shown: Shown, choice: str, found: Known, form: Form) -> Stored:
-        bench, name = self.bench(shown), file_name(shown, found, form)
+        bench = self.bench(shown)
         path = self._folder / f"{secrets.token_hex(8)}.{form}"
         source = found.pick and pick_file(shown.folder, found.pick)
         if form == "onnx":
@@ -192,13 +192,13 @@ class Networks:
             )
         with path.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
-        return Stored(path, name, digest)
+        return Stored(path, file_name(shown, path.stat().st_size, form), digest)
 
 
-def file_name(shown: Shown, found: Known, form: Form) -> str:
-    """What a downloaded file is called: task and size, 'digits-8.40kB.safetensors'."""
+def file_name(shown: Shown, size: int, form: Form) -> str:
+    """What a downloaded file is called: task and its own size, 'digits-8.40kB.safetensors'."""
     task = re.sub(r"[^A-Za-z0-9]+", "-", shown.task.rpartition("/")[2]).strip("-") or "network"
-    return f"{task}-{format_size(found.point.bytes).replace(' ', '')}.{form}"
+    return f"{task}-{format_size(size).replace(' ', '')}.{form}"
 
 
 def _module(shown: Shown, bench: Bench, found: Known) -> nn.Module:

@@ -31,6 +31,8 @@ export async function ask(path, options, tries = 5) {
 }
 
 // Bytes for people, in three figures, as the server writes them.
+const FORMS = { safetensors: "safetensors", onnx: "ONNX" };
+
 export function formatSize(bytes) {
   if (bytes < 1000) return `${Math.round(bytes)} B`;
   let [value, unit] = [bytes / 1000, "kB"];
@@ -155,6 +157,7 @@ function show(choice) {
   $("details").textContent = `${names ? `${names} · ` : ""}${choice.made} · widths: ${choice.widths}${counts}`;
   for (const form of ["safetensors", "onnx"]) {
     $(form).href = `/api/runs/${state.run.id}/download/${choice.id}.${form}`;
+    $(form).textContent = FORMS[form];
   }
   $("take-note").textContent = "";
   clearTimeout(resting);
@@ -167,6 +170,7 @@ function settled(choice) {
   ask(`/api/runs/${state.run.id}/code/${choice.id}`).then((code) => {
     if (choice !== state.chosen) return;
     state.code = code;
+    for (const [form, size] of Object.entries(code.sizes)) $(form).textContent = `${FORMS[form]} · ${size}`;
     showCode();
   }, (error) => { $("code").textContent = `# ${error.message}`; });
 }

@@ -12,11 +12,13 @@
     GradualPruner(module, schedule, feedback=True)     # DPF: what was pruned may come back
     GradualPruner(net, schedule, rungs=ladder(net))    # an Elastic: every rung is as sparse
 
-Zeros are exact, in the module's own parameters: whatever saves or runs the module sees them.
+Zeros are exact, in the module's own parameters: whatever saves or runs the module sees them. They
+are meant (`widthwise.zeros`): `fit` keeps them, with and without a pruner.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -32,6 +34,7 @@ from widthwise.sparse.groups import Group, check, groups
 from widthwise.sparse.select import prunable
 from widthwise.sparse.shells import shells
 from widthwise.variant import Widths
+from widthwise.zeros import ZerosLostWarning, mean, meant
 
 _INTEGERS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
@@ -40,7 +43,8 @@ class GradualPruner:
     """Zero the smallest weights of a module step by step while it is trained (Zhu & Gupta, 2017).
 
     module: its parameters are changed in place; of an Elastic, those of its model. What the
-        schedule asks for at step 0 is done at once.
+        schedule asks for at step 0 is done at once. Zeros that were meant before, of a sparse file
+        or an earlier pruner, stay unless there is feedback.
     tensors: names of the parameters to prune; `prunable(module)` by default, which leaves biases,
         norms, depthwise filters and the first convolution dense.
     scope: "tensor" prunes every tensor to the same share, "global" all of them together, which
@@ -93,6 +97,12 @@ class GradualPruner:
             for name, p in named.items()
         }
         self._out = {n: torch.zeros_like(p).detach() for n, p in named.items() if feedback}
+        before = {} if feedback else meant(self.module)
+        self._before = {
+            n: -mask.to(self._kept[n].dtype) for n, mask in before.items() if n in named
+        }
+        for name, mask in self._before.items():
+            self._kept[name].bitwise_and_(mask)
         self._taken = 0
         self._update()
 
@@ -108,9 +118,22 @@ class GradualPruner:
 
     @property
     def sparsity(self) -> float:
-        """The share of the pruned tensors' weights that the masks leave out."""
-        left = sum(int(mask.sum()) for mask in self.masks.values())
-        return 1 - left / sum(kept.numel() for kept in self._kept.values())
+        """The share of zeros in the pruned tensors, counted in the weights as they are now.
+
+        Where weights that the masks leave out are not zero, because something else has put others
+        in since the last step, a ZerosLostWarning says so.
+        """
+        weights = {name: self._parameter(name).detach() for name in self._kept}
+        back = sum(self._back(name, weight) for name, weight in weights.items())
+        if back:
+            warnings.warn(
+                f"{back} weights that were pruned are not zero, for something has changed them "
+                "since the last step; pruner.apply() makes them zero again.",
+                ZerosLostWarning,
+                stacklevel=2,
+            )
+        left = sum(int(weight.count_nonzero()) for weight in weights.values())
+        return 1 - left / sum(weight.numel() for weight in weights.values())
 
     def step(self) -> None:
         """Call after every optimizer step. Raises ScoreError when nothing is left of a tensor."""
@@ -118,8 +141,29 @@ class GradualPruner:
         self._update()
 
     @torch.no_grad()
-    def apply(self) -> None:
-        """Zero what the masks leave out, as `step` does; after weights were put in from outside."""
+    def apply(self, module: nn.Module | None = None) -> int:
+        """Zero what the masks leave out, as `step` does; after weights were put in from outside.
+
+        module: a copy of the module, such as an average of its weights; by default the module.
+        Returns how many of the weights were not zero.
+        """
+        if module is None:
+            weights = {name: self._parameter(name) for name in self._kept}
+        else:
+            named = dict(module.named_parameters(remove_duplicate=False))
+            weights = {name: named[name] for name in self._kept}
+        back = 0
+        for name, weight in weights.items():
+            back += self._back(name, weight)
+            _bits(weight).bitwise_and_(self._kept[name].to(weight.device))
+        return back
+
+    def _back(self, name: str, weight: Tensor) -> int:
+        """How many weights are not zero that the mask leaves out."""
+        kept = self._kept[name].to(weight.device)
+        return int(weight.detach().masked_fill(kept != 0, 0).count_nonzero())
+
+    def _zero(self) -> None:
         for name, kept in self._kept.items():
             _bits(self._parameter(name)).bitwise_and_(kept)
 
@@ -177,10 +221,12 @@ class GradualPruner:
                 weights[name].add_(out)  # the dense ones, which the last step has moved
             for group in due:
                 self._choose(group, weights)
+            if due:
+                mean(self.module, self._kept)
             for name, out in self._out.items():
                 out.copy_(weights[name])
                 _bits(out).bitwise_and_(~self._kept[name])
-        self.apply()
+        self._zero()
 
     def _choose(self, group: Group, weights: Mapping[str, Tensor]) -> None:
         for name, left in group.kept(weights, self._taken).items():
@@ -189,12 +235,14 @@ class GradualPruner:
                 kept.copy_(-left.view(kept.shape).to(kept.dtype))
             else:
                 kept[inside.to(kept.device)] = -left.to(kept.dtype)
+            if name in self._before:
+                kept.bitwise_and_(self._before[name])
 
     def _parameter(self, name: str) -> Tensor:
         """A parameter as it is now; what is kept beside it follows to its device."""
         holder, last = self._holders[name]
         parameter: Tensor = getattr(holder, last)
-        for beside in (self._kept, self._out):
+        for beside in (self._kept, self._out, self._before):
             if name in beside and beside[name].device != parameter.device:
                 beside[name] = beside[name].to(parameter.device)
         return parameter

@@ -10,21 +10,26 @@ full-size weights; what a network is cut to for good is smaller with `export_onn
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.export import Dim
 
 from widthwise.elastic import Elastic
 from widthwise.errors import ExportError
+from widthwise.graph.recurrent import any_length
+from widthwise.recalibration import caller, no_data
 from widthwise.store.atomic import write_whole
-from widthwise.store.export import Inputs, batch_size, batched, check, example, ready, refusing
+from widthwise.store.exporting import Inputs, Run, example, opened, tensors
+from widthwise.store.free_sizes import Traced, input_names
+from widthwise.store.onnx_names import describe, output_names
+from widthwise.store.settle import Subject, check, settled
 
 PREFIX = "width."  # of the names of the widths' inputs
 _INSTEAD = "export the widths that you need, each with export_onnx(net.cut(widths), ...)"
@@ -41,30 +46,51 @@ def export_elastic(
     It computes evaluation mode, is compared with the network at full, smallest and random widths in
     ONNX Runtime before it is written, and needs no widthwise. dynamic_batch: take any batch size.
 
+    Running statistics (batch norms) are those of full width at every width, which a
+    StatisticsWarning says.
+
     Raises ExportError when the network cannot be exported so (ONNX's recurrent operators, for
     example, hold their hidden size as a constant) or the file computes something else, and
     FileError when it cannot be written.
     """
-    import onnxruntime
-
     if not isinstance(net, Elastic):
         raise ExportError("Give the elastic network, or export a cut one with export_onnx.")
     if not net.free:
         raise ExportError("No axis of this network can be cut; export it with export_onnx.")
     if any(t.is_meta for t in net.state().values()):
         raise ExportError("The network has no weights, only shapes; load them before exporting.")
+    if norms := net.statistics({name: axis.near(1) for name, axis in net.free.items()}):
+        warnings.warn(no_data(norms, _INSTEAD), stacklevel=caller())
     args, kwargs = net.example()
-    inputs, _ = example(net.model, args, kwargs, dynamic_batch)
-    names = _names(net, inputs)
-    with ready(net), refusing(net.model, "ONNX with its widths as inputs", _INSTEAD):
-        data = _onnx(net, inputs, names, dynamic_batch)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors are raised; they need not be printed as well
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    name = type(net.model).__name__
+    inputs = example(net.model, args, kwargs, dynamic_batch)
+    empties = tuple(torch.empty(axis.size, 0) for axis in net.free.values())
+    names = input_names(net.model, inputs)
+    subject = Subject(
+        _At(net, net.full()),
+        name,
+        inputs,
+        dynamic_batch,
+        "ONNX with its widths as inputs",
+        instead=_INSTEAD,
+        names=names,
+        traced_as=_AtShapes(net),
+        widths=empties,
+    )
+    data, traced = settled(subject, partial(_onnx, net))
+    session = opened(data)
     for widths in _settings(net):
+        other = replace(subject, module=_At(net, widths), what="ONNX")
         run = _runner(session, names, widths)
-        check(_At(net, widths), type(net.model).__name__, run, inputs, dynamic_batch, "ONNX")
+        for each in (inputs, *_other_batch(traced)):
+            check(other, run, each)
     return write_whole(path, [data])
+
+
+def _other_batch(traced: Traced) -> list[Inputs]:
+    """The example with another batch, where the batch may vary."""
+    batch = traced.batch
+    return [] if batch is None else [traced.at({batch.expr: traced.others(batch)[0]})]
 
 
 class _AtShapes(nn.Module):
@@ -90,43 +116,19 @@ class _At(nn.Module):
         return self.net(*args, widths=self.widths, **kwargs)
 
 
-def _names(net: Elastic, inputs: Inputs) -> list[str]:
-    """A name for every input tensor: its parameter of forward, and where it lies inside."""
-    bound = inspect.signature(net.model.forward).bind(*inputs[0], **inputs[1])
-    leaves, _ = pytree.tree_flatten_with_path(dict(bound.arguments))
-    return [
-        "_".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", "")))) for k in path)
-        for path, leaf in leaves
-        if isinstance(leaf, Tensor)
-    ]
-
-
-def _onnx(net: Elastic, inputs: Inputs, names: list[str], dynamic_batch: bool) -> bytes:
-    """The ONNX file's bytes. Raises what torch's exporters raise."""
-    empties = [torch.empty(axis.size, 0) for axis in net.free.values()]
-    args, kwargs = inputs
-    batch = batch_size(inputs) if dynamic_batch else -1
-    sizes = pytree.tree_map(lambda x: {0: Dim.AUTO} if batched(x, batch) else None, inputs)
-    widths = [{0: Dim.DYNAMIC} for _ in empties]
-    dynamic = {"widths": widths, "args": sizes[0], "kwargs": sizes[1]}
-    program = torch.export.export(
-        _AtShapes(net),
-        (empties, args, kwargs),
-        dynamic_shapes=dynamic,
-        strict=False,
-        prefer_deferred_runtime_asserts_over_guards=True,  # sizes of 1 are no special case
-    )
-    made = torch.onnx.export(
-        program,
-        dynamo=True,
-        verbose=False,
-        input_names=[f"shape.{name}" for name in net.free] + names,
-    )
+def _onnx(net: Elastic, traced: Traced) -> tuple[bytes, Run]:
+    """The ONNX file's bytes, and a function that runs it at full width."""
+    with any_length():
+        made = torch.onnx.export(traced.program, dynamo=True, verbose=False)
     assert made is not None
     model = made.model_proto
+    args, kwargs = traced.user_inputs
+    shapes = [f"shape.{name}" for name in net.free]
+    names = (*shapes, *input_names(net.model, (args, kwargs)))
+    describe(model, replace(traced, names=names), output_names(net(*args, widths={}, **kwargs)))
     _numbers_for_shapes(model.graph, {name: axis.size for name, axis in net.free.items()})
     data: bytes = model.SerializeToString()
-    return data
+    return data, _runner(opened(data), names[len(shapes) :], net.full())
 
 
 def _numbers_for_shapes(graph: Any, sizes: Mapping[str, int]) -> None:
@@ -167,14 +169,11 @@ def _settings(net: Elastic) -> list[dict[str, int]]:
     return [dict(net.full()), dict.fromkeys(net.free, 1), *random]
 
 
-def _runner(
-    session: Any, names: list[str], widths: Mapping[str, int]
-) -> Callable[[Inputs], list[Any]]:
+def _runner(session: Any, names: Sequence[str], widths: Mapping[str, int]) -> Run:
     given = {PREFIX + name: torch.tensor(width).numpy() for name, width in widths.items()}
 
     def run(batch: Inputs) -> list[Any]:
-        tensors = [x for x in pytree.tree_leaves(batch) if isinstance(x, Tensor)]
-        feed = {n: x.detach().cpu().numpy() for n, x in zip(names, tensors, strict=True)}
+        feed = {n: x.detach().cpu().numpy() for n, x in zip(names, tensors(batch), strict=True)}
         return [torch.from_numpy(out) for out in session.run(None, feed | given)]
 
     return run

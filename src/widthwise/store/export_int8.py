@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from widthwise.errors import ExportError
 from widthwise.store.atomic import write_whole
-from widthwise.store.export import (
+from widthwise.store.export import export_onnx
+from widthwise.store.exporting import (
     Inputs,
     batch_size,
     example,
-    export_onnx,
     ready,
     refusing,
     resized,
@@ -90,7 +90,7 @@ def export_int8(
         plain, small = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         export_onnx(module, args, plain, kwargs=kwargs, dynamic_batch=dynamic_batch)
         quantize(module, plain, small, convolutions)
-        inputs, _ = example(module, args, kwargs, dynamic_batch)
+        inputs = example(module, args, kwargs, dynamic_batch)
         off = _checked(module, small, inputs, dynamic_batch)
         data = small.read_bytes()
         written = write_whole(path, [data])
@@ -107,7 +107,7 @@ def quantize(module: nn.Module, source: Path, path: Path, convolutions: bool = T
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxscript import optimizer
 
-    with refusing(module, "int8", _FLOAT):
+    with refusing(type(module).__name__, "int8", _FLOAT):
         # Weights that the graph computes of others (an LSTM's gates in ONNX's order) are none that
         # quantize_dynamic sees, so they are computed now.
         model = optimizer.optimize(
@@ -136,7 +136,7 @@ def _checked(module: nn.Module, path: Path, inputs: Inputs, dynamic: bool) -> fl
     batches = [inputs]
     if dynamic and batch_size(inputs):
         batches.append(resized(inputs, batch_size(inputs) + 3))
-    with ready(module), refusing(module, "int8", _FLOAT):
+    with ready(module), refusing(type(module).__name__, "int8", _FLOAT):
         run = served(path)
         pairs = [(run(each), tensors(module(*each[0], **each[1]))) for each in batches]
     worst = max(difference(found, wanted, name) for found, wanted in pairs)

@@ -27,6 +27,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import BudgetError, FileError
 from widthwise.graph.own_class import Patch, held_sizes
 from widthwise.measure.size import parse_size
+from widthwise.recalibration import Recalibrate
 from widthwise.store import compact, inputs, tensorfile
 from widthwise.store.codedfile import code_tensors, decode_tensors
 from widthwise.store.install import attributes, expected, installed, tensors_of
@@ -89,9 +90,11 @@ class Stored:
         stored = self if module is None else _with_tensors_of(module, self)
         return _packed(stored, pack, bits or {})
 
-    def write(self, path: str | os.PathLike[str], metric: Measured | None = None) -> Path:
+    def write(
+        self, path: str | os.PathLike[str], metric: Measured | None = None, task: str = ""
+    ) -> Path:
         """Write it to one file, whole or not at all; returns the path. Raises FileError."""
-        manifest = replace(self.manifest, measured=metric)
+        manifest = replace(self.manifest, measured=metric, task=task)
         if manifest.version > 1:
             return compact.write(path, manifest, self.parts)
         return tensorfile.write(path, self.tensors, to_text(manifest))
@@ -106,6 +109,8 @@ def save(
     metric: Measured | None = None,
     pack: Pack = "none",
     bits: Mapping[str, Quantized] | None = None,
+    recalibrate: Recalibrate = True,
+    task: str = "",
 ) -> Path:
     """Write one safetensors file with the network at these widths; returns its path.
 
@@ -122,11 +127,17 @@ def save(
         the same bits.
     bits: what `bits.quantize` returned for the network that is stored, whose tensors then take as
         many bits as their codes, and no bytes for zeros where that is smaller (store/coding.py).
+    recalibrate: running statistics of what is cut here are re-estimated, as `Elastic.cut` does it
+        and takes it.
+    task: the task that made it, such as "digits" or "mine.py:task", noted in the file too.
 
     The file appears whole or not at all. Raises WidthError, and FileError when it cannot be written
     or the network cannot be stored.
     """
-    return prepare(net, widths, module, pack, bits).write(path, metric)
+    stored = prepare(net, widths, module, pack, bits)
+    if module is None and isinstance(net, Elastic):
+        net.recalibrated(stored.module, widths or {}, recalibrate)
+    return stored.write(path, metric, task)
 
 
 def load(

@@ -17,6 +17,7 @@ from widthwise.errors import FileError, WidthwiseError
 from widthwise.graph.own_class import apply_patches, held_sizes
 from widthwise.store import inputs
 from widthwise.store.manifest import Manifest
+from widthwise.zeros import mean
 
 _CONSTANTS = 1_000_000  # numbers that a captured graph may hold beside the tensors of its module
 
@@ -39,6 +40,9 @@ def installed(
         _fits(module, manifest, {n: tuple(t.shape) for n, t in tensors.items()}, path)
         _set_sizes(module, manifest, path)
     _install(module, manifest, tensors, path)
+    named = dict(module.named_parameters(remove_duplicate=False))
+    sparse = [n for n, how in manifest.packed.items() if how.form != "dense" and n in named]
+    mean(module, (n for n in sparse if named[n].dim() > 1))
     return module.eval()
 
 

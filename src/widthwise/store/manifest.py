@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -60,8 +60,10 @@ class Manifest:
     full: full shapes of the tensors that were cut, None where unknown.
     tied: name -> name of the tensor it shares.
     inputs: for a graph, the example inputs' form (see inputs.py). measured: its metric, if known.
-    torch, widthwise: the versions that wrote it. constraints, outputs: those of the network, from
-    which its axes and their names follow; in the file only where there are any.
+    task: what made it, a built-in task or "file.py:function" without the folder; "" where unknown,
+    and where the notes have no room for it. torch, widthwise: the versions that wrote it.
+    constraints, outputs: those of the network, from which its axes and their names follow; in the
+    file only where there are any.
     packed, coded, scalars: all tensors of a packed file. Those that are stored by their numbers,
     with zeros or without, and how; those that are quantized; and the values of int64 tensors
     without dims, such as the batches that a batch norm has seen. Empty in files of version 1.
@@ -76,6 +78,7 @@ class Manifest:
     tied: Mapping[str, str] = field(default_factory=dict)
     inputs: Any = None
     measured: Measured | None = None
+    task: str = ""
     torch: str = TORCH
     widthwise: str = VERSION
     constraints: Constraints = field(default_factory=Constraints)
@@ -100,14 +103,21 @@ def to_text(manifest: Manifest) -> str:
         "torch": manifest.torch,
         "widthwise": manifest.widthwise,
     }
+    more = {**notes, "task": manifest.task} if manifest.task else notes
+    notes = more if _fits(more, NOTES) else notes
     head = json.dumps(body, separators=(",", ":"), allow_nan=False)
     return f'{head[:-1]},"notes":{_padded(notes, NOTES)}}}'
 
 
 def to_notes(manifest: Manifest) -> str:
-    """The notes of a packed file, as JSON: version, metric, torch, widthwise. Raises FileError."""
+    """The notes of a packed file, as JSON: version, metric, torch, widthwise, task.
+
+    Raises FileError.
+    """
     metric = described_metric(manifest.measured)
-    return _padded([manifest.version, metric, manifest.torch, manifest.widthwise], SHORT_NOTES)
+    notes = [manifest.version, metric, manifest.torch, manifest.widthwise]
+    more = [*notes, manifest.task] if manifest.task else notes
+    return _padded(more if _fits(more, SHORT_NOTES) else notes, SHORT_NOTES)
 
 
 def to_body(manifest: Manifest) -> dict[str, Any]:
@@ -171,15 +181,16 @@ def _from_text(text: str) -> Manifest:
     _need(version == 1, "the version of a packed file")
     notes = data.pop("notes")
     _need(isinstance(notes, dict), "no notes")
-    _need(notes.keys() == {"metric", "torch", "widthwise"}, "other notes")
-    return from_body(data, 1, notes["metric"], notes["torch"], notes["widthwise"])
+    _need(notes.keys() - {"task"} == {"metric", "torch", "widthwise"}, "other notes")
+    found = from_body(data, 1, notes["metric"], notes["torch"], notes["widthwise"])
+    return replace(found, task=_word(notes.get("task", "")))
 
 
 def _from_notes(text: str, body: Callable[[], Any]) -> Manifest:
     notes = parsed(text)
-    _need(isinstance(notes, list) and len(notes) == 4, "other notes")
+    _need(isinstance(notes, list) and len(notes) in (4, 5), "other notes")
     _check_version(notes[0], 2)
-    return from_body(body(), *notes)
+    return replace(from_body(body(), *notes[:4]), task=_word("".join(notes[4:])))
 
 
 def described_metric(measured: Measured | None) -> list[Any] | None:
@@ -193,9 +204,16 @@ def _padded(notes: Any, size: int) -> str:
         text = json.dumps(notes, separators=(",", ":"), allow_nan=False)
     except (ValueError, TypeError) as error:
         raise FileError("The metric to store is not a number; leave it out.") from error
-    # Quotes and backslashes take two bytes once this is a string in the file's header.
-    width = len(text) + text.count('"') + text.count("\\")
-    return text + " " * (size - width)
+    return text + " " * (size - _width(text))
+
+
+def _width(text: str) -> int:
+    """Bytes in the file's header, where quotes and backslashes take two and the text is UTF-8."""
+    return len(text.encode()) + text.count('"') + text.count("\\")
+
+
+def _fits(notes: Any, size: int) -> bool:
+    return _width(json.dumps(notes, separators=(",", ":"))) <= size
 
 
 class NewerError(Exception):

@@ -25,6 +25,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import FileError, QuantizationError, WidthError
 from widthwise.formats import Uniform
 from widthwise.graph.slicing import part
+from widthwise.recalibration import Recalibrate
 from widthwise.store import codedshells, progressivefile, shells
 from widthwise.store.file import Stored, prepare
 from widthwise.store.ladder import MOST_RUNGS, Entry, by_rung
@@ -42,11 +43,12 @@ def save_progressive(
     metrics: Sequence[Measured | None] | None = None,
     modules: Sequence[nn.Module] | None = None,
     bits: int | Sequence[int | None] | None = None,
+    recalibrate: Recalibrate = True,
 ) -> Path:
     """Write one progressive file with the network at all these widths; returns its path.
 
         save_progressive(net, path, ladder)
-        save_progressive(net, path, ladder, modules=[recalibrate(net.cut(w), data) for w in ladder])
+        save_progressive(net, path, ladder, modules=[tuned(net.cut(w)) for w in ladder])
         save_progressive(net, path, ladder, bits=8)    # a quarter of the bytes
 
     ladder: widths from narrow to wide, each at least as wide as the one before on every axis. The
@@ -58,6 +60,8 @@ def save_progressive(
     bits: 2 to 8, of a weight of the matrices and kernels that all rungs share. Where they are
         several, those of what each rung adds to the one below, None for what stays as it is. Every
         row of what a rung adds has a range of its own, of the least squared error.
+    recalibrate: running statistics of each rung that is cut here are re-estimated, as `Elastic.cut`
+        does it and takes it.
 
     The file appears whole or not at all. Raises WidthError for rungs that do not lie inside each
     other, ValueError for other bits, QuantizationError for weights that are not finite or a network
@@ -72,6 +76,9 @@ def save_progressive(
         raise WidthError(f"There are {len(rungs)} rungs and {len(codes)} bits; give as many.")
     cuts = modules if modules is not None else [None] * len(rungs)
     stored = [prepare(net, w, m) for w, m in zip(rungs, cuts, strict=True)]
+    for widths, rung in zip(rungs, stored, strict=True):
+        if modules is None:
+            net.recalibrated(rung.module, widths, recalibrate)
     made = _Made(net, rungs, stored, _checked(codes))
     body = made.body(metrics if metrics is not None else [None] * len(rungs))
     return progressivefile.write(path, body, made.shells())

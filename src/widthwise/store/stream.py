@@ -12,6 +12,7 @@ at a time. The file is the one that `save` writes of a network with weights.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from torch import Tensor
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError
 from widthwise.graph.slicing import KeptDim, part, simple
+from widthwise.recalibration import caller, no_data
 from widthwise.store import tensorfile
 from widthwise.store.file import prepare
 from widthwise.store.jsonfile import contents, parsed
@@ -49,11 +51,15 @@ def cut_file(
         writes them. Of tied tensors one is enough. What it lacks, such as buffers that the model
         computes for itself, is taken from the model where it has values.
 
+    Running statistics (batch norms) stay those of full width, which a StatisticsWarning says.
     Tensors are stored in the types that the model has them in. The file appears whole or not at
     all, and `load` reads it. Raises WidthError, and FileError when a tensor is missing or of
     another shape, or a file cannot be read or written.
     """
     stored = prepare(net, widths)
+    if names := net.statistics(widths):
+        remedy = "load the file, give it to recalibrate(module, batches), and save it again"
+        warnings.warn(no_data(names, remedy), stacklevel=caller())
     cut = _Cut(net.state(), _files(Path(source)), net.kept(widths), str(source))
     for name in stored.tensors:
         cut.check(name)

@@ -9,25 +9,26 @@ example and splits give at the moment they are called, so that no data is loaded
 """
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
-import itertools
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from widthwise.errors import TaskError, WidthwiseError
+from widthwise.errors import DataError, TaskError, WidthwiseError
+from widthwise.measure.data import Items, Stream, adapt
+from widthwise.measure.pairs import Takes, form_of, rank_of, shape_of
 from widthwise.tasks import BUILT_IN
+from widthwise.tasks.blame import told
 from widthwise.tasks.task import Splits, Task
-
-_fresh = itertools.count()
+from widthwise.train.batches import in_order, own_randomness
 
 
 def resolve(name: str) -> Task:
@@ -40,7 +41,7 @@ def resolve(name: str) -> Task:
     the task's model, example or splits raises TaskError when they give something of another form.
     """
     if name in BUILT_IN:
-        return BUILT_IN[name]()
+        return replace(BUILT_IN[name](), reference=name)
     source, colon, function = name.rpartition(":")
     if not (colon and source and function):
         raise TaskError(_unknown(name))
@@ -54,16 +55,17 @@ def resolve(name: str) -> Task:
     except WidthwiseError:
         raise
     except Exception as error:
-        raise TaskError(f"{name} failed with {_told(error)}; correct that function.") from error
+        raise TaskError(f"{name} failed with {told(error)}; correct that function.") from error
     if not isinstance(task, Task):
         raise TaskError(
             f"{name} returned {_kind(task)}; return a widthwise.tasks.task.Task from it."
         )
     return replace(
         task,
+        reference=name,
         model=partial(_checked_model, task.name, task.model),
         example=partial(_checked_example, task.name, task.example),
-        splits=partial(_checked_splits, task.name, task.splits),
+        splits=partial(_checked_splits, task),
         further=task.further and partial(_checked_further, task.name, task.further),
     )
 
@@ -90,7 +92,7 @@ def _load(source: str) -> ModuleType:
         return _run_file(path) if is_file else importlib.import_module(source)
     except Exception as error:
         raise TaskError(
-            f"{source} could not be imported: {_told(error)}; correct it and run again."
+            f"{source} could not be imported: {told(error)}; correct it and run again."
         ) from error
 
 
@@ -104,9 +106,13 @@ def _importable(folder: Path) -> None:
 
 
 def _run_file(path: Path) -> ModuleType:
-    # A name of its own: two files called task.py are two modules.
-    name = f"widthwise_task_{next(_fresh)}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    # A name of its own: two files called task.py are two modules. The same in every process, for
+    # runs are known by the names of their functions.
+    name = f"widthwise_task_{path.stem}"
+    loaded = getattr(sys.modules.get(name), "__file__", None)
+    if loaded is not None and Path(loaded) != path.resolve():
+        name += f"_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -138,20 +144,40 @@ def _checked_example(name: str, example: Callable[[], Any]) -> tuple[Any, ...]:
     return made
 
 
-def _checked_splits(name: str, splits: Callable[[], Any]) -> Splits:
-    made = splits()
+def _checked_splits(task: Task) -> Splits:
+    """The splits of a user's task, in the form that the commands need."""
+    name, made = task.name, task.splits()
     if not isinstance(made, Splits):
         raise TaskError(
             f"splits() of task {name!r} returned {_kind(made)}; return Splits(train, valid, test)."
         )
-    for part in ("train", "valid", "test"):
-        wrong = _wrong_form(getattr(made, part))
-        if wrong:
-            raise TaskError(
-                f"The {part} split of task {name!r} {wrong}; give a map-style data set whose items"
-                " are (inputs, target), inputs a tensor, a tuple or a dict."
+    with own_randomness():  # looking at an item may draw numbers
+        form = form_of(_checked_model(name, task.model), _checked_example(name, task.example), {})
+        parts = {
+            f.name: _checked_split(name, f.name, getattr(made, f.name), form) for f in fields(made)
+        }
+    return Splits(**parts)
+
+
+def _checked_split(name: str, part: str, data: Any, form: Takes) -> Items:
+    """Data of whatever form as items. Raises TaskError for data that cannot be indexed."""
+    try:
+        found = adapt(data, form)
+        if isinstance(found, Stream):
+            kind = type(found.data).__name__
+            raise DataError(
+                f"{kind} can only be gone through from its beginning, and commands need some of it "
+                "at random; give a Dataset, or a DataLoader over one."
             )
-    return made
+        inputs = next(iter(in_order(found, 2, 0))).inputs
+        if rank_of(inputs, form) not in (0, None):
+            raise DataError(
+                f"its batches have inputs of shape {shape_of(inputs)}, and example() gives "
+                f"{shape_of(form.args)}; make them alike."
+            )
+    except DataError as error:
+        raise TaskError(f"The {part} split of task {name!r} cannot be used: {error}") from error
+    return found
 
 
 def _checked_further(
@@ -167,27 +193,9 @@ def _checked_further(
     return made  # type: ignore[no-any-return]  # as just checked
 
 
-def _wrong_form(data: Any) -> str | None:
-    """What is wrong with a data set, judged by its length and first item; None when nothing is."""
-    try:
-        if len(data) == 0:
-            return "is empty"
-        item = data[0]
-    except Exception as error:  # noqa: BLE001 - a user's data set may raise anything
-        return f"cannot be indexed ({_told(error)})"
-    if not (isinstance(item, tuple | list) and len(item) == 2):
-        return f"has {_kind(item)} as its first item"
-    if not isinstance(item[0], Tensor | tuple | dict):
-        return f"has {_kind(item[0])} as the inputs of its first item"
-    return None
-
-
 def _kind(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     return "None" if value is None else f"a value of type {type(value).__name__}"
-
-
-def _told(error: Exception) -> str:
-    """An exception in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".rstrip(": ").split())

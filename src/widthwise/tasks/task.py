@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from widthwise.graph.constraints import Constraints
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.train.recipe import Recipe
 
@@ -28,7 +29,7 @@ __all__ = ["Recipe", "Splits", "Task"]
 
 @dataclass(frozen=True)
 class Splits:
-    """Three data sets whose items are (inputs, target).
+    """Three data sets whose items are (inputs, target), or DataLoaders over such.
 
     `inputs` is a tensor, a tuple of positional arguments or a dict of keyword arguments of the
     model's forward. `valid` is what choices are made on; `test` is only reported.
@@ -57,6 +58,8 @@ class Task:
         may take long, and are computed for finished networks only.
     classes: names of the classes, in the order of the outputs; () where they have none.
     text: of tasks on tokens, () -> (token numbers (T,) int64 -> what they say). Raises DataError.
+    reference: what `resolve` found it by, which files note; set by `resolve`.
+    constraints: which axes stay whole or share a width, and which widths they may have.
     """
 
     name: str
@@ -70,3 +73,5 @@ class Task:
     further: Callable[[torch.nn.Module, str], Mapping[str, float]] | None = None
     classes: tuple[str, ...] = ()
     text: Callable[[], Callable[[Tensor], str]] | None = None
+    reference: str = ""
+    constraints: Constraints = field(default_factory=Constraints)

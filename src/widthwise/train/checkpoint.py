@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ from widthwise.errors import FileError, RunError
 from widthwise.store.atomic import write_whole
 from widthwise.store.jsonfile import parsed
 from widthwise.train.history import Epoch
+from widthwise.train.identity import differences
 from widthwise.version import VERSION
 
 NAME = "checkpoint.safetensors"
+_NOTES = ("longer", "items")  # entries of a run that it is not known by, and ones of old runs
 
 
 @dataclass(frozen=True)
@@ -160,22 +162,25 @@ def _short(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+def longer(found: Checkpoint, run: Mapping[str, Any], steps: int) -> bool:
+    """Whether a checkpoint is of a finished run that is now to be trained for more epochs.
+
+    run: what is asked for, as `check` takes it. steps: of its training.
+    """
+    before, now = (each.get("recipe", {}).get("epochs", 0) for each in (found.run, run))
+    return bool(now > before == len(found.epochs)) and found.step * now == steps * before
+
+
 def check(found: Checkpoint, run: Mapping[str, Any], folder: Path) -> None:
     """Raise RunError when a checkpoint belongs to a run that was begun with something else."""
     wanted = json.loads(json.dumps(run))  # as it reads back: tuples are lists
-    changed = list(_differences("", found.run, wanted))
+    old = {name: value for name, value in found.run.items() if name not in _NOTES}
+    if "data" not in old:  # of a version that noted less
+        wanted = {n: v for n, v in wanted.items() if n not in ("data", "functions")}
+        wanted["model"] = {n: v for n, v in wanted["model"].items() if n in old.get("model", {})}
+    changed = differences(old, wanted)
     if changed:
         raise RunError(
             f"The checkpoint in {folder} is of another run ({'; '.join(changed[:5])}); give the "
             f"same settings to go on, another folder, or delete {folder / NAME} to start anew."
         )
-
-
-def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))
-    elif isinstance(old, dict) or isinstance(new, dict):
-        yield f"{path} is another"
-    elif old != new:
-        yield f"{path} was {old} and is {new}"

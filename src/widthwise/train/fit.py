@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from os import PathLike
@@ -22,17 +23,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from widthwise import zeros
 from widthwise.bits import StraightThrough
 from widthwise.choose.draws import hashed
 from widthwise.errors import TrainingError
 from widthwise.graph.sharded import make_whole
+from widthwise.importance.masks import held_at_zero
+from widthwise.measure.data import adapt
 from widthwise.measure.metric import Metric
+from widthwise.measure.pairs import needing, takes
+from widthwise.recalibration import caller, remember
 from widthwise.sparse import GradualPruner
 from widthwise.store.lock import held
 from widthwise.train import checkpoint
-from widthwise.train.batches import Plan, length, own_randomness, pieces, placed, reseed, stream
+from widthwise.train.batches import own_randomness, pieces, placed, planned, reseed, stream
 from widthwise.train.checkpoint import Checkpoint
 from widthwise.train.ema import Average
 from widthwise.train.history import Epoch, History
@@ -51,11 +56,11 @@ from widthwise.train.validation import validated
 
 def fit(
     net: nn.Module,
-    train: Dataset[Any],
+    train: Any,
     loss: Objective | Criterion,
     *,
     recipe: Recipe | None = None,
-    valid: Dataset[Any] | None = None,
+    valid: Any = None,
     metric: Metric | None = None,
     pruner: GradualPruner | None = None,
     quantizer: StraightThrough | None = None,
@@ -71,19 +76,25 @@ def fit(
     """Train a network in place, and leave it in evaluation mode.
 
     net: an `Elastic`, or any module, which is then trained plainly. It moves to the device used.
-    train, valid: map-style data sets of (inputs, target); inputs a tensor, a tuple or a dict. Those
-        with a method `batch(indices)` are fetched a batch at a time.
+    train, valid: a Dataset, a DataLoader, a list of batches, tensors (inputs, targets), an iterable
+        of batches with a length; items or batches of (inputs, target), inputs a tensor, a tuple or
+        a dict (`measure.data`). A DataLoader gives its own batches, by its sampler and collate_fn;
+        the others are put into batches of `recipe.batch_size`. Data sets with a method
+        `batch(indices)` are fetched a batch at a time.
     loss: an objective such as `SandwichLoss(net, criterion)`, or a criterion (outputs, target) ->
         mean loss, which for an Elastic is that of one drawn width a step.
     recipe: how long and how fast; the default is `Recipe()`.
     metric: measured on `valid` after every epoch, at full width.
     pruner: prunes the network while it is trained, a step for each of the optimizer's; its schedule
         counts from the beginning of the run, and the run goes on only with the same.
+    Zeros that are meant (of a pruner before, of masks, of a file stored without them) stay zero
+        with and without one; `widthwise.zeros.free(module)` gives them up.
     quantizer: trains with quantized weights, which the network has at the end; likewise. Averages
         of them would be none, so that it goes without `Recipe(ema=)`.
     folder: where the run is kept, after every epoch and (unless there are several processes) every
         `save_every` seconds. When it holds an unfinished run, that one goes on; when the run is
-        finished, its weights are loaded.
+        finished, its weights are loaded, or trained on where the recipe has more epochs (with a
+        warning). A run is known by its recipe, seed, loss, network and data (`train.identity`).
     seed: of the order of the data, its augmentation and dropout. The draws of widths have a seed
         of their own, that of the Elastic; its `step` starts at 0.
     progress: a bar on a terminal, else a line for each epoch; False shows nothing.
@@ -104,6 +115,10 @@ def fit(
     KeyboardInterrupt (Ctrl-C) waits for the step at hand, saves, and says how to go on.
     """
     place = None if folder is None else Path(folder)
+    form = takes(net)
+    with own_randomness():  # looking at an item may draw numbers
+        train = adapt(train, form)
+        valid = None if valid is None else adapt(valid, form)
     job = Job(
         net,
         train,
@@ -128,6 +143,10 @@ def fit(
             return run.go(progress)
 
 
+class LongerWarning(UserWarning):
+    """A finished training goes on for more epochs, at another learning rate than one in one go."""
+
+
 _Part = tuple[Any, Any, float]  # inputs, target, weight of the loss
 
 
@@ -140,11 +159,13 @@ class _Run:
         recipe = job.recipe
         self.accelerator = accelerator_for(recipe, job.cpu)
         self.main: bool = self.accelerator.is_main_process
-        self.plan = Plan(
-            length(job.train), recipe.batch_size, job.seed, self.accelerator.num_processes
-        )
+        processes = self.accelerator.num_processes
+        self.plan = planned(job.train, recipe.batch_size, job.seed, processes, job.accumulate)
         self.steps = self.plan.steps * recipe.epochs
         self.identity = job.identity()
+        self.held = job.held()
+        alone = not self.held and not job.after_steps()
+        self.zeros = zeros.shares(self.module) if alone else {}
         self.module.to(self.accelerator.device)
         step = StepLoss(job.net, job.objective())
         self.objective = parallel(self.accelerator, step, shard=job.shard)
@@ -172,6 +193,7 @@ class _Run:
         job = self.job
         for module in job.drawing().values():
             module.step = 0
+        self.optimizer.zero_grad()  # what a loop before has left is no part of the first step
         self._resume()
         self._agree()
         name = job.metric.name if job.metric else None
@@ -179,7 +201,8 @@ class _Run:
             self.steps, job.recipe.epochs, self.step, name, shown=progress and self.main
         )
         # Several processes would not all hear it between the same two steps.
-        with display, self.interrupt.listening(self.accelerator.num_processes == 1):
+        listening = self.interrupt.listening(self.accelerator.num_processes == 1)
+        with display, listening, held_at_zero(self.module, self.held):
             for epoch in range(len(self.epochs), job.recipe.epochs):
                 self._epoch(epoch, display)
                 if self.interrupt.heard:
@@ -188,10 +211,18 @@ class _Run:
         if self.average is not None:
             make_whole(self.average.model)
             self.average.keep()
-            if job.pruner is not None:
-                job.pruner.apply()  # an average over masks is less sparse than each
+        warning = zeros.lost(self.module, self.zeros)
+        if warning is not None:
+            warnings.warn(warning, stacklevel=caller())
+        self._remember()
         job.net.eval()
         return History(tuple(self.epochs), self.step)
+
+    def _remember(self) -> None:
+        """Let the module remember some data, for the running statistics of what is cut from it."""
+        job = self.job
+        inputs = (x for x, _ in stream(job.train, self.plan.epoch(0), job.seed, 0))
+        remember(self.module, inputs)
 
     def _epoch(self, epoch: int, display: Display) -> None:
         job = self.job
@@ -208,7 +239,7 @@ class _Run:
         parts = [piece.indices for share in shares for piece in share]
         # Augmented by numbers of their own, which are those of one process on the first.
         seed = hashed(job.seed, (rank,)) if rank else job.seed
-        fetched = stream(job.train, parts, seed, number, job.workers)
+        fetched = stream(job.train, parts, seed, number, job.workers, job.recipe.batch_size)
         for share in shares:
             self._step([(*self._placed(next(fetched)), piece.weight) for piece in share])
             if look.due():
@@ -286,8 +317,10 @@ class _Run:
         inputs, target, weight = part
         rank = self.accelerator.process_index
         reseed(hashed(self.job.seed, (self.step, 1, rank, *([number] if number else []))))
-        with computing(self.accelerator, self.objective):
+        with computing(self.accelerator, self.objective), needing(target, "the loss"):
             loss: Tensor = self.objective(inputs, target)
+        if self.step == 0 or not isinstance(loss, Tensor):
+            _check_loss(loss)
         if weight != 1.0:
             loss = loss * weight
         self.accelerator.backward(loss)
@@ -322,8 +355,17 @@ class _Run:
         spread(self.module.buffers())
         if self.average is not None:
             spread(self.average.model.buffers())
+            if self.job.pruner is not None:
+                # An average over masks is less sparse than each.
+                self.job.pruner.apply(self.average.model.module)
         with self.average.shown() if self.average is not None else nullcontext():
             value = validated(self.job, self.accelerator)
+        metric = self.job.metric
+        if value is not None and metric is not None and not math.isfinite(value):
+            raise TrainingError(
+                f"The metric {metric.name} is {value} on the valid data; correct the metric, "
+                "or look for values in the outputs and targets that it is not made for."
+            )
         total, count = self.losses
         return Epoch(total / count, value, time.monotonic() - self.began)
 
@@ -363,7 +405,11 @@ class _Run:
         found = None if folder is None else checkpoint.load(folder)
         if found is None or folder is None:
             return
-        checkpoint.check(found, self.identity, folder)
+        if checkpoint.longer(found, self.identity, self.steps):
+            self._go_on(found, folder)
+        else:
+            checkpoint.check(found, self.identity, folder)
+            self.identity |= {"longer": found.run.get("longer", [])}
         self.step = self.kept = found.step
         self.epochs, self.losses = list(found.epochs), found.losses
         self.began = time.monotonic() - found.seconds
@@ -375,6 +421,20 @@ class _Run:
             each.load_state_dict({n[2]: t for n, t in named if n[0] == which})
         if self.accelerator.scaler is not None and found.scaler is not None:
             self.accelerator.scaler.load_state_dict(found.scaler)
+
+    def _go_on(self, found: Checkpoint, folder: Path) -> None:
+        """Train a finished run for more epochs, saying so."""
+        before, now = len(found.epochs), self.job.recipe.epochs
+        recipe = {**self.identity["recipe"], "epochs": before}
+        checkpoint.check(found, self.identity | {"recipe": recipe}, folder)
+        self.identity["longer"] = [*found.run.get("longer", []), before]
+        warnings.warn(
+            f"The finished run of {before} epochs in {folder} is trained on to {now}, from where "
+            f"its learning rate had fallen to at the rate that {now} epochs have after {before}, "
+            f"so that the result is not that of {now} epochs in one.",
+            LongerWarning,
+            stacklevel=4,
+        )
 
     def _agree(self) -> None:
         """Raise TrainingError for processes that would not do the same."""
@@ -395,3 +455,14 @@ class _Run:
                 else "nothing was kept, for there is no folder to keep it in."
             )
         )
+
+
+def _check_loss(loss: Any) -> None:
+    """Raise TrainingError for a loss that is not one number."""
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return
+    what = f"{loss.numel()} values" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+    raise TrainingError(
+        f"The loss of a batch is {what} and not one number; return the mean of the batch, for "
+        "example with reduction='mean'."
+    )

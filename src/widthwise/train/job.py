@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from widthwise.bits import StraightThrough
 from widthwise.elastic import Elastic
+from widthwise.measure.data import Items, Stream
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.sparse import GradualPruner
-from widthwise.train.batches import length
+from widthwise.train.identity import configured, described, sampled
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
 from widthwise.train.recipe import Recipe
 from widthwise.train.state import state_of
+from widthwise.zeros import meant
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class Job:
     """The arguments of `fit`, and what follows from them."""
 
     net: nn.Module
-    train: Dataset[Any]
+    train: Items | Stream
     loss: Objective | Criterion
     recipe: Recipe
-    valid: Dataset[Any] | None
+    valid: Items | Stream | None
     metric: Metric | None
     pruner: GradualPruner | None
     quantizer: StraightThrough | None
@@ -55,6 +56,8 @@ class Job:
                 raise ValueError(f"Make a new {name}, with the network that you train.")
             if self.shard:
                 raise ValueError(f"A {name} needs whole weights; train without shard.")
+        if self.shard and self.held():
+            raise ValueError("Zeros that stay need whole weights; train without shard.")
         if self.quantizer is not None and self.recipe.ema is not None:
             raise ValueError("Averages of quantized weights are not quantized; train without ema.")
         if type(self.accumulate) is not int or self.accumulate < 1:
@@ -84,17 +87,28 @@ class Job:
             "draws_seed": net.seed if isinstance(net, Elastic) else None,
             "model": {
                 "parameters": sum(p.numel() for p in net.parameters()),
-                "tensors": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+                "tensors": "#" + hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+                **configured(net),
             },
-            "items": length(self.train),
+            "data": None if self.folder is None else sampled(self.train),
+            "functions": functions_of(self.loss, net),
             "metric": None if self.metric is None else self.metric.name,
             "pruning": None if self.pruner is None else self.pruner.settings(),
         }
         if self.quantizer is not None:
             identity["bits"] = self.quantizer.settings()
+        if zeros := self.held():
+            identity["zeros"] = {name: int((~mask).sum()) for name, mask in zeros.items()}
         if self.accumulate > 1:
             identity["accumulate"] = self.accumulate
         return identity
+
+    def held(self) -> dict[str, Tensor]:
+        """Masks of the zeros that are meant and that no pruner looks after."""
+        pruned = {} if self.pruner is None else self.pruner.masks
+        floats = {} if self.quantizer is None else self.quantizer.floats
+        found = meant(module_of(self.net), floats)
+        return {name: mask for name, mask in found.items() if name not in pruned}
 
     def after_steps(self) -> dict[str, GradualPruner | StraightThrough]:
         """What changes the weights after every optimizer step, in this order, by name."""
@@ -106,6 +120,14 @@ class Job:
         if isinstance(self.net, Elastic):
             return {"": self.net}
         return {n: m for n, m in self.net.named_modules() if isinstance(m, StructuralDropout)}
+
+
+def functions_of(loss: Objective | Criterion, net: nn.Module) -> dict[str, Any]:
+    """What the functions are that a loss is made of, by their part in it."""
+    parts: dict[str, Any] = {"loss": loss}
+    if isinstance(loss, Objective):
+        parts = {name: getattr(loss, name, None) for name in ("criterion", "distill_loss")}
+    return {n: described(f, module_of(net)) for n, f in parts.items() if f is not None}
 
 
 def module_of(net: nn.Module) -> nn.Module:

@@ -20,13 +20,17 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
-from widthwise.errors import TrainingError
+from widthwise.elastic import Elastic
+from widthwise.errors import DataError, TrainingError
+from widthwise.measure.data import Items, Stream, adapt
 from widthwise.measure.metric import outputs_for
-from widthwise.train.batches import evaluating, length, own_randomness, placed, stream
+from widthwise.measure.pairs import takes
+from widthwise.recalibration import remember, remembered
+from widthwise.train.batches import evaluating, in_order, own_randomness, placed
 from widthwise.train.fit import fit
 from widthwise.train.history import History
+from widthwise.train.job import module_of
 from widthwise.train.losses import (
     Criterion,
     Distill,
@@ -50,7 +54,7 @@ class Refit:
 
 def refit_output(
     cut: nn.Module,
-    data: Dataset[Any],
+    data: Any,
     criterion: Criterion,
     *,
     steps: int = 50,
@@ -64,7 +68,7 @@ def refit_output(
     minimises the criterion over all the data.
 
     cut: a module whose output is that of a linear layer, (N, classes) or (N, T, classes).
-    data: map-style data set of (inputs, target). criterion: (outputs, target) -> mean loss.
+    data: in any form that `fit` takes. criterion: (outputs, target) -> mean loss.
     steps: at most so many iterations. pull: weight of half the squared distance from the weights
         as they were, which keeps a refit on few items from running away.
     batch_size: items at a time. seed: of the data set's augmentation.
@@ -74,15 +78,16 @@ def refit_output(
     """
     with evaluating(cut), own_randomness():
         device = next(cut.parameters()).device
-        layer = _last_linear(cut, _first(data, seed, device))
-        kept = _features(layer, data, batch_size, seed)
+        source = adapt(data, takes(cut))
+        layer = _last_linear(cut, _first(source, seed, device))
+        kept = _features(layer, source, batch_size, seed)
     return _solve(layer, kept, criterion, steps, pull)
 
 
 def distill(
     cut: nn.Module,
     net: nn.Module,
-    data: Dataset[Any],
+    data: Any,
     *,
     epochs: int = 2,
     lr: float = 1e-3,
@@ -105,8 +110,13 @@ def distill(
         raise ValueError("Distill.hard is above 0; give the criterion that the hard share has.")
     objective = Taught(cut, net, how, criterion, distill_loss)
     recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr)
+    with own_randomness():
+        source = adapt(data, takes(net if isinstance(net, Elastic) else cut))
     with evaluating(net), _brought_back(net):
-        return fit(cut, data, objective, recipe=recipe, seed=seed, progress=progress)
+        history = fit(cut, source, objective, recipe=recipe, seed=seed, progress=progress)
+    if not remembered(module_of(net)):
+        remember(module_of(net), remembered(cut))
+    return history
 
 
 class Taught(Objective):
@@ -262,23 +272,23 @@ def _only_output(graph: fx.Graph) -> fx.Node | None:
     return leaves[0] if len(leaves) == 1 and isinstance(leaves[0], fx.Node) else None
 
 
-def _first(data: Dataset[Any], seed: int, device: torch.device) -> Any:
+def _first(data: Items | Stream, seed: int, device: torch.device) -> Any:
     """The inputs of a batch of the first two items."""
-    few = torch.arange(min(2, length(data)))
-    (inputs, _) = next(iter(stream(data, [few], seed, 0)))
-    return placed(inputs, device)
+    first = next(iter(in_order(data, 2, seed)), None)
+    if first is None:
+        raise DataError("There is no batch to refit on; give data with items.")
+    return placed(first.inputs, device)
 
 
 @torch.no_grad()
 def _features(
-    layer: _Layer, data: Dataset[Any], batch_size: int, seed: int
+    layer: _Layer, data: Items | Stream, batch_size: int, seed: int
 ) -> list[tuple[Tensor, Any]]:
     """(what the layer reads, target) for every batch."""
-    batches = torch.arange(length(data)).split(batch_size)
     device = layer.weight.device
     return [
         (layer.features(placed(inputs, device)).detach(), placed(target, device))
-        for inputs, target in stream(data, batches, seed, 0)
+        for inputs, target in in_order(data, batch_size, seed)
     ]
 
 

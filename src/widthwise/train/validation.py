@@ -8,7 +8,7 @@ import torch
 
 from widthwise.graph.sharded import whole
 from widthwise.measure.metric import outputs_for
-from widthwise.train.batches import length, placed, stream
+from widthwise.train.batches import in_order, placed
 from widthwise.train.job import Job
 
 if TYPE_CHECKING:
@@ -25,13 +25,11 @@ def validated(job: Job, accelerator: Accelerator) -> float | None:
     if job.metric is None or job.valid is None:
         return None
     job.net.eval()
-    indices = torch.arange(length(job.valid))
-    batches = indices[accelerator.process_index :: accelerator.num_processes].split(
-        job.recipe.batch_size
-    )
+    share = (accelerator.process_index, accelerator.num_processes)
+    batches = in_order(job.valid, job.recipe.batch_size, job.seed, share, job.workers)
     sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     with whole(job.net):
-        for inputs, target in stream(job.valid, batches, job.seed, 0, job.workers):
+        for inputs, target in batches:
             with accelerator.autocast():
                 outputs = outputs_for(job.net, placed(inputs, accelerator.device))
             total, count = job.metric.batch(outputs, placed(target, accelerator.device))

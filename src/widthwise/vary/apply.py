@@ -28,6 +28,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError, or_rather
 from widthwise.formats import Format
 from widthwise.importance.masks import Masks, held_at_zero, keep
+from widthwise.recalibration import Recalibrate, remembered
 from widthwise.store.file import Stored, read
 from widthwise.store.file import prepare as prepared
 from widthwise.store.manifest import Measured
@@ -94,6 +95,7 @@ def apply(
     score: Score = magnitudes,
     train: Train | None = None,
     calibration: Calibration | None = None,
+    recalibrate: Recalibrate = True,
 ) -> Applied:
     """Cut a network, zero its least weights, quantize what is left; the network is unchanged.
 
@@ -103,6 +105,8 @@ def apply(
     straight-through; without it, they are quantized once.
     calibration: how ranges of quantized weights are chosen, as `bits.quantize` takes it. None is
     "mse", and "minmax" where the result is trained: it then takes fewer bytes, and is as good.
+    recalibrate: running statistics of the cut are re-estimated, as `Elastic.cut` does it and takes
+    it; where there is no data, what `prepare` does is trusted to.
 
     Raises WidthError; ScoreError for tensors that are not there or would have nothing left;
     QuantizationError; and what the functions given raise.
@@ -111,6 +115,8 @@ def apply(
     cut = prepared(net, widths)
     net.warn_of_graph(cut.reason)
     module = cut.module
+    if recalibrate is not True or prepare is None or remembered(net.model):
+        net.recalibrated(module, widths, recalibrate)
     if prepare is not None:
         module = prepare(module, widths)
     masks = _masks(module, _named_there(net, module, variant.sparsity), score)

@@ -7,7 +7,7 @@
     search(..., max_macs=100_000)                          # any of the limits, or several
     search(..., formats=(None,))                           # widths and zeros, no bits
     search(..., ladder=allocated_ladder(net, scores))      # along these widths, not fractions
-    search(..., prepare=lambda m, _: recalibrate(m, data)) # what `apply` is given
+    search(..., prepare=lambda m, w: compensate(m, net, w, data))    # what `apply` is given
     search(..., journal="search.jsonl")                    # the same call goes on where it stopped
 
 A trial chooses how wide each axis is relative to the others, and the zeros and the bits of each
@@ -186,7 +186,12 @@ class _Work:
         def at(place: int) -> tuple[Applied, Costs]:
             variant = self.space.variant(choice, place)
             if variant not in sized:
-                made = apply(self.space.net, variant, calibration=self.how.calibration)
+                made = apply(
+                    self.space.net,
+                    variant,
+                    calibration=self.how.calibration,
+                    recalibrate=self.how.plain,  # else only its size is looked at
+                )
                 sized[variant] = made, self.costs(made)
             return sized[variant]
 

@@ -36,7 +36,7 @@ def cuts(bench: Bench, kind: str, budget: int) -> Iterator[Made]:
 
 
 def _widest(net: Elastic, budget: int) -> Widths | None:
-    return widest(net, lambda w: apply(net, Variant(w)).bytes <= budget)
+    return widest(net, lambda w: apply(net, Variant(w), recalibrate=False).bytes <= budget)
 
 
 def neurons(bench: Bench, score: str, budget: int) -> Iterator[Made]:

@@ -17,7 +17,7 @@ from widthwise.compare.ways.sizing import widest
 from widthwise.elastic import Elastic
 from widthwise.sparse import Gradual, GradualPruner, prunable
 from widthwise.touchups import initialise
-from widthwise.train.batches import Plan, length, own_randomness
+from widthwise.train.batches import own_randomness, planned
 from widthwise.variant import Variant, Widths
 from widthwise.vary import Applied, apply
 
@@ -55,7 +55,7 @@ def small_dense(bench: Bench, group: str, budget: int) -> Iterator[Made]:
 
 def _widest(net: Elastic, variant: Callable[[Widths], Variant], target: float) -> Widths | None:
     def size(widths: Widths) -> int:
-        return apply(net, variant(widths), calibration="minmax").bytes
+        return apply(net, variant(widths), calibration="minmax", recalibrate=False).bytes
 
     return widest(net, lambda widths: size(widths) <= target)
 
@@ -65,7 +65,7 @@ def _variant(net: Elastic, form: Uniform | None, widths: Widths) -> Variant:
 
 
 def _trained(bench: Bench, net: Elastic, variant: Variant) -> Applied:
-    small = bench.train(initialise(net.cut(variant.widths), bench.seed))
+    small = bench.train(initialise(net.cut(variant.widths, recalibrate=False), bench.seed))
     train = bench.settled() if variant.bits else None
     return apply(net, variant, prepare=lambda module, widths: small, train=train)
 
@@ -85,7 +85,9 @@ def gradual(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     with own_randomness():
         torch.manual_seed(bench.seed)
         model = bench.task.model().train()
-    fresh = Elastic(model, bench.task.example(), seed=bench.seed)
+    fresh = Elastic(
+        model, bench.task.example(), seed=bench.seed, constraints=bench.task.constraints
+    )
     pruner = _pruner(bench, fresh, pruned, feedback=group.endswith("feedback"))
     bench.train(fresh.model, pruner=pruner)
     scores = weight_scores(bench, fresh, "magnitude")
@@ -97,7 +99,7 @@ def gradual(bench: Bench, group: str, budget: int) -> Iterator[Made]:
 def _pruner(bench: Bench, net: Elastic, pruned: float, feedback: bool) -> GradualPruner:
     """pruned: how many weights are to become zero."""
     recipe = bench.spec.recipe(bench.task)
-    steps = Plan(length(bench.data.train), recipe.batch_size, bench.seed).steps * recipe.epochs
+    steps = planned(bench.data.train, recipe.batch_size, bench.seed).steps * recipe.epochs
     how = Gradual(min(pruned / _prunable(net.model), 0.999))
     return GradualPruner(net, how.schedule(steps), scope=bench.spec.scope, feedback=feedback)
 

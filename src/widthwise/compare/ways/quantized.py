@@ -15,7 +15,7 @@ from widthwise.compare.ways.made import Made
 from widthwise.elastic import Elastic
 from widthwise.importance import few_values, gradient_magnitude
 from widthwise.measure.metric import outputs_for
-from widthwise.train.batches import Plan, length, stream
+from widthwise.train.batches import planned, stream
 from widthwise.train.loop import loop
 from widthwise.variant import Variant
 from widthwise.vary import Applied, apply
@@ -69,7 +69,7 @@ def _fine_tune(bench: Bench, module: nn.Module, values: SharedValues) -> None:
     """Train the shared values, and what is not quantized, as long as any fine-tuning."""
     recipe = bench.spec.settling(bench.task)
     data = bench.data.train
-    plan = Plan(length(data), recipe.batch_size, bench.seed)
+    plan = planned(data, recipe.batch_size, bench.seed)
     steps = plan.steps * recipe.epochs
     batches = [indices for epoch in range(recipe.epochs) for indices in plan.epoch(epoch)]
     loop(

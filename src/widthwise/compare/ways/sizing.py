@@ -1,7 +1,7 @@
 """The largest network of a kind whose file fits a budget.
 
 largest([1, 2, 4, 8], fits)                       # by bisection
-widths = widest(net, lambda w: apply(net, Variant(w)).bytes <= budget)
+widths = widest(net, lambda w: apply(net, Variant(w), recalibrate=False).bytes <= budget)
 sparse = densest(lambda share: made(share).bytes <= budget)
 """
 
