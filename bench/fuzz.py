@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -67,8 +67,13 @@ def shrunk(recipe: Recipe, failing: str) -> Recipe:
     return recipe
 
 
-def run(seeds: list[int], log: Path, processes: int) -> None:
-    """Check the networks of these seeds; each result is added to the log at once."""
+def run(
+    seeds: list[int], log: Path, processes: int, look: Callable[[int], dict[str, Any]] = one
+) -> None:
+    """Look at the networks of these seeds; each result is added to the log at once.
+
+    look: returns what was found on a seed; "check", "smallest" and "text" where something is wrong.
+    """
     began, failed = time.monotonic(), 0
     # What tracing leaves behind would grow with every network: workers are replaced now and then.
     # (ProcessPoolExecutor, which could do that too, stops for good when two are replaced at once.)
@@ -79,7 +84,7 @@ def run(seeds: list[int], log: Path, processes: int) -> None:
         log.open("a") as out,
     ):
         try:
-            for done, row in enumerate(pool.imap_unordered(one, seeds), start=1):
+            for done, row in enumerate(pool.imap_unordered(look, seeds), start=1):
                 out.write(json.dumps(row) + "\n")
                 out.flush()
                 if "check" in row:

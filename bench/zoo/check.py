@@ -68,7 +68,7 @@ def _check(network: Network, dtype: torch.dtype) -> dict[str, Any]:
         model, args, kwargs = made
         model.eval()
         if dtype is torch.float32:
-            stage("export", lambda: row.update(export_seconds=_export_seconds(made)))
+            stage("export", lambda: row.update(export_seconds=export_seconds(made)))
         matter = stage("outputs", lambda: _that_matter(made))
         began = time.process_time()
         net = stage("trace", lambda: ww.Elastic(model, args, kwargs, outputs=matter))
@@ -132,7 +132,7 @@ def _that_matter(made: Made) -> tuple[str, ...] | None:
     return chosen if 0 < len(chosen) < len(names) else None
 
 
-def _export_seconds(made: Made) -> float:
+def export_seconds(made: Made) -> float:
     """Processor seconds of torch.export alone, with the sizes free that widthwise frees."""
     torch.export.export(nn.Linear(1, 1), (torch.zeros(2, 1),))  # the first one loads things
     model, args, kwargs = made

@@ -6,6 +6,7 @@ networks do.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
@@ -21,6 +22,21 @@ from pathlib import Path
 from typing import Any
 
 TOOLS = ("widthwise", "torch-pruning")
+LOOKS = {
+    "widthwise": "bench.zoo.check:check",
+    "torch-pruning": "bench.zoo.peer:judge",
+    "networks": "bench.conformance.networks:check",
+    "tracing": "bench.tracing:measure",
+    "operators": "bench.conformance.operators:check",
+}
+# What is not installed is left out.
+PRELOADED = [
+    "bench.zoo.check",
+    "bench.zoo.families",
+    "torch._dynamo",
+    "torch.testing._internal.common_methods_invocations",
+    "torch.testing._internal.common_modules",
+]
 Row = dict[str, Any]
 
 
@@ -30,11 +46,9 @@ def look(tool: str, name: str) -> Row:
     from bench.zoo.families import network
 
     torch.set_num_threads(1)
-    if tool == "widthwise":
-        from bench.zoo.check import check as looked
-    else:
-        from bench.zoo.peer import judge as looked
-    return {"tool": tool, **looked(network(name))}
+    module, _, function = LOOKS[tool].partition(":")
+    looked = getattr(importlib.import_module(module), function)
+    return {"tool": tool, **looked(name if tool == "operators" else network(name))}
 
 
 def look_apart(tool: str, name: str, limit: float) -> Row:
@@ -45,7 +59,7 @@ def look_apart(tool: str, name: str, limit: float) -> Row:
     context = multiprocessing.get_context("forkserver")
     # Read when the server starts, which is at the first call.
     os.environ |= {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    context.set_forkserver_preload(["bench.zoo.check", "bench.zoo.families", "torch._dynamo"])
+    context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, tool, name, limit))
     process.start()

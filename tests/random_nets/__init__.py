@@ -4,8 +4,9 @@
     model, args = build(recipe)
     print(recipe)                                   # what to paste into a test when it fails
 
-A recipe names steps (`images.py`, `sequences.py`, `rows.py`), each with numbers that make its
-choices; a step that does not fit where it comes is left out, so every shorter recipe is one too.
+A recipe names steps (`images.py`, `sequences.py`, `rows.py`, `programs.py`), each with numbers that
+make its choices; a step that does not fit where it comes is left out, so every shorter recipe is
+one too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from random_nets.block import Block, Place, Shape, Step
 from random_nets.images import IMAGES
+from random_nets.programs import PROGRAMS
 from random_nets.rows import ROWS
 from random_nets.sequences import SEQUENCES, VECTORS
 
@@ -28,6 +30,8 @@ STEPS: dict[str, dict[str, Step]] = {
     "sequence": {f.__name__: f for f in (*ROWS, *SEQUENCES)},
     "vector": {f.__name__: f for f in (*ROWS, *VECTORS)},
 }
+# Steps that may be refused: the Elastic is the model or nothing.
+PROGRAM_STEPS = {kind: {f.__name__: f for f in PROGRAMS} for kind in STEPS}
 SOURCES: dict[str, tuple[Shape, Callable[[], Tensor]]] = {
     "image": (Shape("image", 3, (4, 4)), lambda: torch.randn(3, 3, 4, 4)),
     "signal": (Shape("sequence", 5, (5,)), lambda: torch.randn(3, 5, 5)),
@@ -68,10 +72,13 @@ class RandomNet(nn.Module):
         if self.kind == "tokens" and shapes[-1].channels == embedded:
             self.head.weight = self.embed.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, gate: Tensor | None = None, strength: float = 1.0, flip: bool = False
+    ) -> Tensor:
         values = [self.embed(x)] if self.kind in ("image", "tokens") else [x, self.embed(x)]
         for block in self.blocks:
-            values.append(block(values[-1], values[block.other or 0]))
+            more = (gate, strength, flip) if block.takes_arguments else ()
+            values.append(block(values[-1], values[block.other or 0], *more))
         last = values[-1]
         return self.head(last.mean((2, 3)) if self.image else last)
 
@@ -91,7 +98,8 @@ def _next(shapes: Sequence[Shape], block: Block) -> Shape:
 
 
 def _block(shapes: Sequence[Shape], name: str, numbers: Sequence[int]) -> Block | None:
-    step = STEPS[shapes[-1].kind].get(name)
+    kind = shapes[-1].kind
+    step = STEPS[kind].get(name) or PROGRAM_STEPS[kind].get(name)
     block = None if step is None else step(Place(shapes, numbers))
     return block if block is not None and block.makes[1] <= LARGEST else None
 
@@ -102,13 +110,17 @@ def build(recipe: Recipe) -> tuple[RandomNet, tuple[Tensor]]:
     return RandomNet(recipe), (SOURCES[recipe.source][1](),)
 
 
-def generate(choose: Choose, most: int = 8) -> Recipe:
-    """A recipe made by choices: `choose(options)` gives one of them."""
+def generate(choose: Choose, most: int = 8, *, programs: bool = False) -> Recipe:
+    """A recipe made by choices: `choose(options)` gives one of them.
+
+    programs: every second step or so is one of `programs.py`.
+    """
     source = choose(list(SOURCES))
     shapes = _first(source)
     steps: list[tuple[str, tuple[int, ...]]] = []
     for _ in range(choose(range(2, most + 1))):
-        name = choose(list(STEPS[shapes[-1].kind]))
+        table = PROGRAM_STEPS if programs and choose((True, False)) else STEPS
+        name = choose(list(table[shapes[-1].kind]))
         numbers = tuple(choose(range(12)) for _ in range(3))
         block = _block(shapes, name, numbers)
         if block is not None:

@@ -28,15 +28,16 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        compute: Callable[[Any, Tensor, Tensor], Tensor],
+        compute: Callable[..., Tensor],
         channels: int,
         space: tuple[int, ...] | None = None,
         kind: str | None = None,
         other: int | None = None,
+        takes_arguments: bool = False,
         **parts: Any,
     ) -> None:
         super().__init__()
-        self.compute, self.other = compute, other
+        self.compute, self.other, self.takes_arguments = compute, other, takes_arguments
         self.makes = (kind, channels, space)
         for name, part in parts.items():
             if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
@@ -44,8 +45,8 @@ class Block(nn.Module):
             else:
                 setattr(self, name, part)
 
-    def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        return self.compute(self, x, other)
+    def forward(self, x: Tensor, other: Tensor, *arguments: Any) -> Tensor:
+        return self.compute(self, x, other, *arguments)
 
 
 class Place:
