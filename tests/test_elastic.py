@@ -347,7 +347,7 @@ def test_a_class_that_differs_in_training_alone_is_not_used():
 def test_moving_the_model_moves_everything():
     _, net, args, _ = made("lstm_2")
     moved = ww.Elastic(net.model, args).eval()
-    runner = moved._runners[0].runners[False]
+    runner = moved._runners[False]
     runner._move(torch.device("meta"))
     devices = {n.kwargs["device"] for n in runner.module.graph.nodes if "device" in n.kwargs}
     assert devices == {torch.device("meta")}

@@ -24,6 +24,7 @@ from widthwise.choose.draws import Draw, draw_widths
 from widthwise.errors import CaptureError
 from widthwise.graph.agreement import check_agreement
 from widthwise.graph.axes import Axes, Axis
+from widthwise.graph.capture import Program
 from widthwise.graph.captured import (
     Asked,
     Captured,
@@ -133,10 +134,10 @@ class Elastic(nn.Module):
         self._asked = Asked(prove, self.constraints, self.outputs)
         first = capture_example(model, tuple(args), kwargs or {}, self._asked, dynamic_shapes)
         self._captured = [first]  # for the example, then for each other form of call that came
-        self._runners = [Runners(model, first, self._draw.scale)]
+        self._served = [Runners(model, first, self._draw.scale)]
         self.register_load_state_dict_pre_hook(_keep_step)
         if prove:
-            self._check_agreement(first, self._runners[0])
+            self._check_agreement(first, self._served[0])
         self.train(model.training)
         if not self._table.free:
             warnings.warn(
@@ -168,12 +169,12 @@ class Elastic(nn.Module):
         """For copies and pickles: the graphs are shared or written, what runs them is made anew."""
         kind = type(self)
         made = (getattr(kind, "shown_on", kind), type(self.model))
-        return _blank, made, {**self.__dict__, "_runners": []}
+        return _blank, made, {**self.__dict__, "_served": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """What `__reduce_ex__` gave."""
         super().__setstate__(state)
-        self._runners = [Runners(self.model, each, self._draw.scale) for each in self._captured]
+        self._served = [Runners(self.model, each, self._draw.scale) for each in self._captured]
 
     def get_extra_state(self) -> Tensor:
         """The step, an int64 tensor (), for `state_dict`."""
@@ -273,7 +274,7 @@ class Elastic(nn.Module):
         For exporters, whose widths are symbols rather than numbers.
         """
         named = dict(zip(self.free, widths, strict=True))
-        runner = self._runners[0].runners[False]
+        runner = self._runners[False]
         return runner(named, runner.form.flatten(args, dict(kwargs)))
 
     def each(self, widths: Iterable[AnyWidths], *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -284,14 +285,14 @@ class Elastic(nn.Module):
         is that of one full-width pass. Raises as `forward`.
         """
         runner, inputs = self._serving(False, args, kwargs)
-        runners = next(r for r in self._runners if r.runners[False] is runner)
+        runners = next(r for r in self._served if r.runners[False] is runner)
         return runners.each(map(self._table.complete, widths), inputs)
 
     def _serving(
         self, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Runner, list[Any]]:
         """The runner for a call of this form, and its inputs. Raises CaptureError."""
-        for each in self._runners:
+        for each in self._served:
             runner = each.runners[training]
             inputs = runner.form.match(args, kwargs)
             if inputs is not None:
@@ -301,27 +302,30 @@ class Elastic(nn.Module):
 
     @torch.compiler.disable
     def _learn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Runners:
-        """Capture a form of call that the example does not have."""
-        first = self._captured[0]
-        form = self._runners[0].runners[False].form
-        what = f"The inputs have another form than the example ({form.differences(args, kwargs)})"
+        """Capture a call that no graph serves: of another form, or of sizes that decide much."""
+        forms = [each.runners[False].form for each in self._served]
+        form = next((f for f in forms if f.differs_in_sizes(args, kwargs)), forms[0])
+        what = form.refuse(args, kwargs)
         if len(self._captured) > _MOST_FORMS:
             raise CaptureError(
-                f"{what}, as those of {_MOST_FORMS} calls before, each of which is captured by "
-                "itself; give numbers that change as tensors."
+                f"{what}, as the inputs of {_MOST_FORMS} calls before, each of which is captured "
+                "by itself; give numbers that change as tensors, and read sizes by x.shape rather "
+                "than by len(x) or int()."
             )
         try:
             further = capture_further(
-                self.model, first, args, kwargs, self._asked, len(self._captured)
+                self.model, self._captured[0], args, kwargs, self._asked, len(self._captured)
             )
         except CaptureError as error:
+            if form.differs_in_sizes(args, kwargs):
+                raise CaptureError(f"{what}; capture it again.") from error
             raise CaptureError(f"{what}, and {error}") from error
         runners = Runners(self.model, further, self._draw.scale)
         if self._asked.prove:
             with apart(self.model):
                 self._check_agreement(further, runners)
         self._captured.append(further)
-        self._runners.append(runners)
+        self._served.append(runners)
         return runners
 
     @torch.compiler.disable  # the widths are inputs of the compiled graph, which serves all of them
@@ -333,6 +337,16 @@ class Elastic(nn.Module):
 
     def _scaled(self) -> frozenset[tuple[str, int]]:
         return frozenset(self._relations.consumed) if self.draw.scale else frozenset()
+
+    @property
+    def _programs(self) -> tuple[Program, ...]:
+        """The graphs of the example's form, of training and of evaluation mode."""
+        return self._captured[0].programs
+
+    @property
+    def _runners(self) -> dict[bool, Runner]:
+        """What runs them, by whether it is the mode of training."""
+        return self._served[0].runners
 
     @property
     def relations(self) -> Relations:
@@ -380,7 +394,7 @@ class Elastic(nn.Module):
         Of sharded parameters, whole copies; then all processes must ask for them together, and so
         for a cut.
         """
-        return tensors(self.model, self._captured[0].programs)
+        return tensors(self.model, self._programs)
 
     def cut(
         self,

@@ -84,6 +84,7 @@ def capture(
     *,
     dynamic_shapes: Any = None,
     outputs: Sequence[str] | None = None,
+    alone: bool = False,
 ) -> tuple[Program, Program]:
     """Record what `model` computes on the example in training and in evaluation mode.
 
@@ -92,14 +93,19 @@ def capture(
     what stood in the way, when the example does not fit the model or it cannot be captured.
 
     outputs: names of those that must keep their size, as `name_leaves` gives them; None for all.
+    alone: the example is of one row and stands for such calls only, with all its sizes fixed.
     """
     check(model, args, kwargs)
-    args, kwargs = _at_least_two(args, dict(kwargs))
+    kwargs = dict(kwargs)
+    if not alone:
+        args, kwargs = _at_least_two(args, kwargs)
+    freedom = (0,) if alone else _FREEDOM
+    export = partial(_export, args=args, kwargs=kwargs, shapes=dynamic_shapes, freedom=freedom)
     with _plain_attention():
         try:
-            training = _export(twin(model).train(), args, kwargs, dynamic_shapes)
+            training = export(twin(model).train())
         except CaptureError as error:
-            recorded = _export(twin(model).eval(), args, kwargs, dynamic_shapes)
+            recorded = export(twin(model).eval())
             evaluation = _program(recorded, training=False)
             warnings.warn(
                 f"Training will run the network as in evaluation mode, without dropout: {error}",
@@ -108,8 +114,8 @@ def capture(
             )
             (evaluation,) = _finished([evaluation], args, kwargs, outputs)
             return dataclasses.replace(evaluation, training=True), evaluation
-        evaluation = _without_flags(training, twin(model).eval(), args, kwargs) or _program(
-            _export(twin(model).eval(), args, kwargs, dynamic_shapes), training=False
+        evaluation = _without_flags(training, model, args, kwargs) or _program(
+            export(twin(model).eval()), training=False
         )
     both = [_program(training, training=True), evaluation]
     training_program, evaluation = _finished(both, args, kwargs, outputs)
@@ -198,8 +204,12 @@ def _without_flags(
     state, inputs_of, constants = _state(derived)
     turn_off_training(derived.graph, state)
     with quietly(), _free_sizes():
-        same = computes_the_same(derived.graph, state, constants, model, args, kwargs)
-        guards = _evaluation_guards(exported, inputs_of, model, args, kwargs) if same else None
+        same = computes_the_same(derived.graph, state, constants, twin(model).eval(), args, kwargs)
+        guards = (
+            _evaluation_guards(exported, inputs_of, twin(model).eval(), args, kwargs)
+            if same
+            else None
+        )
     if guards is None:
         return None
     return _program(_Recorded(derived, training.lines, guards), training=False)
@@ -249,19 +259,24 @@ def _dynamic(leaf: Any, most: int) -> Any:
     return dict.fromkeys(range(min(count, most)), Dim.AUTO)
 
 
-def _export(model: nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any) -> _Recorded:
-    if dynamic_shapes is not None:
-        choices = [shapes_of_keywords(model, dynamic_shapes)]
+# How many dims of a tensor may vary: where that many cannot, fewer are tried.
+_FREEDOM = (3, 1, 0)
+
+
+def _export(
+    model: nn.Module, args: Any, kwargs: Any, shapes: Any, freedom: Sequence[int]
+) -> _Recorded:
+    if shapes is not None:
+        choices = [shapes_of_keywords(model, shapes)]
     else:
-        # Some networks cannot be captured with every size free: give up freedom dim by dim.
-        choices = [for_shapes(partial(_dynamic, most=most), (args, kwargs)) for most in (3, 1, 0)]
+        choices = [for_shapes(partial(_dynamic, most=most), (args, kwargs)) for most in freedom]
     try_out(model, args, kwargs)
     args, kwargs = describe_call(model, args, kwargs)
     failure: Exception | None = None
     for choice in choices:
-        shapes = choice if dynamic_shapes is not None else _by_name(model, args, choice)
+        given = choice if shapes is not None else _by_name(model, args, choice)
         try:
-            return _export_once(model, args, kwargs, shapes)
+            return _export_once(model, args, kwargs, given)
         except CaptureError:
             raise
         except Exception as error:  # noqa: BLE001 - the user's code runs inside

@@ -91,7 +91,7 @@ def capture_further(
         args, kwargs = pytree.tree_map_only(
             Tensor, lambda t: t.detach().clone(), (args, dict(kwargs))
         )
-        some = capture(model, args, kwargs, outputs=asked.outputs)
+        some = capture(model, args, kwargs, outputs=asked.outputs, alone=_single(args, kwargs))
         programs = tuple(_numbered(program, number) for program in some)
         check_names(model, programs, further=True)
         relations = relate([*first.programs, *programs])
@@ -108,6 +108,12 @@ def capture_further(
     newest = relations.programs[-len(programs) :]
     programs = tuple(related.program for related in newest)
     return Captured(programs, dataclasses.replace(relations, programs=newest), axes)
+
+
+def _single(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call is of one row, for which models take branches of their own."""
+    leaves = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()]
+    return bool(leaves) and all(t.shape[0] == 1 for t in leaves)
 
 
 @contextmanager

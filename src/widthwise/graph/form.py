@@ -25,6 +25,7 @@ from widthwise.errors import CaptureError
 from widthwise.graph.capture import Program
 from widthwise.graph.cut import fixed_sizes
 
+_AGAIN = "capture it with an example that has them"
 _PLAIN = (bool, int, float, complex, str, bytes, NoneType, Enum)
 
 
@@ -42,11 +43,39 @@ class Form:
         self.keywords = list(kwargs)
 
     def match(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | None:
-        """The inputs of the graph, or None for a call of another form.
+        """The inputs of the graph, or None for a call of another form or of other sizes.
 
-        Raises CaptureError for arguments that forward does not take, and for sizes of tensors that
-        the graph was not captured for.
+        Raises CaptureError for arguments that forward does not take.
         """
+        flat = self._flat(args, kwargs)
+        return None if flat is None or self._refuse_sizes(flat) is not None else flat
+
+    def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """As `match`, but raises CaptureError where the graph does not serve the call."""
+        flat = self._flat(args, kwargs)
+        refused = None if flat is None else self._refuse_sizes(flat)
+        if flat is None or refused is not None:
+            raise CaptureError(refused or f"{self.refuse(args, kwargs)}; {_AGAIN}.")
+        return flat
+
+    def refuse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Why the graph does not serve a call, as a clause."""
+        flat = self._flat(args, kwargs)
+        if flat is not None:
+            sentence = self._refuse_sizes(flat) or ""
+            return sentence.partition("; ")[0]
+        return (
+            "The inputs have another form than the example that the model was captured with "
+            f"({self.differences(args, kwargs)})"
+        )
+
+    def differs_in_sizes(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call has the form of the example, but sizes that the graph does not serve."""
+        flat = self._flat(args, kwargs)
+        return flat is not None and self._refuse_sizes(flat) is not None
+
+    def _flat(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any] | None:
+        """The inputs of the graph, whatever their sizes, or None for a call of another form."""
         spec = self.program.in_spec
         flat, given = pytree.tree_flatten((args, kwargs))
         if given != spec:
@@ -56,40 +85,25 @@ class Form:
             flat, given = pytree.tree_flatten(self._arranged(spelled))
             if given != spec:
                 return None
-        if any(map(_other, flat, self.program.example)):
-            return None
+        return None if any(map(_other, flat, self.program.example)) else flat
+
+    def _refuse_sizes(self, flat: list[Any]) -> str | None:
+        """The sentence for sizes that the graph is not right for; None where it is."""
         for i, (value, fixed) in enumerate(zip(flat, self.fixed, strict=True)):
-            self._check_sizes(i, value, fixed)
-        refused = self.program.guards.refuse(flat)
-        if refused is not None:
-            raise CaptureError(refused)
-        return flat
-
-    def _check_sizes(self, i: int, value: Any, fixed: dict[int, int]) -> None:
-        """Refuse sizes for which the captured graph would silently compute something else."""
-        if not isinstance(value, Tensor):
-            return
-        name, example = self.program.inputs[i], self.program.example[i]
-        other = [d for d, s in fixed.items() if value.dim() > d and value.shape[d] != s]
-        if value.dim() != example.dim() or other:
-            line = self.program.guards.lines.get((i, other[0]), "") if other else ""
-            why = f", since the model fixes dim {other[0]}{line}" if line else ""
-            raise CaptureError(
-                f"The input {name} has shape {tuple(value.shape)}, but the model was captured with "
-                f"{tuple(example.shape)}, where only the sizes of dims "
-                f"{[d for d in range(example.dim()) if d not in fixed]} may vary{why}; capture it "
-                "again."
-            )
-
-    def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """As `match`, but raises CaptureError for another form."""
-        flat = self.match(args, kwargs)
-        if flat is None:
-            raise CaptureError(
-                f"The inputs have another form than the example that the model was captured with: "
-                f"{self.differences(args, kwargs)}; capture it with an example that has them."
-            )
-        return flat
+            if not isinstance(value, Tensor):
+                continue
+            name, example = self.program.inputs[i], self.program.example[i]
+            other = [d for d, s in fixed.items() if value.dim() > d and value.shape[d] != s]
+            if value.dim() != example.dim() or other:
+                line = self.program.guards.lines.get((i, other[0]), "") if other else ""
+                why = f", since the model fixes dim {other[0]}{line}" if line else ""
+                return (
+                    f"The input {name} has shape {tuple(value.shape)}, but the model was captured "
+                    f"with {tuple(example.shape)}, where only the sizes of dims "
+                    f"{[d for d in range(example.dim()) if d not in fixed]} may vary{why}; capture "
+                    "it again."
+                )
+        return self.program.guards.refuse(flat)
 
     def _arranged(self, spelled: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments as the example gave them, by position or by keyword."""
