@@ -32,7 +32,7 @@ import widthwise.graph.shapes  # noqa: F401 - what torch does not know of its ow
 from widthwise.errors import CaptureError
 from widthwise.graph.containers import for_shapes
 from widthwise.graph.describe import describe_call, shapes_of_keywords
-from widthwise.graph.guards import Guards, equalities, find_guards, never_one
+from widthwise.graph.guards import Guards, divisors, equalities, find_guards, never_one
 from widthwise.graph.listening import Listener, listening
 from widthwise.graph.modes import computes_the_same, symbolic_run, turn_off_training
 from widthwise.graph.own_functions import Calls, Whole, keep_whole, marked_functions
@@ -57,8 +57,8 @@ class Program:
     state: placeholder name -> name of the parameter, buffer or constant in the module.
     constants: tensors that the module made for itself while it was captured, by name.
     inputs: placeholder names of the flattened (args, kwargs), in order.
-    sizes: every tensor's sizes by node; each symbolic size has a prime of its own, so that it
-    never equals a number of features.
+    sizes: every tensor's sizes by node; each symbolic size has a prime of its own (or a multiple of
+    one, where it must be divisible), so that it never equals a number of features.
     guards: what must hold of the inputs' sizes.
     matters: for each of the flattened outputs, whether it must keep its size.
     """
@@ -130,13 +130,14 @@ def _finished(programs: list[Program], args: Any, kwargs: Any, outputs: Any) -> 
 
 @dataclass(frozen=True)
 class _Recorded:
-    """What torch.export made of a model, user code kept whole, and the lines that it noted.
+    """What torch.export made of a model, user code kept whole, and what a listener noted.
 
     guards: where the model decided on sizes in another run than the one that was exported.
     """
 
     exported: ExportedProgram
     lines: dict[int, str]
+    inside: set[int]
     guards: Guards | None = None
 
 
@@ -212,7 +213,7 @@ def _without_flags(
         )
     if guards is None:
         return None
-    return _program(_Recorded(derived, training.lines, guards), training=False)
+    return _program(_Recorded(derived, training.lines, training.inside, guards), training=False)
 
 
 def _evaluation_guards(
@@ -233,7 +234,7 @@ def _evaluation_guards(
     return (
         None
         if inputs is None
-        else find_guards(list(zip(names, inputs, strict=True)), listener.lines)
+        else find_guards(list(zip(names, inputs, strict=True)), listener.lines, listener.inside)
     )
 
 
@@ -314,7 +315,7 @@ def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Reco
         )
     flatten(exported.graph_module, exported.graph)
     keep_whole(exported.graph, calls)
-    return _Recorded(exported, listener.lines)
+    return _Recorded(exported, listener.lines, listener.inside)
 
 
 def _free_sizes() -> Any:
@@ -368,7 +369,7 @@ def _program(recorded: _Recorded, *, training: bool) -> Program:
     sizes, dynamic = _sizes(graph)
     values = {n.name: n.meta.get("val") for n in graph.find_nodes(op="placeholder")}
     given = [(name, values.get(name)) for name in inputs]
-    guards = recorded.guards or find_guards(given, recorded.lines)
+    guards = recorded.guards or find_guards(given, recorded.lines, recorded.inside)
     squeezes = never_one([value for _, value in given], squeezed)
     return Program(
         graph=graph,
@@ -408,24 +409,26 @@ def _state(exported: ExportedProgram) -> tuple[dict[str, str], list[str], dict[s
 
 
 def _sizes(graph: fx.Graph) -> tuple[dict[fx.Node, Any], frozenset[int]]:
-    """Every node's sizes as plain integers, symbols standing as primes."""
+    """Every node's sizes as plain integers, symbols standing as primes, or multiples of primes."""
     prime = 1_000_000
     values: dict[Any, int] = {}
     known: dict[Any, int] = {}
     same = same_symbols(graph)
     equal: dict[Any, Any] | None = None
+    multiples: dict[Any, int] = {}
 
     def number(s: Any) -> Any:
-        nonlocal prime, equal
+        nonlocal prime, equal, multiples
         if not isinstance(s, torch.SymInt):
             return s
         if equal is None:
-            equal = equalities(s.node.shape_env)
+            equal, multiples = equalities(s.node.shape_env), divisors(s.node.shape_env)
         expression = s.node.expr.xreplace(same).xreplace(equal)
         if expression not in known:
             for symbol in sorted(expression.free_symbols, key=str):
                 if symbol not in values:
-                    prime = values[symbol] = int(nextprime(prime))
+                    prime = int(nextprime(prime))
+                    values[symbol] = prime * multiples.get(symbol, 1)
             known[expression] = int(expression.xreplace(values))
         return known[expression]
 

@@ -8,8 +8,10 @@ checked at every call, as one small graph of integer arithmetic; a cut graph mod
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import sympy
 import torch
 from torch import Tensor, fx
+from torch.utils._sympy.functions import Mod, PythonMod
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.printers import PythonPrinter
 from torch.utils._sympy.reference import PythonReferenceAnalysis
@@ -129,10 +132,13 @@ def _sentence(text: str, line: str) -> str:
     )
 
 
-def find_guards(inputs: Sequence[tuple[str, Any]], noted: Mapping[int, str]) -> Guards:
+def find_guards(
+    inputs: Sequence[tuple[str, Any]], noted: Mapping[int, str], inside: AbstractSet[int]
+) -> Guards:
     """The guards that torch recorded for the inputs (name, value without data) of a graph.
 
     noted: for guards by number, the line of the user's code, where torch does not know it.
+    inside: the numbers of those that functions of torch made.
     """
     names = tuple(name for name, _ in inputs)
     sizes = [
@@ -158,7 +164,7 @@ def find_guards(inputs: Sequence[tuple[str, Any]], noted: Mapping[int, str]) -> 
             if isinstance(environment.replace(symbol), sympy.Integer):
                 for at in raw.get(symbol, ()):
                     lines[at] = lines.get(at) or line
-        if not _decides_nothing(guard):
+        if number not in inside or not _decides_nothing(guard):
             expression = environment.replace(guard.expr)
             conditions[expression] = conditions.get(expression) or line
     return Guards(
@@ -211,21 +217,30 @@ def equalities(environment: Any) -> dict[Any, Any]:
     return found
 
 
+def divisors(environment: Any) -> dict[Any, int]:
+    """Symbol -> the number that a guard needs it to be a multiple of."""
+    found: dict[Any, int] = {}
+    for guard in environment.guards:
+        expression = environment.replace(guard.expr)
+        if isinstance(expression, sympy.Eq) and isinstance(expression.lhs, (Mod, PythonMod)):
+            symbol, divisor = expression.lhs.args
+            if expression.rhs == 0 and symbol.is_Symbol and divisor.is_number:
+                found[symbol] = math.lcm(found.get(symbol, 1), int(divisor))
+    return found
+
+
 def _decides_nothing(guard: Any) -> bool:
-    """A look inside of an operator at whether a size is 1, which it takes again at every call."""
-    file = getattr(guard.sloc.framework_loc, "filename", None)
-    if file is None or not Path(file).is_relative_to(_TORCH):
-        return False
+    """Whether an operator looked whether a size is 1, as it does again at every call."""
+    if getattr(guard.sloc.framework_loc, "name", "") == "_verify_batch_size":
+        return False  # batch norm in training, which the operator alone does not refuse
     expression = guard.expr
-    if Path(file).is_relative_to(_TORCH / "nn") or not isinstance(
-        expression, sympy.core.relational.Relational
-    ):
+    if not isinstance(expression, sympy.core.relational.Relational):
         return False
     if isinstance(expression, sympy.Ne):
         return any(side.is_number for side in expression.args)
     larger = expression.rhs if isinstance(expression, (sympy.Lt, sympy.Le)) else expression.lhs
     smaller = expression.lhs if larger is expression.rhs else expression.rhs
-    return not isinstance(expression, sympy.Eq) and smaller.is_number and smaller <= 2
+    return not isinstance(expression, sympy.Eq) and bool(smaller.is_number and smaller <= 2)
 
 
 def _line(sloc: Any) -> str:

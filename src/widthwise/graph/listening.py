@@ -30,13 +30,15 @@ class Listener(TorchFunctionMode):
     """Sees the functions that a model calls while it is captured.
 
     Attributes:
-        lines: for guards on sizes that torch recorded inside a function of torch, by their number,
-            the line of the user's code that called it.
+        lines: for guards on sizes that torch recorded, by their number, the line of the user's
+            code that ran then.
+        inside: the numbers of guards that were recorded inside a function of torch.
     """
 
     def __init__(self, calls: Calls) -> None:
         super().__init__()
         self.lines: dict[int, str] = {}
+        self.inside: set[int] = set()
         self._calls = calls
         self._inferring = False
         self._guards: list[Any] | None = None
@@ -57,18 +59,17 @@ class Listener(TorchFunctionMode):
                 "which a captured graph cannot hold; compute a new tensor, or use copy_() under "
                 "torch.no_grad()."
             )
+        before = len(self._guards or ())
         out = func(*args, **kwargs)
         if self._guards is None:
             self._guards = _guards(args)
-        if len(self._guards or ()) > self._seen:
-            self._note(running(sys._getframe(1)))
+        after = len(self._guards or ())
+        self.inside |= set(range(before, after))
+        if after > self._seen:
+            # Guards since the last call come from this line, or from a module that it calls.
+            self.lines |= dict.fromkeys(range(self._seen, after), running(sys._getframe(1)))
+            self._seen = after
         return out
-
-    def _note(self, line: str) -> None:
-        """Guards since the last call come from this line, or from a module that it calls."""
-        assert self._guards is not None
-        self.lines |= dict.fromkeys(range(self._seen, len(self._guards)), line)
-        self._seen = len(self._guards)
 
     def _follow_inference_mode(self) -> None:
         """Inference mode switches gradients off where the tracer does not see it."""

@@ -1,0 +1,339 @@
+"""At full width the gradients of an elastic network are the model's, whatever its forward does."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import widthwise as ww
+from widthwise.graph.agreement import check_agreement
+
+
+class Net(nn.Module):
+    """Two hidden layers, with something of a subclass between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.c(torch.relu(self.b(self.between(torch.relu(self.a(x))))))
+
+    def between(self, h):
+        return h
+
+
+class Frozen(Net):
+    def forward(self, x):
+        with torch.no_grad():
+            h = torch.relu(self.a(x))
+        return self.c(torch.relu(self.b(h)))
+
+
+class Inferred(Net):
+    def forward(self, x):
+        with torch.inference_mode():
+            h = torch.relu(self.a(x))
+        return self.c(torch.relu(self.b(h.clone())))
+
+
+class Unrolled(Net):
+    """Only the last of several steps has gradients."""
+
+    def between(self, h):
+        for i in range(3):
+            with torch.set_grad_enabled(i == 2 and torch.is_grad_enabled()):
+                h = torch.tanh(self.b(h))
+        return h
+
+
+class Nested(Net):
+    def between(self, h):
+        with torch.no_grad():
+            scale = h.abs().amax()
+            with torch.enable_grad():
+                h = h * 2
+        return h / (scale + 1)
+
+
+class Clamped(Net):
+    """An operator that writes in place where gradients are off."""
+
+    def between(self, h):
+        h = self.b(h)
+        with torch.no_grad():
+            h.clamp_(max=0.1)
+        return h * 2
+
+
+class Averaged(Net):
+    """A running mean that is changed in place, without gradients."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(16))
+
+    def between(self, h):
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(h.mean(0), alpha=0.1)
+        return h - self.mean
+
+
+class OldStop(Net):
+    def between(self, h):
+        return h * torch.sigmoid(h.data)
+
+
+class Helper(Net):
+    @torch.no_grad()
+    def largest(self, h):
+        return h.abs().amax()
+
+    def between(self, h):
+        return h / (self.largest(h) + 1)
+
+
+class Sign(torch.autograd.Function):
+    """The sign, whose backward is that of a clipped identity."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * (x.abs() <= 1).to(grad.dtype)
+
+
+class Reverse(torch.autograd.Function):
+    """The identity, whose backward is reversed and scaled by an argument that is no tensor."""
+
+    @staticmethod
+    def forward(ctx, x, strength):
+        ctx.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return -ctx.strength * grad, None
+
+
+class Split(torch.autograd.Function):
+    """Two outputs, made the newer way, of which one gets no gradient."""
+
+    @staticmethod
+    def forward(x, y):
+        return x + y, x * y
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx, first, second):
+        return 3 * first, -first
+
+
+class Linear(torch.autograd.Function):
+    """A linear layer written out, as in torch's tutorial, with half of the weight's gradient."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return x @ weight.t() + bias
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        return grad @ weight, 0.5 * grad.t() @ x, grad.sum(0)
+
+
+class Binary(Net):
+    def between(self, h):
+        return Sign.apply(self.b(h))
+
+
+class BinaryWeights(Net):
+    def between(self, h):
+        return F.linear(h, Sign.apply(self.b.weight))
+
+
+class Adversarial(Net):
+    def between(self, h):
+        return Reverse.apply(h, 0.3)
+
+
+class SplitInTwo(Net):
+    def between(self, h):
+        first, second = Split.apply(h, self.b(h))
+        return first + second
+
+
+class WrittenOut(Net):
+    def between(self, h):
+        return Linear.apply(h, self.b.weight, self.b.bias)
+
+
+class Watched(Net):
+    """A hook on a tensor, where it takes part in gradients."""
+
+    def between(self, h):
+        if h.requires_grad:
+            h.register_hook(lambda grad: 0.1 * grad)
+        return h
+
+
+class WatchedTwice(Net):
+    def between(self, h):
+        h = self.b(h)
+        if h.requires_grad:
+            h.register_hook(lambda grad: grad.clamp(-1e-3, 1e-3))
+            h.register_hook(lambda grad: 2 * grad)
+        return h + h.relu()
+
+
+EVERY = (
+    Frozen,
+    Inferred,
+    Unrolled,
+    Nested,
+    Clamped,
+    Averaged,
+    OldStop,
+    Helper,
+    Binary,
+    BinaryWeights,
+    Adversarial,
+    SplitInTwo,
+    WrittenOut,
+    Watched,
+    WatchedTwice,
+)
+
+
+def gradients(run, module, x):
+    """The gradients of the parameters and of the input, zeros where there are none."""
+    module.zero_grad()
+    x = x.clone().requires_grad_()
+    run(x).square().sum().backward()
+    found = {n: p.grad for n, p in module.named_parameters()} | {"input": x.grad}
+    return {n: torch.zeros(()) if g is None or not g.any() else g.clone() for n, g in found.items()}
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
+def test_gradients_are_the_models(kind):
+    torch.manual_seed(0)
+    model, x = kind().train(), torch.randn(8, 6)
+    other = copy.deepcopy(model)
+    net = ww.Elastic(model, x).train()
+    x = torch.randn(5, 6)  # another batch, another call
+    for _ in range(2):
+        wanted = gradients(other, other, x)
+        found = gradients(lambda t: net(t, widths=net.full()), model, x)
+        torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(dict(model.named_buffers()), dict(other.named_buffers()))
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
+def test_a_cut_learns_like_the_elastic_network(kind):
+    torch.manual_seed(0)
+    net = ww.Elastic(kind().train(), torch.randn(8, 6)).train()
+    widths, x = net.widths(0.5), torch.randn(5, 6)
+    buffers = {n: b.clone() for n, b in net.model.named_buffers()}
+    for same_class in (True, False):
+        cut = net.cut(widths, same_class=same_class).train()
+        wanted = gradients(cut, cut, x)
+        found = gradients(lambda t: net(t, widths=widths), net.model, x)
+        with torch.no_grad():
+            for name, buffer in net.model.named_buffers():
+                buffer.copy_(buffers[name])
+        torch.testing.assert_close(found["input"], wanted["input"])
+        assert found["c.weight"].norm() == pytest.approx(float(wanted["c.weight"].norm()), rel=1e-4)
+
+
+def test_own_functions_leave_their_features_free():
+    """What a Function computes tells how features pass through it."""
+    for kind, free in ((Adversarial, {"a", "b"}), (WrittenOut, {"a"}), (Binary, {"a"})):
+        net = ww.Elastic(kind(), torch.randn(8, 6))  # where b runs twice, it is of one axis
+        assert set(net.free) == free
+        assert not net.unknown
+
+
+def test_hooks_run_at_every_width():
+    seen = []
+
+    class Counting(Net):
+        def between(self, h):
+            if h.requires_grad:
+                h.register_hook(lambda grad: seen.append(tuple(grad.shape)))
+            return h
+
+    net = ww.Elastic(Counting(), torch.randn(8, 6)).train()
+    seen.clear()
+    net(torch.randn(3, 6), widths=0.5).sum().backward()
+    assert seen == [(3, 8)]
+
+
+def test_a_backward_hook_on_a_module_is_refused_by_name():
+    model = Net()
+    hook = model.b.register_full_backward_hook(lambda *_: None)
+    with pytest.raises(ww.CaptureError, match=r"'b' has a backward hook.*register_hook"):
+        ww.Elastic(model, torch.randn(8, 6))
+    hook.remove()
+    assert ww.Elastic(model, torch.randn(8, 6)).free
+
+
+class Changing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        return x.mul_(2)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+def test_functions_that_a_graph_cannot_hold_are_refused_by_name():
+    class InPlace(Net):
+        def between(self, h):
+            return Changing.apply(h)
+
+    class Given(Net):
+        def between(self, h):
+            return Reverse.apply(h, self)
+
+    with pytest.raises(ww.CaptureError, match="Changing writes to its arguments"):
+        ww.Elastic(InPlace(), torch.randn(8, 6))
+    with pytest.raises(ww.CaptureError, match=r"Reverse\.apply is given a Given"):
+        ww.Elastic(Given(), torch.randn(8, 6))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda out: out + 1e-2, "computes something else"),
+        (lambda out: out.detach() + 0 * out, "gradient of"),
+        (lambda out: out + (out - out.detach()) * 0.01, "gradient of"),
+    ],
+    ids=["outputs", "no gradient", "a wrong gradient"],
+)
+def test_the_check_of_agreement_sees_what_is_wrong(wrong, message):
+    model, x = Net(), torch.randn(8, 6)
+    with pytest.raises(ww.CaptureError, match=message):
+        check_agreement(model, lambda a, k: wrong(model(*a, **k)), (x,), {}, training=True)
+    check_agreement(model, lambda a, k: model(*a, **k), (x,), {}, training=True)
+
+
+def test_the_check_leaves_the_model_as_it_was():
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 2))
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    ww.Elastic(model, torch.randn(8, 6, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(p.grad is None for p in model.parameters())
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)

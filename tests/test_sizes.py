@@ -1,0 +1,189 @@
+"""A graph serves the sizes that it is right for; others are captured as they come, or refused."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import widthwise as ww
+
+
+class Base(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.o = nn.Linear(3, 16), nn.Linear(16, 4)
+
+    def hidden(self, x):
+        return torch.relu(self.a(x))
+
+
+class Centred(Base):
+    def forward(self, x):
+        h = self.hidden(x)
+        return self.o(h - h.sum(0, keepdim=True) / len(h))
+
+
+class Looped(Base):
+    def forward(self, x):
+        h = self.hidden(x)
+        return self.o(torch.stack([h[i] * (i + 1) for i in range(len(h))]))
+
+
+class Numbered(Base):
+    def forward(self, x):
+        h = self.hidden(x)
+        return self.o(h.reshape(int(x.size(0)), -1, 16))
+
+
+class Pooled(Base):
+    def forward(self, x):
+        h = self.hidden(x).transpose(1, 2)
+        return self.o(F.max_pool1d(h, h.size(2)).squeeze(2))
+
+
+class Cropped(Base):
+    def forward(self, x):
+        if x.size(1) > 8:
+            x = x[:, -8:]
+        return self.o(self.hidden(x).mean(1))
+
+
+class Padded(Base):
+    def forward(self, x):
+        if x.shape[1] % 2:
+            x = F.pad(x, (0, 0, 0, 1))
+        return self.o(self.hidden(x).unflatten(1, (-1, 2)).mean(2))
+
+
+class OnlyLater(Base):
+    """A branch of evaluation mode alone."""
+
+    def forward(self, x):
+        if not self.training and x.size(0) > 8:
+            x = x - 1
+        return self.o(self.hidden(x))
+
+
+class Single(Base):
+    def forward(self, x):
+        h = self.hidden(x)
+        return self.o(h if len(h) > 1 else 2 * h)
+
+
+class Squeezed(Base):
+    def forward(self, x):
+        return self.o(self.hidden(x).squeeze())
+
+
+class Cached(Base):
+    """Anchors of the last shape, as detection heads keep them."""
+
+    def __init__(self):
+        super().__init__()
+        self.shape, self.anchors = None, None
+
+    def forward(self, x):
+        if self.shape != x.shape:
+            self.shape, self.anchors = x.shape, torch.linspace(0, 1, x.size(1))
+        return self.o(self.hidden(x) * self.anchors[:, None])
+
+
+class Mask(Base):
+    def __init__(self):
+        super().__init__()
+        self.mask = None
+
+    def forward(self, x):
+        if self.mask is None or self.mask.size(0) != x.size(1):
+            self.mask = torch.tril(torch.ones(x.size(1), x.size(1)))
+        h = self.hidden(x)
+        return self.o(self.mask @ h)
+
+
+ROWS = [(4, 3), (7, 3), (1, 3), (2, 3), (9, 3)]
+SEQUENCES = [(2, 6, 3), (5, 6, 3), (2, 12, 3), (3, 9, 3), (1, 4, 3)]
+EVERY = [
+    (Centred, ROWS),
+    (Looped, ROWS),
+    (Numbered, SEQUENCES),
+    (Pooled, SEQUENCES),
+    (Cropped, SEQUENCES),
+    (Padded, SEQUENCES),
+    (OnlyLater, ROWS),
+    (Single, ROWS),
+    (Squeezed, SEQUENCES),
+    (Cached, SEQUENCES),
+    (Mask, SEQUENCES),
+]
+
+
+@pytest.mark.parametrize(("kind", "shapes"), EVERY, ids=lambda p: getattr(p, "__name__", ""))
+@pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran before"])
+def test_other_sizes_are_the_models(kind, shapes, ran):
+    torch.manual_seed(0)
+    model, example = kind(), torch.randn(shapes[0])
+    if ran:
+        model(example)
+    net = ww.Elastic(model, example)
+    reference = kind()
+    reference.load_state_dict(model.state_dict())
+    for training in (True, False):
+        net.train(training), reference.train(training)
+        for shape in shapes[1:]:
+            x = torch.randn(shape)
+            torch.testing.assert_close(net(x, widths=net.full()), reference(x))
+            half = net.cut_with_patches(0.5)[0].train(training)
+            if type(half) is kind:  # a graph module is of the example's sizes
+                torch.testing.assert_close(net(x, widths=0.5), half(x))
+
+
+def test_a_cut_graph_refuses_the_sizes_that_it_is_not_right_for():
+    net = ww.Elastic(Cropped(), torch.randn(2, 6, 3)).eval()
+    graph = net.cut(0.5, same_class=False)
+    x = torch.randn(4, 8, 3)
+    torch.testing.assert_close(graph(x), net(x, widths=0.5))
+    with pytest.raises(
+        AssertionError, match=r"x\.shape\[1\] <= 8.*test_sizes\.py.*x\.size\(1\) > 8"
+    ):
+        graph(torch.randn(4, 9, 3))
+
+
+def test_what_the_model_refuses_is_refused_in_one_sentence_with_the_line():
+    class Stateful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l, self.o = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 4)
+
+        def forward(self, x):
+            zeros = torch.zeros(1, 2, 8)
+            return self.o(self.l(x, (zeros, zeros))[0])
+
+    net = ww.Elastic(Stateful(), torch.randn(2, 6, 3)).eval()
+    with pytest.raises(
+        ww.CaptureError, match=r"\(5, 6, 3\).*fixes dim 0 at .*test_sizes\.py"
+    ) as told:
+        net(torch.randn(5, 6, 3))
+    assert str(told.value).count(". ") == 0
+    assert net(torch.randn(2, 9, 3)).shape == (2, 9, 4)
+
+
+def test_sizes_that_decide_much_are_captured_a_few_times_only():
+    net = ww.Elastic(Centred(), torch.randn(2, 3)).eval()
+    for rows in range(3, 11):
+        net(torch.randn(rows, 3))
+    with pytest.raises(ww.CaptureError, match=r"as the inputs of 8 calls before.*len\(x\)"):
+        net(torch.randn(11, 3))
+    assert net(torch.randn(5, 3)).shape == (5, 4)
+
+
+def test_sizes_that_nothing_decides_on_need_no_further_graph():
+    for model, shapes in (
+        (nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)), ROWS),
+        (nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 2)), SEQUENCES),
+        (nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), [(2, 6, 4), (1, 6, 4), (3, 1, 4)]),
+    ):
+        net = ww.Elastic(model.eval(), torch.randn(shapes[0]))
+        for shape in shapes:
+            x = torch.randn(shape)
+            torch.testing.assert_close(net(x), model(x))
+        assert len(net._served) == 1

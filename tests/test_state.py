@@ -1,0 +1,213 @@
+"""What a model keeps from one call to the next: right, or refused by name."""
+
+import pytest
+import torch
+from torch import nn
+
+import widthwise as ww
+
+
+class Base(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.o = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def hidden(self, x):
+        return torch.relu(self.a(x))
+
+
+class Recurrent(Base):
+    def __init__(self):
+        super().__init__()
+        self.h = None
+
+    def forward(self, x):
+        h = self.hidden(x)
+        self.h = h if self.h is None else 0.5 * self.h.detach() + h
+        return self.o(self.h)
+
+
+class Counting(Base):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.o(self.hidden(x)) * self.calls
+
+
+class Listing(Base):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(1)
+        return self.o(self.hidden(x)) / len(self.seen)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(Recurrent, "h"), (Counting, "calls"), (Listing, "seen")]
+)
+def test_state_in_attributes_is_refused_with_its_name_and_line(kind, name):
+    with pytest.raises(ww.CaptureError, match=rf"keeps {name} from one call.*test_state\.py:\d+"):
+        ww.Elastic(kind(), torch.randn(4, 3))
+
+
+class Quiet(Base):
+    """Counts, and makes nothing of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.table = 0, None
+
+    def forward(self, x):
+        self.calls += 1
+        if self.table is None:
+            self.table = torch.linspace(0, 1, 5)
+        return self.o(self.hidden(x) + self.table[: x.shape[0], None])
+
+
+class Mean(Base):
+    """A buffer that is assigned, another that is changed in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("n", torch.zeros(()))
+
+    def forward(self, x):
+        h = self.hidden(x)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * h.detach().mean(0)
+            self.n += 1
+        return self.o(h - self.mean / (1 + self.n))
+
+
+class Siamese(Base):
+    """One batch norm for two branches."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8, **options)
+
+    def forward(self, x):
+        return self.o(self.norm(self.hidden(x)) - self.norm(self.hidden(-x)))
+
+
+class Shared(Base):
+    """One head of a convolution and a norm for several levels."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, x):
+        return [self.o(self.norm(self.hidden(s * x))) for s in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Quiet,
+        Mean,
+        Siamese,
+        lambda: Siamese(momentum=0.5),
+        lambda: Siamese(track_running_stats=False),
+        lambda: Siamese(affine=False),
+        Shared,
+    ],
+    ids=["counts", "buffers", "siamese", "momentum", "no statistics", "no weights", "levels"],
+)
+def test_state_that_a_graph_can_hold_is_the_models(make):
+    torch.manual_seed(0)
+    model, reference = make(), make()
+    reference.load_state_dict(model.state_dict())
+    net = ww.Elastic(model, torch.randn(4, 3))
+    for training in (True, True, False, True):
+        net.train(training), reference.train(training)
+        x = torch.randn(5, 3)
+        torch.testing.assert_close(net(x, widths=net.full()), reference(x))
+    torch.testing.assert_close(dict(model.named_buffers()), dict(reference.named_buffers()))
+
+
+class Empty(Base):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.empty(0)
+
+    def forward(self, x):
+        if self.table.numel() < 4:
+            self.table = torch.linspace(0, 1, 4)
+        return self.o(self.hidden(x) + self.table[: x.shape[0], None])
+
+
+class Buffer(Base):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", None, persistent=False)
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.linspace(0, 1, 4)
+        return self.o(self.hidden(x) + self.table[: x.shape[0], None])
+
+
+class Kept(Base):
+    def __init__(self):
+        super().__init__()
+        self.tables = {}
+
+    def forward(self, x):
+        if "t" not in self.tables:
+            self.tables["t"] = torch.linspace(0, 1, 4)
+        return self.o(self.hidden(x) + self.tables["t"][:, None])
+
+
+@pytest.mark.parametrize("kind", [Empty, Buffer, Kept])
+@pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran before"])
+def test_tables_made_at_the_first_call_are_saved_and_loaded(kind, ran, tmp_path):
+    torch.manual_seed(0)
+    model, x = kind().eval(), torch.randn(4, 3)
+    if ran:
+        model(x)
+    net = ww.Elastic(model, x).eval()
+    ww.save(net, tmp_path / "net.safetensors", widths=0.5)
+    again = ww.load(tmp_path / "net.safetensors", build=kind)
+    torch.testing.assert_close(again(x), net(x, widths=0.5))
+
+
+def test_a_table_cannot_be_put_in_the_place_of_a_method(tmp_path):
+    model = Empty().eval()
+    model(torch.randn(4, 3))
+    net = ww.Elastic(model, torch.randn(4, 3)).eval()
+    ww.save(net, tmp_path / "net.safetensors", widths=0.5)
+
+    class Other(Base):
+        def table(self):
+            return 1
+
+        def forward(self, x):
+            return self.o(self.hidden(x))
+
+    with pytest.raises(ww.FileError):
+        ww.load(tmp_path / "net.safetensors", build=Other)
+
+
+def test_a_layer_that_runs_unused_is_cut_too():
+    class Dead(Base):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(8, 8)
+
+        def forward(self, x):
+            h = self.hidden(x)
+            self.last(h)
+            return self.o(h)
+
+    net = ww.Elastic(Dead(), torch.randn(4, 3))
+    cut = net.cut(0.5)
+    assert type(cut) is Dead
+    assert cut.last.weight.shape == (4, 4)
+    assert sum(p.numel() for p in cut.parameters()) == net.inspect().half.params
