@@ -42,6 +42,7 @@ def task():
     return replace(digits(), name="mine", model=partial(MLP, 64, 32, 10), splits=few,
                    recipe=Recipe(epochs=1, batch_size=64))
 """
+SHORTLY = {"search": ("--trials", 3, "--epochs", 1)}  # of an option given twice the last counts
 COMPARISON = """task = "{task}"
 budgets = ["2kB", "4kB"]
 seeds = 1
@@ -73,7 +74,7 @@ def run(line):
         if words[0] == "serve":
             served(words[1:])
         else:
-            works(*words)
+            works(*words, *SHORTLY.get(words[0], ()))
 
 
 def served(words):
