@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -310,12 +311,21 @@ def test_ctrl_c_anywhere_is_one_word(capsys):
     ],
 )
 def test_mistakes_of_programs_are_shown_as_they_are(error):
+    scope = {"error": error}
+    exec(compile("def command():\n    raise error", "<ours>", "exec"), scope)
+    with pytest.raises(type(error)):
+        common.told(scope["command"])()
+
+
+def test_mistakes_in_the_users_code_are_one_sentence_with_the_place(capsys):
     @common.told
     def command() -> None:
-        raise error
+        raise RuntimeError("shapes")
 
-    with pytest.raises(type(error)):
+    with pytest.raises(typer.Exit) as ended:
         command()
+    assert ended.value.exit_code == 1
+    assert re.match(r"Error: RuntimeError: shapes \(.*test_faults\.py:\d+", capsys.readouterr().err)
 
 
 @pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["heard", "ignored"])

@@ -222,6 +222,8 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
             warnings.showwarning = _show(warnings.showwarning, sys.stderr)
             try:
                 return command(*args, **kwargs)
+            except (typer.Exit, typer.Abort, typer.BadParameter):
+                raise  # the command has said what there is to say
             except WidthwiseError as error:
                 # Not through rich, which would break the line at the width of the window.
                 typer.echo(f"Error: {one_line(error)}", err=True)

@@ -234,7 +234,12 @@ def _evaluation_guards(
     return (
         None
         if inputs is None
-        else find_guards(list(zip(names, inputs, strict=True)), listener.lines, listener.inside)
+        else find_guards(
+            list(zip(names, inputs, strict=True)),
+            listener.lines,
+            listener.inside,
+            recorded=False,
+        )
     )
 
 
@@ -369,7 +374,7 @@ def _program(recorded: _Recorded, *, training: bool) -> Program:
     sizes, dynamic = _sizes(graph)
     values = {n.name: n.meta.get("val") for n in graph.find_nodes(op="placeholder")}
     given = [(name, values.get(name)) for name in inputs]
-    guards = recorded.guards or find_guards(given, recorded.lines, recorded.inside)
+    guards = recorded.guards or find_guards(given, recorded.lines, recorded.inside, recorded=True)
     squeezes = never_one([value for _, value in given], squeezed)
     return Program(
         graph=graph,

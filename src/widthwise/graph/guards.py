@@ -133,12 +133,17 @@ def _sentence(text: str, line: str) -> str:
 
 
 def find_guards(
-    inputs: Sequence[tuple[str, Any]], noted: Mapping[int, str], inside: AbstractSet[int]
+    inputs: Sequence[tuple[str, Any]],
+    noted: Mapping[int, str],
+    inside: AbstractSet[int],
+    *,
+    recorded: bool,
 ) -> Guards:
-    """The guards that torch recorded for the inputs (name, value without data) of a graph.
+    """The guards that torch recorded for the inputs (name, value without data) of a model.
 
     noted: for guards by number, the line of the user's code, where torch does not know it.
-    inside: the numbers of those that functions of torch made.
+    inside: the numbers of those that functions of torch made. recorded: whether a graph was
+    recorded with them; otherwise only what the model itself decides counts.
     """
     names = tuple(name for name, _ in inputs)
     sizes = [
@@ -164,7 +169,7 @@ def find_guards(
             if isinstance(environment.replace(symbol), sympy.Integer):
                 for at in raw.get(symbol, ()):
                     lines[at] = lines.get(at) or line
-        if number not in inside or not _decides_nothing(guard):
+        if number not in inside or (recorded and not _decides_nothing(guard)):
             expression = environment.replace(guard.expr)
             conditions[expression] = conditions.get(expression) or line
     return Guards(
@@ -230,9 +235,12 @@ def divisors(environment: Any) -> dict[Any, int]:
 
 
 def _decides_nothing(guard: Any) -> bool:
-    """Whether an operator looked whether a size is 1, as it does again at every call."""
-    if getattr(guard.sloc.framework_loc, "name", "") == "_verify_batch_size":
+    """Whether an operator looked at a size as it does again at every call: whether it is 1, say."""
+    function = getattr(guard.sloc.framework_loc, "name", "")
+    if function == "_verify_batch_size":
         return False  # batch norm in training, which the operator alone does not refuse
+    if function == "conv":
+        return True  # which of its kernels is the fastest
     expression = guard.expr
     if not isinstance(expression, sympy.core.relational.Relational):
         return False

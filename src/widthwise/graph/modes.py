@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._export.utils import _compiling_state_context
 from torch._subclasses import FakeTensorMode
@@ -118,7 +119,8 @@ def symbolic_run(
             ]
             call = pytree.tree_unflatten(inputs, spec)
             fakes: dict[str, Tensor] = {n: once[id(t)] for n, t in tensors.items()}
-            with _compiling_state_context():
+            # As export does it, with torch's rules for symbols in the place of its kernels.
+            with _compiling_state_context(), enable_python_dispatcher():
                 torch.func.functional_call(model, fakes, *call)
     except Exception:  # noqa: BLE001 - the user's code runs inside; then it has to be captured
         return None

@@ -404,7 +404,7 @@ class _Run:
             self._go_on(found, folder)
         else:
             checkpoint.check(found, self.identity, folder)
-            self.identity |= {"longer": found.run.get("longer", [])}
+            self.identity |= {n: v for n, v in found.run.items() if n == "longer" and v}
         self.step = self.kept = found.step
         self.epochs, self.losses = list(found.epochs), found.losses
         self.began = time.monotonic() - found.seconds
@@ -435,8 +435,7 @@ class _Run:
         """Raise TrainingError for processes that would not do the same."""
         if self.accelerator.num_processes > 1:
             states = {n: digest(e.state_dict()) for n, e in self.job.after_steps().items()}
-            optional = {"accumulate": None, "bits": None, "pruner": None, "quantizer": None}
-            agree(self.accelerator, optional | self.identity | states | {"step": self.step})
+            agree(self.accelerator, self.identity | states | {"step": self.step})
 
     def _stop(self) -> None:
         self._look()

@@ -83,17 +83,18 @@ def unsynced(step: nn.Module) -> Iterator[None]:
 def agree(accelerator: Accelerator, settings: Mapping[str, Any]) -> None:
     """Raise TrainingError, on every process, where these differ from one process to another.
 
-    settings: JSON values, under the same names on all processes.
+    settings: JSON values; a name that only some processes have differs, too, where its value is
+        not None there.
     """
     if accelerator.num_processes == 1:
         return
-    names = sorted(settings)
-    texts = [json.dumps(settings[name], sort_keys=True) for name in names]
-    mine = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]) for text in texts]
-    found = accelerator.gather(torch.tensor([mine], device=accelerator.device))
-    differ = [
-        name for name, column in zip(names, found.T, strict=True) if column.unique().numel() > 1
-    ]
+    from accelerate.utils import gather_object  # here, as in `processes`
+
+    texts = {n: json.dumps(v, sort_keys=True) for n, v in settings.items() if v is not None}
+    mine = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    found: list[dict[str, str]] = gather_object([mine])  # of any length, as names may differ
+    names = sorted({name for each in found for name in each})
+    differ = [name for name in names if len({each.get(name) for each in found}) > 1]
     if differ:
         raise TrainingError(
             f"The processes of this training differ in: {', '.join(differ)}; start all of them "
