@@ -130,8 +130,10 @@ def test_keyword_arguments_dicts_and_dataclasses():
 
 def test_sizes_and_numbers_that_the_graph_holds_are_not_silently_taken_for_others():
     net = ww.Elastic(Convolution(), torch.randn(2, 3, 8, 8))
+    larger = torch.randn(2, 3, 16, 16)
+    assert torch.equal(net(larger, widths=1.0), net.model(larger))
     with pytest.raises(ww.CaptureError, match=r"only the sizes of dims \[0\] may vary"):
-        net(torch.randn(2, 3, 16, 16))
+        net(torch.randn(2, 4, 16, 16))
     graph = net.cut(net.widths(0.5), same_class=False)
     with pytest.raises(AssertionError, match="Dim 2 of input x must have size 8"):
         graph(torch.randn(2, 3, 16, 16))

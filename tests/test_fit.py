@@ -545,7 +545,7 @@ def test_the_average_is_what_is_measured_and_kept(monkeypatch):
         seen.append(outputs.clone())
         return 0.0, len(target)
 
-    net, history = run(None, metric=Metric("m", look))
+    net, history = run(None, metric=Metric("m", look, additive=True))
     last = torch.cat(seen[-9:])
     torch.testing.assert_close(net(data(None).inputs), last)
     plain, _ = run(None, recipe=replace(RECIPE, ema=None))

@@ -100,7 +100,7 @@ WRONG = {
     "float": ("F.cross_entropy(outputs, target)", "float(outputs.sum())", "a value of type float"),
     "metric": ("outputs.argmax(1) == target", "outputs.argmx(1) == target", "mine.py:22, in count"),
     "nan": ("(outputs.argmax(1) == target).sum()",
-            "torch.tensor(float('nan'))", "The metric right is nan"),
+            "torch.tensor(float('nan'))", "The metric 'right' on the validation data is nan"),
     "syntax": ("def loss(outputs, target):", "def loss(outputs, target:", "SyntaxError"),
     "import": ("import torch\n", "import torch, not_there\n",
                "No module named 'not_there' (mine.py:2"),
