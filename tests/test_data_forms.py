@@ -350,7 +350,7 @@ def test_a_generator_that_is_needed_twice_says_so() -> None:
     net = net_of(One(), X[:4])
     sweep(net, Evaluation(iter(LISTED), ACCURACY), [net.full()], latency=False)
     with pytest.raises(DataError, match="gone through again, such as a DataLoader or a list"):
-        sweep(net, Evaluation(iter(LISTED), ACCURACY), latency=False, recalibrate=LISTED)
+        sweep(net, Evaluation(iter(LISTED), ACCURACY), latency=False, touch_up=lambda m, _: m)
 
 
 def test_the_adapter_leaves_adapted_data_alone() -> None:

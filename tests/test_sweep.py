@@ -499,7 +499,7 @@ def test_a_sweep_with_statistics_estimated_for_each_width():
 def test_a_sweep_of_cuts_that_are_touched_up(statistics, function):
     net, args = fresh("cnn")
     data = images(args[0].shape[1:])
-    batches = data if statistics else None
+    batches = data if statistics else False
     evaluation = Evaluation([(x, torch.zeros(8).long()) for x, _ in data], LOSS)
     before = {k: v.clone() for k, v in net.state().items()}
     seen = []
@@ -512,8 +512,7 @@ def test_a_sweep_of_cuts_that_are_touched_up(statistics, function):
         return module
 
     def expected(widths):
-        small = net.cut(widths)
-        return evaluation(doubled(recalibrate(small, batches) if statistics else small, widths))
+        return evaluation(doubled(net.cut(widths, recalibrate=batches), widths))
 
     def evaluate(module):
         assert not module.training

@@ -222,7 +222,8 @@ class _Run:
     def _remember(self) -> None:
         """Let the module remember some data, for the running statistics of what is cut from it."""
         job = self.job
-        inputs = (x for x, _ in stream(job.train, self.plan.epoch(0), job.seed, 0))
+        size = job.recipe.batch_size
+        inputs = (x for x, _ in stream(job.train, self.plan.epoch(0), job.seed, 0, size=size))
         remember(self.module, inputs)
 
     def _epoch(self, epoch: int, display: Display) -> None:
