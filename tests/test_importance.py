@@ -17,7 +17,8 @@ from widthwise.importance.gradients import tensors_of
 from widthwise.measure.cost import macs, params
 from widthwise.measure.recalibrate import recalibrate
 
-# Features of two activations meet in a product, and some of them are read by weights besides.
+# Features meet in a product or a sum that no weight scales (of two activations, or the norm of a
+# weight), and some of them are read by weights besides.
 MEET = {
     "mha": "attn.head_size",
     "mha_weights": "attn/2",
@@ -29,6 +30,11 @@ MEET = {
     "windows": "*.head_size",
     "pointnet": "conv1",
     "several_inputs": "user_tower.2",
+    "two_inputs": "*.head_size",
+    "masks": "enter",
+    "modulated": "style",
+    "defined": "inner",
+    "spectral_norm": "second",
 }
 
 

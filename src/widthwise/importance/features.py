@@ -43,9 +43,10 @@ class Held:
         return entries_of(self.feature, size)
 
     def rows(self, tensor: Tensor, size: int) -> Tensor:
-        """What the tensor holds of each feature, (size, numbers), float64."""
+        """What the tensor holds of each feature, (size, numbers), float64; a complex one is two."""
         entries = self.entries(size).to(tensor.device)
-        return tensor.detach().double().movedim(self.dim, 0)[entries].flatten(1)
+        found = tensor.detach().movedim(self.dim, 0)[entries]
+        return (torch.view_as_real(found) if found.is_complex() else found).double().flatten(1)
 
 
 @dataclass(frozen=True)

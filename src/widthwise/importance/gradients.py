@@ -90,7 +90,7 @@ def curvatures(
                 loss, list(tensors.values()), create_graph=True, allow_unused=True
             )
             moved = [
-                (g * along[n]).sum()
+                _real_product(along[n], g).sum()
                 for n, g in zip(tensors, slope, strict=True)
                 if g is not None and g.requires_grad and n in along
             ]
@@ -126,7 +126,7 @@ def losses(
 
 
 def tensors_of(model: nn.Module) -> Weights:
-    """The model's floating-point parameters, detached; tied ones by the first of their names."""
+    """The model's real and complex parameters, detached; tied ones by the first of their names."""
     return {name: p.detach() for name, p in model.named_parameters() if _floats(p)}
 
 
@@ -162,7 +162,7 @@ def _differentiable(
 
 
 def _floats(tensor: Tensor) -> bool:
-    return tensor.is_floating_point()
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _loss(
@@ -235,4 +235,12 @@ def _derivatives(
 
 
 def _times(tensors: Weights, slope: Weights) -> Weights:
-    return {name: tensors[name].detach() * g for name, g in slope.items()}
+    return {name: _real_product(tensors[name].detach(), g) for name, g in slope.items()}
+
+
+def _real_product(x: Tensor, slope: Tensor) -> Tensor:
+    """How much the loss changes along x, to first order: real, for complex numbers too.
+
+    The derivative of a real loss by x + iy is torch's dL/dx + i dL/dy.
+    """
+    return (x.conj() * slope).real if x.is_complex() else x * slope

@@ -6,6 +6,7 @@ layer multiplies its own features by, and weights that are transposed, or picked
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ _VIEWS = frozenset(
     """
     t transpose permute numpy_T view reshape _unsafe_view flatten unflatten squeeze unsqueeze
     expand contiguous clone alias index index_select slice select
+    split split_with_sizes chunk unbind getitem
     """.split()
 )
 
@@ -53,6 +55,8 @@ def is_recurrent(node: fx.Node) -> bool:
 
 
 def _name(node: fx.Node) -> str:
+    if node.target is operator.getitem:
+        return "getitem"
     return str(node.target).removeprefix("aten.").split(".")[0]
 
 

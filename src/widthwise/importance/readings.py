@@ -13,6 +13,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError
 from widthwise.graph.dims import free_factors
 from widthwise.graph.form import Form
+from widthwise.graph.relate import Related
 from widthwise.importance.features import entries_of, labels
 from widthwise.importance.gradients import Batches, nonempty
 from widthwise.importance.lockstep import Side, flattened
@@ -35,8 +36,15 @@ class Reading:
     entries: Tensor
 
     def values(self, x: Tensor) -> Tensor:
-        """The features as (rows, features); the entries of a feature are rows too."""
-        flat = x.movedim(self.dim, -1).flatten(0, -2)  # (rows, entries)
+        """The features as (rows, features), real.
+
+        The entries of a feature are rows too, and so are the two parts of a complex number.
+        """
+        if x.is_complex():
+            x = torch.stack([x.real, x.imag], dim=-1).movedim(-1, 0)
+            flat = x.movedim(self.dim + 1, -1).flatten(0, -2)
+        else:
+            flat = x.movedim(self.dim, -1).reshape(-1, x.shape[self.dim])  # (rows, entries)
         return flat[:, self.entries.T.to(x.device)].flatten(0, 1)
 
 
@@ -46,27 +54,41 @@ def first_readings(net: Elastic) -> dict[str, Reading]:
     Raises ScoreError where there is none for any axis.
     """
     related = net.evaluation
+    of_data = _of_data(related)
     found: dict[str, Reading] = {}
-    for node, terms in related.contracted.items():
-        wanted = {f for term in terms for f in free_factors(term)}
-        # What a recurrent layer reads of its own features is the state that it starts from.
-        sources = node.all_input_nodes[: 1 if is_recurrent(node) else None]
-        for source in sources:
-            dims = related.dims.get(source)
-            if source.name in related.program.state or not isinstance(dims, list):
+    every = [(node, x) for node in related.contracted for x in _read(related, node)]
+    # What is computed of weights alone is the same on all data, and so comes last.
+    for node, source in sorted(every, key=lambda pair: pair[1] not in of_data):
+        wanted = {f for term in related.contracted[node] for f in free_factors(term)}
+        for d, term in enumerate(related.dims[source]):
+            if isinstance(term, list):
                 continue
-            for d, term in enumerate(dims):
-                if isinstance(term, list):
-                    continue
-                for name in {net.table.of.get(f) for f in free_factors(term) if f in wanted}:
-                    if name is not None and name not in found:
-                        entries = _entries(net, name, term)
-                        found[name] = Reading(node, source, d, entries)
+            for name in {net.table.of.get(f) for f in free_factors(term) if f in wanted}:
+                if name is not None and name not in found:
+                    found[name] = Reading(node, source, d, _entries(net, name, term))
     if not found:
         raise ScoreError(
             "Nothing in the network sums over features that can be cut, so their values cannot be "
             "judged; use a score that needs none, such as magnitude."
         )
+    return found
+
+
+def _read(related: Related, node: fx.Node) -> Iterator[fx.Node]:
+    """The values that an operator reads, other than parameters and buffers."""
+    # What a recurrent layer reads of its own features is the state that it starts from.
+    for source in node.all_input_nodes[: 1 if is_recurrent(node) else None]:
+        if source.name not in related.program.state and isinstance(related.dims.get(source), list):
+            yield source
+
+
+def _of_data(related: Related) -> set[fx.Node]:
+    """The values that depend on the inputs."""
+    found: set[fx.Node] = set()
+    for node in related.program.graph.nodes:
+        given = node.op == "placeholder" and node.name not in related.program.state
+        if given or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
     return found
 
 
