@@ -161,6 +161,8 @@ def _install(
         if old is not None and manifest.kind == "graph" and old.shape != tensor.shape:
             raise _misfit(path, manifest, f"{name} has another shape")
         value = made.get(id(tensor), tensor)
+        if old is None and isinstance(value, nn.Parameter):
+            raise _misfit(path, manifest, f"it has no tensor {name}")  # tables are no parameters
         if isinstance(old, nn.Parameter) and not isinstance(value, nn.Parameter):
             value = nn.Parameter(value, requires_grad=old.requires_grad)
         made[id(tensor)] = value
