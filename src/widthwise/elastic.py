@@ -199,7 +199,8 @@ class Elastic(nn.Module):
         full = self._table.complete({})
         training, evaluation = captured.programs
         args, kwargs = self._example_of(captured)
-        for program in (evaluation,) if training.graph is evaluation.graph else captured.programs:
+        alone = training.graph is evaluation.graph
+        for program in (evaluation,) if alone else captured.programs:
             runner = runners.runners[program.training]
             check_agreement(
                 self.model,
@@ -207,6 +208,7 @@ class Elastic(nn.Module):
                 args,
                 kwargs,
                 training=program.training,
+                gradients=alone or program.training,
             )
 
     @property

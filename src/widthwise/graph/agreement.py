@@ -7,13 +7,16 @@ shows only in the second. What differs is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from widthwise.errors import CaptureError
 from widthwise.graph.refusal import first_sentence
@@ -23,6 +26,7 @@ from widthwise.graph.tryout import Lines, kept_state, silently, twin
 # what is right differs by the order of sums at most.
 _CLOSE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 _SEED = 0
+_COMPARING: ContextVar[bool] = ContextVar("comparing", default=False)
 
 Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
@@ -37,6 +41,11 @@ class _Seen:
     gradients: dict[str, Tensor | None] | None
 
 
+def elastic_draws() -> bool:
+    """Whether a model runs in the place of its captured graph, whose Elastic draws the widths."""
+    return torch.compiler.is_exporting() or _COMPARING.get()
+
+
 def check_agreement(
     model: nn.Module,
     run: Call,
@@ -44,6 +53,7 @@ def check_agreement(
     kwargs: Mapping[str, Any],
     *,
     training: bool,
+    gradients: bool = True,
 ) -> None:
     """Refuse a capture that is not the model.
 
@@ -52,18 +62,21 @@ def check_agreement(
         run: the captured graph at full width, as `run(args, kwargs)`, on the model's own tensors.
         args, kwargs: the example.
         training: the mode to compare in, that in which `run` was captured.
+        gradients: whether gradients are compared as well.
 
     Raises:
         CaptureError: naming the output, the parameter or the attribute that differs.
     """
     mine = twin(model).train(training)
     before = _attributes(mine)
-    with kept_state(model), silently(gradients=True):
+    with kept_state(model), _comparing(mine, model), silently(gradients=True):
         start = _buffers(model)
         call = _of(mine)
-        wanted = [_called(mine, call, args, kwargs, gradients=True)]
+        wanted = [_called(mine, call, args, kwargs, gradients=gradients)]
         changed = [n for n, v in _attributes(mine).items() if before.get(n) != v]
-        again = bool(changed) or not _same(start, wanted[0].buffers)
+        # The statistics of norms say nothing of the next call's outputs.
+        own = {n: b for n, b in start.items() if n not in _statistics(model)}
+        again = bool(changed) or not _same(own, wanted[0].buffers)
         if again:
             wanted.append(_called(mine, call, args, kwargs, gradients=False))
         _restore(model, start)
@@ -87,6 +100,21 @@ def check_agreement(
 
 def _of(module: nn.Module) -> Call:
     return lambda args, kwargs: module(*args, **kwargs)
+
+
+@contextmanager
+def _comparing(mine: nn.Module, model: nn.Module) -> Iterator[None]:
+    """The model in the modes of its twin, for a graph follows the norms that are frozen."""
+    modes = [module.training for module in model.modules()]
+    token = _COMPARING.set(True)
+    for module, like in zip(model.modules(), mine.modules(), strict=True):
+        module.training = like.training
+    try:
+        yield
+    finally:
+        _COMPARING.reset(token)
+        for module, training in zip(model.modules(), modes, strict=True):
+            module.training = training
 
 
 def _compare(model: nn.Module, wanted: _Seen, found: _Seen, mode: str) -> None:
@@ -186,6 +214,16 @@ def _gradients(out: list[Tensor], leaves: dict[str, Tensor]) -> dict[str, Tensor
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
     return {n: b.detach().clone() for n, b in model.named_buffers()}
+
+
+def _statistics(model: nn.Module) -> set[str]:
+    """The buffers of batch norms and their kin, by name."""
+    return {
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        if isinstance(module, _NormBase)
+        for name, _ in module.named_buffers(recurse=False)
+    }
 
 
 def _restore(model: nn.Module, values: Mapping[str, Tensor]) -> None:
