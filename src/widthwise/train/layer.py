@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from widthwise.choose.draws import Draw, drawn_width, uniforms
 from widthwise.errors import WidthError
+from widthwise.graph.agreement import elastic_draws
 
 
 class StructuralDropout(nn.Module):
@@ -75,8 +76,8 @@ class StructuralDropout(nn.Module):
         self._width = value
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():
-            return x  # the elastic network draws and cuts by itself
+        if elastic_draws():
+            return x
         if not -x.dim() <= self.dim < x.dim():
             raise WidthError(
                 f"The input has {x.dim()} dims and no dim {self.dim}; give StructuralDropout the "
