@@ -24,7 +24,9 @@ def broadcast(op: Op, operands: list[Dims]) -> Dims:
 
 def pointwise(op: Op) -> Result:
     """add, mul, relu, where, dropout, to, ...: one output of the broadcast dims."""
-    return Result(broadcast(op, [op.dims_of(t) for t in op.tensors()]))
+    dims = broadcast(op, [op.dims_of(t) for t in op.tensors()])
+    several = bool(op.sizes) and isinstance(op.sizes[0], list)  # frexp
+    return Result([list(dims) for _ in op.sizes] if several else dims)
 
 
 def same(op: Op) -> Result:
