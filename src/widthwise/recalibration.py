@@ -205,7 +205,7 @@ def of_width(training: Program, evaluation: Program, shared: Collection[fx.Node]
     frozen = {name for node, name in _norms(training) if not node.args[5]}
     if training.graph is evaluation.graph:
         frozen = set()  # training mode could not be captured
-    found = [name for node, name in _norms(evaluation) if node not in shared]
+    found = [name for node, name in _norms(evaluation) if node.args[0] not in shared]
     return [name for name in dict.fromkeys(found) if name not in frozen]
 
 
