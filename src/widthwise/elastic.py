@@ -338,7 +338,10 @@ class Elastic(nn.Module):
         return widths
 
     def _scaled(self) -> frozenset[tuple[str, int]]:
-        return frozenset(self._relations.consumed) if self.draw.scale else frozenset()
+        """The dims of tensors that are multiplied where fewer features than all are read."""
+        read, state = self._relations.consumed, self._relations.state
+        some = frozenset((name, d) for name, d in read if not fully_fixed(state[name][d]))
+        return some if self.draw.scale else frozenset()
 
     @property
     def _programs(self) -> tuple[Program, ...]:
