@@ -6,12 +6,14 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 import widthwise as ww
+from widthwise.graph.capture import EvaluationOnlyWarning
 
 X = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -82,3 +84,26 @@ def test_statistics_for_averaged_weights() -> None:
     update_bn(loader, net)
     torch.testing.assert_close(net.model[1].running_var, plain[1].running_var)
     assert net.model[1].momentum == 0.1
+
+
+class Drawn(nn.Module):
+    """Draws by numpy in training mode, which no graph holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.norm, self.drop = nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.drop(self.norm(self.enter(x)))
+        return self.head(h * float(np.random.rand()) if self.training else h)
+
+
+def test_a_graph_of_evaluation_that_serves_training_throws_no_switch():
+    x = torch.randn(4, 5)
+    with pytest.warns(EvaluationOnlyWarning):
+        net = ww.Elastic(Drawn(), x)
+    wanted = net.eval()(x, widths={"enter": 4})
+    before = net.model.norm.running_mean.clone()
+    assert torch.equal(net.train()(x, widths={"enter": 4}), wanted)
+    assert torch.equal(net.model.norm.running_mean, before)

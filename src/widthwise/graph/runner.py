@@ -6,6 +6,7 @@ Tensors are looked up at every call, whatever replaced them meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,10 +32,13 @@ class Runners:
     def __init__(self, model: nn.Module, captured: Captured, scale: bool) -> None:
         self.model, self.captured = model, captured
         self.scaled = frozenset(captured.relations.consumed) if scale else frozenset()
+        programs = [related.program for related in captured.relations.programs]
+        # A graph of evaluation that serves training too has all switches as in evaluation.
+        alone = all(program.graph is programs[0].graph for program in programs)
         self.runners = {
             related.program.training: Runner(
                 model,
-                related.program,
+                replace(related.program, training=False) if alone else related.program,
                 captured.axes,
                 elastic_graph(related, captured.axes, self.scaled),
             )
