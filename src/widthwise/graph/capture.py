@@ -32,7 +32,7 @@ import widthwise.graph.shapes  # noqa: F401 - what torch does not know of its ow
 from widthwise.errors import CaptureError
 from widthwise.graph.containers import for_shapes
 from widthwise.graph.describe import describe_call, shapes_of_keywords
-from widthwise.graph.guards import Guards, divisors, equalities, find_guards, never_one
+from widthwise.graph.guards import Guards, divisors, equalities, find_guards, mixes, never_one
 from widthwise.graph.listening import Listener, listening
 from widthwise.graph.modes import computes_the_same, symbolic_run, turn_off_training
 from widthwise.graph.own_functions import Calls, Whole, keep_whole, marked_functions
@@ -282,13 +282,28 @@ def _export(
     for choice in choices:
         given = choice if shapes is not None else _by_name(model, args, choice)
         try:
-            return _export_once(model, args, kwargs, given)
+            recorded = _export_once(model, args, kwargs, given)
         except CaptureError:
             raise
         except Exception as error:  # noqa: BLE001 - the user's code runs inside
             failure = failure or error
+            continue
+        if choice is choices[-1] or not _mixes(recorded.exported.graph):
+            return recorded
     assert failure is not None
     raise CaptureError(cannot(model, failure)) from failure
+
+
+def _mixes(graph: fx.Graph) -> bool:
+    """Whether fewer free sizes would leave more features free."""
+    sizes = (
+        s
+        for node in graph.find_nodes(op="placeholder")
+        if isinstance(node.meta.get("val"), Tensor)
+        for s in node.meta["val"].shape
+    )
+    symbol = next((s for s in sizes if isinstance(s, torch.SymInt)), None)
+    return symbol is not None and mixes(symbol.node.shape_env)
 
 
 def _by_name(model: nn.Module, args: Any, choice: Any) -> Any:

@@ -222,6 +222,15 @@ def equalities(environment: Any) -> dict[Any, Any]:
     return found
 
 
+def mixes(environment: Any) -> bool:
+    """Whether a product of free sizes must be divisible: a view then mixes them with features."""
+    for guard in environment.guards:
+        expression = environment.replace(guard.expr)
+        if any(len(m.free_symbols) > 1 for m in expression.atoms(Mod, PythonMod)):
+            return True
+    return False
+
+
 def divisors(environment: Any) -> dict[Any, int]:
     """Symbol -> the number that a guard needs it to be a multiple of."""
     found: dict[Any, int] = {}
