@@ -162,6 +162,14 @@ class BinaryWeights(Net):
         return F.linear(h, Sign.apply(self.b.weight))
 
 
+_sign = Sign.apply  # as users write it, long before anything is captured
+
+
+class Bound(Net):
+    def between(self, h):
+        return _sign(self.b(h))
+
+
 class Adversarial(Net):
     def between(self, h):
         return Reverse.apply(h, 0.3)
@@ -207,6 +215,7 @@ EVERY = (
     Helper,
     Binary,
     BinaryWeights,
+    Bound,
     Adversarial,
     SplitInTwo,
     WrittenOut,

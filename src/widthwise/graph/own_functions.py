@@ -22,6 +22,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch.autograd import Function
+from torch.autograd.function import _SingleLevelFunction
 
 from widthwise.errors import CaptureError
 from widthwise.graph.memory import memory, written
@@ -183,30 +184,31 @@ class Calls:
 def marked_functions(calls: Calls) -> Iterator[None]:
     """Mark what autograd Functions do in this thread.
 
-    torch shows such a call nowhere but in `Function.apply` itself, which is therefore replaced as
-    long as a model is captured. Other threads, torch's own Functions, and Functions that are called
-    inside others go through unchanged.
+    torch shows such a call nowhere but on its way from `Function.apply` to the compiled `apply` of
+    the base class. As long as a model is captured, a step in between marks it, however the user got
+    hold of `apply`. Other threads, torch's own Functions, and Functions that are called inside
+    others go through unchanged.
     """
-    original = Function.__dict__["apply"]
+    compiled = torch._C._FunctionBase.__dict__["apply"]  # type: ignore[attr-defined]
     thread, inside = threading.get_ident(), False
 
-    def apply(kind: type[Function], *args: Any, **kwargs: Any) -> Any:
+    def apply(kind: type[Function], *args: Any) -> Any:
         nonlocal inside
-        bound = original.__get__(None, kind)
+        bound = compiled.__get__(None, kind)
         own = kind.__module__.partition(".")[0] not in ("torch", "functorch")
-        if inside or kwargs or not own or threading.get_ident() != thread:
-            return bound(*args, **kwargs)
+        if inside or not own or threading.get_ident() != thread:
+            return bound(*args)
         inside = True
         try:
             return calls.mark(kind, args, bound)
         finally:
             inside = False
 
-    Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    _SingleLevelFunction.apply = classmethod(apply)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        Function.apply = original  # type: ignore[method-assign]
+        del _SingleLevelFunction.apply  # type: ignore[attr-defined]
 
 
 def keep_whole(graph: fx.Graph, calls: Calls) -> None:
