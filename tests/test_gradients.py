@@ -204,6 +204,18 @@ class WatchedTwice(Net):
         return h + h.relu()
 
 
+class WatchedBeside(Net):
+    """A hook in front of a region without gradients."""
+
+    def between(self, h):
+        h = self.b(h)
+        if h.requires_grad:
+            h.register_hook(lambda grad: 0.5 * grad)
+        with torch.no_grad():
+            target = torch.sigmoid(self.b(h))
+        return h * target
+
+
 EVERY = (
     Frozen,
     Inferred,
@@ -221,6 +233,7 @@ EVERY = (
     WrittenOut,
     Watched,
     WatchedTwice,
+    WatchedBeside,
 )
 
 

@@ -254,10 +254,14 @@ def _keep_hook(graph: fx.Graph, number: int, call: TensorHook) -> None:
         with graph.inserting_before(marker):
             kept = graph.call_function(Whole("hooked", call, body), (tensor,))
         kept.meta = dict(tensor.meta)
-        graph.erase_node(marker)
         order = {n: i for i, n in enumerate(graph.nodes)}
-        for user in [u for u in tensor.users if order[u] > order[kept]]:
-            user.replace_input_with(tensor, kept)
+        users = [n for n in graph.nodes if tensor in n.all_input_nodes]
+        for user in users:
+            tensor.users.setdefault(user)  # regions that torch took apart forget some
+        graph.erase_node(marker)
+        for user in users:
+            if user is not marker and order[user] > order[kept]:
+                user.replace_input_with(tensor, kept)
 
 
 def _keep_function(graph: fx.Graph, number: int, call: FunctionCall, single: bool) -> None:
