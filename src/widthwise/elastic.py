@@ -166,7 +166,7 @@ class Elastic(nn.Module):
         return getattr(model, name)
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
-        """For copies and pickles: the graphs are shared or written, what runs them is made anew."""
+        """For copies and pickles: the graphs are shared or written, what runs them is rebuilt."""
         kind = type(self)
         made = (getattr(kind, "shown_on", kind), type(self.model))
         return _blank, made, {**self.__dict__, "_served": []}
