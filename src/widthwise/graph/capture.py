@@ -389,7 +389,10 @@ def _program(recorded: _Recorded, *, training: bool) -> Program:
     sizes, dynamic = _sizes(graph)
     values = {n.name: n.meta.get("val") for n in graph.find_nodes(op="placeholder")}
     given = [(name, values.get(name)) for name in inputs]
-    guards = recorded.guards or find_guards(given, recorded.lines, recorded.inside, recorded=True)
+    guards = find_guards(given, recorded.lines, recorded.inside, recorded=True)
+    if recorded.guards is not None:
+        lines = {**guards.lines, **recorded.guards.lines}
+        guards = dataclasses.replace(recorded.guards, lines=lines)
     squeezes = never_one([value for _, value in given], squeezed)
     return Program(
         graph=graph,

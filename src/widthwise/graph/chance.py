@@ -1,9 +1,9 @@
 """Chance held still: what a graph draws becomes what it draws on average, the same everywhere.
 
-The proof shuffles features and compares. Numbers that are drawn independently at each place would not be
-carried along, although no feature differs from another by them. So each operator that draws runs,
-and what it drew is then replaced: by the mean, by the probability, or by a value that no place
-tells from another. Zeros would hide what is multiplied by them.
+The proof shuffles features and compares. Numbers that are drawn independently at each place would
+not be carried along, although no feature differs from another by them. So each operator that draws
+runs, and what it drew is then replaced: by the mean, by the probability, or by a value that no
+place tells from another. Zeros would hide what is multiplied by them.
 """
 
 from __future__ import annotations

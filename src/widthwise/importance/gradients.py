@@ -11,6 +11,7 @@ frozen ones count too.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -101,13 +102,21 @@ def curvatures(
 @contextmanager
 def _without_mkldnn() -> Iterator[None]:
     """As `torch.backends.mkldnn.flags` does, which warns where there is no Intel GPU."""
-    backend: Any = torch.backends.mkldnn
-    before = backend.enabled
-    backend.enabled = False
+    flags = torch.backends.mkldnn.flags(enabled=False)
+    with _no_warnings():
+        flags.__enter__()
     try:
         yield
     finally:
-        backend.enabled = before
+        with _no_warnings():
+            flags.__exit__(None, None, None)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def losses(
