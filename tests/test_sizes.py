@@ -1,11 +1,13 @@
 """A graph serves the sizes that it is right for; others are captured as they come, or refused."""
 
 import pytest
+import sympy
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import widthwise as ww
+from widthwise.graph.guards import _only_at_one
 
 
 class Base(nn.Module):
@@ -187,3 +189,11 @@ def test_sizes_that_nothing_decides_on_need_no_further_graph():
             x = torch.randn(shape)
             torch.testing.assert_close(net(x), model(x))
         assert len(net._served) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "only"),
+    [("s", 1, True), ("4*s", 4, True), ("s", 4, False), ("s - 2", 1, False)],
+)
+def test_what_an_operator_asks_of_a_size_is_left_to_it_at_one_only(text, number, only):
+    assert _only_at_one(sympy.sympify(text), sympy.Integer(number)) is only

@@ -254,10 +254,16 @@ def _decides_nothing(guard: Any) -> bool:
     if not isinstance(expression, sympy.core.relational.Relational):
         return False
     if isinstance(expression, sympy.Ne):
-        return any(side.is_number for side in expression.args)
+        return _only_at_one(*expression.args) or _only_at_one(*expression.args[::-1])
     larger = expression.rhs if isinstance(expression, (sympy.Lt, sympy.Le)) else expression.lhs
     smaller = expression.lhs if larger is expression.rhs else expression.rhs
     return not isinstance(expression, sympy.Eq) and bool(smaller.is_number and smaller <= 2)
+
+
+def _only_at_one(size: Any, number: Any) -> bool:
+    """Whether a size, which grows with its symbols, is this number at most where all are 1 or 0."""
+    at_one = size.xreplace(dict.fromkeys(size.free_symbols, sympy.Integer(1)))
+    return bool(number.is_number and at_one.is_number and at_one >= number)
 
 
 def _line(sloc: Any) -> str:
