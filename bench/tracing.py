@@ -5,7 +5,8 @@
     python -m bench.tracing --write                  # and store bench/results/tracing.json
 
 Times are processor seconds of one thread in a process of its own for each network, so that other
-work on the machine matters little: the least of several runs in turns, after a warm-up. Export
+work on the machine matters little: the least of several runs in turns, after a warm-up, with
+Python's collection of garbage switched off, as timeit does, for it falls on either. Export
 leaves the same sizes free as widthwise does, in evaluation mode, once; Elastic(...) captures both
 modes and checks outputs, gradients and axes.
 """
@@ -13,6 +14,7 @@ modes and checks outputs, gradients and axes.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import time
@@ -38,6 +40,7 @@ def measure(network: Any, runs: int = 3) -> dict[str, Any]:
     made[0].eval()
 
     def traced(prove: bool) -> float:
+        gc.collect()
         began = time.process_time()
         ww.Elastic(*made, prove=prove)
         return time.process_time() - began
@@ -45,6 +48,7 @@ def measure(network: Any, runs: int = 3) -> dict[str, Any]:
     taken: list[tuple[float, float, float]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        gc.disable()
         for _ in range(runs + 1):
             taken.append((export_seconds(made), traced(True), traced(False)))
     export, trace, unproven = (min(column) for column in zip(*taken[1:], strict=True))

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import widthwise as ww
 from widthwise.graph.guards import _only_at_one
+from widthwise.graph.listening import Looks
 
 
 class Base(nn.Module):
@@ -102,6 +103,35 @@ class Mask(Base):
         return self.o(self.mask @ h)
 
 
+class Looking(Base):
+    """Looks at a size in evaluation mode alone, in one of many ways."""
+
+    def __init__(self, many):
+        super().__init__()
+        self.many = many
+
+    def forward(self, x):
+        h = self.hidden(x)
+        if not self.training and self.many(h):
+            h = h - 1
+        return self.o(h)
+
+
+LOOKS = {
+    "shape": lambda h: h.shape[0] > 8,
+    "numel": lambda h: torch.numel(h) > 8 * 16,
+    "len": lambda h: len(h) > 8,
+    "list": lambda h: len(list(h)) > 8,
+    "unbind": lambda h: len(h.T.unbind(1)) > 8,
+    "split": lambda h: len(torch.split(h, 1)) > 8,
+    "chunk": lambda h: len(h.chunk(9)) > 8,
+    "stride": lambda h: h.T.contiguous().stride(0) > 8,
+    "nbytes": lambda h: h.nbytes > 8 * 16 * 4,
+    "same size": lambda h: h[:9].is_same_size(h.new_empty(9, 16)),
+    "view": lambda h: h.T.reshape(-1).size(0) > 8 * 16,
+}
+
+
 ROWS = [(4, 3), (7, 3), (1, 3), (2, 3), (9, 3)]
 SEQUENCES = [(2, 6, 3), (5, 6, 3), (2, 12, 3), (3, 9, 3), (1, 4, 3)]
 EVERY = [
@@ -176,6 +206,36 @@ def test_sizes_that_decide_much_are_captured_a_few_times_only():
     with pytest.raises(ww.CaptureError, match=r"as the inputs of 8 calls before.*len\(x\)"):
         net(torch.randn(11, 3))
     assert net(torch.randn(5, 3)).shape == (5, 4)
+
+
+@pytest.mark.parametrize("way", LOOKS)
+def test_whatever_evaluation_alone_decides_on_is_noticed(way):
+    torch.manual_seed(0)
+    model = Looking(LOOKS[way])
+    net = ww.Elastic(model, torch.randn(4, 3)).eval()
+    for rows in (2, 9, 20, 3):
+        x = torch.randn(rows, 3)
+        torch.testing.assert_close(net(x), model.eval()(x), msg=f"{rows} rows")
+
+
+@pytest.mark.parametrize("way", LOOKS)
+def test_each_look_at_a_size_is_noted(way):
+    with Looks() as looks:
+        LOOKS[way](torch.randn(4, 16))
+    assert looks.any
+
+
+def test_what_tells_no_size_is_no_look():
+    norm = nn.BatchNorm2d(3)
+    x = torch.randn(2, 3, 8, 8)
+    with Looks() as looks:
+        h = norm(F.relu(F.conv2d(x, torch.randn(3, 3, 3, 3), padding=1)))
+        top, _ = F.max_pool2d(h, 2).flatten(1).max(1)
+        lstm = nn.LSTM(4, 4)._flat_weights
+        if h.ndim == 4 and h.dtype is x.dtype and not h.is_cuda and h.requires_grad:
+            top = top.to(h.device) + h.mean((1, 2, 3)) + lstm[0].sum()
+    assert top.shape == (2,)
+    assert not looks.any
 
 
 def test_sizes_that_nothing_decides_on_need_no_further_graph():

@@ -33,7 +33,7 @@ from widthwise.errors import CaptureError
 from widthwise.graph.containers import for_shapes
 from widthwise.graph.describe import describe_call, shapes_of_keywords
 from widthwise.graph.guards import Guards, divisors, equalities, find_guards, mixes, never_one
-from widthwise.graph.listening import Listener, listening
+from widthwise.graph.listening import Listener, Looks, listening
 from widthwise.graph.modes import computes_the_same, symbolic_run, turn_off_training
 from widthwise.graph.own_functions import Calls, Whole, keep_whole, marked_functions
 from widthwise.graph.recurrent import any_length
@@ -205,15 +205,26 @@ def _without_flags(
     state, inputs_of, constants = _state(derived)
     turn_off_training(derived.graph, state)
     with quietly(), _free_sizes():
-        same = computes_the_same(derived.graph, state, constants, twin(model).eval(), args, kwargs)
-        guards = (
-            _evaluation_guards(exported, inputs_of, twin(model).eval(), args, kwargs)
-            if same
-            else None
-        )
+        looks = Looks()
+        evaluated = twin(model).eval()
+        if not computes_the_same(derived.graph, state, constants, evaluated, args, kwargs, looks):
+            return None
+        guards = None if looks.any else _undecided(training, inputs_of)
+        if guards is None:
+            guards = _evaluation_guards(exported, inputs_of, twin(model).eval(), args, kwargs)
     if guards is None:
         return None
     return _program(_Recorded(derived, training.lines, training.inside, guards), training=False)
+
+
+def _undecided(training: _Recorded, names: list[str]) -> Guards | None:
+    """The guards of a model whose code looks at no size; None where it decided on one."""
+    values = {
+        n.name: n.meta.get("val") for n in training.exported.graph.find_nodes(op="placeholder")
+    }
+    given = [(name, values.get(name)) for name in names]
+    guards = find_guards(given, training.lines, training.inside, recorded=False)
+    return None if guards.conditions else guards
 
 
 def _evaluation_guards(

@@ -32,7 +32,8 @@ class Listener(TorchFunctionMode):
     Attributes:
         lines: for guards on sizes that torch recorded, by their number, the line of the user's
             code that ran then.
-        inside: the numbers of guards that were recorded inside a function of torch.
+        inside: the numbers of guards that were recorded inside a function of torch whose result
+            tells the model no size.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -64,7 +65,8 @@ class Listener(TorchFunctionMode):
         if self._guards is None:
             self._guards = _guards(args)
         after = len(self._guards or ())
-        self.inside |= set(range(before, after))
+        if not _tells_a_size(func, out):
+            self.inside |= set(range(before, after))
         if after > self._seen:
             # Guards since the last call come from this line, or from a module that it calls.
             self.lines |= dict.fromkeys(range(self._seen, after), running(sys._getframe(1)))
@@ -85,8 +87,56 @@ def _guards(args: tuple[Any, ...]) -> list[Any] | None:
     return None
 
 
+# What a tensor tells about itself that does not depend on its sizes.
+_NO_SIZE = (torch.dtype, torch.device, torch.layout, torch.memory_format, type(None), str)
+_SPLITS = frozenset(
+    """unbind split split_with_sizes chunk tensor_split hsplit vsplit dsplit unsafe_split
+    unsafe_split_with_sizes unsafe_chunk""".split()
+)  # how many tensors they return tells a size
+_NO_SIZE_BY_NAME = frozenset(
+    """dim ndim ndimension element_size get_device requires_grad is_leaf is_cpu is_cuda is_meta
+    is_mps is_mkldnn is_nested is_quantized is_sparse is_sparse_csr is_xla is_xpu is_floating_point
+    is_complex is_inference is_conj is_neg""".split()
+)
+
+
+class Looks(TorchFunctionMode):
+    """Notes whether a model's own code looks at the size of a tensor, on which it might decide.
+
+    What functions of torch look at inside is not seen: the operators in the graph do it again.
+
+    Attributes:
+        any: whether it did.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.any = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.any = self.any or _tells_a_size(func, out)
+        return out
+
+
+def _tells_a_size(func: Any, out: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    if name == "__get__":  # of a property
+        name = getattr(getattr(func, "__self__", None), "__name__", "")
+    return name in _SPLITS or not (name in _NO_SIZE_BY_NAME or _sizeless(out))
+
+
+def _sizeless(value: Any) -> bool:
+    """Whether a result holds tensors and marks only, and no number."""
+    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+        return all(map(_sizeless, value))
+    return isinstance(value, (Tensor, *_NO_SIZE))
+
+
 @contextmanager
-def listening(model: nn.Module, listener: Listener) -> Iterator[None]:
+def listening(model: nn.Module, listener: TorchFunctionMode) -> Iterator[None]:
     """Put a listener around the forward of a model that nobody else uses."""
     around = ExitStack()
     enter = model.register_forward_pre_hook(

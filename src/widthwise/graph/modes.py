@@ -25,6 +25,7 @@ from torch.fx.experimental.symbolic_shapes import (
     StatelessSymbolicContext,
 )
 
+from widthwise.graph.listening import Looks, listening
 from widthwise.graph.recorder import recorded
 
 aten = torch.ops.aten
@@ -65,11 +66,13 @@ def computes_the_same(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
+    looks: Looks,
 ) -> bool:
     """Whether a graph calls the operators that the model calls, on the same arguments.
 
     state: placeholder -> tensor name; constants: those of them that the model does not hold. Both
-    run on fake tensors, so that no weight is read. False as well where that cannot be told.
+    run on fake tensors, so that no weight is read. looks: notes whether the model's code looked at
+    sizes. False as well where that cannot be told.
     """
     tensors = dict(model.named_buffers(remove_duplicate=False))
     tensors |= dict(model.named_parameters(remove_duplicate=False))
@@ -81,11 +84,12 @@ def computes_the_same(
             call = pytree.tree_map_only(Tensor, mode.from_tensor, (args, dict(kwargs)))
             held = {**fakes, **constants}
             flat = [*(held[n] for n in state.values()), *pytree.tree_leaves(call)]
-            module = fx.GraphModule(nn.Module(), graph)
-            wanted = recorded(
-                known, fakes, call, lambda: torch.func.functional_call(model, fakes, *call)
-            )
-            mine = recorded(known, fakes, call, lambda: fx.Interpreter(module).run(*flat))
+            network = fx.Interpreter(nn.Module(), graph=graph)
+            with listening(model, looks):
+                wanted = recorded(
+                    known, fakes, call, lambda: torch.func.functional_call(model, fakes, *call)
+                )
+            mine = recorded(known, fakes, call, lambda: network.run(*flat))
     except Exception:  # noqa: BLE001 - the user's code runs inside; then it has to be captured
         return False
     return bool(wanted == mine)
