@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import widthwise as ww
-from widthwise.graph.agreement import check_agreement
+from widthwise.graph.agreement import _close, check_agreement
 
 
 class Net(nn.Module):
@@ -359,3 +359,56 @@ def test_the_check_leaves_the_model_as_it_was():
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(p.grad is None for p in model.parameters())
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
+class Weighted(nn.Module):
+    """Takes what its criterion has no gradient of."""
+
+    def __init__(self, criterion):
+        super().__init__()
+        self.a, self.o, self.criterion = nn.Linear(3, 8), nn.Linear(8, 2), criterion
+
+    def forward(self, x, weight):
+        return self.criterion(self.o(torch.relu(self.a(x))), weight)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "weight"),
+    [
+        (lambda y, w: F.cross_entropy(y, y.argmax(1), weight=w), torch.tensor([0.2, 0.8])),
+        (lambda y, w: F.nll_loss(y.log_softmax(1), y.argmax(1), weight=w), torch.rand(2)),
+        (lambda y, w: F.soft_margin_loss(y, w), torch.tensor([[1.0, -1.0]] * 4)),
+        (lambda y, w: F.batch_norm(y, w, w.abs() + 1), torch.tensor([0.5, -1.0])),
+    ],
+    ids=["cross entropy", "nll", "soft margin", "batch norm"],
+)
+def test_an_input_without_a_gradient_is_no_fault(criterion, weight):
+    torch.manual_seed(0)
+    model, x = Weighted(criterion), torch.randn(4, 3)
+    net = ww.Elastic(model, (x, weight)).train()
+    assert net.free
+    theirs = torch.autograd.grad(model(x, weight).sum(), tuple(model.parameters()))
+    ours = torch.autograd.grad(net(x, weight, widths=net.full()).sum(), tuple(model.parameters()))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_sparse_outputs_are_compared_by_their_entries(layout):
+    a, b = torch.eye(3).to_sparse(layout=layout), (2 * torch.eye(3)).to_sparse(layout=layout)
+    assert _close(a, a.clone())
+    assert not _close(a, b)
+    assert not _close(a, torch.eye(3))
+
+
+def test_a_lone_number_is_squeezed_to_itself():
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.o = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.o(torch.relu(self.a(x))).mean().squeeze(0)
+
+    model, x = Loss(), torch.randn(4, 3)
+    torch.testing.assert_close(ww.Elastic(model, x)(x, widths=1.0), model(x))

@@ -68,7 +68,8 @@ def _explicit_squeeze(graph: fx.Graph, node: fx.Node) -> list[Any]:
     assert isinstance(source, fx.Node)
     shape = source.meta["val"].shape
     asked: Any = node.args[1] if len(node.args) > 1 else list(range(len(shape)))
-    dims = [d % len(shape) for d in (asked if isinstance(asked, (list, tuple)) else [asked])]
+    asked = asked if isinstance(asked, (list, tuple)) else [asked]
+    dims = [d % len(shape) for d in asked] if len(shape) else []  # a lone number has none
     free = [shape[d] for d in dims if not isinstance(shape[d], int)]
     dims = [d for d in dims if isinstance(shape[d], int) and shape[d] == 1]
     if dims:
