@@ -56,6 +56,7 @@ from widthwise.recalibration import (
     remember,
     remembered,
 )
+from widthwise.structure import Structure
 from widthwise.variant import AnyWidths, Widths
 
 _MOST_FORMS: Final = 8  # forms of call, besides the example's, that one network captures
@@ -138,6 +139,7 @@ class Elastic(nn.Module):
         self.register_load_state_dict_pre_hook(_keep_step)
         if prove:
             self._check_agreement(first, self._served[0])
+        self._structure = Structure(model)
         self.train(model.training)
         if not self._table.free:
             warnings.warn(
@@ -210,6 +212,28 @@ class Elastic(nn.Module):
                 training=program.training,
                 gradients=alone or program.training,
             )
+
+    def _check_unchanged(self) -> None:
+        """Refuse a model that was changed after the capture in what its graphs hold."""
+        what = self._structure.changed()
+        if what is not None:
+            raise CaptureError(
+                f"After the capture, {what}, which the captured graph does not hold; "
+                "make a new Elastic of the model as it is now."
+            )
+        names = self._structure.other_numbers()
+        if not names:
+            return
+        try:
+            with apart(self.model):
+                for captured, runners in zip(self._captured, self._served, strict=True):
+                    self._check_agreement(captured, runners)
+        except CaptureError as error:
+            raise CaptureError(
+                f"After the capture, {names[0]} was changed, which forward computes with and the "
+                "captured graph holds as it was; keep it in a buffer and fill that."
+            ) from error
+        self._structure.accept(names)
 
     @property
     def draw(self) -> Draw:
@@ -294,6 +318,8 @@ class Elastic(nn.Module):
         self, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Runner, list[Any]]:
         """The runner for a call of this form, and its inputs. Raises CaptureError."""
+        if not torch.compiler.is_compiling():
+            self._check_unchanged()
         for each in self._served:
             runner = each.runners[training]
             inputs = runner.form.match(args, kwargs)
