@@ -18,6 +18,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 _MANY = 8
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+# transformers collects hidden states by hooks that it puts when first asked for them.
+_OBSERVERS = frozenset({"transformers.utils.output_capturing"})
 _PLAIN = (bool, int, float, str)
 # Read at every call (graph/switches.py), or written by torch in passing.
 _READ = {_NormBase: {"momentum"}, _DropoutNd: {"p"}}
@@ -108,17 +110,17 @@ class Structure:
 
 
 def _hooks(module: nn.Module) -> tuple[Any, ...]:
-    """The hooks of a module that are not torch's own, as sharding and pruning put them."""
+    """The hooks of a module but torch's own, as sharding puts them, and such as only observe."""
     held = [getattr(module, name) for name in _HOOKS]
     if not any(held):
         return ()
-    return tuple(hook for hooks in held for hook in hooks.values() if not _by_torch(hook))
+    return tuple(hook for hooks in held for hook in hooks.values() if not _harmless(hook))
 
 
-def _by_torch(hook: Any) -> bool:
+def _harmless(hook: Any) -> bool:
     function = getattr(hook, "func", hook)  # of a partial
-    module = getattr(function, "__module__", None) or type(function).__module__
-    return str(module).partition(".")[0] == "torch"
+    module = str(getattr(function, "__module__", None) or type(function).__module__)
+    return module.partition(".")[0] == "torch" or module in _OBSERVERS
 
 
 def _read(module: nn.Module) -> set[str]:
