@@ -343,3 +343,9 @@ def test_the_checker_sees_statistics_of_full_width():
         torch.testing.assert_close(
             deep(small), seen_by(net, widths, batches(96)), rtol=0.05, atol=0.05
         )
+
+
+def test_none_is_no_way_to_recalibrate():
+    net = ww.Elastic(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(4, 3))
+    with pytest.raises(ww.DataError, match=r"^recalibrate is True, False or batches"):
+        net.cut(0.5, recalibrate=None)

@@ -180,6 +180,20 @@ def test_a_cut_graph_refuses_the_sizes_that_it_is_not_right_for():
         graph(torch.randn(4, 9, 3))
 
 
+def test_the_line_of_a_guard_is_the_users():
+    class Laid(Base):
+        def forward(self, x):
+            h = self.hidden(x).transpose(0, 1)
+            return self.o(h if h.is_contiguous() else h + 0)
+
+    net = ww.Elastic(Laid(), torch.randn(2, 6, 3)).eval()
+    small = net.cut_with_patches(0.5, same_class=False)[0]
+    with pytest.raises(
+        AssertionError, match=r"test_sizes\.py:\d+ \(`return self.o\(h if h.is_cont"
+    ):
+        small(torch.randn(1, 6, 3))
+
+
 def test_what_the_model_refuses_is_refused_in_one_sentence_with_the_line():
     class Stateful(nn.Module):
         def __init__(self):

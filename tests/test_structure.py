@@ -79,3 +79,18 @@ def test_hooks_of_before_run_and_may_not_be_taken_away():
     hook.remove()
     with pytest.raises(ww.CaptureError, match="b got or lost a hook"):
         net(x)
+
+
+@pytest.mark.parametrize("change", ["another head", "pruned", "a number"])
+def test_a_changed_model_is_not_cut(change):
+    net = ww.Elastic(Scaled(), torch.randn(4, 3)).eval()
+    make, words = CHANGES[change]
+    make(net.model)
+    with pytest.raises(ww.CaptureError, match=words):
+        net.cut(0.5)
+
+
+def test_without_the_proof_numbers_are_not_compared():
+    net, x = ww.Elastic(Scaled(), torch.randn(4, 3), prove=False).eval(), torch.randn(4, 3)
+    net.model.temperature = 2.0
+    assert net(x).shape == (4, 2)

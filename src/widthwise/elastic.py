@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from widthwise import zeros
 from widthwise.choose.draws import Draw, draw_widths
-from widthwise.errors import CaptureError
+from widthwise.errors import CaptureError, DataError
 from widthwise.graph.agreement import check_agreement
 from widthwise.graph.axes import Axes, Axis
 from widthwise.graph.capture import Program
@@ -221,7 +221,7 @@ class Elastic(nn.Module):
                 f"After the capture, {what}, which the captured graph does not hold; "
                 "make a new Elastic of the model as it is now."
             )
-        names = self._structure.other_numbers()
+        names = self._structure.other_numbers() if self._asked.prove else []
         if not names:
             return
         try:
@@ -470,6 +470,8 @@ class Elastic(nn.Module):
         At full width the model's own are right, and nothing is done. Where there is no data, a
         StatisticsWarning tells the caller's line and the remedy. recalibrate: as for `cut`.
         """
+        if recalibrate is None:
+            raise DataError("recalibrate is True, False or batches of (inputs, target), not None.")
         if not isinstance(recalibrate, bool):
             given = recalibrate
             pairs: Any = (
@@ -531,6 +533,7 @@ class Elastic(nn.Module):
         self, widths: AnyWidths, *, same_class: bool = True
     ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
         """As `cut`, with the sizes set on the user's class, or what to tell of a graph module."""
+        self._check_unchanged()
         with whole(self.model):
             made = self._cut(self._table.complete(widths), same_class)
         zeros.follow(self.model, made[0])

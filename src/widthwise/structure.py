@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-_MANY = 8
+_MANY = 8  # changes of a number that never mattered, after which it is looked at no more
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # transformers collects hidden states by hooks that it puts when first asked for them.
 _OBSERVERS = frozenset({"transformers.utils.output_capturing"})
@@ -98,9 +98,9 @@ class Structure:
         ]
 
     def accept(self, names: list[str]) -> None:
-        """Take the values that these attributes have now for right.
+        """Remember the present values of these attributes, which do not matter.
 
-        What changed many times, and never mattered, is looked at no more.
+        An attribute that has changed many times so is looked at no more.
         """
         for number in self._numbers:
             if number.name in names:
@@ -110,7 +110,7 @@ class Structure:
 
 
 def _hooks(module: nn.Module) -> tuple[Any, ...]:
-    """The hooks of a module but torch's own, as sharding puts them, and such as only observe."""
+    """The hooks of a module, without torch's own (sharding) and without known observers."""
     held = [getattr(module, name) for name in _HOOKS]
     if not any(held):
         return ()

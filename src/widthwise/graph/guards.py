@@ -28,6 +28,7 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 from widthwise.graph.refusal import in_words
 
 _TORCH = Path(torch.__file__).parent
+_ENGINE = Path(__file__).parent  # its listener calls the functions of torch for the model
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,8 @@ def _line(sloc: Any) -> str:
     """The line of the user's code at which torch saw a guard, if it was one."""
     frame = sloc.framework_loc
     file = getattr(frame, "filename", None)
-    if file is None or Path(file).is_relative_to(_TORCH) or not Path(file).exists():
+    if file is None or not Path(file).exists():
+        return ""
+    if any(map(Path(file).is_relative_to, (_TORCH, _ENGINE))):
         return ""
     return in_words(file, frame.lineno)
