@@ -284,7 +284,7 @@ def test_a_sweep_shows_what_cuts_deliver(made, ordered, tmp_path):
     opened = steps.open_run(Run(ordered))
     for frontier, point in ((swept[1], bare), (swept[0], compensated), (swept[0], wider)):
         frontier.save(opened.run.frontier)
-        pick = steps.cut(opened, point.widths, out)
+        (pick,) = steps.cut(opened, [point.widths], [out])
         assert (pick.valid, pick.bytes) == (point.metric, point.bytes)
 
 
@@ -488,7 +488,7 @@ def test_a_cut_is_a_function_of_its_seed(ordered, tmp_path):
         {"names": (TouchUp.NONE, TouchUp.REFIT)},
         {"names": (TouchUp.REFIT, TouchUp.MERGE)},
         {"names": (TouchUp.MERGE, TouchUp.SCRATCH)},
-        {"names": (TouchUp.DISTILL,), "epochs": 3},
+        {"names": (TouchUp.REFIT,), "epochs": 3},
         {"lr": 0.1},
         {"names": (TouchUp.SCRATCH,), "epochs": 0},
         {"names": (TouchUp.FINE_TUNE,), "lr": -1.0},

@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from widthwise.choose.levels import along
 from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError, WidthError
 from widthwise.graph.sharded import whole
@@ -244,6 +245,19 @@ def ladder(
     return list(dict.fromkeys([*found, Widths(sizes)]))
 
 
+def usual_widths(net: Elastic, count: int | None = None) -> list[Widths]:
+    """Widths from narrow to full: along the levels that the network was trained at, else a ladder.
+
+    count: how many; None is every level and two more between any two of them, so that a budget is
+        used to nine tenths, or what `ladder` chooses. Raises WidthError for a count below 1.
+    """
+    if not net.levels:
+        return ladder(net, count)
+    if count is not None and count < 1:
+        raise WidthError(f"The number of widths is {count}; give at least 1.")
+    return along(net.free, net.levels, 3 * len(net.levels) - 2 if count is None else count)
+
+
 def sweep(
     net: Elastic,
     evaluate: Evaluation | Callable[[nn.Module], float],
@@ -264,7 +278,7 @@ def sweep(
     evaluate: an `Evaluation`, for which all widths run together; or any function from a module to
         a number, called once for each width (metric, higher_is_better and split then say what it
         measures).
-    widths: those of each network, or its fraction; by default those of `ladder(net)`.
+    widths: those of each network, or its fraction; by default those of `usual_widths(net)`.
     latency: also measure the time of one call on one example with this machine's PyTorch.
     recalibrate: running statistics (batch norms) are re-estimated for each width, as `Elastic.cut`
         does it and takes it; every width is then cut and evaluated by itself. A network that
@@ -278,7 +292,7 @@ def sweep(
     DataError, and TrainingError when no width has a metric.
     """
     named = (Widths(w) if isinstance(w, Mapping) else net.widths(w) for w in widths or ())
-    chosen = ladder(net) if widths is None else list(dict.fromkeys(named))
+    chosen = usual_widths(net) if widths is None else list(dict.fromkeys(named))
     for w in chosen:
         net.complete(w)
     say = _Progress(progress, len(chosen))
