@@ -10,11 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import widthwise as ww
+from nets.convolution import AuxiliaryHead
 from widthwise.choose.draws import share_kept
 from widthwise.choose.levels import along, at_share
 from widthwise.measure.cost import params
 from widthwise.measure.sweep import usual_widths
 from widthwise.train import losses
+from widthwise.train.phases import LevelsWarning
 
 torch.manual_seed(0)
 X = torch.randn(120, 10)
@@ -119,6 +121,22 @@ def test_a_network_without_axes_is_trained_plainly():
     history = fit(net)
     assert net.levels == ()
     assert len(history.epochs) == 4
+
+
+def test_a_loss_of_training_outputs_alone_leaves_equal_shares():
+    torch.manual_seed(0)
+    images = torch.randn(24, 3, 8, 8)
+    net = ww.Elastic(AuxiliaryHead(), images[:4])
+
+    def both(outputs, target):
+        main, auxiliary = outputs  # in evaluation mode there is but one
+        return F.cross_entropy(main, target) + 0.3 * F.cross_entropy(auxiliary, target)
+
+    with pytest.warns(LevelsWarning, match="equal shares of all axes, because .* cannot be scored"):
+        ww.fit(
+            net, (images, Y[:24]), both, recipe=ww.Recipe(epochs=2, batch_size=12), progress=False
+        )
+    assert net.levels == tuple(map(net.complete, ww.ladder(net, 24)))
 
 
 def test_a_draw_of_its_own_is_kept_to():

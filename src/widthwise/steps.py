@@ -29,6 +29,7 @@ from widthwise.elastic import Elastic
 from widthwise.errors import FileError, RunError, ScoreError, TrainingError, WidthError
 from widthwise.importance import allocated_ladder, held_at_zero, zeros_of
 from widthwise.measure.frontier import Frontier, Point
+from widthwise.measure.metric import outputs_for
 from widthwise.measure.sweep import Evaluation, ladder, sweep, usual_widths
 from widthwise.recalibration import Recalibrate, has_statistics
 from widthwise.report import html, plot
@@ -45,7 +46,7 @@ from widthwise.tasks.noted import without_folder
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import TouchUp, TouchUps, begun, compensation, touch_up, usual
-from widthwise.train.batches import drawn, in_order, own_randomness, planned, stream
+from widthwise.train.batches import drawn, evaluating, in_order, own_randomness, planned, stream
 from widthwise.variant import Widths
 from widthwise.zeros import meant
 
@@ -208,10 +209,26 @@ def cut(
         writable(out)
     load_picks(opened.run.picks)  # damaged ones are found before the work is done
     data = opened.task.splits()
+    if touch_ups is None and not _judges_evaluation(opened, data):
+        how = [usual_touch_ups(opened, w) for w in kept]
     made = make(opened, kept, data, how, recalibrate=recalibrate, progress=progress)
     return [
         _store(opened, data, w, each, out) for w, each, out in zip(kept, made, outs, strict=True)
     ]
+
+
+def _judges_evaluation(opened: Opened, data: Splits) -> bool:
+    """Whether the task's loss takes what the network gives in evaluation mode.
+
+    Not where a network has outputs for training alone, such as auxiliary heads; then none teaches.
+    """
+    inputs, target = next(iter(drawn(data.train, 2, 2, 0)))
+    with torch.no_grad(), evaluating(opened.net):
+        try:
+            opened.task.loss(outputs_for(opened.net, inputs), target)
+        except Exception:  # noqa: BLE001  a user's function may fail in any way
+            return False
+    return True
 
 
 def _store(opened: Opened, data: Splits, kept: Widths, made: Made, out: Path) -> Pick:

@@ -6,11 +6,14 @@ of the first, so that nothing of the first is needed to go on from it.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, replace
 from typing import Any
 
+from widthwise.errors import ScoreError
 from widthwise.measure.pairs import placed
 from widthwise.measure.sweep import ladder
+from widthwise.recalibration import caller
 from widthwise.train import checkpoint
 from widthwise.train.batches import drawn
 from widthwise.train.family import FamilyLoss
@@ -19,6 +22,10 @@ from widthwise.train.job import Job, module_of
 from widthwise.train.run import TrainingRun
 
 SAMPLES = 2000  # of the training data, that levels are chosen on
+
+
+class LevelsWarning(UserWarning):
+    """Levels keep equal shares of all axes, for want of scores."""
 
 
 def train_family(job: Job, loss: FamilyLoss, progress: bool) -> History:
@@ -68,5 +75,14 @@ def _warm_up(job: Job, loss: FamilyLoss, progress: bool) -> tuple[Epoch, ...]:
         done = TrainingRun(alone, after=job.recipe.epochs - epochs).go(progress)
     device = next(module_of(loss.net).parameters()).device
     batches = drawn(job.train, SAMPLES, job.recipe.batch_size, job.seed)
-    loss.choose_levels([(placed(x, device), placed(y, device)) for x, y in batches])
+    try:
+        loss.choose_levels([(placed(x, device), placed(y, device)) for x, y in batches])
+    except ScoreError as error:
+        warnings.warn(
+            f"The levels keep equal shares of all axes, because the features cannot be scored: "
+            f"{error}",
+            LevelsWarning,
+            stacklevel=caller(),
+        )
+        loss.train_along(ladder(loss.net, loss.count))
     return done.epochs

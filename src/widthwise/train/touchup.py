@@ -133,8 +133,8 @@ def _speeds(students: Sequence[nn.Module], net: nn.Module) -> dict[str, float]:
     """How much faster narrow networks are trained, by parameter name as `distill` trains them.
 
     Adam's steps are as large whatever the width, and what they change in the outputs grows with it
-    (Yang et al., "Tensor Programs V", 2022): narrow networks take larger ones. The power was found on
-    validation data of an MLP and a CNN (`bench/family.py`).
+    (Yang et al., "Tensor Programs V", 2022): narrow networks take larger ones. The power was found
+    on validation data of an MLP and a CNN (`bench/family.py`).
     """
     whole = sum(p.numel() for p in net.parameters())
     found: dict[str, float] = {}
