@@ -175,13 +175,7 @@ class _Bench:
         rungs = []
         if training.kind is Kind.ELASTIC_SPARSE:
             rungs = [self.net.widths(f) for f in sorted(training.fractions) if f < 1]
-        return GradualPruner(
-            self.net,
-            pruning.schedule(steps),
-            scope=pruning.scope,
-            feedback=pruning.feedback,
-            rungs=rungs,
-        )
+        return pruning.pruner(self.net, steps, rungs)
 
     def _measured(
         self, amount: float, fraction: float, trained: nn.Module | None, spent: float
