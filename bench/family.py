@@ -54,7 +54,7 @@ from widthwise.variant import Widths
 SIZES = {  # of files, in kB
     "digits": (1.5, 2, 3, 5, 8, 12, 20),
     "mlp": (14, 27, 40, 55, 85, 118, 190, 250, 440),
-    "fashion_cnn": (6, 8, 10, 13, 16, 25, 40, 60, 100, 150, 250, 500),
+    "fashion_cnn": (7, 10, 16, 40, 100, 250),
     "nsl_kdd": (4, 8, 16, 32, 64, 128),
     "resnet": (40, 60, 100, 200, 400, 700),
 }

@@ -19,6 +19,7 @@ import widthwise as ww
 from widthwise.cli import app
 from widthwise.compare import bases, cells
 from widthwise.compare.bases import train
+from widthwise.compare.bench import Bench
 from widthwise.compare.cells import Unit, measure, units
 from widthwise.compare.data import loaded
 from widthwise.compare.data import some as chosen_from
@@ -27,6 +28,7 @@ from widthwise.compare.matrix import run, stored
 from widthwise.compare.methods import METHODS, grouped
 from widthwise.compare.outcome import Outcome
 from widthwise.compare.spec import Spec, read
+from widthwise.compare.ways import from_training
 from widthwise.compare.ways.sizing import densest, largest, rungs
 from widthwise.errors import DataError, FileError, RunError, TaskError
 from widthwise.sparse import GradualPruner
@@ -300,6 +302,15 @@ def test_gradual_pruning_competes_as_the_file_says(trained, monkeypatch):
         (outcome,) = measure(spec, Unit("gradual pruning", (4_000,), 0), trained["plain"])
         assert outcome.reached
     assert scopes == ["global", "lamp"]
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+def test_masks_of_pruning_with_feedback_are_remade_every_few_steps(trained, feedback):
+    bench = Bench(replace(SMALL, epochs=300), 0, trained["plain"])
+    pruner = from_training._pruner(bench, bench.net(), 1_000, feedback=feedback)
+    assert pruner.feedback is feedback
+    assert (pruner.schedule.frequency == 4) is feedback
+    assert pruner.schedule.frequency in (4, (pruner.schedule.end - pruner.schedule.begin) // 30)
 
 
 def test_fixed_sizes_take_the_best_that_fits(trained):

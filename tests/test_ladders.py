@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from command_line import widthwise as command
 from command_line import works
-from widthwise.compare import ladders, shown
+from widthwise.compare import bases, ladders, shown
 from widthwise.compare.equal import against, at_bytes
 from widthwise.compare.plan import Cell, Kind, Plan, load, save
+from widthwise.compare.spec import Spec
 from widthwise.errors import FileError, RunError
 from widthwise.measure.metric import Metric
 from widthwise.store.file import read
@@ -140,6 +143,67 @@ def test_a_stopped_training_goes_on(
     assert list(tmp_path.glob("sparse-0.9-seed-0/checkpoint.safetensors"))
     (found,) = ladders.run(PLAN, tmp_path, **given)
     assert replace(found, seconds=0) == replace(whole, seconds=0)
+
+
+class Work:
+    """A processor whose seconds are optimizer steps, and which stops at some of them."""
+
+    def __init__(self, patched: pytest.MonkeyPatch, stops: tuple[int, ...]) -> None:
+        self.steps, self.stops = 0, stops
+        patched.setattr("time.process_time", lambda: float(self.steps))
+
+    def __call__(self, *of: object) -> None:
+        self.steps += 1
+        if self.steps in self.stops:
+            raise KeyboardInterrupt
+
+
+def small_dense(folder: Path) -> float:
+    given = {"kinds": [Kind.DENSE], "fractions": (1.0,), "sparsities": (), "progress": False}
+    return ladders.run(PLAN, folder, **given)[0].seconds
+
+
+def base(folder: Path) -> float:
+    return bases.train(Spec("digits", (4_000,), epochs=2), "plain", 0, folder).seconds
+
+
+# Of 17 steps in each of two epochs: in the first one, in the second, twice in the second.
+@pytest.mark.parametrize("stops", [(), (7,), (20,), (20, 25)])
+@pytest.mark.parametrize("trained", [small_dense, base])
+def test_what_was_trained_before_a_stop_is_counted_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trained: Callable[[Path], float],
+    stops: tuple[int, ...],
+) -> None:
+    work = Work(monkeypatch, stops)
+    hook = register_optimizer_step_post_hook(work)
+    try:
+        for _ in stops:
+            with pytest.raises(KeyboardInterrupt):
+                trained(tmp_path)
+        assert trained(tmp_path) == 34
+    finally:
+        hook.remove()
+    assert work.steps > 34 or not stops  # what no checkpoint had was done again
+
+
+def test_a_training_that_was_not_measured_yet_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = register_optimizer_step_post_hook(Work(monkeypatch, ()))
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(ladders, "store_checked", fails)
+            with pytest.raises(RuntimeError, match="full"):
+                small_dense(tmp_path)
+        assert small_dense(tmp_path) == 34
+    finally:
+        hook.remove()
+
+
+def fails(*of: object, **more: object) -> None:
+    raise RuntimeError("the disk is full")
 
 
 # What cannot be

@@ -125,6 +125,114 @@ def test_recurrent_features_are_merged_in_the_recurrence_too(data):
     same(merge(net, {"rnn": 4}, [(x, None)] if data else None), net, x)
 
 
+# Features that are the same whatever the input.
+
+
+def fed(*values, activation=nn.ReLU, bias=True):
+    """A layer of whose 8 features the first are always these, before the activation."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), activation(), nn.Linear(8, 3, bias=bias))
+    with torch.no_grad():
+        for j, value in enumerate(values):
+            model[0].weight[j], model[0].bias[j] = 0, value
+        model[2].weight[:, : len(values)] *= 3  # what reads them would change much
+    return model
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_dead_features_go_first(data):
+    batches = [(X, None)] if data else None
+    for model, width in ((fed(-1.0, 0.0, -2.0), 5), (fed(0.0, activation=nn.Tanh), 7)):
+        net = captured(model)
+        same(merge(net, {"0": width}, batches, least=0.9999), net)
+    net = captured(fed(-1.0, 0.0, -2.0))
+    same(merge(net, {"0": 6}, batches), net)  # fewer than there are
+
+
+def test_features_that_are_dead_on_the_data_alone_go_first():
+    model = fed()
+    with torch.no_grad():
+        model[0].bias[[2, 6]] -= 100.0
+    same(merge(net := captured(model), {"0": 6}, [(X, None)], least=0.9999), net)
+
+
+@pytest.mark.parametrize("data", [False, True])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid, nn.GELU])
+def test_constants_go_to_the_bias(data, activation):
+    net = captured(fed(2.0, 0.0, 0.5, activation=activation))
+    cut = merge(net, {"0": 5}, [(X, None)] if data else None, least=0.9999)
+    same(cut, net)
+    assert not torch.allclose(cut[2].bias, net.model[2].bias, atol=1e-2)
+
+
+def test_constants_are_features_like_others_where_no_bias_takes_them():
+    net = captured(fed(2.0, 0.5, bias=False))
+    same(merge(net, {"0": 7}, [(X, None)]), net)  # one is a multiple of the other
+    with pytest.raises(WidthError, match="can be merged to 7 features and not to 6"):
+        merge(net, {"0": 6}, [(X, None)], least=0.9999)
+
+
+def test_duplicates_and_multiples_beside_dead_and_constant_features():
+    model = fed(-1.0, 1.5)
+    repeat(model[0], [(3, 5)], 1.0)
+    repeat(model[0], [(6, 4)], 2.5)
+    for data in (None, [(X, None)]):
+        net = captured(model)
+        for width, exact in ((7, True), (6, True), (4, True), (3, False)):
+            cut = merge(net, {"0": width}, data)
+            assert torch.allclose(cut(X), net(X), atol=1e-3) == exact
+
+
+class Padded(nn.Module):
+    """The second convolution reads zeros around what the first one makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.two(torch.relu(self.one(x))).mean((2, 3))
+
+
+def test_a_constant_next_to_padding_is_none():
+    torch.manual_seed(0)
+    x, model = torch.randn(5, 3, 8, 8), Padded()
+    with torch.no_grad():
+        model.one.weight[:2], model.one.bias[0], model.one.bias[1] = 0, -1.0, 2.0
+    net = captured(model, x)
+    same(merge(net, {"one": 5}, [(x, None)], least=0.9999), net, x)  # the dead one
+    with pytest.raises(WidthError, match="can be merged to 5 features and not to 4"):
+        merge(net, {"one": 4}, [(x, None)], least=0.9999)
+    model.two.padding = (0, 0)
+    net = captured(model, x)
+    same(merge(net, {"one": 4}, [(x, None)], least=0.9999), net, x)
+
+
+class Twice(nn.Module):
+    """What is always zero where it is read first, and is not where it is read again."""
+
+    def __init__(self):
+        super().__init__()
+        self.make, self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(5, 3)
+
+    def forward(self, x):
+        h = self.make(x)
+        return self.first(torch.relu(h)) + self.last(h)
+
+
+def test_a_feature_that_is_read_elsewhere_is_not_dead():
+    torch.manual_seed(0)
+    model = Twice()
+    with torch.no_grad():
+        model.make.bias[1] -= 100.0
+    net = captured(model)
+    with pytest.raises(WidthError, match="can be merged to 5 features and not to 4"):
+        merge(net, {"make": 4}, [(X, None)], least=0.9999)
+    with torch.no_grad():
+        model.make.weight[1], model.make.bias[1] = 0, 0
+    same(merge(captured(model), {"make": 4}, [(X, None)], least=0.9999), net)
+
+
 def test_a_width_that_similarity_does_not_reach_is_named():
     net = captured(mlp())
     with pytest.raises(WidthError, match="'0' can be merged to 5 features and not to 4"):

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 import widthwise as ww
 from widthwise.errors import ScoreError, WidthError
-from widthwise.sparse import GradualPruner, Schedule, prunable, shells
-from widthwise.sparse.compete import SCOPES
+from widthwise.sparse import Gradual, GradualPruner, Schedule, lamp, prunable, shells
+from widthwise.sparse.compete import SCOPES, lowest_by_lamp
 from widthwise.sparse.select import lowest
 
 
@@ -112,6 +112,29 @@ def test_lowest_is_a_stable_sort(values: list[int], data: st.DataObject) -> None
     assert torch.equal(lowest(tensor, count), wanted)
 
 
+_FEW_VALUES = st.lists(st.integers(0, 5), min_size=1, max_size=30)  # so that many are equal
+
+
+@given(st.lists(_FEW_VALUES, min_size=1, max_size=4), st.data())
+def test_lowest_by_lamp_is_the_lowest_of_its_values(values: list, data: st.DataObject) -> None:
+    tensors = [torch.tensor(v, dtype=torch.float32) for v in values]
+    count = data.draw(st.integers(0, sum(map(len, tensors))))
+    wanted = lowest(torch.cat([lamp(t) for t in tensors]), count)
+    assert torch.equal(torch.cat(lowest_by_lamp(tensors, count)), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("zero", [0.0, 0.3, 0.8])
+def test_choosing_takes_the_same_entries_of_many(zero: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    values = (torch.randn(2_000).abs() * (torch.rand(2_000) >= zero)).to(dtype)
+    for count in (1, 900, 1_700, 2_000):
+        wanted = torch.zeros(2_000, dtype=torch.bool)
+        wanted[values.argsort(stable=True)[:count]] = True
+        assert torch.equal(lowest(values, count), wanted)
+        assert torch.equal(lowest_by_lamp([values], count)[0], wanted)
+
+
 def test_what_stays_dense() -> None:
     module = nn.Sequential(
         nn.Conv2d(3, 8, 3),
@@ -205,6 +228,45 @@ def test_feedback_brings_weights_back() -> None:
     assert came_back[True] > 0
 
 
+def remade(pruner: GradualPruner, steps: int) -> list[int]:
+    """The steps after which the masks were other ones, of weights that jump at every step."""
+    before, found = pruner.masks, []
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            for name, parameter in pruner.module.named_parameters():
+                if name in before:
+                    parameter.normal_()
+        pruner.step()
+        if any(not torch.equal(mask, before[n]) for n, mask in pruner.masks.items()):
+            found.append(step)
+        before = pruner.masks
+    return found
+
+
+def test_masks_are_remade_every_few_steps_with_feedback() -> None:
+    long = Schedule(0.8, begin=1, end=300)
+    every = list(range(5, 42, 4))
+    assert remade(GradualPruner(mlp(), long, feedback=True), 41) == every
+    assert remade(Gradual(0.8, end=1.0, feedback=True).pruner(mlp(), 3_000), 40) == [
+        *range(4, 41, 4)
+    ]
+    own = GradualPruner(
+        mlp(), Schedule(0.5, end=9), tensors=[], each={"2.weight": long}, feedback=True
+    )
+    assert remade(own, 41) == every
+    past = Schedule(0.8, end=0)  # masks go on changing after its end
+    assert remade(GradualPruner(mlp(), past, feedback=True), 12) == [4, 8, 12]
+
+
+def test_a_frequency_that_is_given_is_kept_and_other_defaults_stay() -> None:
+    slow = Schedule(0.8, end=300, frequency=15)
+    assert remade(GradualPruner(mlp(), slow, feedback=True), 40) == [15, 30]
+    assert remade(GradualPruner(mlp(), Schedule(0.8, end=300)), 230) == [100, 200]
+    assert remade(Gradual(0.8, end=1.0).pruner(mlp(), 300), 40) == [10, 20, 30, 40]
+    quick = Gradual(0.8, end=1.0, changes=100, feedback=True)
+    assert quick.schedule(200).frequency == 2
+
+
 def test_feedback_is_its_definition() -> None:
     """Dense weights w, gradient at w * mask: w -= lr * g, as Lin et al. write it."""
     module = mlp()
@@ -270,9 +332,10 @@ def test_shells_are_what_each_rung_adds() -> None:
 # Going on, and what cannot be
 
 
+@pytest.mark.parametrize("frequency", [3, None])  # a change at step 9, or between two of them
 @pytest.mark.parametrize("feedback", [False, True])
-def test_a_pruner_goes_on_where_it_was(feedback: bool) -> None:
-    plan = Schedule(0.8, begin=2, end=20, frequency=3)
+def test_a_pruner_goes_on_where_it_was(feedback: bool, frequency: int | None) -> None:
+    plan = Schedule(0.8, begin=2, end=20, frequency=frequency)
     module = mlp()
     pruner = GradualPruner(module, plan, feedback=feedback)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)

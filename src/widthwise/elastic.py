@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from inspect import signature
 from typing import Any, Final
@@ -48,6 +49,7 @@ from widthwise.graph.sharded import whole
 from widthwise.graph.shared import shared_nodes
 from widthwise.graph.signature import showing
 from widthwise.graph.slicing import KeptDim, count, layout
+from widthwise.placed import placed
 from widthwise.recalibration import (
     Recalibrate,
     caller,
@@ -57,6 +59,7 @@ from widthwise.recalibration import (
     remember,
     remembered,
 )
+from widthwise.scaling import scaled_dims
 from widthwise.structure import Structure
 from widthwise.variant import AnyWidths, Widths
 
@@ -140,7 +143,8 @@ class Elastic(nn.Module):
         self._asked = Asked(prove, self.constraints, self.outputs)
         first = capture_example(model, tuple(args), kwargs or {}, self._asked, dynamic_shapes)
         self._captured = [first]  # for the example, then for each other form of call that came
-        self._served = [Runners(model, first, self._draw.scale)]
+        self._scaled = self._scaled_dims(first)
+        self._served = [self._runners_of(first)]
         self.register_load_state_dict_pre_hook(_keep_step)
         if prove:
             self._check_agreement(first, self._served[0])
@@ -181,7 +185,7 @@ class Elastic(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """What `__reduce_ex__` gave."""
         super().__setstate__(state)
-        self._served = [Runners(self.model, each, self._draw.scale) for each in self._captured]
+        self._served = [self._runners_of(each) for each in self._captured]
 
     def get_extra_state(self) -> Tensor:
         """The step, an int64 tensor (), for `state_dict`."""
@@ -361,7 +365,7 @@ class Elastic(nn.Module):
             if form.differs_in_sizes(args, kwargs):
                 raise CaptureError(f"{what}; capture it again.") from error
             raise CaptureError(f"{what}, and {error}") from error
-        runners = Runners(self.model, further, self._draw.scale)
+        runners = self._runners_of(further)
         if self._asked.prove:
             with apart(self.model):
                 self._check_agreement(further, runners)
@@ -376,11 +380,25 @@ class Elastic(nn.Module):
         self.step += 1
         return widths
 
-    def _scaled(self) -> frozenset[tuple[str, int]]:
-        """The dims of tensors that are multiplied where fewer features than all are read."""
-        read, state = self._relations.consumed, self._relations.state
-        some = frozenset((name, d) for name, d in read if not fully_fixed(state[name][d]))
-        return some if self.draw.scale else frozenset()
+    @property
+    def scaled(self) -> frozenset[tuple[str, int]]:
+        """The (tensor, dim) that are multiplied by full size / width, where the draw has a scale.
+
+        Before them or behind them stand the activations: see `scaling`.
+        """
+        return self._scaled
+
+    def _scaled_dims(self, captured: Captured) -> frozenset[tuple[str, int]]:
+        if not self._draw.scale:
+            return frozenset()
+        relations, axes = captured.relations, captured.axes
+        behind = placed(self.model, relations, axes, tensors(self.model, captured.programs))
+        return scaled_dims(relations, axes, behind)
+
+    def _runners_of(self, captured: Captured) -> Runners:
+        # Runners scale what is consumed; what is scaled here may be what makes the features.
+        relations = replace(captured.relations, consumed=set(self._scaled))
+        return Runners(self.model, replace(captured, relations=relations), scale=True)
 
     @property
     def _programs(self) -> tuple[Program, ...]:
@@ -513,7 +531,7 @@ class Elastic(nn.Module):
 
     @cached_property
     def _width_statistics(self) -> tuple[str, ...]:
-        shared = shared_nodes(self.evaluation, self._scaled())
+        shared = shared_nodes(self.evaluation, self._scaled)
         return tuple(of_width(self._programs[0], self.evaluation.program, shared))
 
     def warn_of_graph(self, reason: str | None) -> None:
@@ -558,7 +576,7 @@ class Elastic(nn.Module):
         self, kept: Mapping[str, int], same_class: bool
     ) -> tuple[nn.Module, tuple[Patch, ...], str | None]:
         full = self.state()
-        state = cut_state(self._relations, self._table, kept, full, self._scaled())
+        state = cut_state(self._relations, self._table, kept, full, self._scaled)
         graph, training = graph_module(self.model, self._relations, self._table, kept, state)
         only = "training mode does other things, which it leaves out: it computes evaluation only"
         found: Any = None
@@ -581,7 +599,7 @@ class Elastic(nn.Module):
         Raises WidthError.
         """
         keep = keeper(self._table, self.complete(widths))
-        state, scaled = self.state(), self._scaled()
+        state, scaled = self.state(), self._scaled
         found = {
             id(state[name]): tuple(
                 KeptDim(

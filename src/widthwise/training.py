@@ -170,6 +170,4 @@ def _pruner(
     steps = plan.steps * recipe.epochs
     if not rungs and settings.method != "plain":
         rungs = ladder(net, _SHELLS)
-    return GradualPruner(
-        net, how.schedule(steps), scope=how.scope, feedback=how.feedback, rungs=rungs
-    )
+    return how.pruner(net, steps, rungs)

@@ -37,7 +37,8 @@ class Draw:
         logarithmic scale, so that every octave is drawn equally often.
     shared: one draw for all axes: the law holds for the widest, the others keep the same share,
         rounded to their widths. Otherwise each axis is drawn by itself.
-    scale: multiply what is kept by size / width, as published; folded into weights at the cut.
+    scale: multiply what is kept by size / width, as published: in front of an activation that one
+        layer (or its norm) feeds, else where the features are read; folded into weights at the cut.
 
     Raises ValueError for values outside these ranges.
     """

@@ -9,7 +9,11 @@ Schedule(0.95, initial=0.5, end=5_000)                # from half, of a network 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
+
+FREQUENCY: Final = 100  # steps from one change of the masks to the next
+FEEDBACK: Final = 4  # the same where weights may come back, which they can only at a change
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Schedule:
     final, initial: shares of zeros, in [0, 1).
     begin, end: the optimizer steps between which sparsity grows from initial to final. Before
         `begin` nothing is pruned; at `end` the last masks are made.
-    frequency: steps from one change of the masks to the next.
+    frequency: steps from one change of the masks to the next; by default 100, and 4 in a pruner
+        with feedback, where a weight that was pruned wrongly stays out until the next change.
     exponent: 3 as published, 1 for a straight line.
 
     Raises ValueError for values that do not make a schedule.
@@ -31,7 +36,7 @@ class Schedule:
     begin: int = 0
     end: int = 1000
     initial: float = 0.0
-    frequency: int = 100
+    frequency: int | None = None
     exponent: float = 3.0
 
     def __post_init__(self) -> None:
@@ -53,10 +58,13 @@ class Schedule:
                 f"The schedule ends at step {self.end}, before it begins at step {self.begin}; "
                 "give an end of at least that."
             )
-        if isinstance(self.frequency, bool) or not isinstance(self.frequency, int):
-            raise ValueError(f"Schedule.frequency is {self.frequency!r}; give a number of steps.")
-        if self.frequency < 1:
-            raise ValueError(f"Schedule.frequency is {self.frequency}; give at least 1 step.")
+        if self.frequency is not None:
+            if isinstance(self.frequency, bool) or not isinstance(self.frequency, int):
+                raise ValueError(
+                    f"Schedule.frequency is {self.frequency!r}; give a number of steps."
+                )
+            if self.frequency < 1:
+                raise ValueError(f"Schedule.frequency is {self.frequency}; give at least 1 step.")
         if not (math.isfinite(self.exponent) and self.exponent > 0):
             raise ValueError(f"Schedule.exponent is {self.exponent}; give a number above 0.")
 
@@ -69,11 +77,16 @@ class Schedule:
         left = 1 - (step - self.begin) / (self.end - self.begin)
         return self.final + (self.initial - self.final) * float(left**self.exponent)
 
-    def changes(self, step: int) -> bool:
-        """Whether masks are made anew after so many optimizer steps."""
-        if not self.begin <= step <= self.end:
+    def changes(self, step: int, *, endless: bool = False) -> bool:
+        """Whether masks are remade after so many optimizer steps; endless: after the end too."""
+        if step < self.begin or (step > self.end and not endless):
             return False
-        return step == self.end or (step - self.begin) % self.frequency == 0
+        return step == self.end or (step - self.begin) % (self.frequency or FREQUENCY) == 0
+
+    def paced(self, *, feedback: bool) -> Schedule:
+        """The same schedule with a frequency, chosen for pruning with or without feedback."""
+        chosen = FEEDBACK if feedback else FREQUENCY
+        return self if self.frequency is not None else replace(self, frequency=chosen)
 
     def scaled(self, final: float) -> Schedule:
         """The same steps with another final sparsity, for a tensor of its own."""

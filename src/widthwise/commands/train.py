@@ -93,7 +93,9 @@ def train(
     feedback: Annotated[
         bool,
         typer.Option(
-            "--feedback", help="Let weights come back that were pruned wrongly (DPF, Lin 2020)."
+            "--feedback",
+            help="Let weights come back that were pruned wrongly (DPF, Lin 2020): masks are remade "
+            "every 4 steps.",
         ),
     ] = False,
     sam: Annotated[

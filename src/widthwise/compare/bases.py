@@ -7,7 +7,6 @@ net = network(task, base)                   # the trained network, as an Elastic
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,14 +78,12 @@ def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:
         model = channels_last(task.model().train())
     net = Elastic(model, task.example(), draw=_DRAWS[kind], seed=seed, constraints=task.constraints)
     loss = _LOSSES.get(kind, lambda net, task: SingleDraw(net, task.loss))(net, task)
-    began = time.process_time()
     recipe = spec.recipe(task)
-    fit(net, data.train, loss, recipe=recipe, folder=folder, seed=seed, progress=False)
-    seconds = time.process_time() - began
+    history = fit(net, data.train, loss, recipe=recipe, folder=folder, seed=seed, progress=False)
     net.cpu()
     with tempfile.TemporaryDirectory() as place:
         path = save(net.model.eval(), Path(place) / "base.safetensors")
-        return Base(kind, seed, path.read_bytes(), seconds, net.levels)
+        return Base(kind, seed, path.read_bytes(), history.processor, net.levels)
 
 
 def network(task: Task, base: Base) -> Elastic:

@@ -130,9 +130,7 @@ class _Bench:
 
     def cells(self, progress: bool) -> list[Cell]:
         """Train, and measure every network that comes of it."""
-        began = time.process_time()
-        module = self._trained(progress)
-        spent = time.process_time() - began
+        module, spent = self._trained(progress)
         return [
             self._measured(amount, fraction, module, spent)
             for (_, amount, _), fraction in zip(
@@ -140,8 +138,11 @@ class _Bench:
             )
         ]
 
-    def _trained(self, progress: bool) -> nn.Module | None:
-        """Train; returns the module of a small-dense network, None where the net is trained."""
+    def _trained(self, progress: bool) -> tuple[nn.Module | None, float]:
+        """Train, or train on; returns the module of a small-dense network and the seconds it took.
+
+        None in the place of the module where the net itself is trained.
+        """
         plan, training, net = self.plan, self.training, self.net
         elastic = training.kind in (Kind.ELASTIC, Kind.ELASTIC_SPARSE)
         module = None
@@ -152,7 +153,7 @@ class _Bench:
             )
             module = channels_last(small)
         target = net if elastic else module or net.model
-        fit(
+        history = fit(
             target,
             self.data.train,
             elastic_loss(net, self.task) if elastic else self.task.loss,
@@ -163,7 +164,7 @@ class _Bench:
             progress=progress,
         )
         net.cpu()
-        return None if module is None else module.cpu()
+        return None if module is None else module.cpu(), history.processor
 
     def _pruner(self) -> GradualPruner | None:
         training, plan = self.training, self.plan
@@ -175,13 +176,7 @@ class _Bench:
         rungs = []
         if training.kind is Kind.ELASTIC_SPARSE:
             rungs = [self.net.widths(f) for f in sorted(training.fractions) if f < 1]
-        return GradualPruner(
-            self.net,
-            pruning.schedule(steps),
-            scope=pruning.scope,
-            feedback=pruning.feedback,
-            rungs=rungs,
-        )
+        return pruning.pruner(self.net, steps, rungs)
 
     def _measured(
         self, amount: float, fraction: float, trained: nn.Module | None, spent: float

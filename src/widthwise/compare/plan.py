@@ -64,7 +64,8 @@ class Cell:
     amount: the fraction of every axis that is kept; for SPARSE the sparsity.
     bytes: of its file. accounted: of the same by the formula of Zhu & Gupta (2017).
     nonzero, params: numbers of its parameters. metric: by split. further: the task's further
-    figures on the test data. seconds: of the training that it came from, by the processor.
+    figures on the test data. seconds: of the training that it came from, by the processor; an
+    interrupted one is counted from its start.
     """
 
     kind: str

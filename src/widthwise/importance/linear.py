@@ -42,6 +42,11 @@ class Reader:
         """The dim of the weight that reads features."""
         return 0 if self.kind == "matrix" else 1
 
+    @property
+    def padded(self) -> bool:
+        """Whether some of what it multiplies is padding rather than features."""
+        return self.kind == "convolution" and any(self._argument(4))
+
     def matrix(self, weight: Tensor) -> Tensor:
         """The weight as (outputs, columns), the features of x outermost in the columns."""
         return weight.T if self.kind == "matrix" else weight.flatten(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,25 +53,47 @@ def first_readings(net: Elastic) -> dict[str, Reading]:
 
     Raises ScoreError where there is none for any axis.
     """
-    related = net.evaluation
-    of_data = _of_data(related)
     found: dict[str, Reading] = {}
-    every = [(node, x) for node in related.contracted for x in _read(related, node)]
     # What is computed of weights alone is the same on all data, and so comes last.
-    for node, source in sorted(every, key=lambda pair: pair[1] not in of_data):
-        wanted = {f for term in related.contracted[node] for f in free_factors(term)}
-        for d, term in enumerate(related.dims[source]):
-            if isinstance(term, list):
-                continue
-            for name in {net.table.of.get(f) for f in free_factors(term) if f in wanted}:
-                if name is not None and name not in found:
-                    found[name] = Reading(node, source, d, _entries(net, name, term))
+    for of_data in (True, False):
+        for name, node, source, dim in _where(net, of_data):
+            if name not in found:
+                found[name] = _reading(net, name, node, source, dim)
     if not found:
         raise ScoreError(
             "Nothing in the network sums over features that can be cut, so their values cannot be "
             "judged; use a score that needs none, such as magnitude."
         )
     return found
+
+
+def every_reading(net: Elastic) -> dict[str, list[Reading]]:
+    """For each free axis all operators that sum over its features, where data is read."""
+    found: dict[str, list[Reading]] = {}
+    for name, node, source, dim in _where(net, True):
+        found.setdefault(name, []).append(_reading(net, name, node, source, dim))
+    return found
+
+
+def _where(net: Elastic, of_data: bool) -> Iterator[tuple[str, fx.Node, fx.Node, int]]:
+    """(axis, operator, the value that it reads, the dim of that), of values that are of data."""
+    related = net.evaluation
+    depends = _of_data(related)
+    for node in related.contracted:
+        wanted = {f for term in related.contracted[node] for f in free_factors(term)}
+        for source in _read(related, node):
+            if (source in depends) is not of_data:
+                continue
+            for dim, term in enumerate(related.dims[source]):
+                if isinstance(term, list):
+                    continue
+                for name in {net.table.of.get(f) for f in free_factors(term) if f in wanted}:
+                    if name is not None:
+                        yield name, node, source, dim
+
+
+def _reading(net: Elastic, name: str, node: fx.Node, source: fx.Node, dim: int) -> Reading:
+    return Reading(node, source, dim, _entries(net, name, net.evaluation.dims[source][dim]))
 
 
 def _read(related: Related, node: fx.Node) -> Iterator[fx.Node]:
@@ -100,25 +122,40 @@ def _entries(net: Elastic, name: str, term: Any) -> Tensor:
 def feature_values(
     net: Elastic, batches: Batches, what: str, progress: bool
 ) -> Iterator[dict[str, Tensor]]:
-    """For each batch the features of every axis that is read, (rows, features)."""
-    program, readings = net.evaluation.program, first_readings(net)
-    names, form = list(program.state.values()), Form(net.model, program)
-    wanted: dict[fx.Node, list[tuple[str, Reading]]] = {}
-    for axis, reading in readings.items():
-        wanted.setdefault(reading.node, []).append((axis, reading))
+    """For each batch the features of every axis where they are first read, (rows, features)."""
+    readings = {name: [reading] for name, reading in first_readings(net).items()}
+    form = Form(net.model, net.evaluation.program)
     for inputs, _ in shown(nonempty(batches, net), batches, what, progress):
         found: dict[str, Tensor] = {}
-        with evaluating(net.model):
-            side = Side(program.graph, names, net.state(), [flattened(form, inputs)])
-            for node in program.graph.nodes:
-                if node.op != "call_function":
-                    continue
-                for axis, reading in wanted.get(node, ()):
-                    # Before the operator runs, which may write over what it reads.
-                    found[axis] = reading.values(side[reading.source][0])
-                side.run(node)
-                side.forget(node)
+        read_values(net, readings, flattened(form, inputs), found.__setitem__)
         yield found
+
+
+def read_values(
+    net: Elastic,
+    readings: Mapping[str, Sequence[Reading]],
+    leaves: list[Any],
+    see: Callable[[str, Tensor], object],
+) -> None:
+    """Run the network on one batch, and give each axis with its features at each reading to `see`.
+
+    leaves: the inputs as its graph takes them. The features come as (rows, features).
+    """
+    program = net.evaluation.program
+    wanted: dict[fx.Node, list[tuple[str, Reading]]] = {}
+    for axis, each in readings.items():
+        for reading in each:
+            wanted.setdefault(reading.node, []).append((axis, reading))
+    with evaluating(net.model):
+        side = Side(program.graph, list(program.state.values()), net.state(), [leaves])
+        for node in program.graph.nodes:
+            if node.op != "call_function":
+                continue
+            for axis, reading in wanted.get(node, ()):
+                # Before the operator runs, which may write over what it reads.
+                see(axis, reading.values(side[reading.source][0]))
+            side.run(node)
+            side.forget(node)
 
 
 @dataclass(frozen=True)
@@ -182,4 +219,13 @@ def activation(
     return finite({axis: (m[2] - m[1].square()).float() for axis, m in means.items()})
 
 
-__all__ = ["Moments", "Reading", "activation", "feature_values", "first_readings", "moments"]
+__all__ = [
+    "Moments",
+    "Reading",
+    "activation",
+    "every_reading",
+    "feature_values",
+    "first_readings",
+    "moments",
+    "read_values",
+]

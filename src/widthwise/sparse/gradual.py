@@ -1,15 +1,20 @@
 """Gradual pruning of a whole training, in shares of its steps, as data.
 
 Gradual(0.9)                                  # up to 90 % zeros by three quarters of the way
-Gradual(0.9, begin=0.2, scope="global").schedule(steps=5_000)
+Gradual(0.9, begin=0.2, scope="global").pruner(module, steps=5_000)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from widthwise.choose.schedule import Schedule
+from torch import nn
+
+from widthwise.choose.schedule import FEEDBACK, Schedule
 from widthwise.sparse.compete import Scope, checked
+from widthwise.sparse.pruner import GradualPruner
+from widthwise.variant import AnyWidths
 
 
 @dataclass(frozen=True)
@@ -17,8 +22,8 @@ class Gradual:
     """How a training is pruned, whatever its length.
 
     sparsity: share of zeros at the end. begin, end: shares of the steps between which it grows.
-    changes: how often masks are made anew in between. scope, feedback: as `GradualPruner` takes
-    them.
+    changes: how often masks are remade in between; with feedback at least every 4 steps.
+    scope, feedback: as `GradualPruner` takes them.
 
     Raises ValueError for values outside their ranges.
     """
@@ -45,6 +50,20 @@ class Gradual:
         checked(self.scope)
 
     def schedule(self, steps: int) -> Schedule:
-        """For a training of so many optimizer steps."""
+        """The schedule for a training of so many optimizer steps."""
         begin, end = round(self.begin * steps), round(self.end * steps)
-        return Schedule(self.sparsity, begin, end, frequency=max(1, (end - begin) // self.changes))
+        frequency = max(1, (end - begin) // self.changes)
+        if self.feedback:
+            frequency = min(frequency, FEEDBACK)
+        return Schedule(self.sparsity, begin, end, frequency=frequency)
+
+    def pruner(
+        self, module: nn.Module, steps: int, rungs: Sequence[AnyWidths] = ()
+    ) -> GradualPruner:
+        """What prunes a module in a training of so many optimizer steps.
+
+        rungs: as `GradualPruner` takes them. Raises as it does.
+        """
+        return GradualPruner(
+            module, self.schedule(steps), scope=self.scope, feedback=self.feedback, rungs=rungs
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from widthwise.choose.schedule import Schedule
 from widthwise.errors import ScoreError
-from widthwise.sparse.compete import Scope, lamp
+from widthwise.sparse.compete import Scope, lowest_by_lamp
 from widthwise.sparse.select import lowest
 
 
@@ -18,19 +18,14 @@ from widthwise.sparse.select import lowest
 class Group:
     """Weights that compete with each other.
 
-    entries: by tensor, which of its entries belong here, bool of its shape; None for all.
+    entries: by tensor, which of its entries belong here, int64 places in the flattened tensor;
+        None for all.
     adaptive: whether they compete by `lamp` rather than by what they are.
     """
 
     entries: Mapping[str, Tensor | None]
     schedule: Schedule
     adaptive: bool = False
-
-    def changes(self, step: int, *, endless: bool) -> bool:
-        """Whether its masks are made anew; endless: after the end of the schedule too."""
-        plan = self.schedule
-        beyond = endless and step > plan.end and (step - plan.begin) % plan.frequency == 0
-        return plan.changes(step) or beyond
 
     def kept(self, weights: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """Which of its entries stay: by tensor, bool, those entries in order.
@@ -39,11 +34,15 @@ class Group:
         number of weights. Raises ScoreError when nothing is left of a tensor.
         """
         sparsity = self.schedule.sparsity(step)
-        values = [_those(weights[name].abs(), inside) for name, inside in self.entries.items()]
-        together = torch.cat([lamp(v) for v in values] if self.adaptive else values)
-        left = lowest(together, round(sparsity * len(together))).logical_not_()  # quicker than ~
-        pieces = left.split([len(v) for v in values])
-        found = dict(zip(self.entries, pieces, strict=True))
+        values = [_those(weights[name], inside).abs() for name, inside in self.entries.items()]
+        sizes = [len(v) for v in values]
+        count = round(sparsity * sum(sizes))
+        if self.adaptive:
+            pieces = lowest_by_lamp(values, count)
+        else:
+            pieces = list(lowest(torch.cat(values), count).split(sizes))
+        left = [gone.logical_not_() for gone in pieces]  # quicker than ~
+        found = dict(zip(self.entries, left, strict=True))
         empty = next(
             (n for n, inside in self.entries.items() if inside is None and not found[n].any()), None
         )
@@ -53,7 +52,8 @@ class Group:
 
 
 def _those(values: Tensor, inside: Tensor | None) -> Tensor:
-    return values.flatten() if inside is None else values[inside.to(values.device)]
+    flat = values.detach().flatten()
+    return flat if inside is None else flat.index_select(0, inside.to(flat.device))
 
 
 def groups(
@@ -74,15 +74,15 @@ def groups(
             yield Group(dict.fromkeys(names), plan, adaptive)
             continue
         for number in sorted({int(s) for name in names for s in shells[name].unique()}):
-            inside = {name: shells[name] == number for name in names}
-            there = {name: some for name, some in inside.items() if some.any()}
+            inside = {n: (shells[n] == number).flatten().nonzero().squeeze(1) for n in names}
+            there = {name: some for name, some in inside.items() if len(some)}
             yield Group(there, plan, adaptive)
 
 
 def check(group: Group, sizes: Mapping[str, int]) -> None:
     """Raise ScoreError where the end of the schedule would leave nothing of a tensor."""
     (name, inside), *others = group.entries.items()
-    count = sizes[name] if inside is None else int(inside.sum())
+    count = sizes[name] if inside is None else len(inside)
     if not others and round(group.schedule.final * count) == count:
         raise nothing_left(name, group.schedule.final)
 

@@ -78,7 +78,8 @@ class GradualPruner:
         if rungs and not isinstance(module, Elastic):
             raise ValueError("rungs are widths of an Elastic; give that in place of the module.")
         self.module = module.model if isinstance(module, Elastic) else module
-        self.schedule, self.scope, self.each = schedule, checked(scope), dict(each or {})
+        self.schedule, self.scope = schedule.paced(feedback=feedback), checked(scope)
+        self.each = {name: own.paced(feedback=feedback) for name, own in (each or {}).items()}
         self.rungs = tuple(module.complete(w) for w in rungs) if isinstance(module, Elastic) else ()
         self.feedback = feedback
         chosen = prunable(self.module) if tensors is None else tuple(tensors)
@@ -87,7 +88,7 @@ class GradualPruner:
         parts = {name: name.rpartition(".") for name in named}
         self._holders = {n: (self.module.get_submodule(p[0]), p[2]) for n, p in parts.items()}
         nested = shells(module, rungs) if rungs and isinstance(module, Elastic) else {}
-        self._groups = tuple(groups(chosen, schedule, scope, self.each, nested))
+        self._groups = tuple(groups(chosen, self.schedule, scope, self.each, nested))
         for group in self._groups:
             check(group, {name: p.numel() for name, p in named.items()})
         # Integers as wide as the weights, of all bits or none: an AND is quicker than a product,
@@ -214,7 +215,7 @@ class GradualPruner:
     @torch.no_grad()
     def _update(self) -> None:
         """Make the masks anew where it is time to, and apply them."""
-        due = [g for g in self._groups if g.changes(self._taken, endless=self.feedback)]
+        due = [g for g in self._groups if g.schedule.changes(self._taken, endless=self.feedback)]
         if due or self._out:
             weights = {name: self._parameter(name) for name in self._kept}
             for name, out in self._out.items():
@@ -234,7 +235,7 @@ class GradualPruner:
             if inside is None:
                 kept.copy_(-left.view(kept.shape).to(kept.dtype))
             else:
-                kept[inside.to(kept.device)] = -left.to(kept.dtype)
+                kept.put_(inside.to(kept.device), -left.to(kept.dtype))
             if name in self._before:
                 kept.bitwise_and_(self._before[name])
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+
+_MANY: Final = 0.5  # equal values, as a share, that are set aside before a selection
 
 
 def prunable(module: nn.Module) -> tuple[str, ...]:
@@ -46,14 +50,31 @@ def lowest(values: Tensor, count: int) -> Tensor:
     return gone
 
 
+def ascending(values: Tensor) -> Tensor:
+    """The same values from low to high, (n,)."""
+    if not _in_numpy(values):
+        return values.sort().values
+    return torch.from_numpy(np.sort(values.detach().numpy()))
+
+
 def _kth(values: Tensor, k: int) -> Tensor:
-    """The k-th lowest, (). What is least is set aside: mostly zeros, and ties take long."""
+    """The k-th lowest, (). Where most are the least (zeros) they are set aside.
+
+    Selection takes long among equal values; setting few of them aside takes longer than it saves.
+    """
     least = values.min()
-    others = values[values > least]
-    tied = len(values) - len(others)
+    tied = int((values == least).count_nonzero())
     if k <= tied:
         return least
-    if others.device.type != "cpu" or others.dtype not in (torch.float32, torch.float64):
-        return others.kthvalue(k - tied).values
-    # NumPy's selection is vectorized: ten times as fast.
-    return torch.from_numpy(np.partition(others.detach().numpy(), k - tied - 1))[k - tied - 1]
+    aside = tied > _MANY * len(values)
+    k -= tied if aside else 0
+    if not _in_numpy(values):
+        return (values[values > least] if aside else values).kthvalue(k).values
+    numbers = values.detach().numpy()
+    chosen = numbers[numbers > least.item()] if aside else numbers
+    return torch.from_numpy(np.partition(chosen, k - 1))[k - 1]
+
+
+def _in_numpy(values: Tensor) -> bool:
+    """Whether NumPy can take them; its sorting and selection are vectorized, ten times as fast."""
+    return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)

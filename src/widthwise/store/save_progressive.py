@@ -158,8 +158,9 @@ class _Made:
         known, alike = self.net.relations.state, self._alike(name)
         terms = next((known[n] for n in alike if n in known), None)
         dims = full.shape if terms is None else [described(t, axes, numbers) for t in terms]
-        consumed = self.net.relations.consumed if self.net.draw.scale else ()
-        scales = tuple(d for d in range(full.dim()) if any((n, d) in consumed for n in alike))
+        scales = tuple(
+            d for d in range(full.dim()) if any((n, d) in self.net.scaled for n in alike)
+        )
         kept = by_rung(self.axes.values(), len(self.rungs))
         entry = Entry(full.dtype, tuple(dims), kept, False, scales)
         nested = all(

@@ -45,7 +45,8 @@ class Checkpoint:
 
     step: steps taken. run: what the run was begun with, as JSON; it must be the same to go on.
     epochs: those that are done. losses: sum and number of the losses of the epoch at hand.
-    draws: (seed, step) of everything that draws widths, by module name. scaler: of mixed precision.
+    draws: (seed, step) of everything that draws widths, by module name. seconds, processor: wall
+    and processor time of the epoch at hand. scaler: of mixed precision.
     tensors: by name, on the CPU.
     """
 
@@ -55,6 +56,7 @@ class Checkpoint:
     losses: tuple[float, int]
     draws: dict[str, tuple[int, int]]
     seconds: float = 0.0
+    processor: float = 0.0
     scaler: dict[str, Any] | None = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -74,7 +76,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     write_whole(folder / NAME, [safetensors.torch.save(tensors, metadata)])
 
 
-_FIELDS = ("step", "run", "losses", "draws", "seconds", "scaler")
+_FIELDS = ("step", "run", "losses", "draws", "seconds", "processor", "scaler")
 
 
 def load(folder: Path) -> Checkpoint | None:
@@ -137,19 +139,22 @@ def _read(header: Any, tensors: Mapping[str, Tensor]) -> Checkpoint:
     found = Checkpoint(
         step=header["step"],
         run=header["run"],
-        epochs=tuple(Epoch(**e) for e in header["epochs"]),
+        # Older files have wall time alone.
+        epochs=tuple(Epoch(**{"processor": e["seconds"], **e}) for e in header["epochs"]),
         losses=(header["losses"][0], header["losses"][1]),
         draws={name: (d[0], d[1]) for name, d in header["draws"].items()},
         seconds=header["seconds"],
+        processor=header.get("processor", header["seconds"]),
         scaler=header["scaler"],
         tensors=tensors,
     )
     counts = [found.step, found.losses[1], *(step for _, step in found.draws.values())]
     _need(all(type(n) is int and n >= 0 for n in counts), "a count is not a whole number")
     _need(all(type(seed) is int for seed, _ in found.draws.values()), "a seed is not one")
-    numbers = [found.seconds, found.losses[0]]
+    numbers = [found.seconds, found.processor, found.losses[0]]
     for epoch in found.epochs:
-        numbers += [epoch.loss, epoch.seconds, *([] if epoch.metric is None else [epoch.metric])]
+        numbers += [epoch.loss, epoch.seconds, epoch.processor]
+        numbers += [] if epoch.metric is None else [epoch.metric]
     right = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
     _need(right, "a measured value is not a number")
     return found

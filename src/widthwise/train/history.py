@@ -10,12 +10,15 @@ class Epoch:
     """One pass over the training data.
 
     loss: mean over its steps. metric: on the validation data at full width, after the epoch; None
-    when nothing was measured. seconds: wall time; not part of what makes two records equal.
+    when nothing was measured. seconds: wall time. processor: seconds of the (main) process's time.
+    Times are not part of what makes two records equal; of a resumed run, what was done after the
+    last checkpoint and had to be done again counts once.
     """
 
     loss: float
     metric: float | None = None
     seconds: float = field(default=0.0, compare=False)
+    processor: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,8 @@ class History:
     def seconds(self) -> float:
         """Wall time of all epochs together."""
         return sum(e.seconds for e in self.epochs)
+
+    @property
+    def processor(self) -> float:
+        """Seconds of processor time of all epochs together."""
+        return sum(e.processor for e in self.epochs)

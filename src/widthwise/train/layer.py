@@ -1,6 +1,7 @@
 """`StructuralDropout`: the method as a layer, for those who place it by hand.
 
     self.drop = StructuralDropout(p=0.5)         # after a hidden layer: (N, H), (N, C, H, W), ...
+                                                 # in front of its activation, or behind
     self.drop = StructuralDropout(dim=-1)        # features last: (N, T, H)
 
     model.train()                                # each call cuts the whole batch at one drawn width
@@ -10,8 +11,11 @@
 It shows what a width would do; it does not make the network smaller. `Elastic` captures a model
 with these layers as if they were not there, and then cuts it for real:
 
-    net = Elastic(model, (x,), draw=Draw(scale=True))    # scale as the layer's
+    net = Elastic(model, (x,), draw=Draw(scale=True))    # scale as the layer's, where it stands
     small = net.cut({"fc1": 64})                         # computes what layer width 64 computes
+
+In front of an operator that makes something of zeros, such as a sigmoid, no cut can compute that,
+and `Elastic` refuses it: place the layer behind.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from widthwise.measure.sweep import ladder
 from widthwise.recalibration import caller
 from widthwise.train import checkpoint
 from widthwise.train.batches import drawn
+from widthwise.train.clock import Clock
 from widthwise.train.family import FamilyLoss
 from widthwise.train.history import Epoch, History
 from widthwise.train.job import Job, module_of
@@ -74,6 +75,7 @@ def _warm_up(job: Job, loss: FamilyLoss, progress: bool) -> tuple[Epoch, ...]:
         alone = replace(job, recipe=recipe, pruner=None, quantizer=None)
         done = TrainingRun(alone, after=job.recipe.epochs - epochs).go(progress)
     device = next(module_of(loss.net).parameters()).device
+    clock = Clock()
     batches = drawn(job.train, SAMPLES, job.recipe.batch_size, job.seed)
     try:
         loss.choose_levels([(placed(x, device), placed(y, device)) for x, y in batches])
@@ -85,4 +87,8 @@ def _warm_up(job: Job, loss: FamilyLoss, progress: bool) -> tuple[Epoch, ...]:
             stacklevel=caller(),
         )
         loss.train_along(ladder(loss.net, loss.count))
-    return done.epochs
+    if not done.epochs:
+        return ()
+    *others, last = done.epochs  # whose time takes in that of choosing
+    seconds, processor = last.seconds + clock.wall, last.processor + clock.processor
+    return (*others, replace(last, seconds=seconds, processor=processor))

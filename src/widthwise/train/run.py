@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from widthwise.recalibration import caller, remember
 from widthwise.train import checkpoint
 from widthwise.train.batches import pieces, placed, planned, reseed, stream
 from widthwise.train.checkpoint import Checkpoint
+from widthwise.train.clock import Clock
 from widthwise.train.ema import Average
 from widthwise.train.history import Epoch, History
 from widthwise.train.interrupt import Interrupt
@@ -95,7 +95,7 @@ class TrainingRun:
         self.pending: list[Tensor] = []  # losses of the last steps, not looked at yet
         self.last = math.nan  # the last loss looked at
         self.kept: int | None = None  # the step of the last checkpoint
-        self.began = time.monotonic()
+        self.clock = Clock()  # of the epoch at hand
         self.tidy = Pace(self.steps, 60.0)
         self.interrupt = Interrupt()
 
@@ -171,7 +171,7 @@ class TrainingRun:
         display.step(self.step, self._look())
         self.epochs.append(self._measured())
         self.losses = (0.0, 0)
-        self.began = time.monotonic()
+        self.clock = Clock()
         self._save()
         display.epoch(self.before + epoch + 1, self.epochs[-1])
 
@@ -276,7 +276,7 @@ class TrainingRun:
         with self.average.shown() if self.average is not None else nullcontext():
             value = validated(self.job, self.accelerator)
         total, count = self.losses
-        return Epoch(total / count, value, time.monotonic() - self.began)
+        return Epoch(total / count, value, self.clock.wall, self.clock.processor)
 
     def _save(self) -> None:
         folder = self.job.folder
@@ -302,7 +302,8 @@ class TrainingRun:
                 epochs=tuple(self.epochs),
                 losses=self.losses,
                 draws={name: (d.seed, d.step) for name, d in self.job.drawing().items()},
-                seconds=time.monotonic() - self.began,
+                seconds=self.clock.wall,
+                processor=self.clock.processor,
                 scaler=None if scaler is None else scaler.state_dict(),
                 tensors=tensors,
             ),
@@ -321,7 +322,7 @@ class TrainingRun:
             self.identity |= {n: v for n, v in found.run.items() if n == "longer" and v}
         self.step = self.kept = found.step
         self.epochs, self.losses = list(found.epochs), found.losses
-        self.began = time.monotonic() - found.seconds
+        self.clock = Clock(found.seconds, found.processor)
         for name, module in self.job.drawing().items():
             module.seed, module.step = found.draws[name]
         restore(found.tensors, self.module, self.optimizer, self.average)

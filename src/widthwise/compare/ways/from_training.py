@@ -100,8 +100,8 @@ def _pruner(bench: Bench, net: Elastic, pruned: float, feedback: bool) -> Gradua
     """pruned: how many weights are to become zero."""
     recipe = bench.spec.recipe(bench.task)
     steps = planned(bench.data.train, recipe.batch_size, bench.seed).steps * recipe.epochs
-    how = Gradual(min(pruned / _prunable(net.model), 0.999))
-    return GradualPruner(net, how.schedule(steps), scope=bench.spec.scope, feedback=feedback)
+    share = min(pruned / _prunable(net.model), 0.999)
+    return Gradual(share, scope=bench.spec.scope, feedback=feedback).pruner(net, steps)
 
 
 def _prunable(module: nn.Module) -> int:
