@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from widthwise import steps, training
+from widthwise import cuts, steps, training
 from widthwise.errors import FileError
 from widthwise.measure.frontier import Frontier
 from widthwise.report.picks import Pick
@@ -75,7 +75,7 @@ def _cut(opened: steps.Opened, frontier: Frontier, name: str, budget: int) -> Cu
     folder, task = opened.run.folder, opened.task
     point = frontier.pick(max_bytes=budget)
     stored, exported = folder / f"{name}.safetensors", folder / f"{name}.onnx"
-    (pick,) = steps.cut(opened, [point.widths], [stored])
+    (pick,) = cuts.cut(opened, [point.widths], [stored])
     steps.export(load(stored, build=task.model), task, exported, "onnx")
     served = steps.onnx_metric(exported, task, task.splits())
     _agree(stored.name, "bytes", pick.bytes, point.bytes)

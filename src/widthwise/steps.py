@@ -2,8 +2,7 @@
 
     opened = open_run(run)                       # that `training.train` or `trained.order` made
     frontier = sweep_run(opened)
-    point = frontier.pick(max_bytes="10kB")
-    pick = cut(opened, point.widths, Path("small.safetensors"))
+    point = frontier.pick(max_bytes="10kB")      # and then `cuts.cut`
 
 A file that any of them writes has been read back, and the numbers they return are those of the
 network that was read.
@@ -11,11 +10,9 @@ network that was read.
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -27,9 +24,8 @@ from widthwise.bits import Quantized
 from widthwise.choose.draws import Draw, smallest
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError, RunError, ScoreError, TrainingError, WidthError
-from widthwise.importance import allocated_ladder, held_at_zero, zeros_of
+from widthwise.importance import allocated_ladder
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.measure.metric import outputs_for
 from widthwise.measure.sweep import Evaluation, ladder, sweep, usual_widths
 from widthwise.recalibration import Recalibrate, has_statistics
 from widthwise.report import html, plot
@@ -45,8 +41,8 @@ from widthwise.store.packedfile import Pack
 from widthwise.tasks.noted import without_folder
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
-from widthwise.touchups import TouchUp, TouchUps, begun, compensation, touch_up, usual
-from widthwise.train.batches import drawn, evaluating, in_order, own_randomness, planned, stream
+from widthwise.touchups import TouchUp, compensation
+from widthwise.train.batches import drawn, in_order, own_randomness, planned, stream
 from widthwise.variant import Widths
 from widthwise.zeros import meant
 
@@ -186,159 +182,10 @@ def widths_by(record: Record) -> By:
     return "scores" if record.settings.order.get("score") in COMPARABLE else "fraction"
 
 
-def cut(
-    opened: Opened,
-    widths: Sequence[Mapping[str, int]],
-    outs: Sequence[Path],
-    *,
-    touch_ups: TouchUps | None = None,
-    recalibrate: bool = True,
-    progress: bool = False,
-) -> list[Pick]:
-    """Cut a run's network, store the cuts in `outs`, and note them among the picks of the run.
-
-    touch_ups: what is done to the cut networks before they are stored; None as `shipped_touch_ups`
-        says. A distillation is kept for those that are no worse with it on validation data.
-    recalibrate: estimate batch-norm statistics on training data, as `sweep_run` does.
-
-    Raises WidthError, DataError, FileError, ScoreError, TrainingError.
-    """
-    kept = [opened.net.complete(w) for w in widths]
-    how = [shipped_touch_ups(opened, w) if touch_ups is None else touch_ups for w in kept]
-    for out in outs:
-        writable(out)
-    load_picks(opened.run.picks)  # damaged ones are found before the work is done
-    data = opened.task.splits()
-    if touch_ups is None and not _judges_evaluation(opened, data):
-        how = [usual_touch_ups(opened, w) for w in kept]
-    made = make(opened, kept, data, how, recalibrate=recalibrate, progress=progress)
-    return [
-        _store(opened, data, w, each, out) for w, each, out in zip(kept, made, outs, strict=True)
-    ]
-
-
-def _judges_evaluation(opened: Opened, data: Splits) -> bool:
-    """Whether the task's loss takes what the network gives in evaluation mode.
-
-    Not where a network has outputs for training alone, such as auxiliary heads; then none teaches.
-    """
-    inputs, target = next(iter(drawn(data.train, 2, 2, 0)))
-    with torch.no_grad(), evaluating(opened.net):
-        try:
-            opened.task.loss(outputs_for(opened.net, inputs), target)
-        except Exception:  # noqa: BLE001  a user's function may fail in any way
-            return False
-    return True
-
-
-def _store(opened: Opened, data: Splits, kept: Widths, made: Made, out: Path) -> Pick:
-    """Store one cut network and note it."""
-    run = opened.run
-    results = store_checked(opened.net, kept, made.module, out, opened.task, data, opened.pack)
-    pick = Pick(
-        name=out.stem,
-        widths=dict(kept),
-        bytes=out.stat().st_size,
-        valid=results["valid"],
-        test=results["test"],
-        file=inside(out, run.folder),
-        touch_up=", ".join(name for name in made.touch_ups if name is not TouchUp.NONE),
-    )
-    note(run, pick)
-    return pick
-
-
-@dataclass(frozen=True)
-class Made:
-    """A cut network on the CPU, and the touch-ups that it has."""
-
-    module: nn.Module
-    touch_ups: tuple[TouchUp, ...]
-
-
-def make(
-    opened: Opened,
-    widths: Sequence[Widths],
-    data: Splits,
-    how: Sequence[TouchUps],
-    *,
-    recalibrate: bool = True,
-    progress: bool = False,
-) -> list[Made]:
-    """The cut networks that `cut` stores, each with its touch-ups; the run is left as it is.
-
-    Raises WidthError, ScoreError, TrainingError.
-    """
-    task, net, seed = opened.task, opened.net, opened.record.settings.seed
-    samples: list[Any] = []
-
-    def batches() -> list[Any]:
-        if not samples:
-            samples.extend(sample(task, data, SAMPLES, seed))
-        return samples
-
-    statistics = statistics_of(net, task, data) if recalibrate else False
-    modules = [begun(net, w, h, batches, statistics) for w, h in zip(widths, how, strict=True)]
-    judge = evaluation(task, data, "valid")
-
-    def touched(places: Sequence[int], steps: TouchUps) -> None:
-        with ExitStack() as stack:
-            for i in places:
-                zeros = zeros_of(modules[i]) if opened.pack == "zeros" else {}
-                stack.enter_context(held_at_zero(modules[i], zeros))
-            touch_up(
-                [modules[i] for i in places],
-                net,
-                [widths[i] for i in places],
-                task,
-                data.train,
-                steps,
-                batches,
-                statistics=recalibrate,
-                seed=seed,
-                progress=progress,
-            )
-
-    done = [h.names for h in how]
-    last = {i: h for i, h in enumerate(how) if h.names[-1:] == (TouchUp.DISTILL,)}
-    for i, each in enumerate(how):
-        touched([i], each.without_last() if i in last else each)
-    if last:
-        before = {i: copy.deepcopy(modules[i]) for i in last}
-        touched([*last], replace(next(iter(last.values())), names=(TouchUp.DISTILL,)))
-        for i, module in before.items():
-            if task.metric.better(judge(module), judge(modules[i])):
-                modules[i], done[i] = module, done[i][:-1]
-    return [Made(m.cpu(), names) for m, names in zip(modules, done, strict=True)]
-
-
 def note(run: Run, pick: Pick) -> None:
     """Keep a pick among those of a run, in the place of one of its name. Raises FileError."""
     others = [p for p in load_picks(run.picks) if p.name != pick.name]
     save_picks(run.picks, sorted([*others, pick], key=lambda p: -p.bytes))
-
-
-def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
-    """Those of a cut where none are named: what the points of the run's frontier had.
-
-    Without a frontier, those that a sweep would give it. Raises WidthError, FileError.
-    """
-    if opened.net.complete(widths) == dict(opened.net.full()):
-        return TouchUps()  # nothing went that could be made up for
-    path = opened.run.frontier
-    frontier = Frontier.load(path) if path.exists() else None
-    return usual(frontier, ordered=bool(opened.record.settings.order))
-
-
-def shipped_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
-    """What `cut` does where nothing is named: the usual ones, and for runs along levels a
-    distillation after them.
-    """
-    usual_ones = usual_touch_ups(opened, widths)
-    full = opened.net.complete(widths) == opened.net.full()
-    if full or not opened.record.levels or opened.task.distill is None:
-        return usual_ones
-    return TouchUps((*usual_ones.names, TouchUp.DISTILL))
 
 
 def export(module: nn.Module, task: Task, path: Path, form: Format) -> None:

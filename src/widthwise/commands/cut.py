@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from widthwise import steps
+from widthwise import cuts, steps
 from widthwise.commands.common import (
     AnyClass,
     Budget,
@@ -146,7 +146,7 @@ def cut(
             asked = [point.widths for point in points]
         else:
             asked = [named if fraction is None else _fraction(opened.net, fraction, any_class)]
-        picks = steps.cut(
+        picks = cuts.cut(
             opened,
             asked,
             outs,
