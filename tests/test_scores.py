@@ -1,14 +1,20 @@
 """Scores against what they estimate, computed in full."""
 
+import json
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call, hessian
 
 import widthwise as ww
 from widthwise import importance
 from widthwise.errors import ScoreError
+from widthwise.importance import by_name
 from widthwise.importance.readings import Moments
 from widthwise.importance.reconstruction import _eliminate
 
@@ -401,6 +407,93 @@ def test_a_loss_of_detached_outputs_is_refused(net, curvature):
 
     with pytest.raises(ScoreError, match="does not depend on the network's parameters"):
         importance.obd(net, BATCHES, detached, curvature=curvature)
+
+
+def test_obd_sd_means_the_reading_that_was_chosen(net):
+    """In the library and by name: what `bench/minified_choices.py` found on validation data."""
+    stored = Path(__file__).parents[1] / "bench" / "results" / "minified.json"
+    reading = json.loads(stored.read_text())["results"]["choices"]["reading"]
+    for of, found in (
+        ("features", by_name.features(net, "obd-sd", BATCHES, F.cross_entropy, seed=3)),
+        ("weights", by_name.weights(net, "obd-sd", BATCHES, F.cross_entropy, seed=3)),
+    ):
+        wanted = importance.obd_sd(net, BATCHES, F.cross_entropy, of=of, seed=3, **reading)
+        same(found, wanted)
+        same(importance.obd_sd(net, BATCHES, F.cross_entropy, of=of, seed=3), wanted)
+        plain = importance.obd(net, BATCHES, F.cross_entropy, of=of, seed=3)  # Fisher, no spread
+        assert any(not torch.allclose(plain[n], wanted[n]) for n in plain)
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * x.cos()
+
+
+class Sines(nn.Module):
+    """Its own function has no second derivative."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(5, 7), nn.Linear(7, 3)
+
+    def forward(self, x):
+        return self.fc2(Once.apply(self.fc1(x)))
+
+
+class Distances(nn.Module):
+    """An operator of torch's has none."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.centres = nn.Linear(5, 7), nn.Parameter(torch.randn(3, 7))
+
+    def forward(self, x):
+        return -torch.cdist(self.fc1(x), self.centres, p=1.5)
+
+
+@pytest.mark.parametrize("model", [Sines, Distances])
+def test_networks_without_a_second_derivative_are_told_of(model):
+    torch.manual_seed(0)
+    net = ww.Elastic(model(), X[:4])
+    batches = [(X, Y)]
+    for score in (importance.obd_sd, partial(importance.obd, curvature="hutchinson")):
+        with pytest.raises(ScoreError, match=r"no second derivative \(.*\); use the score obd"):
+            score(net, batches, F.cross_entropy, of="weights")
+    importance.obd(net, batches, F.cross_entropy, of="weights")
+    importance.obd_sd(net, batches, F.cross_entropy, of="weights", curvature="fisher")
+
+
+class Remembering(nn.Module):
+    """cuDNN has no second derivative of its layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.out = nn.LSTM(6, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.out(self.rnn(x)[0][:, -1])
+
+
+def test_curvature_of_recurrent_layers_goes_without_cudnn():
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 3, 6), torch.tensor([0, 1, 2, 0])
+    net, seen = ww.Elastic(Remembering(), x), []
+
+    def loss(outputs, target):
+        seen.append(torch.backends.cudnn.enabled)
+        return F.cross_entropy(outputs, target)
+
+    importance.obd_sd(net, [(x, y)], loss)
+    assert seen == [False]
+    assert torch.backends.cudnn.enabled
 
 
 def test_weights_that_are_not_numbers_are_named(net):

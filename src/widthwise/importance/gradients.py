@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError
+from widthwise.graph.refusal import first_sentence
 from widthwise.measure.data import pairs
 from widthwise.measure.metric import outputs_for
 from widthwise.measure.modes import evaluating
@@ -78,11 +79,12 @@ def curvatures(
     """Weight x (H d) for the mean loss of each batch, with its Hessian H.
 
     directions: tensors -> d by name, of the shape of each; called for every batch. Nothing of H but
-    its product with d is ever made.
+    its product with d is ever made. Raises ScoreError for a model that has no second derivative.
     """
     for inputs, target in nonempty(batches, model):
         # Fused attention and recurrent kernels have no second derivative.
-        with sdpa_kernel(SDPBackend.MATH), _without_mkldnn():
+        kernels = sdpa_kernel(SDPBackend.MATH), _without_mkldnn(), _without_cudnn(model)
+        with kernels[0], kernels[1], kernels[2], torch.enable_grad(), _twice():
             tensors, loss, _ = _differentiable(model, inputs, target, criterion)
             if not loss.requires_grad:
                 raise ScoreError(_INDEPENDENT)
@@ -95,8 +97,52 @@ def curvatures(
                 for n, g in zip(tensors, slope, strict=True)
                 if g is not None and g.requires_grad and n in along
             ]
+            _differentiable_twice(moved)
             curved = _derivatives(moved, tensors)
         yield _times(tensors, curved)
+
+
+@contextmanager
+def _twice() -> Iterator[None]:
+    """Tell of operators that can be differentiated once only."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _ONCE):
+            raise
+        raise _once(first_sentence(error)) from error
+
+
+def _differentiable_twice(values: Iterable[Tensor]) -> None:
+    """Raise ScoreError where a function has a `once_differentiable` backward.
+
+    What is differentiated through it by other tensors than its own would be zero without a word.
+    """
+    ahead: list[Any] = [x.grad_fn for x in values]
+    seen = set()
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::Error":
+            raise _once("an autograd.Function of it is differentiable once")
+        ahead += [following for following, _ in node.next_functions]
+
+
+def _once(why: str) -> ScoreError:
+    return ScoreError(
+        f"The loss has no second derivative ({why}); use the score obd, or "
+        'curvature="fisher", which need the first alone.'
+    )
+
+
+@contextmanager
+def _without_cudnn(model: nn.Module) -> Iterator[None]:
+    """For recurrent layers, of which cuDNN has no second derivative."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext():
+        yield
 
 
 @contextmanager
@@ -216,6 +262,9 @@ def output_slopes(outputs: Any, target: Any, criterion: Criterion) -> list[tuple
 def _learns(x: Any) -> bool:
     return isinstance(x, Tensor) and x.requires_grad
 
+
+# What torch says of functions that have a first derivative and no second.
+_ONCE = ("is not implemented", "differentiate twice", "ouble backward")
 
 _INDEPENDENT = (
     "The loss does not depend on the network's parameters; give a criterion (outputs, target) -> "

@@ -105,8 +105,8 @@ def obd_sd(
     criterion: Criterion,
     *,
     of: Of = "features",
-    curvature: Curvature = "fisher",
-    spread: float = 1.0,
+    curvature: Curvature = "hutchinson",
+    spread: float = 0.5,
     seed: int = 0,
     progress: bool = False,
 ) -> Scores:
@@ -115,7 +115,10 @@ def obd_sd(
     mean_b(s_b) + spread x sd_b(s_b), with the saliency s_b = h_b w^2 / 2 as batch b estimates it.
     What varies from batch to batch matters to some of the data, so only what is reliably
     unimportant goes first. This is our reading of the letters SD in Harang & Sanders,
-    "Magnificent Minified Models" (2023), whose formula we could not obtain.
+    "Magnificent Minified Models" (2023), whose formula we could not obtain. Of the readings tried,
+    curvature and spread are by default those with the highest accuracy on validation data.
+
+    curvature: as `obd` takes it; "fisher" takes half the time. spread: 0 is `obd`.
     """
     mean, deviation = _moments(_saliencies(net, batches, criterion, of, curvature, seed, progress))
     return finite({name: value + spread * deviation[name] for name, value in mean.items()})
