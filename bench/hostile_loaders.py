@@ -261,7 +261,13 @@ def _others(folder: Path) -> dict[str, list[bytes]]:
 def _written_checkpoint(folder: Path) -> bytes:
     tensors = {"model/fc1.weight": torch.rand(2, 3), "optimizer/fc1.weight/step": torch.tensor(3)}
     state = checkpoint.Checkpoint(
-        7, {"lr": 0.1}, (Epoch(0.5, 0.9, 1.0),), (0.25, 2), {"fit": (0, 7)}, 2.5, None, tensors
+        step=7,
+        run={"lr": 0.1},
+        epochs=(Epoch(0.5, 0.9, 1.0),),
+        losses=(0.25, 2),
+        draws={"fit": (0, 7)},
+        seconds=2.5,
+        tensors=tensors,
     )
     checkpoint.save(folder, state)
     return (folder / checkpoint.NAME).read_bytes()

@@ -21,7 +21,7 @@ X = torch.randn(4, 6)
 
 PUBLIC = """
     ACCURACY Axis BudgetError CaptureError Constraints DataError Distill Draw Elastic Evaluation
-    ExportError FileError Frontier GradualPruner GraphModuleWarning Inspection Metric
+    ExportError FamilyLoss FileError Frontier GradualPruner GraphModuleWarning Inspection Metric
     NothingFasterWarning NothingToCutWarning Point Progressive PUBLISHED QuantizationError Recipe
     RunError SAM Sandwich SandwichLoss Schedule ScoreError SingleDraw StatisticsWarning StepLoss
     StructuralDropout TaskError TrainingError Variant WidthError Widths WidthwiseError

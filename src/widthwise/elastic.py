@@ -296,8 +296,10 @@ class Elastic(nn.Module):
         Raises WidthError for unknown axes, widths that an axis cannot have, and a fraction outside
         (0, 1].
         """
-        named = widths if isinstance(widths, Mapping) else self.widths(widths)
-        return Widths(self._table.complete(named))
+        return Widths(self._table.complete(self._named(widths)))
+
+    def _named(self, widths: AnyWidths) -> Mapping[str, int]:
+        return widths if isinstance(widths, Mapping) else self.widths(widths)
 
     def forward(self, *args: Any, widths: AnyWidths | None = None, **kwargs: Any) -> Any:
         """The model at the given widths; without them, drawn ones in train mode, full ones in eval.
@@ -307,7 +309,8 @@ class Elastic(nn.Module):
         """
         if widths is None:
             widths = self.drawn() if self.training else {}
-        kept = self.complete(widths)
+        # A dict: compiled graphs take its numbers for symbols.
+        kept = self._table.complete(self._named(widths))
         runner, inputs = self._serving(self.training, args, kwargs)
         return runner(kept, inputs)
 
