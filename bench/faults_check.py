@@ -22,7 +22,15 @@ from typing import Any, Final
 from faults_commands import Command
 
 # Times of day and how long something took differ from run to run, and checksums over them.
-_TIMES: Final = {"started", "finished", "seconds", "latency_ms", "own_seconds", "shared_seconds"}
+_TIMES: Final = {
+    "started",
+    "finished",
+    "seconds",
+    "processor",
+    "latency_ms",
+    "own_seconds",
+    "shared_seconds",
+}
 _SUMS: Final = {"sha256", "checksum"}
 _CLOCK = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 _SHOWS_TIMES: Final = ("comparison", "curves", "latency", "cost")  # of a comparison: page, pictures
