@@ -122,11 +122,11 @@ class Finished:
     trials: int
 
 
-def finished(folder: Path, command: Command) -> Finished:
-    """What a folder holds of finished work."""
+def finished(folder: Path, command: Command, per_epoch: int = 0) -> Finished:
+    """What a folder holds of finished work. per_epoch: steps of a training's epoch."""
     pieces = [p for place in ("trained", "units") for p in folder.glob(f"compared/{place}/*.json")]
     return Finished(
-        _steps(folder / command.trained) if command.trained else 0,
+        _steps(folder / command.trained, per_epoch) if command.trained else 0,
         {p.name: _identity(p) for p in pieces},
         sum(_told(folder / "run" / "search.jsonl").values()) if command.name == "search" else 0,
     )
@@ -159,11 +159,15 @@ def _identity(path: Path) -> tuple[int, int]:
     return found.st_ino, found.st_mtime_ns
 
 
-def _steps(run: Path) -> int:
+def _steps(run: Path, per_epoch: int) -> int:
     from widthwise.train import checkpoint
 
     found = checkpoint.load(run)
-    return 0 if found is None else found.step
+    if found is None:
+        return 0
+    # A training along levels has two phases, and its second counts its own steps.
+    before: Any = found.run.get("warm_up", [])
+    return len(before) * per_epoch + found.step
 
 
 def _told(journal: Path) -> Counter[int]:

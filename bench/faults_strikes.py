@@ -143,7 +143,7 @@ def outcome(trial: Trial) -> dict[str, Any]:
         FAULTS[trial.fault](trial)
         for said, _, child in trial.runs:
             trial.wrong += complaints(child.code or 0, said.read_text(errors="replace"))
-        before = finished(folder, known.command)
+        before = finished(folder, known.command, known.steps // _EPOCHS)
         lost = _unkept(trial, before)
         if trial.ended(trial.begin()) != 0:
             trial.wrong.append(f"the next run fails: {_last(trial.runs[-1][0])}")

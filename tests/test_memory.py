@@ -39,6 +39,6 @@ def test_what_was_freed_is_given_back() -> None:
 
 def test_a_training_gives_back_what_it_frees(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr("widthwise.train.fit.give_back", lambda: calls.append(1))
+    monkeypatch.setattr("widthwise.train.run.give_back", lambda: calls.append(1))
     run(None)
     assert calls

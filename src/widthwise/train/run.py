@@ -73,6 +73,7 @@ class TrainingRun:
         processes = self.accelerator.num_processes
         self.plan = planned(job.train, recipe.batch_size, job.seed, processes, job.accumulate)
         self.steps = self.plan.steps * recipe.epochs
+        self.shown_steps = self.plan.steps * self.shown_epochs
         self.identity = job.identity() | dict(notes or {})
         self.held = job.held()
         alone = not self.held and not job.after_steps()
@@ -112,7 +113,11 @@ class TrainingRun:
         self._agree()
         name = job.metric.name if job.metric else None
         display = Display(
-            self.steps, self.shown_epochs, self.step, name, shown=progress and self.main
+            self.shown_steps,
+            self.shown_epochs,
+            self._shown(self.step),
+            name,
+            shown=progress and self.main,
         )
         # Several processes would not all hear it between the same two steps.
         listening = self.interrupt.listening(self.accelerator.num_processes == 1)
@@ -158,7 +163,7 @@ class TrainingRun:
         for share in shares:
             self._step([(*self._placed(next(fetched)), piece.weight) for piece in share])
             if look.due():
-                display.step(self.step, self._look())
+                display.step(self._shown(self.step), self._look())
                 look.reset()
             if self.interrupt.heard:
                 self._stop()
@@ -168,7 +173,7 @@ class TrainingRun:
             if self.tidy.due():
                 give_back()
                 self.tidy.reset()
-        display.step(self.step, self._look())
+        display.step(self._shown(self.step), self._look())
         self.epochs.append(self._measured())
         self.losses = (0.0, 0)
         self.clock = Clock()
@@ -258,10 +263,16 @@ class TrainingRun:
             self.last = values[-1]
         return self.last
 
+    def _shown(self, step: int) -> int:
+        """A step, counted from the beginning of the longer training that this is a part of."""
+        return self.before * self.plan.steps + step
+
     def _failed(self, what: str, step: int) -> TrainingError:
-        kept = f"; the checkpoint of step {self.kept} is kept" if self.kept is not None else ""
+        kept = ""
+        if self.kept is not None:
+            kept = f"; the checkpoint of step {self._shown(self.kept)} is kept"
         return TrainingError(
-            f"The {what} at step {step} of {self.steps}; train anew with a lower learning rate than"
+            f"The {what} at step {self._shown(step)} of {self.shown_steps}; train anew with a lower learning rate than"
             f" {self.job.recipe.lr:g}, and look for values in the data that are not finite{kept}."
         )
 
@@ -357,7 +368,7 @@ class TrainingRun:
         self._save()
         folder = self.job.folder
         raise KeyboardInterrupt(
-            f"Stopped after step {self.step} of {self.steps}; "
+            f"Stopped after step {self._shown(self.step)} of {self.shown_steps}; "
             + (
                 f"the same call or command with {folder} goes on from there."
                 if folder is not None
