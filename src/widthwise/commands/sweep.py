@@ -35,7 +35,10 @@ def sweep(
     ladder: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="How many widths; by default all of a small network, else 16."
+            metavar="N",
+            min=1,
+            help="How many widths, down to the narrowest that training drew; by default all of a "
+            "small network, else 16.",
         ),
     ] = None,
     by: Annotated[

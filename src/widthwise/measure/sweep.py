@@ -27,6 +27,7 @@ from torch import nn
 
 from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError, WidthError
+from widthwise.graph.axes import Grid
 from widthwise.graph.sharded import whole
 from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, params, runtime
 from widthwise.measure.data import pairs
@@ -221,8 +222,9 @@ def ladder(
     Where all axes have the same size (an MLP 784-256-256-10) and no count is given: every width
     from 1 to that size. Otherwise `count` (16) fractions from `lowest` to 1, each the same factor
     above the last, because budgets are thought of in factors; those that round to the same widths
-    come once. Axes inside another (a head size) stay full, as in `net.widths`; all widths are ones
-    that the network's constraints allow.
+    come once. No axis is narrower than training draws it (`net.lowest`). Axes inside another (a
+    head size) stay full, as in `net.widths`; all widths are ones that the network's constraints
+    allow.
 
     Raises WidthError for a count below 1 or a fraction outside (0, 1].
     """
@@ -233,7 +235,7 @@ def ladder(
     if count is None and len(set(sizes.values())) == 1:
         steps = range(1, max(sizes.values()) + 1)
         every = [Widths({n: a.near(w, multiple_of) for n, a in axes.items()}) for w in steps]
-        return list(dict.fromkeys(every))
+        return _drawn(net, every, multiple_of)
     count = 16 if count is None else count
     if count < 1:
         raise WidthError(f"The number of widths is {count}; give at least 1.")
@@ -241,7 +243,18 @@ def ladder(
         raise WidthError(f"The lowest fraction is {lowest}; give a number above 0, at most 1.")
     fractions = [lowest ** (i / max(1, count - 1)) for i in reversed(range(count))]
     found = [net.widths(f, multiple_of) for f in fractions[:-1]]
-    return list(dict.fromkeys([*found, Widths(sizes)]))
+    return _drawn(net, [*found, Widths(sizes)], multiple_of)
+
+
+def _drawn(net: Elastic, widths: Iterable[Widths], multiple_of: int) -> list[Widths]:
+    """These widths, none below what training draws; those that become the same come once."""
+    lowest: dict[str, int] = {}
+    for name, width in net.lowest.items():
+        axis = net.free[name]
+        grid = Grid(math.lcm(multiple_of, axis.grid.multiple_of), axis.grid.at_least)
+        lowest[name] = min(axis.size, grid.up(width))
+    raised = (Widths({n: max(w, lowest[n]) for n, w in some.items()}) for some in widths)
+    return list(dict.fromkeys(raised))
 
 
 def sweep(
