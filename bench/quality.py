@@ -9,7 +9,7 @@ Compared, at both hidden layers of width 2..256:
     published   structural dropout as published (Knodt 2022): p 0.5, independent uniform cuts, scale
                 H/i, Adam 8e-4, batch 500, 100 epochs, on pixels in 0..1 as in the author's code
                 (normalised pixels, which all others get, do it harm)
-    default     the default objective and the recipe of the task, cut as it is
+    default     seven sandwich passes a step (`SandwichLoss`), the recipe of the task, cut as it is
     refit       the same cut, its output layer refitted on the kept features
     distilled   the same cut, two epochs of distillation from the full network
 

@@ -26,13 +26,18 @@ from widthwise.tasks import BUILT_IN
 
 PAGE = ROOT / "docs" / "comparison.md"
 IMAGES = ROOT / "docs" / "images"
+STORED = [path.read_text() for path in (ROOT / "bench" / "results").glob("comparison-*.json")]
+NEWER = [name for name in METHODS if not any(f'"{name}"' in text for text in STORED)]
+NOT_THERE = (
+    f"\nNewer than these results, and not in the tables: {', '.join(NEWER)}.\n" if NEWER else ""
+)
 LEAD = f"""# Every method, at equal stored bytes
 
 Written by `scripts/comparison_page.py` from `bench/results/`. Each of {len(METHODS)} ways of compressing a network
 makes the best network that it can for every budget of *bytes of the file*, header included; the file is read
 back, and what was read is measured. `widthwise compare` does this for any task
 ([how](design.md#comparing-compare)); settings are in `bench/comparisons/`.
-
+{NOT_THERE}
 How to read it: whatever is chosen (the best method of a family, the winner at a budget, variants in a search,
 how far a method's knob is turned) is chosen on validation data; figures are of test data, means over seeds with
 their standard deviation. "Ahead" means that the 95 % interval of the difference, paired over seeds, is above zero

@@ -212,7 +212,10 @@ def test_workers_are_out_of_the_reach_of_an_interrupt():
 
 @pytest.fixture(scope="module")
 def trained() -> dict[str, bases.Base]:
-    return {kind: bases.train(SMALL, kind, 0, None) for kind in ("plain", "elastic", "published")}
+    return {
+        kind: bases.train(SMALL, kind, 0, None)
+        for kind in ("plain", "elastic", "published", "family")
+    }
 
 
 @pytest.mark.parametrize("group", grouped(tuple(METHODS)))

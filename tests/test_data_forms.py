@@ -25,6 +25,8 @@ from widthwise.measure.data import adapt, pairs
 from widthwise.measure.pairs import Pair, pair, takes
 from widthwise.measure.recalibrate import recalibrate
 from widthwise.measure.sweep import sweep
+from widthwise.train.family import FamilyLoss
+from widthwise.train.losses import SingleDraw
 from widthwise.train.touchup import distill, refit_output
 
 X = torch.randn(70, 5, generator=torch.Generator().manual_seed(0))
@@ -186,15 +188,17 @@ def test_every_form_trains_and_is_measured(form: str) -> None:
 def test_the_order_of_a_loader_is_kept_and_others_are_drawn() -> None:
     seen: list[int] = []
 
-    def loss(outputs: Tensor, target: Tensor) -> Tensor:
+    def noting(outputs: Tensor, target: Tensor) -> Tensor:
         seen.extend(target.tolist())
         return outputs.square().mean()
 
     data = TensorDataset(X, torch.arange(70))
-    fit(net_of(One(), X[:4]), DataLoader(data, 10), loss, recipe=Recipe(epochs=1), progress=False)
+    net = net_of(One(), X[:4])
+    loss = SingleDraw(net, noting)
+    fit(net, DataLoader(data, 10), loss, recipe=Recipe(epochs=1), progress=False)
     assert seen == [*range(70)]
     seen.clear()
-    fit(net_of(One(), X[:4]), data, loss, recipe=Recipe(epochs=1, batch_size=10), progress=False)
+    fit(net, data, loss, recipe=Recipe(epochs=1, batch_size=10), progress=False)
     assert seen != [*range(70)]
     assert sorted(seen) == [*range(70)]
 
@@ -212,7 +216,8 @@ def test_a_run_on_a_loader_goes_on_as_if_it_had_not_stopped(tmp_path, form: str)
         loss.__module__, loss.__qualname__ = "torch.nn.functional", "cross_entropy"
         net = net_of(One(), X[:4])
         recipe = Recipe(epochs=2, batch_size=10)
-        fit(net, ONE[form], loss, recipe=recipe, folder=folder, progress=False, save_every=0.0)
+        single = SingleDraw(net, loss)
+        fit(net, ONE[form], single, recipe=recipe, folder=folder, progress=False, save_every=0.0)
         return net
 
     whole = run(None, 100)
@@ -279,7 +284,8 @@ LONE: dict[str, Any] = {
 def test_inputs_alone_are_never_inputs_and_target(form: str) -> None:
     net = net_of(One(), X[:4])
     data = LONE[form]
-    fit(net, data, no_target, recipe=Recipe(epochs=1, batch_size=10), progress=False)
+    loss = FamilyLoss(net, no_target, distill=None)
+    fit(net, data, loss, recipe=Recipe(epochs=1, batch_size=10), progress=False)
     assert (
         sum(
             len(p.inputs if isinstance(p.inputs, Tensor) else p.inputs["x"])

@@ -310,7 +310,7 @@ def test_a_loss_that_the_model_computes_is_distilled_too():
         wanted = (full["loss"] + kl(narrow["logits"], full["logits"])) / 2
         torch.testing.assert_close(loss((x, y), y).double(), wanted.double())
     small = net.cut({"fc1": 3})
-    taught = Taught(small, net.eval(), Distill(), criterion)
+    taught = Taught([small], net.eval(), Distill(), criterion)
     found = taught((x, y), y)
     wanted = kl(small(x, y)["logits"], net(x, y)["logits"])
     torch.testing.assert_close(found.double(), wanted.double())
@@ -371,7 +371,7 @@ def test_without_a_criterion_the_targets_say_what_is_distilled():
     def value(full: Tensor, narrow: Tensor, target: Any) -> Tensor:
         teacher, student = nn.Linear(2, 2), nn.Linear(2, 2)
         teacher.forward, student.forward = lambda x: full, lambda x: narrow
-        return Taught(student, teacher, Distill(), None)(rand(N, 2), target)
+        return Taught([student], teacher, Distill(), None)(rand(N, 2), target)
 
     full, narrow = rand(N, C), rand(N, C) * 0.5
     torch.testing.assert_close(value(full, narrow, classes(N)).double(), kl(narrow, full))

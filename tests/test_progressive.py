@@ -729,7 +729,7 @@ def test_a_run_becomes_one_file(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         works("train", "digits", "--out", folder, "--epochs", 2)
-        works("sweep", folder, "--ladder", 5, "--no-latency")
+        works("sweep", folder, "--ladder", 5, "--no-latency", "--no-compensate")
     said = works("export", folder, "--format", "progressive", "--out", out, "--rungs", 3)
     assert "networks, the smallest in its first" in said
     frontier = Frontier.load(folder / "frontier.json")

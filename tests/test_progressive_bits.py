@@ -293,7 +293,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
 def test_a_run_becomes_one_file_of_few_bits(tmp_path):
     folder = tmp_path / "run"
     works("train", "digits", "--out", folder, "--epochs", 2)
-    works("sweep", folder, "--ladder", 5, "--no-latency")
+    works("sweep", folder, "--ladder", 5, "--no-latency", "--no-compensate")
     words = ("export", folder, "--format", "progressive", "--rungs", 3)
     works(*words, "--out", tmp_path / "plain")
     works(*words, "--out", tmp_path / "two", "--bits", 2)

@@ -187,7 +187,7 @@ def test_distillation_lowers_the_loss(net, same_class, hard):
 def test_the_teacher_goes_where_its_student_is(net, make):
     student = net.cut(WIDTHS).to("meta")
     teacher = make(MLP(6, 32, 4))
-    taught = Taught(student, teacher, Distill(), None, None)
+    taught = Taught([student], teacher, Distill(), None, None)
     assert taught(X.to("meta"), DATA.targets.to("meta")).device.type == "meta"
     assert {p.device.type for p in teacher.parameters()} == {"meta"}
 

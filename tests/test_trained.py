@@ -13,7 +13,7 @@ from torch import nn
 
 import widthwise as ww
 from command_line import fails, widthwise, works
-from widthwise import importance, steps, touchups, trained, training
+from widthwise import cuts, importance, steps, touchups, trained, training
 from widthwise.errors import ScoreError, TrainingError
 from widthwise.importance import by_name
 from widthwise.measure.frontier import Frontier
@@ -284,7 +284,7 @@ def test_a_sweep_shows_what_cuts_deliver(made, ordered, tmp_path):
     opened = steps.open_run(Run(ordered))
     for frontier, point in ((swept[1], bare), (swept[0], compensated), (swept[0], wider)):
         frontier.save(opened.run.frontier)
-        pick = steps.cut(opened, point.widths, out)
+        (pick,) = cuts.cut(opened, [point.widths], [out])
         assert (pick.valid, pick.bytes) == (point.metric, point.bytes)
 
 
@@ -488,7 +488,7 @@ def test_a_cut_is_a_function_of_its_seed(ordered, tmp_path):
         {"names": (TouchUp.NONE, TouchUp.REFIT)},
         {"names": (TouchUp.REFIT, TouchUp.MERGE)},
         {"names": (TouchUp.MERGE, TouchUp.SCRATCH)},
-        {"names": (TouchUp.DISTILL,), "epochs": 3},
+        {"names": (TouchUp.REFIT,), "epochs": 3},
         {"lr": 0.1},
         {"names": (TouchUp.SCRATCH,), "epochs": 0},
         {"names": (TouchUp.FINE_TUNE,), "lr": -1.0},

@@ -38,6 +38,14 @@ LANGUAGE = (
     "transformers/whisper",
 )
 SAMPLE = (*VISION, *LANGUAGE)
+# Left out of the tests, for each takes more than half a minute of processor time.
+SLOW = (
+    "torchvision/densenet121",
+    "torchvision/swin_v2_t",
+    "timm/ghostnetv3_050",
+    "timm/res2net50_14w_8s",
+    "timm/xcit_nano_12_p16_224",
+)
 
 
 def networks(family: str) -> tuple[Network, ...]:

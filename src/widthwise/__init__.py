@@ -35,6 +35,7 @@ from widthwise.store.progressive import Progressive
 from widthwise.store.save_progressive import save_progressive
 from widthwise.store.stream import cut_file
 from widthwise.train.carry import carry_average, carry_optimizer
+from widthwise.train.family import FamilyLoss
 from widthwise.train.fit import fit
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Distill, SandwichLoss, SingleDraw, StepLoss
@@ -62,6 +63,7 @@ __all__ = [
     "Elastic",
     "Evaluation",
     "ExportError",
+    "FamilyLoss",
     "FileError",
     "Frontier",
     "GradualPruner",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from widthwise import zeros
 from widthwise.choose.draws import Draw, draw_widths, narrowest
+from widthwise.choose.levels import at_share
 from widthwise.errors import CaptureError, DataError
 from widthwise.graph.agreement import check_agreement
 from widthwise.graph.axes import Axes, Axis
@@ -96,6 +97,9 @@ class Elastic(nn.Module):
     it, under the key `_extra_state`; a state dict without it leaves it as it is. Copies, deep ones
     and pickled ones, have parameters, draws and a step of their own.
 
+    `levels` are the widths, from narrow to full, that a training went along (`FamilyLoss`), none
+    before one.
+
     What an Elastic does not have itself it reads from `model`: `net.config`, `net.generate`. A
     method of the model runs the model, at full width. `forward` has the model's signature, so that
     trainers do with it what they do with the model.
@@ -133,6 +137,7 @@ class Elastic(nn.Module):
         self.constraints = constraints if constraints is not None else Constraints()
         self.seed = seed
         self.step = 0
+        self.levels: tuple[Widths, ...] = ()
         if any(p.is_meta for p in model.parameters()):
             args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
         self.outputs = None if outputs is None else tuple(outputs)
@@ -258,13 +263,14 @@ class Elastic(nn.Module):
     def lowest(self) -> Widths:
         """The narrowest width of each free axis that training draws; inner axes are left out.
 
-        Of the narrowest rung, where a `SandwichLoss` draws from rungs; else as `draw` says. Where
-        nothing is drawn, the least that constraints allow, mostly 1: with `Draw(p=0)`, and before
-        any training where no draw was given.
+        Of the narrowest level, or rung of a `SandwichLoss`, where training goes along some; else as
+        `draw` says. Where nothing is drawn, the least that constraints allow, mostly 1: with
+        `Draw(p=0)`, and before any training where no draw was given.
         """
         outer = {name: axis for name, axis in self.free.items() if axis.inner_of is None}
-        if self.rungs:
-            return Widths({name: min(rung[name] for rung in self.rungs) for name in outer})
+        known = self.levels or self.rungs
+        if known:
+            return Widths({name: min(widths[name] for widths in known) for name in outer})
         if self.draw.p > 0 and (self._draw_given or self.step):
             return narrowest(outer, self.draw)
         return Widths({name: axis.near(1) for name, axis in outer.items()})
@@ -290,10 +296,17 @@ class Elastic(nn.Module):
     def widths(self, kept: float, multiple_of: int = 1) -> Widths:
         """Every free axis at this fraction of its size, rounded to a multiple, at least one.
 
+        Of a network that was trained along `levels`, the widths between them that keep this
+        fraction in the mean over its axes, never below the narrowest level.
+
         Rounded to what the constraints allow, too. Axes that lie inside another (a head size inside
         its heads) stay full. Raises WidthError for a fraction outside (0, 1].
         """
-        return self._table.fraction(kept, multiple_of)
+        equal = self._table.fraction(kept, multiple_of)
+        if not self.levels:
+            return equal
+        found = at_share(self.free, self.levels, kept)
+        return Widths({name: self.free[name].near(found[name], multiple_of) for name in equal})
 
     def full(self) -> Widths:
         """Every free axis at its size."""
@@ -308,7 +321,8 @@ class Elastic(nn.Module):
         Raises WidthError for unknown axes, widths that an axis cannot have, and a fraction outside
         (0, 1].
         """
-        return Widths(self._table.complete(widths))
+        named = widths if isinstance(widths, Mapping) else self.widths(widths)
+        return Widths(self._table.complete(named))
 
     def forward(self, *args: Any, widths: AnyWidths | None = None, **kwargs: Any) -> Any:
         """The model at the given widths; without them, drawn ones in train mode, full ones in eval.
@@ -318,7 +332,7 @@ class Elastic(nn.Module):
         """
         if widths is None:
             widths = self.drawn() if self.training else {}
-        kept = self._table.complete(widths)
+        kept = self.complete(widths)
         runner, inputs = self._serving(self.training, args, kwargs)
         return runner(kept, inputs)
 
@@ -340,7 +354,7 @@ class Elastic(nn.Module):
         """
         runner, inputs = self._serving(False, args, kwargs)
         runners = next(r for r in self._served if r.runners[False] is runner)
-        return runners.each(map(self._table.complete, widths), inputs)
+        return runners.each(map(self.complete, widths), inputs)
 
     def _serving(
         self, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -537,7 +551,7 @@ class Elastic(nn.Module):
 
     def statistics(self, widths: AnyWidths) -> tuple[str, ...]:
         """The running means of the layers that see other values at these widths than at full."""
-        narrower = dict(self._table.complete(widths)) != dict(self.full())
+        narrower = self.complete(widths) != self.full()
         return self._width_statistics if narrower else ()
 
     @cached_property
@@ -567,7 +581,7 @@ class Elastic(nn.Module):
         return expressible(
             self._relations,
             self._table,
-            self._table.complete(widths),
+            self.complete(widths),
             lambda tried: isinstance(self.cut_with_patches(tried)[0], type(self.model)),
         )
 
@@ -579,7 +593,7 @@ class Elastic(nn.Module):
         if not any(p.is_meta for p in self.model.parameters()):
             self._check_unchanged()
         with whole(self.model):
-            made = self._cut(self._table.complete(widths), same_class)
+            made = self._cut(self.complete(widths), same_class)
         zeros.follow(self.model, made[0])
         return made
 
@@ -609,7 +623,7 @@ class Elastic(nn.Module):
 
         Raises WidthError.
         """
-        keep = keeper(self._table, self._table.complete(widths))
+        keep = keeper(self._table, self.complete(widths))
         state, scaled = self.state(), self._scaled
         found = {
             id(state[name]): tuple(

@@ -39,6 +39,7 @@ from widthwise.store.atomic import left_over, tidy, write_whole
 from widthwise.store.jsonfile import contents, sealed, unsealed
 from widthwise.store.lock import held
 from widthwise.train.identity import differences
+from widthwise.variant import Widths
 from widthwise.version import VERSION
 
 Status = Literal["running", "interrupted", "finished"]
@@ -81,7 +82,8 @@ class Record:
     command: as it was typed. draw: the fields of `Draw`, empty for an ordered run.
     versions: of what ran. started, finished: UTC, ISO 8601. metric: its name.
     results: split -> metric of the full network, once the run is finished.
-    source: the file of weights that the run started from, "" for none.
+    source: the file of weights that the run started from, "" for none. levels: the widths that it
+    was trained along, from narrow to full.
     """
 
     settings: Settings
@@ -93,6 +95,7 @@ class Record:
     metric: str = ""
     results: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
+    levels: Sequence[Mapping[str, int]] = ()
     versions: Mapping[str, str] = field(default_factory=lambda: dict(_versions()))
 
 
@@ -390,7 +393,8 @@ def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
 def _read(data: Any) -> Record:
     """A record from JSON. Raises ValueError, TypeError or KeyError for anything else."""
     settings = Settings(**data["settings"])
-    record = Record(**{**data, "settings": settings})
+    levels = tuple(data.get("levels", ()))
+    record = Record(**{**data, "settings": settings, "levels": levels})
     _need(record.finished is None or isinstance(record.finished, str), "a time")
     words = [settings.task, settings.method, record.command, record.started, record.metric]
     words += [settings.source, record.source]
@@ -405,6 +409,7 @@ def _read(data: Any) -> Record:
     _need(ordered or settings.method != ORDERED, "how it was ordered")
     _need(record.status in ("running", "interrupted", "finished"), "the status")
     _need(all(type(v) is float for v in record.results.values()), "a result")
+    _need(all(Widths(level) is not None for level in record.levels), "a level")
     return record
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from widthwise.cuts import usual_touch_ups
 from widthwise.errors import BudgetError
 from widthwise.importance import allocated_ladder
 from widthwise.measure.frontier import Frontier
@@ -31,7 +32,6 @@ from widthwise.steps import (
     scores_of,
     statistics_batches,
     store_checked,
-    usual_touch_ups,
     widths_by,
     writable,
 )

@@ -2,8 +2,7 @@
 
     opened = open_run(run)                       # that `training.train` or `trained.order` made
     frontier = sweep_run(opened)
-    point = frontier.pick(max_bytes="10kB")
-    pick = cut(opened, point.widths, Path("small.safetensors"))
+    point = frontier.pick(max_bytes="10kB")      # and then `cuts.cut`
 
 A file that any of them writes has been read back, and the numbers they return are those of the
 network that was read.
@@ -24,10 +23,10 @@ from torch import Tensor, nn
 from widthwise.bits import Quantized
 from widthwise.choose.draws import Draw
 from widthwise.elastic import Elastic
-from widthwise.errors import FileError, RunError, TrainingError
-from widthwise.importance import allocated_ladder, held_at_zero, zeros_of
+from widthwise.errors import FileError, RunError, ScoreError, TrainingError, WidthError
+from widthwise.importance import allocated_ladder
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.measure.sweep import Evaluation, ladder, sweep
+from widthwise.measure.sweep import Evaluation, ladder, sweep, usual_widths
 from widthwise.recalibration import Recalibrate, has_statistics
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
@@ -42,17 +41,18 @@ from widthwise.store.packedfile import Pack
 from widthwise.tasks.noted import without_folder
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
-from widthwise.touchups import TouchUp, TouchUps, begun, compensation, touch_up, usual
-from widthwise.train.batches import in_order, own_randomness, planned, stream
+from widthwise.touchups import TouchUp, compensation
+from widthwise.train.batches import drawn, in_order, own_randomness, planned, stream
 from widthwise.variant import Widths
 from widthwise.zeros import meant
 
-By = Literal["scores", "fraction"]
+By = Literal["levels", "scores", "fraction"]
 # Scores that estimate a change of the loss can be compared across axes.
 COMPARABLE: Final = ("reconstruction", "obd", "obd-sd", "taylor", "damage")
 Format = Literal["onnx", "torch"]
 _BATCH = 256  # items evaluated at once
 _STATISTICS = 100  # batches on which batch-norm statistics are estimated
+_PROBES = 3  # widths at which a touch-up is tried
 SAMPLES: Final = 2000  # of the training data, for touch-ups that need no whole training
 RUNGS: Final = 16  # widths of a sweep, or of a training, by scores
 
@@ -85,9 +85,14 @@ def open_run(run: Run) -> Opened:
         ) from error
     model = load(run.model, build=task.model)
     constraints = constraints_of(record.settings)
-    return Opened(
-        run, record, task, Elastic(model, task.example(), draw=draw, constraints=constraints)
-    )
+    net = Elastic(model, task.example(), draw=draw, constraints=constraints)
+    try:
+        net.levels = tuple(net.complete(level) for level in record.levels)
+    except WidthError as error:
+        raise RunError(
+            f"{run.record_file} holds levels of another network; train again with --overwrite."
+        ) from error
+    return Opened(run, record, task, net)
 
 
 def sweep_run(
@@ -110,30 +115,34 @@ def sweep_run(
     decided by those of an ordered run, 16 times where no count is given. None as `widths_by` says.
     recalibrate: estimate batch-norm statistics for each width on training data.
     compensate: measure cuts whose weights were fitted to make up for what went, as the frontier
-    then says and `cut` then does. None does so for ordered runs and what was trained on from them,
-    whose features have not, or not for long, learned to do without the others.
+    then says and `cut` then does. None does so for ordered runs, whose features have not learned to
+    do without the others; for runs along levels, where a look at three of them says so.
     keep_class: beside widths at which a cut is a graph module, measure near ones at which it is of
     the user's class, where there are any.
 
     Raises RunError, DataError, FileError, ScoreError, TrainingError.
     """
-    if compensate is None:
-        compensate = bool(opened.record.settings.order)
     widths = _widths(opened, count, by or widths_by(opened.record))
     task, net, seed = opened.task, opened.net, opened.record.settings.seed
     if keep_class:
         widths = with_own_class(net, widths)
     data = task.splits()
+    statistics = statistics_of(net, task, data) if recalibrate else False
     fit_anew = None
-    if compensate:
+    if compensate or compensate is None:
         samples = sample(task, data, SAMPLES, seed)
         fit_anew = compensation(net, samples, statistics=recalibrate)
+        if compensate is None:
+            judge = evaluation(task, data, "valid")
+            compensate = _compensates(opened, widths, fit_anew, judge, statistics)
+    if not compensate:
+        fit_anew = None
     frontier = sweep(
         net,
         evaluation(task, data, split),
         widths,
         latency=latency,
-        recalibrate=statistics_of(net, task, data) if recalibrate else False,
+        recalibrate=statistics,
         touch_up=fit_anew,
         pack=opened.pack,
         progress=progress,
@@ -144,100 +153,39 @@ def sweep_run(
     return frontier
 
 
+def _compensates(
+    opened: Opened,
+    widths: Sequence[Widths],
+    fit_anew: Callable[[nn.Module, Widths], nn.Module],
+    judge: Evaluation,
+    statistics: Recalibrate,
+) -> bool:
+    """Whether cuts of a run are better when they are compensated, on validation data."""
+    if not opened.record.levels:
+        return bool(opened.record.settings.order)
+    narrow = [w for w in widths if opened.net.complete(w) != opened.net.full()]
+    gained = 0.0
+    for w in narrow[len(narrow) // 4 :: max(1, len(narrow) // 4)][:_PROBES]:
+        module = opened.net.cut(w, same_class=False, recalibrate=statistics)
+        gained -= judge(module)
+        try:
+            gained += judge(fit_anew(module, w))
+        except ScoreError:  # such as a network without a layer that could be fitted
+            return False
+    return gained > 0 if judge.metric.higher_is_better else gained < 0
+
+
 def widths_by(record: Record) -> By:
-    """How a run is swept by itself: by scores, where it has some that compare across axes."""
+    """How a run is swept: along its levels, else by scores that compare across axes."""
+    if record.levels:
+        return "levels"
     return "scores" if record.settings.order.get("score") in COMPARABLE else "fraction"
-
-
-def cut(
-    opened: Opened,
-    widths: Mapping[str, int],
-    out: Path,
-    *,
-    touch_ups: TouchUps | None = None,
-    recalibrate: bool = True,
-    progress: bool = False,
-) -> Pick:
-    """Cut a run's network, store it in `out`, and note it among the picks of the run.
-
-    touch_ups: what is done to the cut network before it is stored; None as `usual_touch_ups` says.
-    recalibrate: estimate batch-norm statistics on training data, as `sweep_run` does.
-
-    Raises WidthError, DataError, FileError, ScoreError, TrainingError.
-    """
-    kept = opened.net.complete(widths)
-    how = usual_touch_ups(opened, kept) if touch_ups is None else touch_ups
-    task, run = opened.task, opened.run
-    writable(out)
-    load_picks(run.picks)  # damaged ones are found before the work is done
-    data = task.splits()
-    module = made(opened, kept, data, how, recalibrate=recalibrate, progress=progress)
-    results = store_checked(opened.net, kept, module, out, task, data, opened.pack)
-    pick = Pick(
-        name=out.stem,
-        widths=dict(kept),
-        bytes=out.stat().st_size,
-        valid=results["valid"],
-        test=results["test"],
-        file=inside(out, run.folder),
-        touch_up=", ".join(name for name in how.names if name is not TouchUp.NONE),
-    )
-    note(run, pick)
-    return pick
-
-
-def made(
-    opened: Opened,
-    widths: Mapping[str, int],
-    data: Splits,
-    how: TouchUps,
-    *,
-    recalibrate: bool = True,
-    progress: bool = False,
-) -> nn.Module:
-    """The cut network that `cut` stores, on the CPU; the run is left as it is.
-
-    Raises WidthError, ScoreError, TrainingError.
-    """
-    task, seed = opened.task, opened.record.settings.seed
-
-    def batches() -> list[Any]:
-        return sample(task, data, SAMPLES, seed)
-
-    statistics = statistics_of(opened.net, task, data) if recalibrate else False
-    module = begun(opened.net, widths, how, batches, statistics)
-    with held_at_zero(module, zeros_of(module) if opened.pack == "zeros" else {}):
-        touch_up(
-            module,
-            opened.net,
-            widths,
-            task,
-            data.train,
-            how,
-            batches,
-            statistics=recalibrate,
-            seed=seed,
-            progress=progress,
-        )
-    return module.cpu()
 
 
 def note(run: Run, pick: Pick) -> None:
     """Keep a pick among those of a run, in the place of one of its name. Raises FileError."""
     others = [p for p in load_picks(run.picks) if p.name != pick.name]
     save_picks(run.picks, sorted([*others, pick], key=lambda p: -p.bytes))
-
-
-def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
-    """Those of a cut where none are named: what the points of the run's frontier had.
-
-    Without a frontier, those that a sweep would give it. Raises WidthError, FileError.
-    """
-    if opened.net.complete(widths) == dict(opened.net.full()):
-        return TouchUps()  # nothing went that could be made up for
-    path = opened.run.frontier
-    frontier = Frontier.load(path) if path.exists() else None
-    return usual(frontier, ordered=bool(opened.record.settings.order))
 
 
 def export(module: nn.Module, task: Task, path: Path, form: Format) -> None:
@@ -364,22 +312,18 @@ def evaluation(task: Task, data: Splits, split: str) -> Evaluation:
 
 def sample(task: Task, data: Splits, count: int, seed: int) -> list[Any]:
     """Batches of so many training samples, or of all, drawn at random."""
-    size = task.recipe.batch_size
-    with own_randomness():
-        batches = planned(data.train, size, seed).epoch(0)
-    if getattr(data.train, "whole", False):
-        with own_randomness():
-            return list(stream(data.train, batches[: -(-count // size)], seed, 0))
-    order = torch.cat(list(batches))[:count]
-    # Parts of about the same size: batches are compared with each other, and none is of a few.
-    parts = order.tensor_split(-(-len(order) // size))
-    with own_randomness():
-        return list(stream(data.train, parts, seed, 0))
+    return drawn(data.train, count, task.recipe.batch_size, seed)
 
 
 def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
     """The widths to sweep. Raises RunError when there are no scores to go by, FileError."""
     net, run = opened.net, opened.run
+    if by == "levels":
+        if not net.levels:
+            raise RunError(
+                f"{run.folder} was not trained along levels; sweep it with --by fraction."
+            )
+        return usual_widths(net, count)
     know_rungs(opened)
     if by == "fraction":
         return ladder(net, count)
@@ -392,9 +336,9 @@ def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
 
 
 def know_rungs(opened: Opened) -> None:
-    """Let the network of a run know the rungs that its training drew, where it drew from some."""
+    """Let the network of a run know the rungs that its training drew, where it has no levels."""
     record, net = opened.record, opened.net
-    if record.draw and record.settings.order:
+    if record.draw and record.settings.order and not record.levels:
         scores = scores_of(net, opened.run.scores)
         net.rungs = tuple(allocated_ladder(net, scores, RUNGS, drawn=False))
 

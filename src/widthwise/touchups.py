@@ -9,7 +9,7 @@ The last two make the network that the others then change, so they come first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -27,12 +27,14 @@ from widthwise.tasks.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
+from widthwise.train.teaching import HALF
 from widthwise.train.touchup import distill, refit_output
 from widthwise.variant import Widths
 
 Batches = list[tuple[Any, Any]]
 
 EPOCHS: Final = 5  # of a fine-tuning
+TAUGHT: Final = 0.2  # of the recipe's epochs: a distillation
 SLOWER: Final = 10  # times, than the recipe that trained the network
 
 
@@ -50,11 +52,12 @@ class TouchUp(StrEnum):
 
 _FIRST: Final = (TouchUp.MERGE, TouchUp.SCRATCH)
 _TRAINED: Final = (TouchUp.FINE_TUNE, TouchUp.SCRATCH)
+_TAKING_EPOCHS: Final = (TouchUp.DISTILL, *_TRAINED)
 
 
 @dataclass(frozen=True)
 class TouchUps:
-    """The steps, in their order. epochs, lr: of a fine-tuning, or of a training from scratch.
+    """The steps, in their order. epochs, lr: of those that train.
 
     Raises ValueError for steps that do not go together.
     """
@@ -69,9 +72,15 @@ class TouchUps:
         for name in _FIRST:
             if name in self.names[1:]:
                 raise ValueError(f"{name} makes the network that is touched up; name it first.")
-        if (self.epochs, self.lr) != (None, None) and not set(_TRAINED) & {*self.names}:
-            raise ValueError("epochs and a learning rate are for fine-tune and scratch; name one.")
+        if (self.epochs, self.lr) != (None, None) and not {*_TAKING_EPOCHS} & {*self.names}:
+            raise ValueError(
+                "epochs and a learning rate are for distill, fine-tune and scratch; name one."
+            )
         _with(Recipe(), self.epochs, self.lr)
+
+    def without_last(self) -> TouchUps:
+        """These but for the last one."""
+        return TouchUps(self.names[:-1])
 
 
 def fine_tuning(recipe: Recipe, epochs: int | None = None, lr: float | None = None) -> Recipe:
@@ -96,9 +105,9 @@ def begun(
 
 
 def touch_up(
-    module: nn.Module,
+    modules: Sequence[nn.Module],
     net: Elastic,
-    widths: Mapping[str, int],
+    widths: Sequence[Mapping[str, int]],
     task: Task,
     train: Dataset[Any],
     how: TouchUps,
@@ -107,38 +116,42 @@ def touch_up(
     statistics: bool = True,
     seed: int = 0,
     progress: bool = False,
-) -> nn.Module:
-    """Change a cut network in place, one step after the other; it is on the CPU afterwards.
+) -> None:
+    """Change cut networks in place, one step after the other; they are on the CPU afterwards.
 
-    module: what `begun` gave. batches: of training data, for the steps that need no whole training.
-    statistics: whether `compensate` estimates those of batch norms.
+    modules: what `begun` gave, at these widths. batches: of training data, for the steps that need
+    no whole training. statistics: whether `compensate` estimates those of batch norms.
 
     Raises TrainingError, ScoreError.
     """
     for name in how.names:
-        if name is TouchUp.REFIT:
-            refit_output(module, train, task.loss)
-        elif name is TouchUp.DISTILL:
-            size = task.recipe.batch_size
+        if name is TouchUp.DISTILL:
             distill(
-                module,
+                modules,
                 net,
                 train,
-                batch_size=size,
+                epochs=how.epochs or max(2, round(TAUGHT * task.recipe.epochs)),
+                lr=how.lr or task.recipe.lr,
+                by_size=how.lr is None,
+                batch_size=task.recipe.batch_size,
+                how=task.distill or HALF,
                 criterion=task.loss,
                 distill_loss=task.distill_loss,
+                seed=seed,
                 progress=progress,
             )
-        elif name is TouchUp.COMPENSATE:
-            compensate(module, net, widths, batches(), statistics=statistics, progress=progress)
-        elif name in _TRAINED:
-            recipe = fine_tuning(task.recipe, how.epochs, how.lr)
-            if name is TouchUp.SCRATCH:
-                initialise(module, seed)
-                recipe = _with(task.recipe, how.epochs, how.lr)
-            fit(module, train, task.loss, recipe=recipe, seed=seed, progress=progress)
-        module.cpu()
-    return module
+        for module, kept in zip(modules, widths, strict=True):
+            if name is TouchUp.REFIT:
+                refit_output(module, train, task.loss)
+            elif name is TouchUp.COMPENSATE:
+                compensate(module, net, kept, batches(), statistics=statistics, progress=progress)
+            elif name in _TRAINED:
+                recipe = fine_tuning(task.recipe, how.epochs, how.lr)
+                if name is TouchUp.SCRATCH:
+                    initialise(module, seed)
+                    recipe = _with(task.recipe, how.epochs, how.lr)
+                fit(module, train, task.loss, recipe=recipe, seed=seed, progress=progress)
+            module.cpu()
 
 
 def compensation(

@@ -24,7 +24,7 @@ from widthwise.sparse import Gradual, GradualPruner
 from widthwise.steps import RUNGS, scores_of, store_checked
 from widthwise.store import scorefile
 from widthwise.store.packedfile import Pack
-from widthwise.tasks.objectives import DISTILLATIONS, elastic_loss
+from widthwise.tasks.objectives import DISTILLATIONS, elastic_loss, family_loss
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.tasks.tryout import try_out
@@ -38,7 +38,7 @@ from widthwise.variant import Widths
 from widthwise.zeros import meant
 
 METHODS: Final[Mapping[str, Draw]] = {
-    "default": Draw(),  # with sandwich passes and distillation
+    "default": Draw(),  # along levels, with distillation; a pruned run in sandwich passes
     "published": PUBLISHED,
     "plain": Draw(p=0),  # full width only, for comparison
 }
@@ -97,7 +97,7 @@ def train(
         fit(
             net,
             data.train,
-            _objective(net, task, settings.method, rungs),
+            _objective(net, task, settings, rungs),
             recipe=Recipe(**settings.recipe),
             valid=data.valid,
             metric=task.metric,
@@ -118,7 +118,8 @@ def train(
         elif main:
             run.write(replace(record, status="interrupted"))
         raise
-    run.write(replace(record, status="finished", finished=now(), results=results))
+    levels = tuple(dict(w) for w in net.levels)
+    run.write(replace(record, status="finished", finished=now(), results=results, levels=levels))
     return run, state
 
 
@@ -144,10 +145,15 @@ def _new_network(task: Task, settings: Settings, source: Source | None) -> Elast
     )
 
 
-def _objective(net: Elastic, task: Task, method: str, rungs: Sequence[Widths]) -> Objective:
-    if method == "default":
-        return elastic_loss(net, task, rungs)
-    return SingleDraw(net, task.loss)
+def _objective(net: Elastic, task: Task, settings: Settings, rungs: Sequence[Widths]) -> Objective:
+    if settings.method != "default":
+        return SingleDraw(net, task.loss)
+    if settings.pruning:
+        return elastic_loss(net, task, rungs)  # whose masks follow widths that are known before
+    loss = family_loss(net, task, trained=bool(settings.source))
+    if rungs:
+        loss.train_along(rungs)
+    return loss
 
 
 def _pruner(

@@ -6,12 +6,11 @@ from typing import Annotated
 
 import typer
 
-from widthwise import steps
+from widthwise import cuts, steps
 from widthwise.commands.common import (
     AnyClass,
     Budget,
     Int8,
-    MaxBytes,
     MaxLatency,
     MaxMacs,
     MaxParams,
@@ -29,17 +28,19 @@ from widthwise.commands.common import (
 )
 from widthwise.elastic import Elastic
 from widthwise.errors import TaskError
-from widthwise.measure.frontier import Frontier
-from widthwise.measure.size import format_size
+from widthwise.measure.frontier import Frontier, Point
+from widthwise.measure.size import format_size, parse_size
 from widthwise.report import text
+from widthwise.report.picks import Pick
 from widthwise.runs import hold, read_frontier, single
 from widthwise.store.file import prepare, read_manifest
 from widthwise.tasks.noted import task_of
-from widthwise.touchups import EPOCHS, TouchUp, TouchUps
+from widthwise.touchups import EPOCHS, TAUGHT, TouchUp, TouchUps
 from widthwise.variant import Widths
 
 EXAMPLES = (
     "widthwise cut runs/digits --max-bytes 10kB --out small.safetensors",
+    "widthwise cut runs/digits --max-bytes 5kB --max-bytes 10kB --out small",
     "widthwise cut runs/digits --max-bytes 20kB --format onnx --out small.safetensors",
     "widthwise cut runs/digits --fraction 0.25 --out quarter.safetensors --touch-up distill",
     "widthwise cut runs/digits --width fc1=16 --width fc2=8 --out own.safetensors",
@@ -52,8 +53,21 @@ EXAMPLES = (
 @told
 def cut(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The safetensors file to write.")],
-    max_bytes: MaxBytes = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="The safetensors file to write; with several --max-bytes, a folder of them.",
+        ),
+    ],
+    max_bytes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Most bytes of the stored file, such as 300kB or 1.2MB; may be repeated, for "
+            "several networks that are touched up in one go.",
+        ),
+    ] = None,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
     max_latency_ms: MaxLatency = None,
@@ -72,7 +86,8 @@ def cut(
         list[TouchUp] | None,
         typer.Option(
             help="May be repeated, in the order wanted; by default what the sweep did to every "
-            "width; before any sweep, compensate for runs of order and none for trained ones. "
+            "width and, for runs that were trained along levels, distill; before any sweep, "
+            "compensate for runs of order. distill is kept where the validation data say so. "
             "none: the plain cut. refit: fit the output layer anew. distill: train on what the "
             "full network gives. compensate: fit every layer to the full network's, without "
             "labels. fine-tune: train on with the task's loss. merge: add the features that go to "
@@ -85,14 +100,16 @@ def cut(
         typer.Option(
             metavar="N",
             min=1,
-            help=f"Of fine-tune ({EPOCHS} by default) or scratch (as in the task's recipe).",
+            help=f"Of distill (by default {TAUGHT:.0%} of the recipe's), fine-tune ({EPOCHS}) or "
+            "scratch (all of the recipe's).",
         ),
     ] = None,
     lr: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="Of fine-tune (a tenth of the recipe's by default) or scratch (the recipe's).",
+            help="Of distill (by default the recipe's for the full network, and more for small "
+            "ones), fine-tune (a tenth of it) or scratch (the recipe's).",
         ),
     ] = None,
     recalibrate: Annotated[
@@ -103,59 +120,80 @@ def cut(
 
     The file is read back and measured on the test split before it is put in its place.
     """
-    budget = Budget(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
-    if budget.given + (fraction is not None) + bool(width) != 1:
+    sizes: list[str | None] = [*max_bytes] if max_bytes else [None]
+    budgets = [Budget(b, max_params, max_macs, max_latency_ms, min_metric) for b in sizes]
+    if budgets[0].given + (fraction is not None) + bool(width) != 1:
         raise typer.BadParameter(
             "say how much to keep in one way: by limits such as --max-bytes 10kB, by --fraction, "
             "or by --width AXIS=N."
         )
-    if (form != "safetensors" or int8) and max_bytes is None:
+    if (form != "safetensors" or int8) and not max_bytes:
         raise typer.BadParameter("--format says which file --max-bytes counts; give --max-bytes.")
     named = Widths(dict(map(_parsed, width or [])))
     touch_ups = _touch_ups(touch_up, epochs, lr)
     source = single(run)
+    outs = _files(out, budgets)
     with all_or_nothing(), hold(source.folder):
         # Read before anything is written: a damaged file must not stop the work half-way.
-        swept = budget.given or source.frontier.exists()
+        swept = budgets[0].given or source.frontier.exists()
         frontier = read_frontier(source.folder) if swept else None
         opened = steps.open_run(source)
-        point, counted = None, None
-        if budget.given and frontier is not None:
+        points: list[Point] = []
+        counted = None
+        if budgets[0].given and frontier is not None:
             counted = size_of(opened, form, int8)
-            point = budget.pick(frontier, counted, any_class=any_class)
-            asked = point.widths
+            points = [b.pick(frontier, counted, any_class=any_class) for b in budgets]
+            asked = [point.widths for point in points]
         else:
-            asked = named if fraction is None else _fraction(opened.net, fraction, any_class)
-        if touch_ups is None:
-            touch_ups = steps.usual_touch_ups(opened, asked)
-        pick = steps.cut(
+            asked = [named if fraction is None else _fraction(opened.net, fraction, any_class)]
+        picks = cuts.cut(
             opened,
             asked,
-            out,
+            outs,
             touch_ups=touch_ups,
             recalibrate=recalibrate,
             progress=notes.is_terminal,
         )
         if frontier is not None:
             _republish(opened, frontier)
-    metric = opened.record.metric
+    for i, pick in enumerate(picks):
+        _say(outs[i], pick, opened.record.metric)
+        if counted is not None:
+            said = f"As {shipped_words(form, int8)}: {format_size(counted(points[i]))}"
+            console.print(said, markup=False, soft_wrap=True)
+        _say_when_nothing(opened.net, asked[i])
+    here = _task(opened, outs[0])
+    target = shlex.quote(str(outs[0].with_suffix(".pt2" if form == "torch" else ".onnx")))
+    kind = ("torch" if form == "torch" else "onnx") + (" --int8" if int8 else "")
     console.print(
-        f"Wrote {out}: {format_size(pick.bytes)}, {text.widths(pick.widths)}"
-        f"{_touched_up(touch_ups)}\n"
-        f"{metric} of the file read back: valid {text.value(metric, pick.valid)}, "
-        f"test {text.value(metric, pick.test)}",
+        f"Next: widthwise export {shlex.quote(str(outs[0]))}{here} --format {kind} --out {target}",
         markup=False,
         soft_wrap=True,
     )
-    if point is not None and counted is not None:
-        said = f"As {shipped_words(form, int8)}: {format_size(counted(point))}"
-        console.print(said, markup=False, soft_wrap=True)
-    _say_when_nothing(opened.net, asked)
-    here = _task(opened, out)
-    target = shlex.quote(str(out.with_suffix(".pt2" if form == "torch" else ".onnx")))
-    kind = ("torch" if form == "torch" else "onnx") + (" --int8" if int8 else "")
+
+
+def _files(out: Path, budgets: list[Budget]) -> list[Path]:
+    """The file of each budget: the one that is named, or one for each in a folder."""
+    if len(budgets) == 1:
+        return [out]
+    if out.suffix or (out.exists() and not out.is_dir()):
+        raise typer.BadParameter(
+            "several --max-bytes give several files; name a folder for them with --out, such as "
+            "--out small."
+        )
+    names = [format_size(parse_size(str(b.max_bytes))).replace(" ", "") for b in budgets]
+    if len(set(names)) < len(names):
+        raise typer.BadParameter("two --max-bytes are the same; leave one of them out.")
+    out.mkdir(parents=True, exist_ok=True)
+    return [out / f"{name}.safetensors" for name in names]
+
+
+def _say(out: Path, pick: Pick, metric: str) -> None:
+    touched = f"; touch-up {pick.touch_up}" if pick.touch_up else ""
     console.print(
-        f"Next: widthwise export {shlex.quote(str(out))}{here} --format {kind} --out {target}",
+        f"Wrote {out}: {format_size(pick.bytes)}, {text.widths(pick.widths)}{touched}\n"
+        f"{metric} of the file read back: valid {text.value(metric, pick.valid)}, "
+        f"test {text.value(metric, pick.test)}",
         markup=False,
         soft_wrap=True,
     )
@@ -188,11 +226,6 @@ def _fraction(net: Elastic, fraction: float, any_class: bool) -> Widths:
         err=True,
     )
     return near
-
-
-def _touched_up(how: TouchUps) -> str:
-    names = [name for name in how.names if name is not TouchUp.NONE]
-    return f"; touch-up {', '.join(names)}" if names else ""
 
 
 def _parsed(said: str) -> tuple[str, int]:

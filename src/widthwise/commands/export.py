@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from torch import nn
 
-from widthwise import steps
+from widthwise import cuts, steps
 from widthwise.commands.common import (
     Budget,
     MaxBytes,
@@ -143,8 +143,9 @@ def _fitting(
     frontier, opened = read_frontier(run.folder), steps.open_run(run)
     point = Budget(max_bytes).pick(frontier, size_of(opened, form, int8))
     kept = opened.net.complete(point.widths)
-    how = steps.usual_touch_ups(opened, kept)
-    return steps.made(opened, kept, opened.task.splits(), how), opened.task
+    how = cuts.shipped_touch_ups(opened, kept)
+    (made,) = cuts.make(opened, [kept], opened.task.splits(), [how])
+    return made.module, opened.task
 
 
 def _export_elastic(source: Path, out: Path) -> None:

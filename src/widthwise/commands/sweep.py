@@ -37,16 +37,17 @@ def sweep(
         typer.Option(
             metavar="N",
             min=1,
-            help="How many widths, down to the narrowest that training drew; by default all of a "
-            "small network, else 16.",
+            help="How many widths, down to the narrowest that training drew; by default every "
+            "level and two between each pair, or all widths of a small network, else 16.",
         ),
     ] = None,
     by: Annotated[
         steps.By | None,
         typer.Option(
-            help="fraction keeps the same share of every axis; scores gives each axis a width of "
-            "its own, which is the default for a run of order whose scores compare across axes "
-            "(all but magnitude, activation and chance)."
+            help="levels goes along the widths that the run was trained at, which is the default "
+            "where there are some. fraction keeps the same share of every axis. scores gives each "
+            "axis a width of its own, which is the default for a run of order whose scores compare "
+            "across axes (all but magnitude, activation and chance)."
         ),
     ] = None,
     split: Annotated[
@@ -61,7 +62,8 @@ def sweep(
         typer.Option(
             "--compensate/--no-compensate",
             help="Fit every cut's layers to the full network's before it is measured, as cut then "
-            "does by itself. By default on for runs of order and off for trained ones.",
+            "does by itself. By default on for runs of order; for runs along levels, where three "
+            "of them are better with it; off for others.",
         ),
     ] = None,
     out: Annotated[
@@ -75,7 +77,8 @@ def sweep(
     found = [run for folder in runs for run in members(folder)]
     folder = _target(runs, found, out)
     frontiers: list[Frontier] = []
-    title, chosen = "", by
+    title = ""
+    chosen: steps.By = by or "fraction"
     for run in found:
         with all_or_nothing(), hold(run.folder):
             opened = steps.open_run(run)
@@ -103,7 +106,7 @@ def sweep(
             frontier = combine(frontiers)
             frontier.save(Run(folder).frontier)
             pages = steps.publish(folder, frontier, title=title, facts=facts(found, frontier))
-    how = ", widths by scores" if chosen == "scores" else ""
+    how = {"levels": ", along its levels", "scores": ", widths by scores"}.get(chosen, "")
     how += f", touch-up {frontier.touch_up}" if frontier.touch_up else ""
     console.print(f"[bold]{title}[/] ({frontier.split}{how}); what fits:")
     console.print(fits_table(frontier))

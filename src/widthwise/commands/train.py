@@ -75,8 +75,8 @@ def train(
     method: Annotated[
         Method,
         typer.Option(
-            help="default: sandwich passes with distillation. published: structural dropout "
-            "(Knodt 2022). plain: full width only."
+            help="default: the full width first, then levels that its scores choose, taught by the "
+            "full width. published: structural dropout (Knodt 2022). plain: full width only."
         ),
     ] = "default",
     sparsity: Annotated[

@@ -18,7 +18,7 @@ from widthwise.compare.bench import Bench
 from widthwise.compare.methods import METHODS
 from widthwise.compare.outcome import Outcome
 from widthwise.compare.spec import Spec
-from widthwise.compare.ways import from_trained, from_training, quantized, searched
+from widthwise.compare.ways import family, from_trained, from_training, quantized, searched
 from widthwise.compare.ways.made import Made
 from widthwise.elastic import GraphModuleWarning, NothingToCutWarning
 from widthwise.errors import BudgetError, QuantizationError, ScoreError, WidthError
@@ -92,6 +92,8 @@ def _made(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     kind, _, detail = group.partition(" ")
     if kind in ("elastic", "published"):
         return from_trained.cuts(bench, group, budget)
+    if kind == "family":
+        return family.cuts(bench, group, budget)
     if kind == "small-dense":
         return from_training.small_dense(bench, group, budget)
     if kind == "neurons":

@@ -23,9 +23,10 @@ from widthwise.compare.engines import Engine, Ray
 from widthwise.compare.methods import grouped
 from widthwise.compare.outcome import Outcome
 from widthwise.compare.spec import Spec
-from widthwise.errors import FileError, RunError
+from widthwise.errors import FileError, RunError, WidthError
 from widthwise.store.atomic import tidy, write_whole
 from widthwise.store.jsonfile import contents, sealed, unsealed
+from widthwise.variant import Widths
 
 _SPEC: Final = "spec.json"
 _EXTENDED: Final = ("seeds", "budgets", "methods")  # of which a folder may get more
@@ -130,17 +131,22 @@ def _store_base(folder: Path, base: Base) -> None:
     path = _base_file(folder, base.kind, base.seed)
     _make_folder(path.parent)
     write_whole(path.with_suffix(".safetensors"), [base.weights])
-    _write(path, {"seconds": base.seconds})
+    _write(path, {"seconds": base.seconds, "levels": [dict(level) for level in base.levels]})
     shutil.rmtree(_place(folder, base.kind, base.seed), ignore_errors=True)
 
 
 def _stored_base(folder: Path, kind: Kind, seed: int, *, as_file: bool) -> Base:
     path = _base_file(folder, kind, seed)
     weights = path.with_suffix(".safetensors")
-    seconds = _read(path).get("seconds")
+    noted = _read(path)
+    seconds = noted.get("seconds")
+    try:
+        levels = tuple(Widths(level) for level in noted.get("levels", ()))
+    except (TypeError, WidthError) as error:
+        raise _damaged(path) from error
     if type(seconds) is not float:
         raise _damaged(path)
-    return Base(kind, seed, weights if as_file else weights.read_bytes(), seconds)
+    return Base(kind, seed, weights if as_file else weights.read_bytes(), seconds, levels)
 
 
 def _make_folder(folder: Path) -> None:

@@ -54,6 +54,18 @@ def _elastic() -> list[Method]:
     return made
 
 
+def _family() -> list[Method]:
+    what = "one training along levels"
+    made = [
+        Method("family", "family", "elastic", f"{what}, cut"),
+        Method("family, touched up", "family", "elastic", f"{what}, cut and touched up"),
+    ]
+    for bits in BITS:
+        name = f"family {bits} bits"
+        made.append(Method(name, name, "elastic", f"{what}, touched up, then in {bits} bits"))
+    return made
+
+
 def _small_dense() -> list[Method]:
     what = "trained from scratch at a small width"
     made = [Method("small-dense", "small-dense", "small-dense", f"{what}, float32")]
@@ -120,7 +132,8 @@ _SEARCH: Final = Method("search", "search", "search", "widths, zeros and bits se
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
     for method in (
-        *_elastic(), *_small_dense(), *_neurons(), *_weights(), *_gradual(), *_bits(), _SEARCH
+        *_elastic(), *_family(), *_small_dense(), *_neurons(), *_weights(), *_gradual(), *_bits(),
+        _SEARCH,
     )
 }  # fmt: skip
 

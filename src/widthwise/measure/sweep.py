@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from widthwise.choose.levels import along
 from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError, WidthError
 from widthwise.graph.axes import Grid
@@ -215,16 +216,23 @@ class AtWidths(nn.Module):
 
 
 def ladder(
-    net: Elastic, count: int | None = None, *, lowest: float = 1 / 16, multiple_of: int = 1
+    net: Elastic,
+    count: int | None = None,
+    *,
+    lowest: float = 1 / 16,
+    multiple_of: int = 1,
+    drawn: bool = True,
 ) -> list[Widths]:
     """Widths from narrow to full, all axes together.
 
     Where all axes have the same size (an MLP 784-256-256-10) and no count is given: every width
     from 1 to that size. Otherwise `count` (16) fractions from `lowest` to 1, each the same factor
     above the last, because budgets are thought of in factors; those that round to the same widths
-    come once. No axis is narrower than training draws it (`net.lowest`). Axes inside another (a
-    head size) stay full, as in `net.widths`; all widths are ones that the network's constraints
-    allow.
+    come once. Axes inside another (a head size) stay full, as in `net.widths`; all widths are ones
+    that the network's constraints allow.
+
+    drawn: no axis is narrower than training draws it (`net.lowest`). False for widths that a
+    training is still to draw from.
 
     Raises WidthError for a count below 1 or a fraction outside (0, 1].
     """
@@ -235,7 +243,7 @@ def ladder(
     if count is None and len(set(sizes.values())) == 1:
         steps = range(1, max(sizes.values()) + 1)
         every = [Widths({n: a.near(w, multiple_of) for n, a in axes.items()}) for w in steps]
-        return _drawn(net, every, multiple_of)
+        return _raised(net, every, multiple_of, drawn)
     count = 16 if count is None else count
     if count < 1:
         raise WidthError(f"The number of widths is {count}; give at least 1.")
@@ -243,18 +251,31 @@ def ladder(
         raise WidthError(f"The lowest fraction is {lowest}; give a number above 0, at most 1.")
     fractions = [lowest ** (i / max(1, count - 1)) for i in reversed(range(count))]
     found = [net.widths(f, multiple_of) for f in fractions[:-1]]
-    return _drawn(net, [*found, Widths(sizes)], multiple_of)
+    return _raised(net, [*found, Widths(sizes)], multiple_of, drawn)
 
 
-def _drawn(net: Elastic, widths: Iterable[Widths], multiple_of: int) -> list[Widths]:
+def _raised(net: Elastic, widths: Iterable[Widths], multiple_of: int, drawn: bool) -> list[Widths]:
     """These widths, none below what training draws; those that become the same come once."""
     lowest: dict[str, int] = {}
-    for name, width in net.lowest.items():
+    for name, width in net.lowest.items() if drawn else ():
         axis = net.free[name]
         grid = Grid(math.lcm(multiple_of, axis.grid.multiple_of), axis.grid.at_least)
         lowest[name] = min(axis.size, grid.up(width))
-    raised = (Widths({n: max(w, lowest[n]) for n, w in some.items()}) for some in widths)
+    raised = (Widths({n: max(w, lowest.get(n, w)) for n, w in some.items()}) for some in widths)
     return list(dict.fromkeys(raised))
+
+
+def usual_widths(net: Elastic, count: int | None = None) -> list[Widths]:
+    """Widths from narrow to full: along the levels that the network was trained at, else a ladder.
+
+    count: how many; None is every level and two more between any two of them, so that a budget is
+        used to nine tenths, or what `ladder` chooses. Raises WidthError for a count below 1.
+    """
+    if not net.levels:
+        return ladder(net, count)
+    if count is not None and count < 1:
+        raise WidthError(f"The number of widths is {count}; give at least 1.")
+    return along(net.free, net.levels, 3 * len(net.levels) - 2 if count is None else count)
 
 
 def sweep(
@@ -277,7 +298,7 @@ def sweep(
     evaluate: an `Evaluation`, for which all widths run together; or any function from a module to
         a number, called once for each width (metric, higher_is_better and split then say what it
         measures).
-    widths: those of each network, or its fraction; by default those of `ladder(net)`.
+    widths: those of each network, or its fraction; by default those of `usual_widths(net)`.
     latency: also measure the time of one call on one example with this machine's PyTorch.
     recalibrate: running statistics (batch norms) are re-estimated for each width, as `Elastic.cut`
         does it and takes it; every width is then cut and evaluated by itself. A network that
@@ -291,7 +312,7 @@ def sweep(
     DataError, and TrainingError when no width has a metric.
     """
     named = (Widths(w) if isinstance(w, Mapping) else net.widths(w) for w in widths or ())
-    chosen = ladder(net) if widths is None else list(dict.fromkeys(named))
+    chosen = usual_widths(net) if widths is None else list(dict.fromkeys(named))
     for w in chosen:
         net.complete(w)
     say = _Progress(progress, len(chosen))

@@ -21,7 +21,7 @@ from typing import Final, Generic, Literal, TypeVar
 
 from torch import nn
 
-from widthwise import steps
+from widthwise import cuts, steps
 from widthwise.errors import RunError
 from widthwise.measure.cost import latency_ms, one_example, runtime
 from widthwise.measure.size import format_size
@@ -209,8 +209,8 @@ def _module(shown: Shown, bench: Bench, found: Known) -> nn.Module:
             raise GoneError(f"The file of {found.pick.name} is gone; choose another network.")
         return load(path, build=opened.task.model)
     kept = opened.net.complete(found.point.widths)
-    how = steps.usual_touch_ups(opened, kept)
-    return steps.made(opened, kept, bench.data, how)
+    how = cuts.usual_touch_ups(opened, kept)  # and no distillation: somebody waits for the page
+    return cuts.make(opened, [kept], bench.data, [how])[0].module
 
 
 def known(shown: Shown, choice: str) -> Known:

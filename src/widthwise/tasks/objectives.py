@@ -8,6 +8,7 @@ from torch import nn
 
 from widthwise.elastic import Elastic
 from widthwise.tasks.task import Task
+from widthwise.train.family import WARM_UP, FamilyLoss
 from widthwise.train.implied import matched
 from widthwise.train.losses import SandwichLoss
 from widthwise.train.teaching import HALF
@@ -41,6 +42,14 @@ def elastic_loss(net: Elastic, task: Task, rungs: Sequence[Mapping[str, int]] = 
     )
 
 
+def family_loss(net: Elastic, task: Task, *, trained: bool = False) -> FamilyLoss:
+    """The loss of a training along levels. trained: whether the network is trained already."""
+    warm_up = 0.0 if trained else WARM_UP
+    return FamilyLoss(
+        net, task.loss, distill=task.distill, distill_loss=task.distill_loss, warm_up=warm_up
+    )
+
+
 def taught_by(teacher: nn.Module, student: nn.Module, task: Task) -> Taught:
     """The loss of one network that another one, in evaluation mode, teaches."""
-    return Taught(student, teacher, task.distill, task.loss, task.distill_loss)
+    return Taught([student], teacher, task.distill, task.loss, task.distill_loss)

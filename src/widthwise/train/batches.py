@@ -204,6 +204,19 @@ class Straight(Plan):
         return places
 
 
+def drawn(given: Any, count: int, size: int, seed: int) -> list[Pair]:
+    """Batches of `count` items drawn at random, or of all; of about `size` items each."""
+    data = adapt(given)
+    with own_randomness():
+        batches = planned(data, size, seed).epoch(0)
+        if isinstance(data, Stream) or data.whole:
+            return list(stream(data, batches[: -(-count // size)], seed, 0, size=size))
+        order = torch.cat(list(batches))[:count]
+        # Parts of about the same size: batches are compared with each other, none is of a few.
+        parts = order.tensor_split(-(-len(order) // size))
+        return list(stream(data, parts, seed, 0))
+
+
 def stream(
     data: Any, batches: Sequence[Tensor], seed: int, first: int, workers: int = 0, size: int = SIZE
 ) -> Iterator[Pair]:
@@ -328,6 +341,7 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 __all__ = [
     "Batched",
     "Plan",
+    "drawn",
     "evaluating",
     "in_order",
     "length",

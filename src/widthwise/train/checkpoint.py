@@ -32,7 +32,11 @@ from widthwise.train.identity import differences
 from widthwise.version import VERSION
 
 NAME = "checkpoint.safetensors"
-_NOTES = ("longer", "items")  # entries of a run that it is not known by, and ones of old runs
+_NOTES = (
+    "longer",
+    "items",
+    "warm_up",
+)  # entries of a run that it is not known by, and ones of old runs
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,8 @@ def longer(found: Checkpoint, run: Mapping[str, Any], steps: int) -> bool:
 
 def check(found: Checkpoint, run: Mapping[str, Any], folder: Path) -> None:
     """Raise RunError when a checkpoint belongs to a run that was begun with something else."""
-    wanted = json.loads(json.dumps(run))  # as it reads back: tuples are lists
+    known = {name: value for name, value in run.items() if name not in _NOTES}
+    wanted = json.loads(json.dumps(known))  # as it reads back: tuples are lists
     old = {name: value for name, value in found.run.items() if name not in _NOTES}
     if "data" not in old:  # of a version that noted less
         wanted = {n: v for n, v in wanted.items() if n not in ("data", "functions")}

@@ -1,7 +1,8 @@
 """The training loop, on Hugging Face Accelerate.
 
-    history = fit(net, train, SandwichLoss(net, F.cross_entropy), recipe=Recipe(epochs=15))
-    history = fit(module, train, F.cross_entropy, recipe=Recipe())      # any module, plainly
+    history = fit(net, train, F.cross_entropy, recipe=Recipe(epochs=15))      # all widths
+    history = fit(module, train, F.cross_entropy, recipe=Recipe())            # any module, plainly
+    history = fit(net, train, SandwichLoss(net, F.cross_entropy))             # another objective
     history = fit(..., valid=valid, metric=ACCURACY, folder="runs/a")   # checkpoints in the folder
     history = fit(..., valid=valid, metric=ACCURACY, folder="runs/a")   # again: goes on, or is done
 
@@ -12,46 +13,32 @@ that torchrun or `accelerate launch` starts, the processes share each batch.
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Sequence
 from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from widthwise import zeros
 from widthwise.bits import StraightThrough
-from widthwise.choose.draws import hashed
-from widthwise.errors import TrainingError
-from widthwise.graph.sharded import make_whole
-from widthwise.importance.masks import held_at_zero
+from widthwise.choose.draws import Draw
+from widthwise.elastic import Elastic
 from widthwise.measure.data import adapt
 from widthwise.measure.metric import Metric, as_metric
-from widthwise.measure.pairs import needing, takes
-from widthwise.recalibration import caller, remember
+from widthwise.measure.pairs import takes
 from widthwise.sparse import GradualPruner
 from widthwise.store.lock import held
-from widthwise.train import checkpoint
-from widthwise.train.batches import own_randomness, pieces, placed, planned, reseed, stream
-from widthwise.train.checkpoint import Checkpoint
-from widthwise.train.clock import Clock
-from widthwise.train.ema import Average
-from widthwise.train.history import Epoch, History
-from widthwise.train.interrupt import Interrupt
-from widthwise.train.job import Job, module_of
-from widthwise.train.losses import Criterion, Objective, StepLoss
-from widthwise.train.memory import give_back
-from widthwise.train.progress import Display, Pace
-from widthwise.train.ranks import agree, computing, digest, parallel, spread, unsynced
-from widthwise.train.recipe import Recipe, rate
-from widthwise.train.sam import SAM
-from widthwise.train.setup import accelerator_for, optimizer_for
-from widthwise.train.state import gather, restore
-from widthwise.train.validation import validated
+from widthwise.train.batches import own_randomness
+from widthwise.train.family import FamilyLoss
+from widthwise.train.history import History
+from widthwise.train.job import Job
+from widthwise.train.losses import Criterion, Objective
+from widthwise.train.phases import train_family
+from widthwise.train.ranks import is_first
+from widthwise.train.recipe import Recipe
+from widthwise.train.run import LongerWarning, TrainingRun
+
+__all__ = ["LongerWarning", "fit"]
 
 
 def fit(
@@ -81,8 +68,9 @@ def fit(
         a dict (`measure.data`). A DataLoader gives its own batches, by its sampler and collate_fn;
         the others are put into batches of `recipe.batch_size`. Data sets with a method
         `batch(indices)` are fetched a batch at a time.
-    loss: an objective such as `SandwichLoss(net, criterion)`, or a criterion (outputs, target) ->
-        mean loss, which for an Elastic is that of one drawn width a step.
+    loss: a criterion (outputs, target) -> mean loss, or an objective. An Elastic is trained by a
+        criterion as by `FamilyLoss(net, criterion)`: its full width first, then along levels that
+        its scores choose; one that was made with a draw of its own, at one drawn width a step.
     recipe: how long and how fast; the default is `Recipe()`.
     metric: measured on `valid` after every epoch, at full width: a Metric, an object of
         torchmetrics, or a function of sklearn.metrics.
@@ -120,6 +108,8 @@ def fit(
     with own_randomness():  # looking at an item may draw numbers
         train = adapt(train, form)
         valid = None if valid is None else adapt(valid, form)
+    if isinstance(net, Elastic) and not isinstance(loss, Objective) and net.draw == Draw():
+        loss = FamilyLoss(net, loss)
     job = Job(
         net,
         train,
@@ -138,327 +128,7 @@ def fit(
         shard,
     )
     job.check()
-    with own_randomness():
-        run = _Run(job)
-        with held(place) if place is not None and run.main else nullcontext():
-            return run.go(progress)
-
-
-class LongerWarning(UserWarning):
-    """A finished training goes on for more epochs, at another learning rate than one in one go."""
-
-
-_Part = tuple[Any, Any, float]  # inputs, target, weight of the loss
-
-
-class _Run:
-    """A run under way."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.module = module_of(job.net)
-        recipe = job.recipe
-        self.accelerator = accelerator_for(recipe, job.cpu)
-        self.main: bool = self.accelerator.is_main_process
-        processes = self.accelerator.num_processes
-        self.plan = planned(job.train, recipe.batch_size, job.seed, processes, job.accumulate)
-        self.steps = self.plan.steps * recipe.epochs
-        self.identity = job.identity()
-        self.held = job.held()
-        alone = not self.held and not job.after_steps()
-        self.zeros = zeros.shares(self.module) if alone else {}
-        self.module.to(self.accelerator.device)
-        step = StepLoss(job.net, job.objective())
-        self.objective = parallel(self.accelerator, step, shard=job.shard)
-        self.optimizer = optimizer_for(self.module, recipe)
-        # Accelerate's wrapper of an optimizer looks up signatures and installed packages at every
-        # step, 0.2 ms in all; only scaled gradients need it.
-        scaled = self.accelerator.scaler is not None
-        self.stepper: Any = (
-            self.accelerator.prepare_optimizer(self.optimizer) if scaled else self.optimizer
-        )
-        self.sam = None if recipe.sam is None else SAM(self.optimizer, recipe.sam)
-        self.average = None if recipe.ema is None else Average(self.module, recipe.ema)
-        self.step = 0
-        self.epochs: list[Epoch] = []
-        self.losses = (0.0, 0)  # sum and number, of the epoch at hand
-        self.pending: list[Tensor] = []  # losses of the last steps, not looked at yet
-        self.last = math.nan  # the last loss looked at
-        self.kept: int | None = None  # the step of the last checkpoint
-        self.clock = Clock()  # of the epoch at hand
-        self.tidy = Pace(self.steps, 60.0)
-        self.interrupt = Interrupt()
-
-    def go(self, progress: bool) -> History:
-        """Train to the end."""
-        job = self.job
-        for module in job.drawing().values():
-            module.step = 0
-        self.optimizer.zero_grad()  # what a loop before has left is no part of the first step
-        self._resume()
-        self._agree()
-        name = job.metric.name if job.metric else None
-        display = Display(
-            self.steps, job.recipe.epochs, self.step, name, shown=progress and self.main
-        )
-        # Several processes would not all hear it between the same two steps.
-        listening = self.interrupt.listening(self.accelerator.num_processes == 1)
-        with display, listening, held_at_zero(self.module, self.held):
-            for epoch in range(len(self.epochs), job.recipe.epochs):
-                self._epoch(epoch, display)
-                if self.interrupt.heard:
-                    self._stop()
-        make_whole(self.module)
-        if self.average is not None:
-            make_whole(self.average.model)
-            self.average.keep()
-        warning = zeros.lost(self.module, self.zeros)
-        if warning is not None:
-            warnings.warn(warning, stacklevel=caller())
-        self._remember()
-        job.net.eval()
-        return History(tuple(self.epochs), self.step)
-
-    def _remember(self) -> None:
-        """Let the module remember some data, for the running statistics of what is cut from it."""
-        job = self.job
-        size = job.recipe.batch_size
-        inputs = (x for x, _ in stream(job.train, self.plan.epoch(0), job.seed, 0, size=size))
-        remember(self.module, inputs)
-
-    def _epoch(self, epoch: int, display: Display) -> None:
-        job = self.job
-        first = epoch * self.plan.steps
-        rank, count = self.accelerator.process_index, self.accelerator.num_processes
-        shares = [pieces(b, rank, count, job.accumulate) for b in self.plan.epoch(epoch)]
-        number = self.step * len(shares[0])  # of the next piece, of all epochs
-        shares = shares[self.step - first :]
-        job.net.train()
-        # Processes that look at the losses together must do so at the same steps, not times.
-        alone = count == 1
-        look = Pace(50, 1.0 if alone else math.inf)
-        write = Pace(self.steps, job.save_every if alone else math.inf)
-        parts = [piece.indices for share in shares for piece in share]
-        # Augmented by numbers of their own, which are those of one process on the first.
-        seed = hashed(job.seed, (rank,)) if rank else job.seed
-        fetched = stream(job.train, parts, seed, number, job.workers, job.recipe.batch_size)
-        for share in shares:
-            self._step([(*self._placed(next(fetched)), piece.weight) for piece in share])
-            if look.due():
-                display.step(self.step, self._look())
-                look.reset()
-            if self.interrupt.heard:
-                self._stop()
-            if write.due():
-                self._save()
-                write.reset()
-            if self.tidy.due():
-                give_back()
-                self.tidy.reset()
-        display.step(self.step, self._look())
-        self.epochs.append(self._measured())
-        self.losses = (0.0, 0)
-        self.clock = Clock()
-        self._save()
-        display.epoch(epoch + 1, self.epochs[-1])
-
-    def _placed(self, pair: tuple[Any, Any]) -> tuple[Any, Any]:
-        device = self.accelerator.device
-        return placed(pair[0], device), placed(pair[1], device)
-
-    def _step(self, batch: Sequence[_Part]) -> None:
-        recipe = self.job.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate(recipe, self.step, self.steps)
-        loss = self._passes(batch)
-        if recipe.clip is not None:
-            self.accelerator.clip_grad_norm_(self.module.parameters(), recipe.clip)
-        self.stepper.step()
-        self.optimizer.zero_grad()
-        for each in self.job.after_steps().values():
-            each.step()
-        if self.average is not None:
-            self.average.update()
-        self.pending.append(loss)
-        self.step += 1
-
-    def _passes(self, batch: Sequence[_Part]) -> Tensor:
-        """Forward and backward, twice where sharpness counts; the loss at the weights."""
-        draws = {module: module.step for module in self.job.drawing().values()}
-        loss = self._pass(batch)
-        if self.sam is None:
-            return loss
-        if self.job.pruner is not None:
-            self.job.pruner.mask_gradients()
-        kept = [(b, b.clone()) for b in self.module.buffers()]
-        for module, number in draws.items():
-            module.step = number
-        self.sam.climb()
-        try:
-            self._pass(batch)  # at the same widths
-        finally:
-            self.sam.descend()
-        for buffer, value in kept:
-            buffer.copy_(value)  # statistics are those of the weights themselves
-        return loss
-
-    def _pass(self, batch: Sequence[_Part]) -> Tensor:
-        """The loss of a process' pieces, all at the same widths, with its gradients."""
-        draws = {module: module.step for module in self.job.drawing().values()}
-        *others, last = batch
-        losses: list[Tensor] = []
-        for part in others:
-            with unsynced(self.objective):
-                losses.append(self._piece(part, len(losses)))
-            for module, number in draws.items():
-                module.step = number
-        losses.append(self._piece(last, len(losses)))
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-
-    def _piece(self, part: _Part, number: int) -> Tensor:
-        inputs, target, weight = part
-        rank = self.accelerator.process_index
-        reseed(hashed(self.job.seed, (self.step, 1, rank, *([number] if number else []))))
-        with computing(self.accelerator, self.objective), needing(target, "the loss"):
-            loss: Tensor = self.objective(inputs, target)
-        if self.step == 0 or not isinstance(loss, Tensor):
-            _check_loss(loss)
-        if weight != 1.0:
-            loss = loss * weight
-        self.accelerator.backward(loss)
-        return loss.detach()
-
-    def _look(self) -> float:
-        """Look at the losses since the last look; a GPU is waited for here and nowhere else."""
-        if self.pending:
-            found = torch.stack(self.pending)
-            found = found.to(torch.promote_types(found.dtype, torch.float32))
-            if self.accelerator.num_processes > 1:
-                found = self.accelerator.reduce(found, "mean")
-            values: list[float] = found.tolist()
-            self.pending.clear()
-            for i, value in enumerate(values):
-                if not math.isfinite(value):
-                    raise self._failed(f"loss is {value}", self.step - len(values) + i + 1)
-            total, count = self.losses
-            self.losses = (math.fsum((total, *values)), count + len(values))
-            self.last = values[-1]
-        return self.last
-
-    def _failed(self, what: str, step: int) -> TrainingError:
-        kept = f"; the checkpoint of step {self.kept} is kept" if self.kept is not None else ""
-        return TrainingError(
-            f"The {what} at step {step} of {self.steps}; train anew with a lower learning rate than"
-            f" {self.job.recipe.lr:g}, and look for values in the data that are not finite{kept}."
-        )
-
-    def _measured(self) -> Epoch:
-        # Statistics, of which each process has its own; the checkpoint has those of the first.
-        spread(self.module.buffers())
-        if self.average is not None:
-            spread(self.average.model.buffers())
-            if self.job.pruner is not None:
-                # An average over masks is less sparse than each.
-                self.job.pruner.apply(self.average.model.module)
-        with self.average.shown() if self.average is not None else nullcontext():
-            value = validated(self.job, self.accelerator)
-        total, count = self.losses
-        return Epoch(total / count, value, self.clock.wall, self.clock.processor)
-
-    def _save(self) -> None:
-        folder = self.job.folder
-        if folder is None:
-            return
-        self._look()
-        if not self.main and not self.job.shard:
-            return
-        tensors = gather(self.module, self.optimizer, self.average)
-        if not self.main:
-            return
-        for which, each in self.job.after_steps().items():
-            tensors |= {f"{which}/{name}": t for name, t in each.state_dict().items()}
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise self._failed(f"tensor {name} is not finite", self.step)
-        scaler = self.accelerator.scaler
-        checkpoint.save(
-            folder,
-            Checkpoint(
-                step=self.step,
-                run=self.identity,
-                epochs=tuple(self.epochs),
-                losses=self.losses,
-                draws={name: (d.seed, d.step) for name, d in self.job.drawing().items()},
-                seconds=self.clock.wall,
-                processor=self.clock.processor,
-                scaler=None if scaler is None else scaler.state_dict(),
-                tensors=tensors,
-            ),
-        )
-        self.kept = self.step
-
-    def _resume(self) -> None:
-        folder = self.job.folder
-        found = None if folder is None else checkpoint.load(folder)
-        if found is None or folder is None:
-            return
-        if checkpoint.longer(found, self.identity, self.steps):
-            self._go_on(found, folder)
-        else:
-            checkpoint.check(found, self.identity, folder)
-            self.identity |= {n: v for n, v in found.run.items() if n == "longer" and v}
-        self.step = self.kept = found.step
-        self.epochs, self.losses = list(found.epochs), found.losses
-        self.clock = Clock(found.seconds, found.processor)
-        for name, module in self.job.drawing().items():
-            module.seed, module.step = found.draws[name]
-        restore(found.tensors, self.module, self.optimizer, self.average)
-        named = [(n.partition("/"), t) for n, t in found.tensors.items()]
-        for which, each in self.job.after_steps().items():
-            each.load_state_dict({n[2]: t for n, t in named if n[0] == which})
-        if self.accelerator.scaler is not None and found.scaler is not None:
-            self.accelerator.scaler.load_state_dict(found.scaler)
-
-    def _go_on(self, found: Checkpoint, folder: Path) -> None:
-        """Train a finished run for more epochs, saying so."""
-        before, now = len(found.epochs), self.job.recipe.epochs
-        recipe = {**self.identity["recipe"], "epochs": before}
-        checkpoint.check(found, self.identity | {"recipe": recipe}, folder)
-        self.identity["longer"] = [*found.run.get("longer", []), before]
-        warnings.warn(
-            f"The finished run of {before} epochs in {folder} is trained on to {now}, from where "
-            f"its learning rate had fallen to at the rate that {now} epochs have after {before}, "
-            f"so that the result is not that of {now} epochs in one.",
-            LongerWarning,
-            stacklevel=4,
-        )
-
-    def _agree(self) -> None:
-        """Raise TrainingError for processes that would not do the same."""
-        if self.accelerator.num_processes > 1:
-            states = {n: digest(e.state_dict()) for n, e in self.job.after_steps().items()}
-            agree(self.accelerator, self.identity | states | {"step": self.step})
-
-    def _stop(self) -> None:
-        self._look()
-        self._save()
-        folder = self.job.folder
-        raise KeyboardInterrupt(
-            f"Stopped after step {self.step} of {self.steps}; "
-            + (
-                f"the same call or command with {folder} goes on from there."
-                if folder is not None
-                else "nothing was kept, for there is no folder to keep it in."
-            )
-        )
-
-
-def _check_loss(loss: Any) -> None:
-    """Raise TrainingError for a loss that is not one number."""
-    if isinstance(loss, Tensor) and loss.numel() == 1:
-        return
-    what = f"{loss.numel()} values" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-    raise TrainingError(
-        f"The loss of a batch is {what} and not one number; return the mean of the batch, for "
-        "example with reduction='mean'."
-    )
+    with own_randomness(), held(place) if place is not None and is_first() else nullcontext():
+        if isinstance(job.loss, FamilyLoss):
+            return train_family(job, job.loss, progress)
+        return TrainingRun(job).go(progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from widthwise.elastic import Elastic
 from widthwise.measure.data import Items, Stream
 from widthwise.measure.metric import Metric, outputs_for
 from widthwise.sparse import GradualPruner
+from widthwise.train.family import FamilyLoss
 from widthwise.train.identity import configured, described, sampled
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
@@ -48,7 +49,10 @@ class Job:
         """Raise ValueError for arguments that do not fit together."""
         if (self.valid is None) != (self.metric is None):
             raise ValueError("Give valid and metric together, or neither.")
-        if isinstance(self.loss, (SingleDraw, SandwichLoss)) and self.loss.net is not self.net:
+        if (
+            isinstance(self.loss, (SingleDraw, SandwichLoss, FamilyLoss))
+            and self.loss.net is not self.net
+        ):
             raise ValueError(
                 "The loss was made for another network; make it with the one you train."
             )
@@ -74,6 +78,10 @@ class Job:
             return self.loss
         net, criterion = self.net, self.loss
         return lambda inputs, target: one_number(criterion(outputs_for(net, inputs), target))
+
+    def speeds(self) -> Mapping[str, float]:
+        """Times the learning rate, by parameter name; 1 for those that are not named."""
+        return self.loss.speeds if isinstance(self.loss, Objective) else {}
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights, as JSON: a checkpoint goes on with the same only."""

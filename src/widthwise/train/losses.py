@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -58,7 +59,12 @@ _ON_LADDER = 4  # passes of a step whose widths are rungs
 
 
 class Objective(ABC):
-    """(inputs, target) -> 0-dim tensor to minimise. An interface."""
+    """(inputs, target) -> 0-dim tensor to minimise. An interface.
+
+    speeds: parameters by name that are trained faster or slower than the others -> how many times.
+    """
+
+    speeds: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def __call__(self, inputs: Any, target: Any) -> Tensor:

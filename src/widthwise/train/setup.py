@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -29,16 +30,25 @@ def accelerator_for(recipe: Recipe, cpu: bool) -> Accelerator:
         ) from error
 
 
-def optimizer_for(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; weights decay, vectors (biases, norms) do not."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if not parameters:
+def optimizer_for(
+    module: nn.Module, recipe: Recipe, speeds: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """AdamW; weights decay, vectors (biases, norms) do not.
+
+    speeds: times the learning rate, by parameter name; 1 for those that are not named. Each group
+    holds its own as "speed".
+    """
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    for name, p in module.named_parameters():
+        if p.requires_grad:
+            key = p.dim() < 2, (speeds or {}).get(name, 1.0)
+            decay = 0.0 if key[0] else recipe.weight_decay
+            new = {"params": [], "weight_decay": decay, "speed": key[1]}
+            groups.setdefault(key, new)["params"].append(p)
+    if not groups:
         raise ValueError("The network has no parameters to train.")
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    parameters = [p for group in groups.values() for p in group["params"]]
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas, fused=fused
+        [groups[key] for key in sorted(groups)], lr=recipe.lr, betas=recipe.betas, fused=fused
     )

@@ -11,7 +11,7 @@ from as it is. What comes back is one variant more: the other widths gain nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,7 @@ from widthwise.train.recipe import Recipe
 from widthwise.train.teaching import Criterion, Distill, DistillLoss, Teaching
 
 _SOFT = Distill()
+_FASTEST, _SPEED, _POWER = 8.0, 1.5, 0.4  # of small networks beside the full one
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,14 @@ def refit_output(
 
 
 def distill(
-    cut: nn.Module,
+    cut: nn.Module | Sequence[nn.Module],
     net: nn.Module,
     data: Any,
     *,
     epochs: int = 2,
     lr: float = 1e-3,
     batch_size: int = 256,
+    by_size: bool = False,
     how: Distill = _SOFT,
     criterion: Criterion | None = None,
     distill_loss: DistillLoss | None = None,
@@ -95,12 +97,15 @@ def distill(
 ) -> History:
     """Train a cut network for a few epochs on the outputs of the network it was cut from.
 
-    cut: changed in place, and left in evaluation mode, on the device that `fit` trains on. net: an
+    cut: changed in place, and left in evaluation mode, on the device that `fit` trains on. Several
+        are trained in one go, each as by itself but for its dropout, so that the data is read, and
+        the full network run, only once; the loss in the history is then the sum. net: an
     Elastic at full width, or any module; it runs in evaluation mode, on the device where the
     outputs of `cut` are, and is left as and where it was. On several devices, it stays there.
     criterion: that of the training, from which follows what is distilled, as for `SandwichLoss`.
         Without one it follows from the targets: classes mean a cross entropy, and in all other
         cases the squared difference of the outputs is what is made small.
+    by_size: train each network the faster the smaller it is beside `net`: up to eight times.
     how, distill_loss: as for `SandwichLoss`; a criterion is needed when `how.hard` is above 0.
 
     The other arguments are those of `fit`, which does the training, and so are the errors. Raises
@@ -108,34 +113,57 @@ def distill(
     """
     if how.hard > 0 and criterion is None:
         raise ValueError("Distill.hard is above 0; give the criterion that the hard share has.")
-    objective = Taught(cut, net, how, criterion, distill_loss)
+    students = [cut] if isinstance(cut, nn.Module) else list(cut)
+    objective = Taught(students, net, how, criterion, distill_loss)
+    if by_size:
+        objective.speeds = _speeds(students, net)
     recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr)
     with own_randomness():
-        source = adapt(data, takes(net if isinstance(net, Elastic) else cut))
+        source = adapt(data, takes(net if isinstance(net, Elastic) else students[0]))
+    trained = students[0] if len(students) == 1 else nn.ModuleList(students)
     with evaluating(net), _brought_back(net):
-        history = fit(cut, source, objective, recipe=recipe, seed=seed, progress=progress)
-    if not remembered(module_of(net)):
-        remember(module_of(net), remembered(cut))
+        history = fit(trained, source, objective, recipe=recipe, seed=seed, progress=progress)
+    for each in {module_of(net), *students} - {trained}:
+        if not remembered(each):
+            remember(each, remembered(trained))
     return history
 
 
+def _speeds(students: Sequence[nn.Module], net: nn.Module) -> dict[str, float]:
+    """How much faster narrow networks are trained, by parameter name as `distill` trains them.
+
+    Adam's steps are as large whatever the width, and what they change in the outputs grows with it
+    (Yang et al., "Tensor Programs V", 2022): narrow networks take larger ones. The power was found
+    on validation data of an MLP and a CNN (`bench/family.py`).
+    """
+    whole = sum(p.numel() for p in net.parameters())
+    found: dict[str, float] = {}
+    for i, student in enumerate(students):
+        share = sum(p.numel() for p in student.parameters()) / whole
+        prefix = f"{i}." if len(students) > 1 else ""
+        speed = min(_FASTEST, max(1.0, _SPEED * share**-_POWER))
+        found |= {prefix + name: speed for name, _ in student.named_parameters()}
+    return found
+
+
 class Taught(Objective):
-    """The loss of one network on the outputs of another."""
+    """The loss of networks on the outputs of another one, summed over them."""
 
     def __init__(
         self,
-        cut: nn.Module,
+        students: Sequence[nn.Module],
         net: nn.Module,
         how: Distill | None,
         criterion: Criterion | None,
         distill_loss: DistillLoss | None = None,
     ) -> None:
-        if {id(p) for p in cut.parameters()} & {id(p) for p in net.parameters()}:
+        own = {id(p) for p in net.parameters()}
+        if any(id(p) in own for student in students for p in student.parameters()):
             raise TrainingError(
                 "The network to train shares its weights with the one that teaches it, so that "
                 "there is nothing to learn; train a cut of it, net.cut(widths)."
             )
-        self.cut = cut
+        self.students = list(students)
         self.net = net
         self.how = how
         self.criterion = criterion
@@ -144,20 +172,24 @@ class Taught(Objective):
         self.teaching: Teaching | None = None  # decided at the first batch
 
     def __call__(self, inputs: Any, target: Any) -> Tensor:
-        _follow(self.net, (next(self.cut.parameters(), None), inputs))
-        teacher, student = _Ran(self.net, inputs), _Ran(self.cut, inputs)
+        _follow(self.net, (next(self.students[0].parameters(), None), inputs))
+        teacher = _Ran(self.net, inputs)
         first = self.teaching is None
         with torch.no_grad():
             teaching = self.teaching or self._teaching(teacher, target)
             self.teaching = teaching
             _, lesson = teaching.full(teacher, target)
-        loss = lesson(student, target)
-        if first and self._soft and _equal(student.outputs, teacher.outputs):
-            raise TrainingError(
-                "The network to train gives the very outputs of the one that teaches it, so that "
-                "there is nothing to learn; cut it narrower, or leave the distillation out."
-            )
-        return loss
+        losses = []
+        for each in self.students:
+            student = _Ran(each, inputs)
+            losses.append(lesson(student, target))
+            if first and self._soft and _equal(student.outputs, teacher.outputs):
+                raise TrainingError(
+                    "The network to train gives the very outputs of the one that teaches it, so "
+                    "that there is nothing to learn; cut it narrower, or leave the distillation "
+                    "out."
+                )
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _teaching(self, teacher: _Ran, target: Any) -> Teaching:
         criterion, distill_loss = self.criterion, self.distill_loss

@@ -1,0 +1,204 @@
+"""What each part of the default training of a family is worth, on validation data.
+
+    python bench/recipe.py mlp                 # what is done already is not done again
+    python bench/recipe.py mlp digits --write  # and store bench/results/recipe.json
+
+Every arm is the default training with one thing changed. For each size of `family.SIZES` the widest
+network along the levels that fits is measured as it is cut, after least squares, and after each of
+several touch-ups, all taught in one go. Test data are not looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import time
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common import record
+from family import SIZES
+from widthwise import importance, steps
+from widthwise.choose.draws import Sandwich
+from widthwise.choose.levels import along
+from widthwise.elastic import Elastic
+from widthwise.store.file import prepare
+from widthwise.tasks.resolve import resolve
+from widthwise.tasks.task import Splits, Task
+from widthwise.train.family import FamilyLoss
+from widthwise.train.fit import fit
+from widthwise.train.recipe import Recipe
+from widthwise.train.teaching import HALF, Distill
+from widthwise.train.touchup import distill
+from widthwise.variant import Widths
+
+ROWS = Path(os.environ.get("RECIPE_ROWS", "build/recipe.jsonl"))
+TOUCH_UPS = ((0.13, 1.0), (0.27, 1.0), (0.27, 3.0), (0.27, 6.0), (0.27, None))  # None: by size
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A training: the default one but for what is named.
+
+    epochs: share of the recipe's epochs in all. warm_up: share of these. faster: the learning rate
+    of all of it beside the recipe's.
+    """
+
+    epochs: float = 1.0
+    warm_up: float = 0.25
+    faster: float = 1.0
+    passes: int = 3
+    levels: int = 24
+    hard: float = HALF.hard
+
+
+ARMS = {
+    "default": Arm(),
+    "half as long": Arm(epochs=0.6, warm_up=0.4),
+    "warm-up alone": Arm(epochs=0.3, warm_up=0.99),
+    "a warm-up of an eighth": Arm(warm_up=0.125),
+    "a warm-up of a half": Arm(warm_up=0.5),
+    "two passes": Arm(passes=2),
+    "four passes": Arm(passes=4),
+    "12 levels": Arm(levels=12),
+    "soft targets alone": Arm(hard=0.0),
+    "hard targets alone": Arm(hard=1.0),
+    "twice the learning rate": Arm(faster=2.0),
+}
+
+
+def measure(name: str, arm: Arm, seed: int) -> dict[str, Any]:
+    """One arm on one task."""
+    task = resolve(f"bench.family_tasks:{name}")
+    data = task.splits()
+    torch.manual_seed(seed)
+    net = Elastic(task.model(), task.example(), seed=seed)
+    epochs = max(2, round(arm.epochs * task.recipe.epochs))
+    recipe = replace(task.recipe, epochs=epochs, lr=arm.faster * task.recipe.lr)
+    loss = FamilyLoss(
+        net,
+        task.loss,
+        distill=Distill(hard=arm.hard),
+        levels=arm.levels,
+        warm_up=arm.warm_up,
+        passes=Sandwich(arm.passes, narrowest=False),
+    )
+    began = time.process_time()
+    fit(net, data.train, loss, recipe=recipe, seed=seed, progress=False)
+    seconds = time.process_time() - began
+    valid = steps.evaluation(task, data, "valid")
+    batches = steps.sample(task, data, steps.SAMPLES, seed)
+    path = along(net.free, net.levels, 16 * len(net.levels))
+    fitting = {size: _widest(net, path, size) for size in SIZES[name]}
+    widths = {str(size): w for size, w in fitting.items() if w is not None}
+    cuts = [net.cut(w, recalibrate=batches) for w in widths.values()]
+    solved = [
+        importance.compensate(copy.deepcopy(module), net, w, batches)
+        for module, w in zip(cuts, widths.values(), strict=True)
+    ]
+    found = {"cut": _each(valid, cuts), "least squares": _each(valid, solved)}
+    spent = {}
+    for share, speed in TOUCH_UPS:
+        label = f"{share:g} of the epochs, " + ("by size" if speed is None else f"{speed:g} x lr")
+        touched = copy.deepcopy(cuts)
+        began = time.process_time()
+        _teach(touched, net, task, data, share, speed, seed)
+        spent[label] = time.process_time() - began
+        found[label] = _each(valid, touched)
+    return {
+        "seconds": seconds,
+        "touch_up_seconds": spent,
+        "full": valid(net),
+        "widths": {size: dict(net.complete(w)) for size, w in widths.items()},
+        "valid": {what: dict(zip(widths, values, strict=True)) for what, values in found.items()},
+    }
+
+
+def _widest(net: Elastic, path: list[Widths], size: float) -> Widths | None:
+    low, high = 0, len(path)
+    while low < high:
+        middle = (low + high) // 2
+        if prepare(net, path[middle]).bytes <= 1000 * size:
+            low = middle + 1
+        else:
+            high = middle
+    return path[low - 1] if low else None
+
+
+def _each(valid: steps.Evaluation, modules: list[nn.Module]) -> list[float]:
+    return [valid(module) for module in modules]
+
+
+def _teach(
+    modules: list[nn.Module],
+    net: Elastic,
+    task: Task,
+    data: Splits,
+    share: float,
+    speed: float | None,
+    seed: int,
+) -> None:
+    recipe: Recipe = task.recipe
+    distill(
+        modules,
+        net,
+        data.train,
+        epochs=max(1, round(share * recipe.epochs)),
+        lr=recipe.lr * (speed or 1.0),
+        by_size=speed is None,
+        batch_size=recipe.batch_size,
+        how=HALF,
+        criterion=task.loss,
+        seed=seed,
+    )
+
+
+def rows() -> dict[tuple[str, str, int], dict[str, Any]]:
+    """What has been measured."""
+    lines = ROWS.read_text().splitlines() if ROWS.exists() else []
+    found = [json.loads(line) for line in lines]
+    return {(row["task"], row["arm"], row["seed"]): row for row in found}
+
+
+def main() -> None:
+    """Measure what is missing, print, and store when asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("tasks", nargs="*", metavar="TASK")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[*ARMS])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    ROWS.parent.mkdir(parents=True, exist_ok=True)
+    for seed in range(options.seeds):
+        for name in options.tasks:
+            for arm in options.arms:
+                if (name, arm, seed) in rows():
+                    continue
+                row = {"task": name, "arm": arm, "seed": seed}
+                row |= measure(name, ARMS[arm], seed)
+                with ROWS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                show(row)
+    if options.write:
+        print(f"written to {record('recipe', [*rows().values()])}")
+
+
+def show(row: dict[str, Any]) -> None:
+    """One arm."""
+    print(f"{row['task']}, {row['arm']}: {row['seconds']:.0f} s, full {100 * row['full']:.2f}")
+    for what, values in row["valid"].items():
+        cells = "  ".join(f"{size} kB {100 * v:.2f}" for size, v in values.items())
+        print(f"  {what:32} {cells}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

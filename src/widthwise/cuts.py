@@ -1,0 +1,189 @@
+"""Cuts of a run's network, touched up and stored: functions that neither parse nor print.
+
+    opened = open_run(run)
+    picks = cut(opened, [point.widths], [Path("small.safetensors")])
+    picks = cut(opened, several, paths)          # all taught in one go
+
+What is stored has been read back, and the numbers of a pick are those of the network that was read.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from widthwise.importance import held_at_zero, zeros_of
+from widthwise.measure.frontier import Frontier
+from widthwise.measure.metric import outputs_for
+from widthwise.report.picks import Pick, load_picks
+from widthwise.steps import (
+    SAMPLES,
+    Opened,
+    evaluation,
+    inside,
+    note,
+    sample,
+    statistics_of,
+    store_checked,
+    writable,
+)
+from widthwise.tasks.task import Splits
+from widthwise.touchups import TouchUp, TouchUps, begun, touch_up, usual
+from widthwise.train.batches import drawn, evaluating
+from widthwise.variant import Widths
+
+
+def cut(
+    opened: Opened,
+    widths: Sequence[Mapping[str, int]],
+    outs: Sequence[Path],
+    *,
+    touch_ups: TouchUps | None = None,
+    recalibrate: bool = True,
+    progress: bool = False,
+) -> list[Pick]:
+    """Cut a run's network, store the cuts in `outs`, and note them among the picks of the run.
+
+    touch_ups: what is done to the cut networks before they are stored; None as `shipped_touch_ups`
+        says. A distillation is kept for those that are no worse with it on validation data.
+    recalibrate: estimate batch-norm statistics on training data, as `sweep_run` does.
+
+    Raises WidthError, DataError, FileError, ScoreError, TrainingError.
+    """
+    kept = [opened.net.complete(w) for w in widths]
+    how = [shipped_touch_ups(opened, w) if touch_ups is None else touch_ups for w in kept]
+    for out in outs:
+        writable(out)
+    load_picks(opened.run.picks)  # damaged ones are found before the work is done
+    data = opened.task.splits()
+    if touch_ups is None and not _judges_evaluation(opened, data):
+        how = [usual_touch_ups(opened, w) for w in kept]
+    made = make(opened, kept, data, how, recalibrate=recalibrate, progress=progress)
+    return [
+        _store(opened, data, w, each, out) for w, each, out in zip(kept, made, outs, strict=True)
+    ]
+
+
+def make(
+    opened: Opened,
+    widths: Sequence[Widths],
+    data: Splits,
+    how: Sequence[TouchUps],
+    *,
+    recalibrate: bool = True,
+    progress: bool = False,
+) -> list[Made]:
+    """The cut networks that `cut` stores, each with its touch-ups; the run is left as it is.
+
+    Raises WidthError, ScoreError, TrainingError.
+    """
+    task, net, seed = opened.task, opened.net, opened.record.settings.seed
+    samples: list[Any] = []
+
+    def batches() -> list[Any]:
+        if not samples:
+            samples.extend(sample(task, data, SAMPLES, seed))
+        return samples
+
+    statistics = statistics_of(net, task, data) if recalibrate else False
+    modules = [begun(net, w, h, batches, statistics) for w, h in zip(widths, how, strict=True)]
+    judge = evaluation(task, data, "valid")
+
+    def touched(places: Sequence[int], steps: TouchUps) -> None:
+        with ExitStack() as stack:
+            for i in places:
+                zeros = zeros_of(modules[i]) if opened.pack == "zeros" else {}
+                stack.enter_context(held_at_zero(modules[i], zeros))
+            touch_up(
+                [modules[i] for i in places],
+                net,
+                [widths[i] for i in places],
+                task,
+                data.train,
+                steps,
+                batches,
+                statistics=recalibrate,
+                seed=seed,
+                progress=progress,
+            )
+
+    done = [h.names for h in how]
+    last = {i: h for i, h in enumerate(how) if h.names[-1:] == (TouchUp.DISTILL,)}
+    for i, each in enumerate(how):
+        touched([i], each.without_last() if i in last else each)
+    if last:
+        before = {i: copy.deepcopy(modules[i]) for i in last}
+        touched([*last], replace(next(iter(last.values())), names=(TouchUp.DISTILL,)))
+        for i, module in before.items():
+            if task.metric.better(judge(module), judge(modules[i])):
+                modules[i], done[i] = module, done[i][:-1]
+    return [Made(m.cpu(), names) for m, names in zip(modules, done, strict=True)]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A cut network on the CPU, and the touch-ups that it has."""
+
+    module: nn.Module
+    touch_ups: tuple[TouchUp, ...]
+
+
+def shipped_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
+    """What `cut` does where nothing is named: the usual ones, and for runs along levels a
+    distillation after them.
+    """
+    usual_ones = usual_touch_ups(opened, widths)
+    full = opened.net.complete(widths) == opened.net.full()
+    if full or not opened.record.levels or opened.task.distill is None:
+        return usual_ones
+    return TouchUps((*usual_ones.names, TouchUp.DISTILL))
+
+
+def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
+    """Those of a cut where none are named: what the points of the run's frontier had.
+
+    Without a frontier, those that a sweep would give it. Raises WidthError, FileError.
+    """
+    if opened.net.complete(widths) == dict(opened.net.full()):
+        return TouchUps()  # nothing went that could be made up for
+    path = opened.run.frontier
+    frontier = Frontier.load(path) if path.exists() else None
+    return usual(frontier, ordered=bool(opened.record.settings.order))
+
+
+def _store(opened: Opened, data: Splits, kept: Widths, made: Made, out: Path) -> Pick:
+    """Store one cut network and note it."""
+    run = opened.run
+    results = store_checked(opened.net, kept, made.module, out, opened.task, data, opened.pack)
+    pick = Pick(
+        name=out.stem,
+        widths=dict(kept),
+        bytes=out.stat().st_size,
+        valid=results["valid"],
+        test=results["test"],
+        file=inside(out, run.folder),
+        touch_up=", ".join(name for name in made.touch_ups if name is not TouchUp.NONE),
+    )
+    note(run, pick)
+    return pick
+
+
+def _judges_evaluation(opened: Opened, data: Splits) -> bool:
+    """Whether the task's loss takes what the network gives in evaluation mode.
+
+    Not where a network has outputs for training alone, such as auxiliary heads; then none teaches.
+    """
+    inputs, target = next(iter(drawn(data.train, 2, 2, 0)))
+    with torch.no_grad(), evaluating(opened.net):
+        try:
+            opened.task.loss(outputs_for(opened.net, inputs), target)
+        except Exception:  # noqa: BLE001  a user's function may fail in any way
+            return False
+    return True
