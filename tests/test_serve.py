@@ -116,7 +116,9 @@ def test_what_fits_is_what_the_command_line_picks(web, trained):
 def test_picks_are_shown_and_can_be_chosen(run, tmp_path):
     point = Frontier.load(run / "frontier.json").points[2]
     works("cut", run, "--width", "fc1=20", "--out", run / "own.safetensors")
-    works("cut", run, "--max-bytes", point.bytes, "--out", run / "same.safetensors")
+    done = Frontier.load(run / "frontier.json").touch_up or "none"
+    words = ["--max-bytes", point.bytes, "--touch-up", done]
+    works("cut", run, *words, "--out", run / "same.safetensors")
     web = client(run, cache=tmp_path / "c")
     view = web.get("/api/runs/0").json()
     named = {c["name"]: c for c in view["choices"] if c["name"]}

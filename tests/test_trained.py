@@ -530,7 +530,7 @@ def test_a_module_is_newly_initialised_as_a_whole_or_not_at_all():
 
 
 def test_a_cut_that_cannot_be_written_says_so_before_the_work(ordered, tmp_path, monkeypatch):
-    monkeypatch.setattr(steps, "begun", lambda *_: 1 / 0)
+    monkeypatch.setattr(cuts, "begun", lambda *_: 1 / 0)
     words = ["cut", ordered, "--fraction", 0.5, "--out"]
     assert "There is no folder" in fails(*words, tmp_path / "none" / "x.safetensors")
     assert "is a folder" in fails(*words, tmp_path)
