@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import findings_curvature
 import findings_elastic
 import findings_ladders
 import findings_minified
@@ -42,6 +43,7 @@ class Section:
 
 SECTIONS = (
     Section("minified", findings_minified.text, findings_minified_pictures.pictures),
+    Section("curvature", findings_curvature.text, findings_curvature.pictures),
     Section("resnets", findings_resnets.text, findings_resnets.pictures),
     Section("elastic_tuning", findings_elastic.text, findings_elastic.pictures),
     Section("ladders", findings_ladders.text, findings_ladders.pictures),

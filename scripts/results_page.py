@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import results_faults
+import results_feedback
 import results_hostile
 import results_layout
 import results_scopes
@@ -325,8 +326,8 @@ def pruning() -> str:
 A step with pruning ÷ the same without, over a hundred steps with one change of masks among them, on one
 thread (`bench/pruning.py`); bound 1.05. It is kept on {len(kept)} of {len(networks)} networks{but}. Masking
 reads and writes every weight, which counts where a step does little else: on an Intel Xeon of two cores, where it
-was measured before, the MLP of mnist did not keep the bound. *Feedback* keeps and moves a dense copy besides; no
-bound was set for it.
+was measured before, the MLP of mnist did not keep the bound. *Feedback* keeps and moves a dense copy besides, and
+changes the masks 25 times; no bound was set for it.
 
 {table(["network", "weights pruned", "pruned", "with feedback"], rows)}
 
@@ -560,6 +561,12 @@ def scopes() -> str:
     return f"{results_scopes.section(found, table)}\n{measured(found)}\n"
 
 
+def feedback() -> str:
+    """The section on how often masks are remade."""
+    found = load("feedback")
+    return f"{results_feedback.section(found, table)}\n{measured(found)}\n"
+
+
 def layout() -> str:
     """The section on convolutions channels-last."""
     found = load("layout")
@@ -591,7 +598,7 @@ def page() -> str:
         "on a GPU yet; where there is one, `bench/gpu.py` does.\n"
     )
     measured_here = [family(), quality(), step_cost(), cut_speed(), sweep(), engine(), scoring()]
-    measured_here += [pruning(), scopes(), storage(), few_bits(), in_int8(), layout()]
+    measured_here += [pruning(), feedback(), scopes(), storage(), few_bits(), in_int8(), layout()]
     measured_here += [faults(), hostile(), clients()]
     return "\n".join([head, *measured_here])
 

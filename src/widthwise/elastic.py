@@ -21,7 +21,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from widthwise import zeros
-from widthwise.choose.draws import Draw, draw_widths
+from widthwise.choose.draws import Draw, draw_widths, narrowest
 from widthwise.choose.levels import at_share
 from widthwise.errors import CaptureError, DataError
 from widthwise.graph.agreement import check_agreement
@@ -132,7 +132,8 @@ class Elastic(nn.Module):
         _check_name(model)
         super().__init__()
         self.model = model
-        self._draw = draw if draw is not None else Draw()
+        self._draw, self._draw_given = draw if draw is not None else Draw(), draw is not None
+        self.rungs: tuple[Widths, ...] = ()  # what a loss draws from in the place of the draw
         self.constraints = constraints if constraints is not None else Constraints()
         self.seed = seed
         self.step = 0
@@ -256,7 +257,31 @@ class Elastic(nn.Module):
                 "The scale is part of the network's graphs; make a new Elastic(model, args, "
                 f"draw=...) for draws with scale={draw.scale}."
             )
-        self._draw = draw
+        self._draw, self._draw_given = draw, True
+
+    @property
+    def lowest(self) -> Widths:
+        """The narrowest width of each free axis that training draws; inner axes are left out.
+
+        Of the narrowest level, or rung of a `SandwichLoss`, where training goes along some; else as
+        `draw` says. Where nothing is drawn, the least that constraints allow, mostly 1: with
+        `Draw(p=0)`, and before any training where no draw was given.
+        """
+        outer = {name: axis for name, axis in self.free.items() if axis.inner_of is None}
+        known = self.levels or self.rungs
+        if known:
+            return Widths({name: min(widths[name] for widths in known) for name in outer})
+        if self.draw.p > 0 and (self._draw_given or self.step):
+            return narrowest(outer, self.draw)
+        return Widths({name: axis.near(1) for name, axis in outer.items()})
+
+    def raised(self, widths: AnyWidths) -> Widths:
+        """These widths, those of no axis below `lowest`: narrower ones would be noise.
+
+        Raises WidthError.
+        """
+        lowest = self.lowest
+        return Widths({n: max(w, lowest.get(n, w)) for n, w in self.complete(widths).items()})
 
     @property
     def axes(self) -> dict[str, Axis]:

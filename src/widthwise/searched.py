@@ -26,6 +26,7 @@ from widthwise.steps import (
     Opened,
     evaluation,
     inside,
+    know_rungs,
     note,
     sample,
     scores_of,
@@ -173,6 +174,7 @@ class RunSearch:
 
     def _ladder(self) -> Sequence[Mapping[str, int]]:
         opened = self.opened
+        know_rungs(opened)
         if opened.run.frontier.exists():
             return [point.widths for point in Frontier.load(opened.run.frontier).best()]
         if widths_by(opened.record) == "scores":

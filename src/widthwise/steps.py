@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from widthwise.bits import Quantized
-from widthwise.choose.draws import Draw, smallest
+from widthwise.choose.draws import Draw
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError, RunError, ScoreError, TrainingError, WidthError
 from widthwise.importance import allocated_ladder
@@ -77,7 +77,7 @@ def open_run(run: Run) -> Opened:
     record = run.finished_record()
     task = resolve(record.settings.task)
     try:
-        draw = Draw(**record.draw)
+        draw = Draw(**record.draw) if record.draw else Draw(p=0)  # of ordered weights
     except (TypeError, ValueError) as error:
         raise RunError(
             f"{run.record_file} holds a draw that cannot be ({str(error).rstrip('.')}); train "
@@ -109,8 +109,8 @@ def sweep_run(
 ) -> Frontier:
     """Measure widths of a run on one of its splits and keep the frontier in its folder.
 
-    count: how many widths; None is every width of a small network, else 16. Widths below the
-    lowest that training draws are left out, where training drew any.
+    count: how many widths; None is every width of a small network, else 16. No axis is narrower
+    than training drew it (`net.lowest`).
     by: "fraction" keeps the same share of every axis; "scores" gives each axis its own width,
     decided by those of an ordered run, 16 times where no count is given. None as `widths_by` says.
     recalibrate: estimate batch-norm statistics for each width on training data.
@@ -324,9 +324,9 @@ def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
                 f"{run.folder} was not trained along levels; sweep it with --by fraction."
             )
         return usual_widths(net, count)
+    know_rungs(opened)
     if by == "fraction":
-        found = ladder(net, count)
-        return _prepared(net, found) if opened.record.draw else found
+        return ladder(net, count)
     if not opened.record.settings.order:
         raise RunError(
             f"{run.folder} has no scores, which widthwise order writes; sweep it with --by "
@@ -335,11 +335,20 @@ def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
     return allocated_ladder(net, scores_of(net, run.scores), count or RUNGS)
 
 
+def know_rungs(opened: Opened) -> None:
+    """Let the network of a run know the rungs that its training drew, where it has no levels."""
+    record, net = opened.record, opened.net
+    if record.draw and record.settings.order and not record.levels:
+        scores = scores_of(net, opened.run.scores)
+        net.rungs = tuple(allocated_ladder(net, scores, RUNGS, drawn=False))
+
+
 def with_own_class(net: Elastic, widths: Sequence[Widths]) -> list[Widths]:
     """The widths, and near each one at which a cut is of the user's class, where it is not there.
 
     Where three of them are of that class as they are, the others are taken to be, too; where none
-    near the middle one is, the class is taken not to express any.
+    near the middle one is, the class is taken not to express any. None that training does not draw
+    is among them.
     """
     full = dict(net.full())
     smaller = [w for w in widths if net.complete(w) != full]
@@ -354,8 +363,9 @@ def with_own_class(net: Elastic, widths: Sequence[Widths]) -> list[Widths]:
         return list(widths)
     found: dict[Widths, None] = {}
     for w in widths:
-        other = near.get(w) or (net.expressible(w) if w in smaller else w)
-        found |= {w: None, net.complete(other): None} if dict(other) != full else {w: None}
+        other = net.complete(near.get(w) or (net.expressible(w) if w in smaller else w))
+        apart = dict(other) != full and net.raised(other) == other
+        found |= {w: None, other: None} if apart else {w: None}
     # Equal widths may be written with and without the axes that stay full.
     return list({net.complete(w): w for w in reversed(found)}.values())[::-1]
 
@@ -366,16 +376,6 @@ def scores_of(net: Elastic, path: Path) -> dict[str, Tensor]:
     if any(name not in net.free or t.shape != (net.free[name].size,) for name, t in scores.items()):
         raise RunError(f"{path} is of another network; order again with --overwrite.")
     return scores
-
-
-def _prepared(net: Elastic, widths: list[Widths]) -> list[Widths]:
-    """These widths, none of them narrower than training draws: those would be noise."""
-
-    def wide(axis: str, width: int) -> int:
-        return max(width, smallest(net.free[axis].size, net.draw))
-
-    raised = [Widths({a: wide(a, w) for a, w in some.items()}) for some in widths]
-    return list(dict.fromkeys(raised))
 
 
 def _in_order(data: Any) -> Callable[[], Iterator[Any]]:

@@ -86,7 +86,7 @@ def train(
     scores = {}
     if settings.order and source is not None and source.scores is not None:
         scores = scores_of(net, source.scores)
-        rungs = allocated_ladder(net, scores, RUNGS)
+        rungs = allocated_ladder(net, scores, RUNGS, drawn=False)
     if main:
         record = begin(run, state, replace(record, source=str(source.file) if source else ""))
         if scores:

@@ -37,8 +37,8 @@ def sweep(
         typer.Option(
             metavar="N",
             min=1,
-            help="How many widths; by default every level and two between each pair, or all "
-            "widths of a small network, else 16.",
+            help="How many widths, down to the narrowest that training drew; by default every "
+            "level and two between each pair, or all widths of a small network, else 16.",
         ),
     ] = None,
     by: Annotated[

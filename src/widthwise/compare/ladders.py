@@ -173,16 +173,18 @@ class _Bench:
         batches = planned(self.data.train, plan.recipe.batch_size, 0)
         steps = batches.steps * plan.recipe.epochs
         pruning = replace(plan.pruning, sparsity=training.amount)
-        rungs = []
+        rungs: list[Widths] = []
         if training.kind is Kind.ELASTIC_SPARSE:
-            rungs = [self.net.widths(f) for f in sorted(training.fractions) if f < 1]
+            some = (self.net.raised(f) for f in sorted(training.fractions) if f < 1)
+            rungs = list(dict.fromkeys(some))
         return pruning.pruner(self.net, steps, rungs)
 
     def _measured(
         self, amount: float, fraction: float, trained: nn.Module | None, spent: float
     ) -> Cell:
         training, net, task, data = self.training, self.net, self.task, self.data
-        widths = net.full() if fraction == 1 else Widths(net.widths(fraction))
+        # A small-dense network has what widths it has, an elastic one none that was never drawn.
+        widths = net.complete(fraction) if training.kind is Kind.DENSE else net.raised(fraction)
         if trained is None:
             batches = sample(task, data, _STATISTICS, training.seed)
             module = net.cut(widths, recalibrate=batches)

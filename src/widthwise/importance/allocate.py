@@ -80,14 +80,21 @@ def allocate(
 
 
 def allocated_ladder(
-    net: Elastic, scores: Mapping[str, Tensor], rungs: int = 16, *, lowest: float = 1 / 16
+    net: Elastic,
+    scores: Mapping[str, Tensor],
+    rungs: int = 16,
+    *,
+    lowest: float = 1 / 16,
+    drawn: bool = True,
 ) -> list[Widths]:
     """Widths from narrow to full for `sweep`, as `allocate` gives them.
 
     rungs: how many, each the same factor above the last in parameters. lowest: the share of the
     parameters that the first has, or the least that can be reached.
+    drawn: no axis is narrower than training draws it (`net.lowest`). False for rungs that a
+        training is still to draw from (`SandwichLoss(rungs=...)`).
     """
-    path = list(removals(net, scores, "params"))
+    path = list(removals(net, scores, "params", floors=net.lowest if drawn else {}))
     full = path[0][1]
     wanted = [full * lowest ** (i / max(1, rungs - 1)) for i in range(rungs)]
     found = [next((w for w, total in path if total <= most), path[-1][0]) for most in wanted]
@@ -95,38 +102,42 @@ def allocated_ladder(
 
 
 def removals(
-    net: Elastic, scores: Mapping[str, Tensor], unit: str, least: float = 0.0
+    net: Elastic,
+    scores: Mapping[str, Tensor],
+    unit: str,
+    least: float = 0.0,
+    floors: Mapping[str, int] | None = None,
 ) -> Iterator[tuple[Widths, float]]:
     """(widths, cost) from full width down to the least, one removal after the other.
 
-    unit: of the cost, "params", "bytes" (of the tensors) or "macs".
+    unit: of the cost, "params", "bytes" (of the tensors) or "macs". least, floors: what every axis
+    keeps, as a share and, by axis, in features.
     """
     lost = {name: scores[name][ranking(net, name, scores[name])].double() for name in scores}
     axes = {n: a for n, a in net.free.items() if n in lost and a.inner_of is None}
     costs = _Costs(net, unit)
     widths = dict(net.full())
-    prices = {name: _price(axis, lost[name], costs, widths, least) for name, axis in axes.items()}
+    kept = {n: max((floors or {}).get(n, 1), math.ceil(least * a.size)) for n, a in axes.items()}
+    prices = {n: _price(axis, lost[n], costs, widths, kept[n]) for n, axis in axes.items()}
     yield Widths(widths), costs.total(widths)
     while any(price < math.inf for price in prices.values()):
         name = min(prices, key=lambda n: prices[n])
-        widths[name] = _below(axes[name], widths[name], least)
+        widths[name] = _below(axes[name], widths[name], kept[name])
         yield Widths(widths), costs.total(widths)
         for other in costs.neighbours(name) & axes.keys():
-            prices[other] = _price(axes[other], lost[other], costs, widths, least)
+            prices[other] = _price(axes[other], lost[other], costs, widths, kept[other])
 
 
-def _below(axis: Axis, width: int, least: float) -> int:
+def _below(axis: Axis, width: int, least: int) -> int:
     """The next smaller width to try, 0 when there is none."""
     step = max(1, width // _STEPS)
     # The full size may be off the grid, from which the first step is then shorter.
     wanted = (width - step) // axis.grid.multiple_of * axis.grid.multiple_of
-    lowest = axis.grid.up(max(1, math.ceil(least * axis.size)))
+    lowest = axis.grid.up(max(1, least))
     return max(wanted, lowest) if width > lowest else 0
 
 
-def _price(
-    axis: Axis, lost: Tensor, costs: _Costs, widths: Mapping[str, int], least: float
-) -> float:
+def _price(axis: Axis, lost: Tensor, costs: _Costs, widths: Mapping[str, int], least: int) -> float:
     """What the next removal loses for each unit that it frees; infinite when there is none."""
     width = widths[axis.name]
     below = _below(axis, width, least)

@@ -28,6 +28,7 @@ from torch import nn
 from widthwise.choose.levels import along
 from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError, WidthError
+from widthwise.graph.axes import Grid
 from widthwise.graph.sharded import whole
 from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, params, runtime
 from widthwise.measure.data import pairs
@@ -215,7 +216,12 @@ class AtWidths(nn.Module):
 
 
 def ladder(
-    net: Elastic, count: int | None = None, *, lowest: float = 1 / 16, multiple_of: int = 1
+    net: Elastic,
+    count: int | None = None,
+    *,
+    lowest: float = 1 / 16,
+    multiple_of: int = 1,
+    drawn: bool = True,
 ) -> list[Widths]:
     """Widths from narrow to full, all axes together.
 
@@ -224,6 +230,9 @@ def ladder(
     above the last, because budgets are thought of in factors; those that round to the same widths
     come once. Axes inside another (a head size) stay full, as in `net.widths`; all widths are ones
     that the network's constraints allow.
+
+    drawn: no axis is narrower than training draws it (`net.lowest`). False for widths that a
+    training is still to draw from.
 
     Raises WidthError for a count below 1 or a fraction outside (0, 1].
     """
@@ -234,7 +243,7 @@ def ladder(
     if count is None and len(set(sizes.values())) == 1:
         steps = range(1, max(sizes.values()) + 1)
         every = [Widths({n: a.near(w, multiple_of) for n, a in axes.items()}) for w in steps]
-        return list(dict.fromkeys(every))
+        return _raised(net, every, multiple_of, drawn)
     count = 16 if count is None else count
     if count < 1:
         raise WidthError(f"The number of widths is {count}; give at least 1.")
@@ -242,7 +251,18 @@ def ladder(
         raise WidthError(f"The lowest fraction is {lowest}; give a number above 0, at most 1.")
     fractions = [lowest ** (i / max(1, count - 1)) for i in reversed(range(count))]
     found = [net.widths(f, multiple_of) for f in fractions[:-1]]
-    return list(dict.fromkeys([*found, Widths(sizes)]))
+    return _raised(net, [*found, Widths(sizes)], multiple_of, drawn)
+
+
+def _raised(net: Elastic, widths: Iterable[Widths], multiple_of: int, drawn: bool) -> list[Widths]:
+    """These widths, none below what training draws; those that become the same come once."""
+    lowest: dict[str, int] = {}
+    for name, width in net.lowest.items() if drawn else ():
+        axis = net.free[name]
+        grid = Grid(math.lcm(multiple_of, axis.grid.multiple_of), axis.grid.at_least)
+        lowest[name] = min(axis.size, grid.up(width))
+    raised = (Widths({n: max(w, lowest.get(n, w)) for n, w in some.items()}) for some in widths)
+    return list(dict.fromkeys(raised))
 
 
 def usual_widths(net: Elastic, count: int | None = None) -> list[Widths]:

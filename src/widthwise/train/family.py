@@ -115,7 +115,9 @@ class FamilyLoss(Objective):
         spread(scores.values())  # processes might round differently
         moved = importance.order(net, scores)
         scores = {name: value[moved[name].to(value.device)] for name, value in scores.items()}
-        self.train_along(importance.allocated_ladder(net, scores, self.count, lowest=self.lowest))
+        self.train_along(
+            importance.allocated_ladder(net, scores, self.count, lowest=self.lowest, drawn=False)
+        )
 
     def train_along(self, levels: Sequence[AnyWidths]) -> None:
         """Train these widths from now on, narrow ones first; the full width is always trained."""

@@ -133,7 +133,7 @@ class SandwichLoss(Objective):
         criterion and of the temperature, not of the hard share.
     rungs: widths to draw the narrow passes from, narrow ones first, in the place of `net.draw`; for
         a network whose axes should not all keep the same share, such as one ordered by scores
-        (`importance.allocated_ladder`). Then `passes` is 4 by default.
+        (`importance.allocated_ladder`). Then `passes` is 4 by default, and `net.rungs` are these.
 
     Running statistics (batch norm) are those of the full width: each step's narrow passes leave
     them alone, so estimate them anew for a cut network.
@@ -157,7 +157,7 @@ class SandwichLoss(Objective):
             raise ValueError(f"emphasis is {emphasis}; give a number such as 0 or 0.5.")
         self.net = net
         self.criterion = criterion
-        self.rungs = tuple(net.complete(w) for w in rungs)
+        self.rungs = net.rungs = tuple(net.complete(w) for w in rungs)
         usual = _ON_LADDER if rungs else one_per_octave(net.free, net.draw)
         planned = usual if passes is None else passes
         self.plan = Sandwich(planned) if isinstance(planned, int) else planned

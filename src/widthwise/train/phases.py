@@ -67,7 +67,8 @@ def _warm_up(job: Job, loss: FamilyLoss, progress: bool) -> tuple[Epoch, ...]:
     if not loss.net.free:
         return ()  # there is one width to train
     if epochs == 0 and loss.warm_up:
-        loss.train_along(ladder(loss.net, loss.count))  # scores of an untrained network say nothing
+        # Scores of an untrained network say nothing.
+        loss.train_along(ladder(loss.net, loss.count, drawn=False))
         return ()
     done = History()
     if epochs:
@@ -86,7 +87,7 @@ def _warm_up(job: Job, loss: FamilyLoss, progress: bool) -> tuple[Epoch, ...]:
             LevelsWarning,
             stacklevel=caller(),
         )
-        loss.train_along(ladder(loss.net, loss.count))
+        loss.train_along(ladder(loss.net, loss.count, drawn=False))
     if not done.epochs:
         return ()
     *others, last = done.epochs  # whose time takes in that of choosing

@@ -43,7 +43,7 @@ from widthwise.vary.journal import Study, Trial, end_trial, finished, kept, next
 from widthwise.vary.space import Choice, Space, weights
 
 FORMATS: Final = (None, Uniform(8), Uniform(4), Uniform(3), Uniform(2))
-_VERSION: Final = 2  # of what a trial does: another one is another search
+_VERSION: Final = 3  # of what a trial does: another one is another search
 
 
 @dataclass(frozen=True)
@@ -289,6 +289,7 @@ def _name(
         "axes": {n: [a.size, a.grid.multiple_of, a.grid.at_least] for n, a in net.free.items()},
         "groups": [space.axes, space.pruned, space.quantized],
         "rungs": [dict(widths) for _, widths in space.line.rungs],
+        "drawn": dict(space.line.drawn),
         "metric": [evaluation.metric.name, evaluation.split],
         "plain": [how.prepare is None, how.score is magnitudes, how.train is None],
         "tensors": weights(net, net.full()),

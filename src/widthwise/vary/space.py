@@ -50,17 +50,18 @@ class Choice:
 class Line:
     """Widths from the narrowest to full along one line.
 
-    Between its rungs widths are interpolated in octaves, below the first all axes shrink alike.
-    An axis inside another (a head size) stays as wide as the rungs have it.
+    Between its rungs widths are interpolated in octaves, below the first all axes shrink alike, as
+    far as training draws them (`net.lowest`), whatever the tilts. An axis inside another (a head
+    size) stays as wide as the rungs have it.
 
     rungs: in any order, full width besides. lowest, highest: the places at its ends, of which the
     first has the smallest and the last the full widths whatever the tilts.
     """
 
     def __init__(self, net: Elastic, rungs: Iterable[AnyWidths]) -> None:
-        self.axes = net.free
+        self.axes, self.drawn = net.free, net.lowest
         self.outer = [name for name, axis in self.axes.items() if axis.inner_of is None]
-        complete = [net.complete(w) for w in rungs]
+        complete = [net.raised(w) for w in rungs]
         at = {self._octaves(w): w for w in [*complete, net.full()]}
         self.rungs = sorted(at.items(), key=lambda pair: pair[0])
         first, widths = self.rungs[0]
@@ -82,7 +83,10 @@ class Line:
             line = {n: below[n] * (above[n] / below[n]) ** share for n in self.axes}
         return Widths(
             {
-                name: axis.near(min(axis.size, line[name] * 2 ** tilts.get(name, 0.0)))
+                name: max(
+                    axis.near(min(axis.size, line[name] * 2 ** tilts.get(name, 0.0))),
+                    self.drawn.get(name, 1),
+                )
                 for name, axis in self.axes.items()
             }
         )

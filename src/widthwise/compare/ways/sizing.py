@@ -26,9 +26,12 @@ def largest(ascending: Sequence[T], fits: Callable[[T], bool]) -> T | None:
 
 
 def rungs(net: Elastic) -> list[Widths]:
-    """All widths at which every axis keeps the same share, from one feature of the widest on."""
+    """All widths at which every axis keeps the same share, from one feature of the widest on.
+
+    None is narrower than training draws.
+    """
     widest = max((a.size for a in net.free.values() if a.inner_of is None), default=1)
-    every = (Widths(net.widths(k / widest)) for k in range(1, widest + 1))
+    every = (net.raised(k / widest) for k in range(1, widest + 1))
     return list(dict.fromkeys(every))
 
 
