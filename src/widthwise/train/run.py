@@ -272,8 +272,9 @@ class TrainingRun:
         if self.kept is not None:
             kept = f"; the checkpoint of step {self._shown(self.kept)} is kept"
         return TrainingError(
-            f"The {what} at step {self._shown(step)} of {self.shown_steps}; train anew with a lower learning rate than"
-            f" {self.job.recipe.lr:g}, and look for values in the data that are not finite{kept}."
+            f"The {what} at step {self._shown(step)} of {self.shown_steps}; train anew with a "
+            f"lower learning rate than {self.job.recipe.lr:g}, and look for values in the data "
+            f"that are not finite{kept}."
         )
 
     def _measured(self) -> Epoch:
