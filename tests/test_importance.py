@@ -11,10 +11,11 @@ import widthwise as ww
 from elastic_nets import close, made, random_widths, run, tensors
 from nets import NETS
 from widthwise import importance
-from widthwise.importance.allocate import _Costs, removals
+from widthwise.importance.allocate import removals
 from widthwise.importance.features import find_gates, opened
 from widthwise.importance.gradients import tensors_of
 from widthwise.measure.cost import macs, params
+from widthwise.measure.costs import Costs
 from widthwise.measure.recalibrate import recalibrate
 
 # Features meet in a product or a sum that no weight scales (of two activations, or the norm of a
@@ -245,4 +246,4 @@ def test_budgets_count_what_is_counted_on_the_cut(case):
 
 def counted(net, widths):
     """The multiply-accumulates that allocation reckons with."""
-    return _Costs(net, "macs").total(widths)
+    return Costs(net, "macs").total(widths)

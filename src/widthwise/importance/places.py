@@ -15,7 +15,7 @@ from torch import fx
 from widthwise.elastic import Elastic
 from widthwise.graph.dims import Factor, Term, free_factors
 from widthwise.graph.relate import Related
-from widthwise.graph.rules import recurrent
+from widthwise.measure.costs import is_recurrent
 
 Dim = tuple[str, int]  # of a tensor
 
@@ -47,11 +47,6 @@ def find_readers(net: Elastic) -> Readers:
             parameter[place] = source
     tied = {p for p, by in users.items() if parameter[p].users.keys() - by}
     return Readers(frozenset(net.relations.consumed | users.keys()), frozenset(tied))
-
-
-def is_recurrent(node: fx.Node) -> bool:
-    """Whether an operator is a recurrent layer, or one step of it."""
-    return _name(node) in recurrent.RULES
 
 
 def _name(node: fx.Node) -> str:
@@ -96,4 +91,4 @@ def _origin(node: fx.Node, user: fx.Node) -> tuple[fx.Node, fx.Node]:
     return node, user
 
 
-__all__ = ["Dim", "Readers", "find_readers", "is_recurrent"]
+__all__ = ["Dim", "Readers", "find_readers"]

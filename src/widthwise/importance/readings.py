@@ -17,8 +17,8 @@ from widthwise.graph.relate import Related
 from widthwise.importance.features import entries_of, labels
 from widthwise.importance.gradients import Batches, nonempty
 from widthwise.importance.lockstep import Side, flattened
-from widthwise.importance.places import is_recurrent
 from widthwise.importance.progress import finite, shown
+from widthwise.measure.costs import is_recurrent
 from widthwise.measure.modes import evaluating
 
 

@@ -14,6 +14,7 @@ outputs for all the data.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -109,9 +110,12 @@ class Metric:
         """What the metric compares. Raises ValueError where that is not to be told from outputs."""
         if self.reads is not None:
             return self.reads(outputs, target)
-        if not (isinstance(self.batch, Stateful) or scikit.is_one(self.batch)):
-            return outputs, target
-        return _only_one(self.name, outputs), target
+        return (_only_one(self.name, outputs) if self._of_one else outputs), target
+
+    @cached_property
+    def _of_one(self) -> bool:
+        """Whether it compares one tensor of predictions; looked up once for all batches."""
+        return isinstance(self.batch, Stateful) or scikit.is_one(self.batch)
 
 
 def as_metric(given: Any) -> Metric:

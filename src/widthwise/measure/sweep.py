@@ -16,7 +16,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -30,15 +30,17 @@ from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError, WidthError
 from widthwise.graph.axes import Grid
 from widthwise.graph.sharded import whole
-from widthwise.measure.cost import batch_size, latency_ms, macs, one_example, params, runtime
+from widthwise.measure.cost import batch_size, latency_ms, one_example, runtime
+from widthwise.measure.costs import Costs
 from widthwise.measure.data import pairs
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.metric import Metric, as_metric, outputs_for
 from widthwise.measure.modes import evaluating
 from widthwise.measure.running import measured
 from widthwise.recalibration import Recalibrate, has_statistics, noted, remembered
-from widthwise.store.file import prepare
+from widthwise.store.file import Stored
 from widthwise.store.packedfile import Pack
+from widthwise.store.shapes import Shapes
 from widthwise.variant import AnyWidths, Widths
 
 Batches = Iterable[tuple[Any, Any]]
@@ -324,20 +326,20 @@ def sweep(
     together = touch_up is None and not own
     values = _metrics(net, evaluate, chosen, say) if together else []
     meter = Meter(net, latency)
+    shapes = Shapes(net, chosen)
     points: list[Point] = []
     for i, w in enumerate(chosen):
         say(i, "cost" if together else "metric and cost")
-        stored = prepare(net, w)
-        module = stored.module
-        if not together:
+        module = shapes.module(w) if latency or pack != "none" or not together else None
+        if module is not None and not together:
             module = net.recalibrated(module, w, recalibrate is not False)
             module = module if touch_up is None else touch_up(module, w)
             with evaluating(module):
                 values.append(float(evaluate(module)))
         if math.isfinite(values[i]):
-            size = stored.bytes if pack == "none" else stored.holding(module, pack).bytes
-            point = meter.point(w, values[i], module, size)
-            points.append(replace(point, own_class=stored.reason is None))
+            stored = shapes.stored(w)
+            stored = stored.holding(module, pack) if pack != "none" else stored
+            points.append(meter.point(w, values[i], stored, module))
         else:
             message = f"{dict(w)} is left out: its metric is {values[i]}."
             warnings.warn(message, NotMeasuredWarning, stacklevel=2)
@@ -362,27 +364,32 @@ class Meter:
     """What cuts of a network cost, all on the same example."""
 
     def __init__(self, net: Elastic, latency: bool = True) -> None:
+        self.net = net
         self.latency = latency
+        self.costs = Costs(net, "macs")
         self.example = net.example()
         self.timed, self.batch = one_example(*self.example), 1
         if not _runs(net, self.timed):
             self.timed, self.batch = self.example, batch_size(*self.example)
 
-    def point(self, widths: Widths, metric: float, module: nn.Module, size: int) -> Point:
-        """The point of a cut whose file has `size` bytes."""
+    def point(
+        self, widths: Widths, metric: float, stored: Stored, module: nn.Module | None
+    ) -> Point:
+        """The point of a cut. stored: what its file holds. module: the cut, which is timed."""
         return Point(
             widths=widths,
             metric=metric,
             spread=None,
-            bytes=size,
-            params=params(module),
-            macs=self.macs(module),
-            latency_ms=self.latency_ms(module) if self.latency else None,
+            bytes=stored.bytes,
+            params=stored.params,
+            macs=self.macs(widths),
+            latency_ms=self.latency_ms(module) if self.latency and module is not None else None,
+            own_class=stored.reason is None,
         )
 
-    def macs(self, module: nn.Module) -> int:
+    def macs(self, widths: AnyWidths) -> int:
         """Multiply-accumulates for one example."""
-        return macs(module, *self.example)
+        return int(self.costs.total(self.net.complete(widths)))
 
     def latency_ms(self, module: nn.Module) -> float:
         """Milliseconds for one call, in a look of 20 of them."""

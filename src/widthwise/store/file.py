@@ -70,6 +70,11 @@ class Stored:
         return tensorfile.size(self.tensors, to_text(self.manifest))
 
     @property
+    def params(self) -> int:
+        """Numbers in its parameters; shared ones count once."""
+        return sum(t.numel() for t in self.tensors.values() if isinstance(t, nn.Parameter))
+
+    @property
     def data_bytes(self) -> int:
         """How many of them are tensors or their parts: all but the header and the manifest."""
         stored: Iterable[Tensor] = self.tensors.values()

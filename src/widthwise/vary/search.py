@@ -227,7 +227,7 @@ class _Work:
         """What a variant takes, measured."""
         timed = self.limits.latency_ms is not None
         latency = self.meter.latency_ms(made.module) if timed else None
-        return Costs(made.bytes, self.meter.macs(made.module), latency)
+        return Costs(made.bytes, self.meter.macs(made.variant.widths), latency)
 
     def guess(self, choice: Choice) -> int:
         """About where on the line the limit on bytes is met."""
