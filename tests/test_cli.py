@@ -210,6 +210,16 @@ def test_several_budgets_are_several_files_made_in_one_go(run, tmp_path):
     assert steps.evaluation(task, task.splits(), "valid")(read) == picks["5.00kB"].valid
 
 
+def test_several_budgets_are_exported_in_one_go(run, tmp_path):
+    out = tmp_path / "several"
+    said = works("export", run, "--max-bytes", "8kB", "--max-bytes", "20kB", "--out", out)
+    sizes = {path.name: path.stat().st_size for path in out.iterdir()}
+    assert sizes.keys() == {"8.00kB.onnx", "20.0kB.onnx"}
+    assert sizes["8.00kB.onnx"] <= 8000 < sizes["20.0kB.onnx"] <= 20_000
+    assert said.count("gives what PyTorch gives") == 2
+
+
+@pytest.mark.parametrize("command", ["cut", "export"])
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -217,9 +227,9 @@ def test_several_budgets_are_several_files_made_in_one_go(run, tmp_path):
         (("--max-bytes", "5kB", "--max-bytes", "5000", "--out", "x"), "the same"),
     ],
 )
-def test_several_budgets_that_do_not_go_together(run, tmp_path, monkeypatch, words, said):
+def test_several_budgets_that_do_not_go_together(run, tmp_path, monkeypatch, command, words, said):
     monkeypatch.chdir(tmp_path)
-    result = widthwise("cut", run, *words)
+    result = widthwise(command, run, *words)
     assert result.exit_code == 2
     assert said in " ".join(result.output.replace("│", " ").split())
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -66,6 +66,14 @@ MaxBytes = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Most bytes of the stored file, such as 300kB or 1.2MB."),
 ]
+SeveralMaxBytes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Most bytes of the stored file, such as 300kB or 1.2MB; may be repeated, for several "
+        "networks that are touched up in one go.",
+    ),
+]
 Keep = Annotated[
     list[str] | None,
     typer.Option(

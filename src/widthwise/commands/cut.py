@@ -16,6 +16,7 @@ from widthwise.commands.common import (
     MaxParams,
     MinMetric,
     RunFolder,
+    SeveralMaxBytes,
     Shipped,
     all_or_nothing,
     console,
@@ -26,10 +27,11 @@ from widthwise.commands.common import (
     size_of,
     told,
 )
+from widthwise.commands.several import files
 from widthwise.elastic import Elastic
 from widthwise.errors import TaskError
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.measure.size import format_size, parse_size
+from widthwise.measure.size import format_size
 from widthwise.report import text
 from widthwise.report.picks import Pick
 from widthwise.runs import hold, read_frontier, single
@@ -60,14 +62,7 @@ def cut(
             help="The safetensors file to write; with several --max-bytes, a folder of them.",
         ),
     ],
-    max_bytes: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SIZE",
-            help="Most bytes of the stored file, such as 300kB or 1.2MB; may be repeated, for "
-            "several networks that are touched up in one go.",
-        ),
-    ] = None,
+    max_bytes: SeveralMaxBytes = None,
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
     max_latency_ms: MaxLatency = None,
@@ -132,7 +127,7 @@ def cut(
     named = Widths(dict(map(_parsed, width or [])))
     touch_ups = _touch_ups(touch_up, epochs, lr)
     source = single(run)
-    outs = _files(out, budgets)
+    outs = files(out, max_bytes or (), ".safetensors")
     with all_or_nothing(), hold(source.folder):
         # Read before anything is written: a damaged file must not stop the work half-way.
         swept = budgets[0].given or source.frontier.exists()
@@ -170,22 +165,6 @@ def cut(
         markup=False,
         soft_wrap=True,
     )
-
-
-def _files(out: Path, budgets: list[Budget]) -> list[Path]:
-    """The file of each budget: the one that is named, or one for each in a folder."""
-    if len(budgets) == 1:
-        return [out]
-    if out.suffix or (out.exists() and not out.is_dir()):
-        raise typer.BadParameter(
-            "several --max-bytes give several files; name a folder for them with --out, such as "
-            "--out small."
-        )
-    names = [format_size(parse_size(str(b.max_bytes))).replace(" ", "") for b in budgets]
-    if len(set(names)) < len(names):
-        raise typer.BadParameter("two --max-bytes are the same; leave one of them out.")
-    out.mkdir(parents=True, exist_ok=True)
-    return [out / f"{name}.safetensors" for name in names]
 
 
 def _say(out: Path, pick: Pick, metric: str) -> None:

@@ -1,6 +1,7 @@
 """`widthwise export FILE`: a network for ONNX Runtime, or as a torch.export program."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,12 +11,13 @@ from torch import nn
 from widthwise import cuts, steps
 from widthwise.commands.common import (
     Budget,
-    MaxBytes,
+    SeveralMaxBytes,
     all_or_nothing,
     console,
     size_of,
     told,
 )
+from widthwise.commands.several import files
 from widthwise.errors import ExportError
 from widthwise.laddered import export_progressive
 from widthwise.measure.kernels import NothingFasterWarning
@@ -35,13 +37,14 @@ EXAMPLES = (
     "widthwise export small.safetensors --out small.onnx",
     "widthwise export small.safetensors --format onnx --int8 --out small.int8.onnx",
     "widthwise export runs/digits --max-bytes 20kB --format onnx --out small.onnx",
+    "widthwise export runs/digits --max-bytes 20kB --max-bytes 40kB --out small",
     "widthwise export runs/digits --format torch --out full.pt2",
     "widthwise export runs/digits --format elastic-onnx --out all-widths.onnx",
     "widthwise export runs/digits --format progressive --out net.safetensors --rungs 8",
 )
 
-Ready = Literal["onnx", "torch", "elastic-onnx"]
-"""What runs without widthwise."""
+Graph = Literal["onnx", "torch"]
+"""One network that runs without widthwise."""
 Form = Literal["onnx", "torch", "elastic-onnx", "progressive"]
 
 
@@ -53,7 +56,12 @@ def export(
             metavar="FILE_OR_RUN", help="A file that cut wrote, or a run for its full network."
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="The file to write; with several --max-bytes, a folder of them."
+        ),
+    ],
     task: Annotated[
         str | None,
         typer.Option(
@@ -78,7 +86,7 @@ def export(
             "it is faster here.",
         ),
     ] = False,
-    max_bytes: MaxBytes = None,
+    max_bytes: SeveralMaxBytes = None,
     rungs: Annotated[
         int,
         typer.Option(
@@ -95,8 +103,9 @@ def export(
     """Write a network in a format that needs no widthwise to run.
 
     It takes every size that the network takes, and has been run and compared with PyTorch before
-    it is written. With --max-bytes it is the best network of a swept run whose file fits. A
-    progressive file is for widthwise.load, over the network too, and for any safetensors reader.
+    it is written. With --max-bytes it is the best network of a swept run whose file fits, touched
+    up as cut does it. A progressive file is for widthwise.load, over the network too, and for any
+    safetensors reader.
     """
     if bits is not None and form != "progressive":
         raise ExportError(
@@ -104,48 +113,53 @@ def export(
         )
     if int8 and form != "onnx":
         raise ExportError("--int8 writes an ONNX file; use it with --format onnx.")
-    if max_bytes is not None and (form not in ("onnx", "torch") or not source.is_dir()):
+    if max_bytes and (form not in ("onnx", "torch") or not source.is_dir()):
         raise ExportError(
             "--max-bytes is for --format onnx or torch of a swept run; give its folder, or export "
             "the file as it is."
         )
+    outs = files(out, max_bytes or (), ".pt2" if form == "torch" else ".onnx")
     with all_or_nothing():
         if form == "progressive":
-            what = _export_progressive(source, out, rungs, bits)
+            _say(out, _export_progressive(source, out, rungs, bits))
+        elif form == "elastic-onnx":
+            _export_elastic(source, out)
+            _say(out, "gives what PyTorch gives")
+        elif max_bytes:
+            networks, found = _fitting(source, form, int8, max_bytes)
+            for module, place in zip(networks, outs, strict=True):
+                _say(place, _export(module, found, place, form, int8))
         else:
-            what = _export(source, out, task, form, int8, max_bytes)
+            module, found = _opened(source, task)
+            _say(out, _export(module, found, out, form, int8))
+
+
+def _say(out: Path, what: str) -> None:
     console.print(
         f"Wrote {out}: {format_size(out.stat().st_size)}, {what}", markup=False, soft_wrap=True
     )
 
 
-def _export(
-    source: Path, out: Path, task: str | None, form: Ready, int8: bool, max_bytes: str | None
-) -> str:
+def _export(module: nn.Module, task: Task, out: Path, form: Graph, int8: bool) -> str:
     """Write the file; what is to be said of it."""
-    if form == "elastic-onnx":
-        _export_elastic(source, out)
-        return "gives what PyTorch gives"
-    module, found = (
-        _opened(source, task) if max_bytes is None else _fitting(source, form, int8, max_bytes)
-    )
     if int8:
-        return _export_int8(module, found, out)
-    steps.export(module, found, out, form)
+        return _export_int8(module, task, out)
+    steps.export(module, task, out, form)
     return "gives what PyTorch gives"
 
 
 def _fitting(
-    folder: Path, form: Literal["onnx", "torch"], int8: bool, max_bytes: str
-) -> tuple[nn.Module, Task]:
-    """The best network of a run whose file in this format has at most so many bytes."""
+    folder: Path, form: Graph, int8: bool, budgets: Sequence[str]
+) -> tuple[list[nn.Module], Task]:
+    """The best networks of a run whose files in this format have at most so many bytes each."""
     run = single(folder)
     frontier, opened = read_frontier(run.folder), steps.open_run(run)
-    point = Budget(max_bytes).pick(frontier, size_of(opened, form, int8))
-    kept = opened.net.complete(point.widths)
-    how = cuts.shipped_touch_ups(opened, kept)
-    (made,) = cuts.make(opened, [kept], opened.task.splits(), [how])
-    return made.module, opened.task
+    counted = size_of(opened, form, int8)
+    points = [Budget(most).pick(frontier, counted) for most in budgets]
+    kept = [opened.net.complete(point.widths) for point in points]
+    how = [cuts.shipped_touch_ups(opened, widths) for widths in kept]
+    made = cuts.make(opened, kept, opened.task.splits(), how)
+    return [each.module for each in made], opened.task
 
 
 def _export_elastic(source: Path, out: Path) -> None:
