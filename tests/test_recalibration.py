@@ -178,6 +178,21 @@ def test_without_data_a_warning_says_what_to_do(tmp_path):
     net.cut(half)  # the network remembers them now
 
 
+def test_a_narrower_call_says_once_whose_statistics_it_has():
+    x, _ = data()
+    net = ww.Elastic(Images(), x[:4]).eval()
+    net(x[:4], widths={})
+    with pytest.warns(
+        StatisticsWarning, match=r"of norm2 are those of full.*cut\(widths\)"
+    ) as said:
+        net(x[:4], widths=0.5)
+    assert {w.filename for w in said} == {__file__}
+    net(x[:4], widths=0.25)
+    again = ww.Elastic(Images(), x[:4]).train()
+    again(x[:4], widths=0.5)  # statistics of the batch
+    ww.sweep(again, lambda module: 1.0, [0.5], latency=False, recalibrate=False)
+
+
 def test_evaluation_remembers_where_nothing_else_has():
     x, y = data()
     net = ww.Elastic(Images(), x[:4])

@@ -138,6 +138,7 @@ class Elastic(nn.Module):
         self.seed = seed
         self.step = 0
         self.levels: tuple[Widths, ...] = ()
+        self._told = False  # whose the running statistics of a narrower call are
         if any(p.is_meta for p in model.parameters()):
             args, kwargs = pytree.tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
         self.outputs = None if outputs is None else tuple(outputs)
@@ -329,15 +330,27 @@ class Elastic(nn.Module):
     def forward(self, *args: Any, widths: AnyWidths | None = None, **kwargs: Any) -> Any:
         """The model at the given widths; without them, drawn ones in train mode, full ones in eval.
 
+        Running statistics (batch norms) are those of full width at every width; in evaluation mode
+        a StatisticsWarning says so, once. What `cut` returns has its own.
+
         Raises WidthError for unknown axes and widths outside 1..size, CaptureError for inputs of
         another form than the example.
         """
         if widths is None:
             widths = self.drawn() if self.training else {}
+        elif not (self.training or self._told or torch.compiler.is_compiling()):
+            self._tell_of_statistics(widths)
         # A dict: compiled graphs take its numbers for symbols.
         kept = self._table.complete(self._named(widths))
         runner, inputs = self._serving(self.training, args, kwargs)
         return runner(kept, inputs)
+
+    def _tell_of_statistics(self, widths: AnyWidths) -> None:
+        names = self.statistics(widths)
+        self._told = bool(names)
+        if names:
+            remedy = "cut(widths) re-estimates them, and sweep does so for every width"
+            warnings.warn(no_data(names, remedy), stacklevel=caller())
 
     def at(self, widths: Iterable[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The model in evaluation mode at one width for each of `free`, in order, unchecked.

@@ -38,7 +38,7 @@ Recalibrate = bool | Iterable[tuple[Any, Any]]
 target): on these, which are remembered; False: keep the statistics of full width."""
 
 _OPERATORS = (torch.ops.aten.batch_norm.default, torch.ops.aten.instance_norm.default)
-_PACKAGE = str(Path(__file__).parent)
+_BETWEEN = (str(Path(__file__).parent), str(Path(nn.__file__).parent / "modules" / "module.py"))
 _REMEMBERED: WeakKeyDictionary[nn.Module, tuple[Any, ...]] = WeakKeyDictionary()
 
 
@@ -189,9 +189,12 @@ def no_data(names: Sequence[str], remedy: str) -> StatisticsWarning:
 
 
 def caller() -> int:
-    """The stack level, for `warnings.warn`, of the line that called this package."""
+    """The stack level, for `warnings.warn`, of the line that called this package.
+
+    Where modules of this package are called, torch's own call of them lies between.
+    """
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         level, frame = level + 1, frame.f_back
     return level
 
