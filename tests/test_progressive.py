@@ -741,9 +741,13 @@ def test_a_run_becomes_one_file(tmp_path):
         assert rung.metric.value == pytest.approx(best[rung.widths], abs=1e-6)
     assert file.rungs[-1].widths == frontier.best()[-1].widths
     assert "run folder" in fails("export", out, "--format", "progressive", "--out", tmp_path / "x")
+    with ww.Progressive.open(out) as file:
+        assert file.read(0)[0].task == "digits"
     changed = unsealed((folder / "frontier.json").read_bytes()) | {"touch_up": "compensate"}
     (folder / "frontier.json").write_text(json.dumps(changed))
-    words = ("export", folder, "--format", "progressive", "--out", tmp_path / "x")
-    assert "--no-compensate" in fails(*words)
-    assert not (tmp_path / "x").exists()
+    again = tmp_path / "again.safetensors"
+    said = works("export", folder, "--format", "progressive", "--out", again, "--rungs", 3)
+    assert "without what the sweep did to each (compensate)" in said
+    assert again.read_bytes() == out.read_bytes()  # whatever the cuts were fitted to
+    again.unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.safetensors", "run"]

@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import nn
 
-from widthwise.errors import FileError, RunError
+from widthwise.errors import FileError
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.steps import Opened, evaluation, same, statistics_batches, writable
 from widthwise.store.manifest import Measured
 from widthwise.store.progressive import Progressive
 from widthwise.store.save_progressive import save_progressive
+from widthwise.tasks.noted import without_folder
 
 
 def nested(points: Sequence[Point], most: int) -> list[Point]:
@@ -44,17 +45,12 @@ def export_progressive(
     """Write the best points of a run's frontier that nest as one file, and read it back.
 
     Statistics of batch norms are estimated anew for each, as `cut` does. bits: of a weight, None
-    as it is; what is noted is measured of the quantized networks. Returns the points, narrow to
-    wide. Raises FileError, DataError, and RunError where the points were compensated: each was
-    fitted by itself then, and none is inside another.
+    as it is; what is noted is measured of the quantized networks. Of a frontier that was
+    compensated the widths are taken and not the fit, which each has for itself, so that none would
+    lie inside another. Returns the points, narrow to wide. Raises FileError, DataError.
     """
     writable(out)
     frontier = Frontier.load(opened.run.frontier)
-    if frontier.touch_up:
-        raise RunError(
-            f"The frontier of {opened.run.folder} has cuts that were fitted by themselves, so that "
-            "none lies inside another; sweep it again with --no-compensate."
-        )
     points = nested(frontier.best(), most)
     task, data = opened.task, opened.task.splits()
     batches = statistics_batches(task, data)
@@ -62,13 +58,16 @@ def export_progressive(
     measure = evaluation(task, data, frontier.split)
     beside = out.with_name(f".{secrets.token_hex(6)}.{out.name}")
     ladder = [point.widths for point in points]
+    task_noted = without_folder(task.reference)
 
     def noted(module: nn.Module) -> Measured:
         return Measured(frontier.metric, measure(module), frontier.split)
 
     def stored(metrics: Sequence[Measured] | None) -> list[Measured]:
         """What is measured of the networks in a file that is written with such metrics."""
-        save_progressive(opened.net, beside, ladder, metrics=metrics, modules=modules, bits=bits)
+        save_progressive(
+            opened.net, beside, ladder, metrics=metrics, modules=modules, bits=bits, task=task_noted
+        )
         with Progressive.open(beside) as file:
             return [noted(file.load(task.model, rung=rung)) for rung in range(len(ladder))]
 

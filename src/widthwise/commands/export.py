@@ -174,12 +174,23 @@ def _export_progressive(source: Path, out: Path, most: int, bits: int | None) ->
     """Write the file; what is in it."""
     if not source.is_dir():
         raise ExportError(f"{source} is one cut network; give the run folder, once it was swept.")
-    export_progressive(steps.open_run(single(source)), out, most, bits)
+    opened = steps.open_run(single(source))
+    first, *_ = export_progressive(opened, out, most, bits)
     with Progressive.open(out) as file:
-        first = file.rungs[0]
-    if len(file.rungs) == 1:
+        count, smallest = len(file.rungs), file.rungs[0]
+    if count == 1:
         return "one network, for no other nests inside it"
-    return f"{len(file.rungs)} networks, the smallest in its first {format_size(first.bytes)}"
+    said = f"{count} networks, the smallest in its first {format_size(smallest.bytes)}"
+    frontier = read_frontier(source)
+    if not frontier.touch_up or smallest.metric is None:
+        return said
+    name = frontier.metric
+    here, fitted = text.value(name, smallest.metric.value), text.value(name, first.metric)
+    return (
+        f"{said}, all without what the sweep did to each ({frontier.touch_up}), for only plain "
+        f"cuts lie inside each other: {frontier.split} {name} of the smallest {here}, {fitted} in "
+        "the sweep"
+    )
 
 
 def _export_int8(module: nn.Module, task: Task, out: Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -34,7 +34,17 @@ _DIGEST: Final = re.compile("[0-9a-f]{64}")
 _NEEDED: Final = {"class", "axes", "tensors", "patches", "metrics", "sha256"}
 _SHARED: Final = ("inputs", "constraints", "outputs")  # as in the manifest of a plain file
 _CODED: Final = ("bits", "coded")  # both or none
-_OPTIONAL: Final = {"kinds", "tied", "whole", "scaled", "scalars", "absent", *_CODED, *_SHARED}
+_OPTIONAL: Final = {
+    "kinds",
+    "tied",
+    "whole",
+    "scaled",
+    "scalars",
+    "absent",
+    "task",
+    *_CODED,
+    *_SHARED,
+}
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,7 @@ class Ladder:
         axes = {name: _axis(numbers, count) for name, numbers in _table(body["axes"]).items()}
         widths = [Widths({n: numbers[k + 1] for n, numbers in axes.items()}) for k in range(count)]
         tensors = sum(len(_table(body.get(name, {}))) for name in ("tensors", "whole"))
+        _need(isinstance(body.get("task", ""), str), "the task is not text")
         most = min(MOST_TENSORS, MOST_PARTS // count)
         _need(tensors <= most, "it has too many tensors for so many rungs")
         return Ladder(
@@ -180,7 +191,8 @@ class Ladder:
             "inputs": None,
             **{name: body[name] for name in _SHARED if name in body},
         }
-        return from_body(data, 1, body["metrics"][rung], self.torch, self.widthwise)
+        found = from_body(data, 1, body["metrics"][rung], self.torch, self.widthwise)
+        return replace(found, task=body.get("task", ""))
 
 
 def by_rung(axes: Iterable[Sequence[int]], rungs: int) -> list[list[tuple[int, int]]]:

@@ -44,6 +44,7 @@ def save_progressive(
     modules: Sequence[nn.Module] | None = None,
     bits: int | Sequence[int | None] | None = None,
     recalibrate: Recalibrate = True,
+    task: str = "",
 ) -> Path:
     """Write one progressive file with the network at all these widths; returns its path.
 
@@ -62,6 +63,7 @@ def save_progressive(
         row of what a rung adds has a range of its own, of the least squared error.
     recalibrate: running statistics of each rung that is cut here are re-estimated, as `Elastic.cut`
         does it and takes it.
+    task: the task that made it, such as "digits" or "mine.py:task", noted in the file.
 
     The file appears whole or not at all. Raises WidthError for rungs that do not lie inside each
     other, ValueError for other bits, QuantizationError for weights that are not finite or a network
@@ -81,7 +83,8 @@ def save_progressive(
             net.recalibrated(rung.module, widths, recalibrate)
     made = _Made(net, rungs, stored, _checked(codes))
     body = made.body(metrics if metrics is not None else [None] * len(rungs))
-    return progressivefile.write(path, body, made.shells())
+    noted = {"task": task} if task else {}
+    return progressivefile.write(path, body | noted, made.shells())
 
 
 def _nested(net: Elastic, ladder: Sequence[AnyWidths]) -> list[Widths]:
