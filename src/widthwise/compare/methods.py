@@ -46,7 +46,10 @@ class Method:
 
 def _elastic() -> list[Method]:
     made = []
-    for name, what in (("published", "structural dropout as published"), ("elastic", "elastic")):
+    for name, what in (
+        ("published", "structural dropout's draws, by the task's recipe"),
+        ("elastic", "sandwich passes at equal shares"),
+    ):
         made += [
             Method(name, name, "elastic", f"{what}, cut"),
             Method(f"{name}, touched up", name, "elastic", f"{what}, cut and touched up"),
