@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,13 @@ def today() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
+def commit() -> str:
+    """The commit of the code that is measured; "" where there is no repository."""
+    words = ["git", "-C", str(RESULTS.parent), "rev-parse", "--short=10", "HEAD"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
 def machines(path: Path) -> dict[str, Any]:
     """This one, with the processors of what was stored in a file before."""
     here = machine()
@@ -49,13 +57,13 @@ def machines(path: Path) -> dict[str, Any]:
 
 
 def record(name: str, results: Any, *, added: bool = False) -> Path:
-    """Write results with date and machine to bench/results/<name>.json.
+    """Write results with date, commit and machine to bench/results/<name>.json.
 
     added: to what was stored before, so that its processor is named too.
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     here = machines(path) if added else machine()
-    content = {"date": today(), "machine": here, "results": results}
+    content = {"date": today(), "commit": commit(), "machine": here, "results": results}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common import RESULTS, machines, today
+from common import RESULTS, commit, machines, today
 from widthwise.compare.cells import Unit, units
 from widthwise.compare.matrix import claim, keep, stored
 from widthwise.compare.methods import METHODS, grouped
@@ -37,7 +37,10 @@ def write(task: str) -> Path:
     done = [seed for seed in range(spec.seeds) if sum(o.seed == seed for o in there) == whole]
     outcomes = [json.dumps(o.to_dict()) for o in there if o.seed in done]
     path = RESULTS / f"comparison-{task}.json"
-    head = json.dumps({"date": today(), "machine": machines(path), "spec": asdict(spec)}, indent=1)
+    head = json.dumps(
+        {"date": today(), "commit": commit(), "machine": machines(path), "spec": asdict(spec)},
+        indent=1,
+    )
     lines = ",\n".join(outcomes)
     path.write_text(f'{head[:-2]},\n "outcomes": [\n{lines}\n]}}\n')
     return path

@@ -40,7 +40,7 @@ from widthwise.train.touchup import distill
 from widthwise.variant import Widths
 
 ROWS = Path(os.environ.get("RECIPE_ROWS", "build/recipe.jsonl"))
-TOUCH_UPS = ((0.13, 1.0), (0.27, 1.0), (0.27, 3.0), (0.27, 6.0), (0.27, None))  # None: by size
+TOUCH_UPS = ((0.2, 1.0), (0.2, None))  # share of the epochs, learning rate; None: by size
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ class Arm:
 
 ARMS = {
     "default": Arm(),
-    "half as long": Arm(epochs=0.6, warm_up=0.4),
-    "warm-up alone": Arm(epochs=0.3, warm_up=0.99),
-    "a warm-up of an eighth": Arm(warm_up=0.125),
     "a warm-up of a half": Arm(warm_up=0.5),
+    "a warm-up of three quarters": Arm(warm_up=0.75),
+    "one elastic epoch": Arm(warm_up=0.99),
+    "a warm-up of an eighth": Arm(warm_up=0.125),
+    "half as long": Arm(epochs=0.5, warm_up=0.4),
     "two passes": Arm(passes=2),
     "four passes": Arm(passes=4),
     "12 levels": Arm(levels=12),

@@ -20,6 +20,7 @@ import results_faults
 import results_feedback
 import results_hostile
 import results_layout
+import results_recipe
 import results_scopes
 
 ROOT = Path(__file__).parent.parent
@@ -53,8 +54,9 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def measured(found: dict[str, Any]) -> str:
     """Where and when."""
     m = found["machine"]
+    at = f" at commit {found['commit']}" if found.get("commit") else ""
     return (
-        f"Measured {found['date']} on {m['processor']} ({m['cores']} cores), "
+        f"Measured {found['date']}{at} on {m['processor']} ({m['cores']} cores), "
         f"torch {m['torch']}, Python {m['python']}."
     )
 
@@ -137,6 +139,12 @@ a few tenths of a point apart.
 
 {measured(found)}
 """
+
+
+def recipe() -> str:
+    """The section on the parts of the training along levels."""
+    found = load("recipe")
+    return f"{results_recipe.section(found, table)}{measured(found)}\n"
 
 
 def quality() -> str:
@@ -597,7 +605,16 @@ def page() -> str:
         "# Results\n\nWritten by `scripts/results_page.py` from `bench/results/`. Nothing was measured "
         "on a GPU yet; where there is one, `bench/gpu.py` does.\n"
     )
-    measured_here = [family(), quality(), step_cost(), cut_speed(), sweep(), engine(), scoring()]
+    measured_here = [
+        family(),
+        recipe(),
+        quality(),
+        step_cost(),
+        cut_speed(),
+        sweep(),
+        engine(),
+        scoring(),
+    ]
     measured_here += [pruning(), feedback(), scopes(), storage(), few_bits(), in_int8(), layout()]
     measured_here += [faults(), hostile(), clients()]
     return "\n".join([head, *measured_here])

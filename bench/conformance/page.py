@@ -63,11 +63,11 @@ What a check finds:
 
 def store(rows: Iterable[Row]) -> None:
     """Keep what a run found in bench/results and write the page."""
-    from bench.common import machine, today
+    from bench.common import commit, machine, today
 
     sorted_rows = sorted(rows, key=lambda r: r["name"])
     kept = [_short(row) for row in sorted_rows]
-    found = {"date": today(), "machine": machine(), "networks": kept}
+    found = {"date": today(), "commit": commit(), "machine": machine(), "networks": kept}
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(page(found))
 

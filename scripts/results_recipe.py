@@ -1,0 +1,53 @@
+"""The section of docs/results.md on the parts of the training of a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import mean
+from typing import Any
+
+Row = dict[str, Any]
+
+UNIT = "one elastic epoch"  # the arm that is a plain training but for its last epoch
+CUT, TAUGHT = "least squares", "0.2 of the epochs, by size"
+
+
+def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]], str]) -> str:
+    """A table for each task. found: as `bench/recipe.py` stored it, with date and machine."""
+    rows: list[Row] = found["results"]
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    parts = [_task([row for row in rows if row["task"] == task], table) for task in tasks]
+    return f"""## What each part of the training along levels is worth
+
+The default training with one thing changed; accuracy on validation data in per cent, of the widest
+network along the levels that fits: cut and fitted by least squares → touched up as `cut` does it.
+Cost is in trainings of the arm *{UNIT}*, which is plain until its last epoch (`bench/recipe.py`).
+
+{"".join(parts)}"""
+
+
+def _task(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -> str:
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    sizes = list(rows[0]["widths"])
+    unit = mean(row["seconds"] for row in rows if row["arm"] == UNIT)
+    lines = [_arm(arm, [row for row in rows if row["arm"] == arm], sizes, unit) for arm in arms]
+    seeds = len({row["seed"] for row in rows})
+    return f"""### {rows[0]["task"]}, {seeds} seed{"s" if seeds > 1 else ""}
+
+{table(["training", "cost", "full", *(f"{size} kB" for size in sizes)], lines)}
+
+"""
+
+
+def _arm(arm: str, rows: list[Row], sizes: list[str], unit: float) -> list[str]:
+    cost = mean(row["seconds"] for row in rows) / unit
+    cells = [_cell(rows, size) for size in sizes]
+    return [arm, f"{cost:.2f}", f"{100 * mean(row['full'] for row in rows):.2f}", *cells]
+
+
+def _cell(rows: list[Row], size: str) -> str:
+    there = [row["valid"] for row in rows if size in row["widths"]]
+    if not there:
+        return "-"
+    cut, taught = (100 * mean(valid[what][size] for valid in there) for what in (CUT, TAUGHT))
+    return f"{cut:.1f} → {taught:.1f}"
