@@ -78,6 +78,7 @@ class _Group:
         # Of their tensors the shapes are kept, for there may be many groups.
         self.proven = {w: _outline(prepare(net, w)) for w in dict.fromkeys(probes)}
         self.told = self._patterns()
+        self.last: Stored | None = None  # that was made because nothing tells it
 
     def stored(self, widths: Widths) -> Stored:
         """See `Shapes`."""
@@ -85,7 +86,7 @@ class _Group:
             return self.proven[widths]
         patches = self._patches(widths)
         if patches is None:
-            return _outline(prepare(self.net, widths))
+            return _outline(self._made(widths))
         first = next(iter(self.proven.values()))
         known = self.net.state()
         keep = keeper(self.net.table, widths)
@@ -104,7 +105,7 @@ class _Group:
         # What is built from a configuration holds more that follows from it than sizes.
         built = any("." in attribute for _, attribute, _ in self.told or ())
         if patches is None or built:
-            return prepare(self.net, widths).module
+            return self._made(widths).module
         net = self.net
         if next(iter(self.proven.values())).reason is not None:
             return net.cut_with_patches(widths, same_class=False)[0]
@@ -115,6 +116,11 @@ class _Group:
         apply_patches(shell, patches)
         zeros.follow(self.net.model, shell)
         return shell
+
+    def _made(self, widths: Widths) -> Stored:
+        if self.last is None or self.last.manifest.widths != widths:
+            self.last = prepare(self.net, widths)
+        return self.last
 
     def _shape(self, name: str, like: Tensor, keep: _Keep) -> Tensor:
         dims = self.net.relations.state.get(name)
