@@ -42,8 +42,18 @@ def conform(make: Callable[[], Made]) -> list[Finding]:
     make: a function that returns (model, args, kwargs), alike for the same seed of torch.
     """
     with double():
-        subject, traced = capture(make)
+        subject, traced = capture(lambda: _as_they_come(make))
         return [traced] if subject is None else [traced, *full_width(subject)]
+
+
+def _as_they_come(make: Callable[[], Made]) -> Made:
+    """What `make` returns in single precision: some models try themselves out while they are made,
+    on tables that are always of it."""
+    torch.set_default_dtype(torch.float32)
+    try:
+        return make()
+    finally:
+        torch.set_default_dtype(torch.float64)
 
 
 def full_width(subject: Subject) -> Iterator[Finding]:
