@@ -31,10 +31,9 @@ def _task(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -
     sizes = list(rows[0]["widths"])
     unit = mean(row["seconds"] for row in rows if row["arm"] == UNIT)
     lines = [_arm(arm, [row for row in rows if row["arm"] == arm], sizes, unit) for arm in arms]
-    seeds = len({row["seed"] for row in rows})
-    return f"""### {rows[0]["task"]}, {seeds} seed{"s" if seeds > 1 else ""}
+    return f"""### {rows[0]["task"]}
 
-{table(["training", "cost", "full", *(f"{size} kB" for size in sizes)], lines)}
+{table(["training", "seeds", "cost", "full", *(f"{size} kB" for size in sizes)], lines)}
 
 """
 
@@ -42,7 +41,13 @@ def _task(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -
 def _arm(arm: str, rows: list[Row], sizes: list[str], unit: float) -> list[str]:
     cost = mean(row["seconds"] for row in rows) / unit
     cells = [_cell(rows, size) for size in sizes]
-    return [arm, f"{cost:.2f}", f"{100 * mean(row['full'] for row in rows):.2f}", *cells]
+    return [
+        arm,
+        str(len(rows)),
+        f"{cost:.2f}",
+        f"{100 * mean(row['full'] for row in rows):.2f}",
+        *cells,
+    ]
 
 
 def _cell(rows: list[Row], size: str) -> str:
