@@ -42,7 +42,10 @@ def task():
     return replace(digits(), name="mine", model=partial(MLP, 64, 32, 10), splits=few,
                    recipe=Recipe(epochs=1, batch_size=64))
 """
-SHORTLY = {"search": ("--trials", 3, "--epochs", 1)}  # of an option given twice the last counts
+SHORTLY = {  # of an option given twice the last counts
+    "search": ("--trials", 3, "--epochs", 1),
+    "compare": ("--workers", 1),  # each imports all of torch
+}
 COMPARISON = """task = "{task}"
 budgets = ["2kB", "4kB"]
 seeds = 1
