@@ -43,8 +43,10 @@ SLOW = (
     "torchvision/densenet121",
     "torchvision/swin_v2_t",
     "timm/ghostnetv3_050",
+    "timm/levit_128s",
     "timm/res2net50_14w_8s",
     "timm/xcit_nano_12_p16_224",
+    "transformers/segformer",
 )
 
 
