@@ -243,16 +243,21 @@ def sweep() -> str:
             f"batches of {r['batch']}",
             str(r["threads"]),
             f"{r['ratio']:.1f}",
+            f"{r['whole_sweep_s'] / r['full_s']:.1f}",
             f"{r['whole_sweep_s']:.1f} s",
+            f"{r['whole_sweep_with_latency_s']:.1f} s",
         ]
         for r in found["results"]
     ]
+    kept = sum(r["ratio"] <= 40 for r in found["results"])
     return f"""## Sweep
 
-Time to validate all 256 widths of the MNIST MLP on 10,000 images ÷ time of one validation of the full
-network, bound 40; and of the whole sweep with sizes and multiply-accumulates (`bench/sweep.py`).
+Time to validate all 256 widths of the MNIST MLP on 10,000 images ÷ time of one validation of the full network;
+and of the whole sweep with sizes and multiply-accumulates, which are told from shapes (`bench/sweep.py`). The
+bound of 40 is kept in {kept} of {len(rows)} rows. The aim of 10 with all costs is not reached: the last layers
+of every width have to be run, and a small layer takes hardly less time than a large one.
 
-{table(["10,000 images in", "threads", "ratio", "whole sweep"], rows)}
+{table(["10,000 images in", "threads", "ratio", "with costs", "in all", "with latencies"], rows)}
 
 {measured(found)}
 """
