@@ -61,6 +61,9 @@ What a check finds:
 """
 
 
+_PACKAGES = re.compile(r"\S*/site-packages/")  # where packages lie is no finding
+
+
 def store(rows: Iterable[Row]) -> None:
     """Keep what a run found in bench/results and write the page."""
     from bench.common import commit, machine, today
@@ -77,7 +80,7 @@ def _short(row: Row) -> Row:
     findings = row.get("findings", [])
     told = [f for f in findings if f["verdict"] not in (verdicts.EQUAL, verdicts.BOTH_FAIL)]
     kept = {k: row[k] for k in ("name", "engine", "failures", "seconds") if row.get(k)}
-    told = [{**f, "text": f["text"][:400]} for f in told]
+    told = [{**f, "text": _PACKAGES.sub("", f["text"])[:400]} for f in told]
     return {**kept, "counts": Counter(f["verdict"] for f in findings), "findings": told}
 
 
