@@ -608,7 +608,8 @@ def page() -> str:
     """The whole results page."""
     head = (
         "# Results\n\nWritten by `scripts/results_page.py` from `bench/results/`. Nothing was measured "
-        "on a GPU yet; where there is one, `bench/gpu.py` does.\n"
+        "on a GPU yet; where there is one, `bench/gpu.py` does. "
+        "`python scripts/stale_results.py` lists the results that are older than their code.\n"
     )
     measured_here = [
         family(),

@@ -13,6 +13,7 @@ import widthwise as ww
 from elastic_nets import close, made, random_widths, run
 from nets import NETS
 from widthwise.measure.cost import params
+from widthwise.measure.costs import Costs
 from widthwise.store import shapes as shapes_file
 from widthwise.store.file import prepare
 from widthwise.store.shapes import Shapes
@@ -91,3 +92,26 @@ def test_where_cuts_differ_in_kind_each_is_made() -> None:
     shapes = Shapes(net, widths)
     assert [shapes.stored(w).reason is None for w in widths] == kinds
     assert [shapes.stored(w).bytes for w in widths] == [prepare(net, w).bytes for w in widths]
+
+
+class Counting(nn.Module):
+    """Counts its calls, in both modes, and draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return self.second(self.first(x).relu() + torch.rand_like(x[:, :1]))
+
+
+def test_counting_costs_leaves_buffers_and_chance_alone() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = ww.Elastic(Counting(), torch.randn(4, 6)).eval()
+    before, drawn = net.model.calls.clone(), torch.get_rng_state()
+    assert Costs(net, "macs").total(net.full()) == 6 * 8 + 8 * 3
+    assert torch.equal(net.model.calls, before)
+    assert torch.equal(torch.get_rng_state(), drawn)

@@ -277,7 +277,7 @@ class Elastic(nn.Module):
         return Widths({name: axis.near(1) for name, axis in outer.items()})
 
     def raised(self, widths: AnyWidths) -> Widths:
-        """These widths, those of no axis below `lowest`: narrower ones would be noise.
+        """The widths with every axis at `lowest` or above, since narrower ones would be noise.
 
         Raises WidthError.
         """
@@ -330,8 +330,8 @@ class Elastic(nn.Module):
     def forward(self, *args: Any, widths: AnyWidths | None = None, **kwargs: Any) -> Any:
         """The model at the given widths; without them, drawn ones in train mode, full ones in eval.
 
-        Running statistics (batch norms) are those of full width at every width; in evaluation mode
-        a StatisticsWarning says so, once. What `cut` returns has its own.
+        At every width batch norms use the running statistics of full width; in evaluation mode a
+        StatisticsWarning says so once. A network that `cut` returns has statistics of its own.
 
         Raises WidthError for unknown axes and widths outside 1..size, CaptureError for inputs of
         another form than the example.
@@ -347,7 +347,7 @@ class Elastic(nn.Module):
 
     def _tell_of_statistics(self, widths: AnyWidths) -> None:
         names = self.statistics(widths)
-        self._told = bool(names)
+        self._told = bool(names) or not self._width_statistics
         if names:
             remedy = "cut(widths) re-estimates them, and sweep does so for every width"
             warnings.warn(no_data(names, remedy), stacklevel=caller())

@@ -45,9 +45,9 @@ def export_progressive(
     """Write the best points of a run's frontier that nest as one file, and read it back.
 
     Statistics of batch norms are estimated anew for each, as `cut` does. bits: of a weight, None
-    as it is; what is noted is measured of the quantized networks. Of a frontier that was
-    compensated the widths are taken and not the fit, which each has for itself, so that none would
-    lie inside another. Returns the points, narrow to wide. Raises FileError, DataError.
+    as it is; the metrics in the file are measured on the quantized networks. A compensated frontier
+    gives its widths but not its fit: each network has a fit of its own, and fitted networks do not
+    lie inside each other. Returns the points, narrow to wide. Raises FileError, DataError.
     """
     writable(out)
     frontier = Frontier.load(opened.run.frontier)
@@ -58,7 +58,7 @@ def export_progressive(
     measure = evaluation(task, data, frontier.split)
     beside = out.with_name(f".{secrets.token_hex(6)}.{out.name}")
     ladder = [point.widths for point in points]
-    task_noted = without_folder(task.reference)
+    made_by = without_folder(task.reference)
 
     def noted(module: nn.Module) -> Measured:
         return Measured(frontier.metric, measure(module), frontier.split)
@@ -66,7 +66,7 @@ def export_progressive(
     def stored(metrics: Sequence[Measured] | None) -> list[Measured]:
         """What is measured of the networks in a file that is written with such metrics."""
         save_progressive(
-            opened.net, beside, ladder, metrics=metrics, modules=modules, bits=bits, task=task_noted
+            opened.net, beside, ladder, metrics=metrics, modules=modules, bits=bits, task=made_by
         )
         with Progressive.open(beside) as file:
             return [noted(file.load(task.model, rung=rung)) for rung in range(len(ladder))]

@@ -102,14 +102,20 @@ def _macs(net: Elastic) -> Iterator[_Part]:
     """One part for each operator that sums over features: its output's dims x what it sums over."""
     related, example = net.evaluation, net.example()
     program, state = related.program, net.state()
-    held = [state[name].detach() for name in program.state.values()]
+    # Forward may write to buffers, and draw: neither is for the user to notice.
+    held = [_unshared(state[name]) for name in program.state.values()]
     counter = _Counter(program.graph, held)
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng([]):
         counter.run(*held, *pytree.tree_leaves(example))
     samples = batch_size(*example)
     for node, flops in counter.flops.items():
         if flops:
             yield from _shares(related, node, flops / 2 / samples)
+
+
+def _unshared(tensor: Tensor) -> Tensor:
+    kept = tensor.detach()
+    return kept if isinstance(tensor, nn.Parameter) else kept.clone()
 
 
 class _Counter(fx.Interpreter):

@@ -109,12 +109,12 @@ class _Group:
         net = self.net
         if next(iter(self.proven.values())).reason is not None:
             return net.cut_with_patches(widths, same_class=False)[0]
-        with whole(net.model):
+        with whole(net.model):  # whose tensors are others than outside
             full = net.state()
             cut = cut_state(net.relations, net.table, widths, full, net.scaled)
-        shell = copy.deepcopy(net.model, {id(full[name]): t for name, t in cut.items()})
+            shell = copy.deepcopy(net.model, {id(full[name]): t for name, t in cut.items()})
         apply_patches(shell, patches)
-        zeros.follow(self.net.model, shell)
+        zeros.follow(net.model, shell)
         return shell
 
     def _made(self, widths: Widths) -> Stored:

@@ -272,7 +272,7 @@ class TrainingRun:
         if self.kept is not None:
             kept = f"; the checkpoint of step {self._shown(self.kept)} is kept"
         return TrainingError(
-            f"The {what} at step {self._shown(step)} of {self.shown_steps}; train anew with a "
+            f"The {what} at step {self._shown(step)} of {self.shown_steps}; train again with a "
             f"lower learning rate than {self.job.recipe.lr:g}, and look for values in the data "
             f"that are not finite{kept}."
         )
