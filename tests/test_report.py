@@ -173,6 +173,17 @@ def test_the_page_can_be_read_without_seeing_the_chart():
     assert all(attrs.get("scope") in ("col", "row") for attrs in heads)
 
 
+def test_graph_modules_are_marked():
+    some = frontier()
+    own = tuple(replace(p, own_class=i % 2 == 0) for i, p in enumerate(some.points))
+    page = html.page(replace(some, points=own), title="x")
+    assert "12 of the 24 are graph modules" in page
+    assert page.count("a graph module") >= 12
+    starred = {cells[0] for cells in Page(page).rows if cells and cells[0].endswith("*")}
+    assert {text.kilobytes(p.bytes) + "*" for p in own if not p.own_class} <= starred
+    assert "graph module" not in html.page(some, title="x")
+
+
 def test_the_lead_compares_a_quarter_with_the_whole():
     words = " ".join(page(frontier=frontier(spread=None)).words).replace("\N{NO-BREAK SPACE}", " ")
     given = frontier(spread=None)

@@ -33,6 +33,15 @@ MOVE = """(value) => {
   slider.dispatchEvent(new Event("input"));
 }"""
 
+# What is chosen at each place of the slider, too fast for a network to be asked.
+EVERYWHERE = """() => [...Array(1001).keys()].map((value) => {
+  const [slider, at] = ["slider", "details"].map((id) => document.getElementById(id));
+  slider.value = value;
+  slider.dispatchEvent(new Event("input"));
+  const graph = at.textContent.endsWith("a graph module") ? " · a graph module" : "";
+  return document.getElementById("size").textContent + graph;
+})"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
@@ -87,7 +96,11 @@ def many(trained) -> Path:
 def address(trained, many, tmp_path_factory) -> Iterator[str]:
     broken = Path(shutil.copytree(trained, trained.parent / "broken"))
     (broken / "frontier.json").unlink()
-    app = create_app([trained, many, broken], tmp_path_factory.mktemp("cache"))
+    mixed = Path(shutil.copytree(trained, trained.parent / "mixed"))
+    points = Frontier.load(trained / "frontier.json").points
+    marked = tuple(replace(p, own_class=i % 3 == 0) for i, p in enumerate(points))
+    replace(Frontier.load(trained / "frontier.json"), points=marked).save(mixed / "frontier.json")
+    app = create_app([trained, many, broken, mixed], tmp_path_factory.mktemp("cache"))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -145,7 +158,8 @@ def test_the_page_shows_the_run(opened, trained):
     frontier = Frontier.load(trained / "frontier.json")
     assert page.locator("#chart circle.dot").count() >= len(frontier.points)
     assert "half" in page.locator("#chart").inner_html()
-    assert page.locator("#run option").count() == 3
+    assert page.locator("#run option").count() == 4
+    assert page.locator("#class-part").is_hidden()  # nobody says that any is a graph module
     opened.answered()
     assert page.locator("#examples li").count() == 12
     assert page.locator("#examples .answer b").count() == 24
@@ -168,6 +182,23 @@ def test_the_slider_chooses_what_the_frontier_picks(opened, trained):
         assert opened.text("size") == chosen["size"]
         assert opened.text("quality") == chosen["quality"]
         assert opened.text("gives-up") == chosen["gives_up"]
+
+
+def test_networks_of_the_own_class_are_offered_first(opened, trained):
+    page = opened.open(3)
+    frontier = Frontier.load(trained.parent / "mixed" / "frontier.json")
+    assert page.locator("#class-part").is_visible()
+
+    def chosen():
+        return set(page.evaluate(EVERYWHERE))
+
+    stored = format_size(load_picks(trained / "picks.json")[0].bytes)
+    own = {format_size(p.bytes) for p in frontier.points if p.own_class} | {stored}
+    assert chosen() <= own
+    assert opened.text("size") in own
+    page.uncheck("#own-class")
+    line = {format_size(p.bytes) + " · a graph module" for p in frontier.best() if not p.own_class}
+    assert line & chosen()
 
 
 def test_the_slider_by_mouse_and_by_touching_the_chart(opened):

@@ -109,6 +109,12 @@ def _caption(frontier: Frontier) -> str:
     )
     if any(p.spread for p in frontier.points):
         said += " The band is the sample standard deviation over seeds."
+    graphs = sum(p.own_class is False for p in frontier.points)
+    if graphs:
+        said += (
+            f" In PyTorch, {graphs} of the {len(frontier.points)} are graph modules rather than of "
+            "the model's class, and marked with *."
+        )
     return said
 
 
@@ -144,7 +150,7 @@ def _fits_table(frontier: Frontier) -> str:
     rows = [
         [
             head(f"{100 * share:g} %"),
-            cell(format_size(point.bytes)),
+            cell(format_size(point.bytes) + _mark(point)),
             cell(text.value(frontier.metric, point.metric, point.spread)),
             cell(text.count(point.params)),
             cell(text.milliseconds(point.latency_ms)),
@@ -161,7 +167,7 @@ def _point_table(frontier: Frontier, picks: Sequence[Pick]) -> str:
     points = sorted(frontier.points, key=lambda p: p.bytes)
     rows = [
         [
-            head(text.kilobytes(p.bytes)),
+            head(text.kilobytes(p.bytes) + _mark(p)),
             cell(text.value(frontier.metric, p.metric, p.spread)),
             cell(text.count(p.params)),
             cell(text.count(p.macs)),
@@ -185,6 +191,11 @@ def _table(
     styles = ["chosen" if m else "" for m in marked or [False] * len(rows)]
     lines = [row(cells, chosen) for cells, chosen in zip(rows, styles, strict=True)]
     return table(heads, [lines], label, columns=columns, style=style)
+
+
+def _mark(point: Point) -> str:
+    """A star for what opens as a graph module; the caption says so."""
+    return "*" if point.own_class is False else ""
 
 
 def _widths(kept: Mapping[str, int]) -> str:
@@ -244,4 +255,6 @@ def _hover(frontier: Frontier, point: Point) -> str:
     ]
     if point.latency_ms is not None:
         lines.append(f"{text.milliseconds(point.latency_ms)} ms")
+    if point.own_class is False:
+        lines.append("a graph module")
     return "<br>".join(lines)

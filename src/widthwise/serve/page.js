@@ -54,9 +54,15 @@ const MODES = {
   metric: { show: quality, title: "The smallest that is as good" },
 };
 
+// What can be chosen: as for `widthwise cut`, networks of the model's class where there are any.
+const offered = () => {
+  const own = state.run.choices.filter((c) => c.own_class !== false);
+  return $("own-class").checked && own.length ? own : state.run.choices;
+};
+
 // The networks worth choosing, from the tightest limit to the loosest: [{limit, choice}].
 function ladder(mode) {
-  const all = state.run.choices;
+  const all = offered();
   const found = [];
   if (mode === "metric") {
     const small = [...all].sort((a, b) => a.bytes - b.bytes || better(b, a));
@@ -99,7 +105,7 @@ const label = () => (state.mode === "metric" && state.run.higher_is_better ? "At
 
 const range = () => {
   if (state.mode === "metric") return [state.ladder[0].limit, state.ladder.at(-1).limit];
-  const costs = state.run.choices.map(MODES[state.mode].cost).filter((v) => v !== null);
+  const costs = offered().map(MODES[state.mode].cost).filter((v) => v !== null);
   return [Math.min(...costs), Math.max(...costs)];
 };
 
@@ -154,7 +160,8 @@ function show(choice) {
   $("gives-up").textContent = choice.gives_up;
   const names = [choice.name, ...choice.names].filter(Boolean).map((n) => `“${n}”`).join(", ");
   const counts = choice.params === null ? "" : ` · ${choice.params.toLocaleString("en")} parameters`;
-  $("details").textContent = `${names ? `${names} · ` : ""}${choice.made} · widths: ${choice.widths}${counts}`;
+  const graph = choice.own_class === false ? " · a graph module" : "";
+  $("details").textContent = `${names ? `${names} · ` : ""}${choice.made} · widths: ${choice.widths}${counts}${graph}`;
   for (const form of ["safetensors", "onnx"]) {
     $(form).href = `/api/runs/${state.run.id}/download/${choice.id}.${form}`;
     $(form).textContent = FORMS[form];
@@ -202,7 +209,7 @@ const place = (c) => ({
 function draw() {
   const byTime = state.mode === "time";
   const shown = state.run.choices.filter((c) => !byTime || c.latency_ms !== null);
-  const dots = shown.map((c) => ({ ...place(c), title: `${c.size}: ${c.quality}` }));
+  const dots = shown.map((c) => ({ ...place(c), title: `${c.size}: ${c.quality}${c.own_class === false ? ", a graph module" : ""}` }));
   const xs = dots.map((d) => d.x);
   const stored = shown.some((c) => c.name || c.names.length);
   $("key-ring").hidden = byTime || !state.run.tried.length;
@@ -230,7 +237,7 @@ function setMode(mode) {
   // The same network as before where the mode has it, else the nearest in size.
   let at = state.ladder.findIndex((r) => r.choice === keep);
   if (at < 0) {
-    const size = keep ? keep.bytes : Math.max(...state.run.choices.map((c) => c.bytes)) / 4;
+    const size = keep ? keep.bytes : Math.max(...offered().map((c) => c.bytes)) / 4;
     const gap = (r) => Math.abs(Math.log(r.choice.bytes / size));
     at = state.ladder.reduce((best, r, i) => (gap(r) < gap(state.ladder[best]) ? i : best), 0);
   }
@@ -275,6 +282,7 @@ async function open(id) {
   $("metric-mode").textContent = run.metric[0].toUpperCase() + run.metric.slice(1);
   $("split").textContent = `${run.split} split`;
   $("notes").replaceChildren(...run.notes.map((n) => Object.assign(document.createElement("li"), { textContent: n })));
+  $("class-part").hidden = !run.choices.some((c) => c.own_class) || run.choices.every((c) => c.own_class !== false);
   const timed = run.choices.some((c) => c.latency_ms !== null);
   const time = document.querySelector("input[value=time]");
   time.disabled = !timed;
@@ -294,6 +302,7 @@ function listen() {
   $("slider").addEventListener("input", (event) => choose(limitAt(Number(event.target.value))));
   $("slider").addEventListener("keydown", keys);
   $("modes").addEventListener("change", (event) => setMode(event.target.value));
+  $("own-class").addEventListener("change", () => setMode(state.mode));
   $("forms").addEventListener("change", showCode);
   for (const form of ["safetensors", "onnx"]) $(form).addEventListener("click", download);
   $("copy").addEventListener("click", async () => {

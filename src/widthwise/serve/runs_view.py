@@ -42,7 +42,8 @@ class Choice(BaseModel):
     id: its name in the other routes. name: that of a stored network, "" for a point of the sweep.
     bytes: of its file. metric, spread, latency_ms, params, macs: as in the frontier; null where not
     measured. size, share, quality, latency, widths, gives_up: the same for people. made: how, in
-    words. names: of stored networks that are this very one.
+    words. names: of stored networks that are this very one. own_class: whether the file opens as
+    the model's class rather than as a graph module; null where that is not known.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Choice(BaseModel):
     widths: str
     made: str
     gives_up: str
+    own_class: bool | None
 
 
 class Attempt(BaseModel):
@@ -294,6 +296,7 @@ def _choice(shown: Shown, name: str, known: Known, full: Point, *, digits: bool)
         widths=text.widths(point.widths, 6),
         made=_made(frontier, pick),
         gives_up=gives_up(frontier, point, full, digits=digits),
+        own_class=point.own_class,
     )
 
 
