@@ -52,7 +52,7 @@ def written(folder: Path, old: str = "", new: str = "", name: str = "mine.py") -
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ["table", "series", "texts"])
+@pytest.mark.parametrize("kind", ["table", "series", "texts", "masks"])
 def test_every_command_ends_well(folder: Path, kind: str) -> None:
     shutil.copy(_HERE / f"{kind}.py", folder)
     task = f"{kind}.py:task"
