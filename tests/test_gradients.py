@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import widthwise as ww
 from widthwise.graph.agreement import _close, check_agreement
@@ -216,7 +217,38 @@ class WatchedBeside(Net):
         return h * target
 
 
+class Reentrant(Net):
+    def between(self, h):
+        return checkpoint(lambda h: torch.relu(self.b(h)), h, use_reentrant=True)
+
+
+class ReentrantTwice(Net):
+    """Two outputs, of which one has no gradient; a number and a detached tensor go in."""
+
+    def between(self, h):
+        def run(h, k, other):
+            return torch.relu(self.b(h)) * k, other + 1
+
+        first, second = checkpoint(run, h, 2, h.detach(), use_reentrant=True)
+        return first + second
+
+
+class ReentrantSequence(Net):
+    def between(self, h):
+        layers = nn.Sequential(self.b, nn.ReLU(), self.b, nn.Tanh())
+        return checkpoint_sequential(layers, 2, h, use_reentrant=True)
+
+
+class NewCheckpoint(Net):
+    def between(self, h):
+        return checkpoint(lambda h: torch.relu(self.b(h)), h, use_reentrant=False)
+
+
 EVERY = (
+    Reentrant,
+    ReentrantTwice,
+    ReentrantSequence,
+    NewCheckpoint,
     Frozen,
     Inferred,
     Unrolled,
@@ -275,6 +307,62 @@ def test_a_cut_learns_like_the_elastic_network(kind):
                 buffer.copy_(buffers[name])
         torch.testing.assert_close(found["input"], wanted["input"])
         assert found["c.weight"].norm() == pytest.approx(float(wanted["c.weight"].norm()), rel=1e-4)
+
+
+class Whole(Net):
+    """A checkpoint around all but the last layer."""
+
+    def forward(self, x):
+        def run(x):
+            return torch.relu(self.b(torch.relu(self.a(x))))
+
+        return self.c(checkpoint(run, x, use_reentrant=True))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+@pytest.mark.parametrize("needed", [False, True])
+def test_a_reentrant_checkpoint_gives_gradients_where_its_input_has_some(needed):
+    torch.manual_seed(0)
+    model, x = Whole().train(), torch.randn(5, 6)
+    other = copy.deepcopy(model)
+    net = ww.Elastic(model, torch.randn(8, 6)).train()
+    for module, run in ((model, lambda t: net(t, widths=net.full())), (other, other)):
+        run(x.clone().requires_grad_(needed)).square().sum().backward()
+        assert (module.a.weight.grad is not None) == needed
+    torch.testing.assert_close(model.c.weight.grad, other.c.weight.grad)
+    if needed:
+        torch.testing.assert_close(model.a.weight.grad, other.a.weight.grad)
+
+
+class DetachedLater(Net):
+    def between(self, h):
+        return h if self.training else h.detach()
+
+
+class FrozenLater(Net):
+    def between(self, h):
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            return torch.relu(self.b(h))
+
+
+class LearnsLater(Net):
+    """Gradients in evaluation mode only, as of an input that is to be explained."""
+
+    def between(self, h):
+        return h.detach() if self.training else h
+
+
+@pytest.mark.parametrize("kind", [DetachedLater, FrozenLater, LearnsLater, Reentrant, Frozen])
+def test_gradients_of_evaluation_mode_are_the_models(kind):
+    torch.manual_seed(0)
+    model, x = kind(), torch.randn(8, 6)
+    other = copy.deepcopy(model)
+    net = ww.Elastic(model, x)
+    for training in (False, True):
+        net.train(training), other.train(training)
+        wanted = gradients(other, other, x[:5])
+        found = gradients(lambda t: net(t, widths=net.full()), model, x[:5])
+        torch.testing.assert_close(found, wanted)
 
 
 def test_own_functions_leave_their_features_free():

@@ -1,5 +1,7 @@
 """A graph serves the sizes that it is right for; others are captured as they come, or refused."""
 
+import math
+
 import pytest
 import sympy
 import torch
@@ -117,6 +119,37 @@ class Looking(Base):
         return self.o(h)
 
 
+class Binned(Base):
+    """A size that the model computes goes into an operator, which takes it for a number."""
+
+    def forward(self, x):
+        h = self.hidden(x).transpose(1, 2)
+        return self.o(F.adaptive_avg_pool1d(h, x.shape[1] // 2).transpose(1, 2))
+
+
+class Largest(Base):
+    def forward(self, x):
+        h = self.hidden(x).transpose(1, 2)
+        return self.o(F.adaptive_max_pool1d(h, (x.shape[1] + 1) // 2).transpose(1, 2))
+
+
+class Rounded(Base):
+    """Sizes by Python's own arithmetic."""
+
+    def forward(self, x):
+        h, n = self.hidden(x), x.shape[1]
+        kept = h[:, : round(n * 0.5)].sum(1) + h[:, : math.ceil(n / 4)].sum(1)
+        return self.o(kept + h[:, : int(n * 0.75)].sum(1) + h[:, math.floor(n**0.5) :].sum(1))
+
+
+class Deciding(Base):
+    def forward(self, x):
+        h, n = self.hidden(x), x.shape[1]
+        h = 2 * h if n / 2 > 3.5 else h
+        h = h + 1 if round(n * 0.3) > 2 else h
+        return self.o(h - 1 if int(n * 0.3) > 2 and n % 2 == 0 else h)
+
+
 LOOKS = {
     "shape": lambda h: h.shape[0] > 8,
     "numel": lambda h: torch.numel(h) > 8 * 16,
@@ -146,6 +179,10 @@ EVERY = [
     (Squeezed, SEQUENCES),
     (Cached, SEQUENCES),
     (Mask, SEQUENCES),
+    (Binned, SEQUENCES[:-1]),
+    (Largest, SEQUENCES),
+    (Rounded, SEQUENCES),
+    (Deciding, SEQUENCES),
 ]
 
 

@@ -107,18 +107,55 @@ class Shared(Base):
         return [self.o(self.norm(self.hidden(s * x))) for s in (1, 2, 3)]
 
 
+class Spectral(nn.Module):
+    """The older spectral norm, whose vectors have an entry for each channel and tap."""
+
+    def __init__(self):
+        super().__init__()
+        old = nn.utils.spectral_norm
+        self.first, self.norm = nn.Conv1d(3, 8, 3, padding=1), old(nn.Conv1d(8, 6, 3, padding=1))
+        self.back, self.o = old(nn.ConvTranspose1d(6, 8, 3, padding=1)), nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = torch.relu(self.norm(torch.relu(self.first(x[..., None].expand(-1, -1, 4)))))
+        return self.o(self.back(h).mean(2))
+
+
+class Flat(Base):
+    """Means of flattened channels, and a row of a table that is written to."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Linear(16, 2)
+        self.register_buffer("mean", torch.zeros(16))
+        self.register_buffer("seen", torch.zeros(2, 16))
+
+    def forward(self, x):
+        h = torch.stack([self.hidden(x), self.hidden(2 * x)], 2).flatten(1)
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(h.mean(0), 0.1)
+                self.seen[0].copy_(h[0])
+                self.seen[1] += h[1]
+        return self.wide(h - self.mean)
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        Spectral,
+        Flat,
         Quiet,
         Mean,
         Siamese,
         lambda: Siamese(momentum=0.5),
+        lambda: Siamese(momentum=None),
         lambda: Siamese(track_running_stats=False),
         lambda: Siamese(affine=False),
         Shared,
     ],
-    ids=["counts", "buffers", "siamese", "momentum", "no statistics", "no weights", "levels"],
+    ids="spectral flat counts buffers siamese momentum counting no_statistics no_weights "
+    "levels".split(),
 )
 def test_state_that_a_graph_can_hold_is_the_models(make):
     torch.manual_seed(0)

@@ -86,6 +86,31 @@ def test_statistics_for_averaged_weights() -> None:
     assert net.model[1].momentum == 0.1
 
 
+class Reshaped(nn.Module):
+    """Speaks of its sizes in forward, so that a cut is a graph module."""
+
+    def __init__(self, momentum: float | None):
+        super().__init__()
+        self.enter, self.norm = nn.Linear(5, 8), nn.BatchNorm1d(8, momentum=momentum)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(self.enter(x)).view(-1, 8))
+
+
+def test_a_graph_module_has_the_momentum_of_now_and_says_where_it_cannot():
+    x = torch.randn(6, 5)
+    net = ww.Elastic(Reshaped(0.1), x).train()
+    net.model.norm.momentum = 0.4
+    with pytest.warns(ww.GraphModuleWarning):
+        cut = net.cut(0.5)
+    net(x, widths=0.5), cut(x)
+    torch.testing.assert_close(cut.get_buffer("norm.running_mean"), net.model.norm.running_mean[:4])
+    net = ww.Elastic(Reshaped(None), x)
+    with pytest.warns(ww.GraphModuleWarning, match="'norm' averages all batches.*0.1"):
+        net.cut(0.5)
+
+
 class Drawn(nn.Module):
     """Draws by numpy in training mode, which no graph holds."""
 

@@ -36,7 +36,7 @@ from widthwise.graph.captured import (
     tensors,
 )
 from widthwise.graph.constraints import Constraints
-from widthwise.graph.cut import cut_state, graph_module, make_on_cpu
+from widthwise.graph.cut import counting_norms, cut_state, graph_module, make_on_cpu
 from widthwise.graph.dims import fully_fixed, size
 from widthwise.graph.explain import Inspection, inspect
 from widthwise.graph.expressible import expressible
@@ -619,7 +619,7 @@ class Elastic(nn.Module):
         full = self.state()
         state = cut_state(self._relations, self._table, kept, full, self._scaled)
         graph, training = graph_module(self.model, self._relations, self._table, kept, state)
-        only = "training mode does other things, which it leaves out: it computes evaluation only"
+        lost = _what_a_graph_loses(self.model, training)
         found: Any = None
         if same_class:
             found = own_class(
@@ -628,9 +628,9 @@ class Elastic(nn.Module):
         if any(t.is_meta for t in state.values()):
             make_on_cpu(graph)
         if not same_class:
-            return graph, (), None if training is None else only
+            return graph, (), "; and ".join(lost) or None
         if isinstance(found, str):
-            reason = found if training is None else f"{found}; and {only}"
+            reason = "; and ".join([found, *lost])
             return graph.train(self.model.training and training is None), (), reason
         return *found, None
 
@@ -664,6 +664,18 @@ class Elastic(nn.Module):
 
 def _run(runner: Runner, widths: Mapping[str, int], args: Any, kwargs: Any) -> Any:
     return runner(widths, runner.form.flatten(args, kwargs))
+
+
+def _what_a_graph_loses(model: nn.Module, training: nn.Module | None) -> list[str]:
+    """What a cut graph module does otherwise than the model; training: its graph, if another."""
+    lost = []
+    if training is not None:
+        lost.append(
+            "training mode does other things, which it leaves out: it computes evaluation only"
+        )
+    elif counting := counting_norms(model):
+        lost.append(f"{counting[0]!r} averages all batches, for which it has a momentum of 0.1")
+    return lost
 
 
 def _check_name(model: nn.Module) -> None:

@@ -224,11 +224,30 @@ def _gradients(out: list[Tensor], leaves: dict[str, Tensor]) -> dict[str, Tensor
     ]
     try:
         found = torch.autograd.grad(
-            reached, list(leaves.values()), weights, allow_unused=True, materialize_grads=False
+            reached, list(leaves.values()), weights, allow_unused=True, retain_graph=True
         )
-    except RuntimeError:
-        return None  # the user's own backward refuses, as reentrant checkpoints do
+    except RuntimeError:  # the user's own backward refuses, as reentrant checkpoints do
+        return _by_backward(reached, leaves, weights)
     return dict(zip(leaves, found, strict=True))
+
+
+def _by_backward(
+    out: list[Tensor], leaves: dict[str, Tensor], weights: list[Tensor]
+) -> dict[str, Tensor | None] | None:
+    """The same by `backward`, which leaves the gradients that the tensors held as they were."""
+    if any(t._post_accumulate_grad_hooks for t in leaves.values()):
+        return None  # which may take a step of an optimizer
+    held = [t.grad for t in leaves.values()]
+    try:
+        for t in leaves.values():
+            t.grad = None
+        torch.autograd.backward(out, weights)
+        return {name: t.grad for name, t in leaves.items()}
+    except RuntimeError:
+        return None
+    finally:
+        for t, gradient in zip(leaves.values(), held, strict=True):
+            t.grad = gradient
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:

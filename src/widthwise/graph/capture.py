@@ -27,6 +27,7 @@ from sympy import nextprime
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.nn.modules.batchnorm import _NormBase
 
 import widthwise.graph.shapes  # noqa: F401 - what torch does not know of its own operators
 from widthwise.errors import CaptureError
@@ -103,9 +104,9 @@ def capture(
     export = partial(_export, args=args, kwargs=kwargs, shapes=dynamic_shapes, freedom=freedom)
     with _plain_attention():
         try:
-            training = export(twin(model).train())
+            training = export(_unshared(model).train())
         except CaptureError as error:
-            recorded = export(twin(model).eval())
+            recorded = export(_unshared(model).eval())
             evaluation = _program(recorded, training=False)
             warnings.warn(
                 f"Training will run the network as in evaluation mode, without dropout: {error}",
@@ -115,7 +116,7 @@ def capture(
             (evaluation,) = _finished([evaluation], args, kwargs, outputs)
             return dataclasses.replace(evaluation, training=True), evaluation
         evaluation = _without_flags(training, model, args, kwargs) or _program(
-            export(twin(model).eval()), training=False
+            export(_unshared(model).eval()), training=False
         )
     both = [_program(training, training=True), evaluation]
     training_program, evaluation = _finished(both, args, kwargs, outputs)
@@ -206,15 +207,30 @@ def _without_flags(
     turn_off_training(derived.graph, state)
     with quietly(), _free_sizes():
         looks = Looks()
-        evaluated = twin(model).eval()
+        evaluated = _unshared(model).eval()
         if not computes_the_same(derived.graph, state, constants, evaluated, args, kwargs, looks):
             return None
         guards = None if looks.any else _undecided(training, inputs_of)
         if guards is None:
-            guards = _evaluation_guards(exported, inputs_of, twin(model).eval(), args, kwargs)
+            guards = _evaluation_guards(exported, inputs_of, _unshared(model).eval(), args, kwargs)
     if guards is None:
         return None
     return _program(_Recorded(derived, training.lines, training.inside, guards), training=False)
+
+
+def _unshared(model: nn.Module) -> nn.Module:
+    """A twin whose norms have a number for a momentum, for torch.export cannot count batches.
+
+    What the layers of the model itself say is read at every call.
+    """
+    copied = twin(model)
+    for module in copied.modules():
+        if isinstance(module, _NormBase) and module.momentum is None:
+            module.momentum = _MOMENTUM
+    return copied
+
+
+_MOMENTUM = 0.1  # any number
 
 
 def _undecided(training: _Recorded, names: list[str]) -> Guards | None:
@@ -250,6 +266,7 @@ def _evaluation_guards(
             listener.lines,
             listener.inside,
             recorded=False,
+            given=listener.given,
         )
     )
 

@@ -16,6 +16,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.nn.modules.batchnorm import _NormBase
 
 from widthwise.graph.axes import Axes
 from widthwise.graph.capture import Program
@@ -69,12 +70,12 @@ def graph_module(
     graph of evaluation and, for comparison only, that of training.
     """
     training, evaluation = sorted(relations.programs, key=lambda r: not r.program.training)
-    merged = _merge(*(_with_state(r, axes, widths) for r in (training, evaluation)))
+    merged = _merge(*(_with_state(model, r, axes, widths) for r in (training, evaluation)))
     if merged is not None:
         module = _module(model, merged, evaluation.program, state)
         return module.train(model.training), None
     modules = [
-        _module(model, _with_state(r, axes, widths), r.program, state)
+        _module(model, _with_state(model, r, axes, widths), r.program, state)
         for r in (evaluation, training)
     ]
     return modules[0].eval(), modules[1].train()
@@ -98,14 +99,32 @@ def _reads(graph: fx.Graph, name: str) -> bool:
     return any(n.op == "get_attr" and n.target == name for n in graph.nodes)
 
 
-def _with_state(related: Related, axes: Axes, widths: Mapping[str, int]) -> fx.Graph:
+def _with_state(
+    model: nn.Module, related: Related, axes: Axes, widths: Mapping[str, int]
+) -> fx.Graph:
     """The cut graph with its tensors as attributes rather than inputs."""
     graph = cut_graph(related, axes, widths)
     for node in graph.find_nodes(op="placeholder"):
         target = related.program.state.get(node.name)
         if target is not None:
             node.op, node.target = "get_attr", target
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default):
+        if isinstance(node.args[3], fx.Node):
+            layer = model.get_submodule(str(node.args[3].target).rpartition(".")[0])
+            # As the layer says now; what counts batches, a graph cannot say.
+            momentum = getattr(layer, "momentum", None)
+            if momentum is not None:
+                node.args = (*node.args[:6], momentum, *node.args[7:])
     return graph
+
+
+def counting_norms(model: nn.Module) -> list[str]:
+    """The norms that take the mean of all batches, by name: a graph module cannot."""
+    return [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, _NormBase) and layer.track_running_stats and layer.momentum is None
+    ]
 
 
 def _merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph | None:

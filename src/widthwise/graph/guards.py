@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,7 +98,7 @@ class Guards:
         tracer = fx.proxy.GraphAppendingTracer(graph)
         values = {_own(*at): fx.Proxy(node, tracer) for at, node in sizes.items()}
         for expression, sentence in self._checks:
-            held = sympy_interp(PythonReferenceAnalysis, values, expression)
+            held = sympy_interp(_Arithmetic, values, expression)
             yield (held.node if isinstance(held, fx.Proxy) else held), sentence
 
     def refuse(self, values: Sequence[Any]) -> str | None:
@@ -133,18 +133,45 @@ def _sentence(text: str, line: str) -> str:
     )
 
 
+def _called(function: Callable[[Any], Any]) -> Any:
+    """A function of Python for a number, or as a node of the number's graph."""
+
+    def call(value: Any, dtype: Any = None) -> Any:
+        if not isinstance(value, fx.Proxy):
+            return function(value)
+        return value.tracer.create_proxy("call_function", function, (value,), {})
+
+    return staticmethod(call)
+
+
+class _Arithmetic(PythonReferenceAnalysis):
+    """Arithmetic on sizes as nodes of a graph; torch's own stops at what rounds."""
+
+    floor_to_int = _called(math.floor)
+    ceil_to_int = _called(math.ceil)
+    trunc_to_int = _called(math.trunc)
+    round_to_int = _called(round)
+
+    @staticmethod
+    def int_truediv(a: Any, b: Any) -> Any:
+        """As Python divides."""
+        return a / b
+
+
 def find_guards(
     inputs: Sequence[tuple[str, Any]],
     noted: Mapping[int, str],
     inside: AbstractSet[int],
     *,
     recorded: bool,
+    given: AbstractSet[int] = frozenset(),
 ) -> Guards:
     """The guards that torch recorded for the inputs (name, value without data) of a model.
 
     noted: for guards by number, the line of the user's code, where torch does not know it.
     inside: the numbers of those that functions of torch made. recorded: whether a graph was
-    recorded with them; otherwise only what the model itself decides counts.
+    recorded with them; otherwise only what the model itself decides counts, and what functions
+    decided on sizes that the model gave them (given, by number).
     """
     names = tuple(name for name, _ in inputs)
     sizes = [
@@ -170,7 +197,8 @@ def find_guards(
             if isinstance(environment.replace(symbol), sympy.Integer):
                 for at in raw.get(symbol, ()):
                     lines[at] = lines.get(at) or line
-        if number not in inside or (recorded and not _decides_nothing(guard)):
+        counts = recorded or number in given
+        if number not in inside or (counts and not _decides_nothing(guard)):
             expression = environment.replace(guard.expr)
             conditions[expression] = conditions.get(expression) or line
     return Guards(

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
@@ -34,12 +35,15 @@ class Listener(TorchFunctionMode):
             code that ran then.
         inside: the numbers of guards that were recorded inside a function of torch whose result
             tells the model no size.
+        given: the numbers of those inside a function to which the model gave a size, so that the
+            function may have taken it for a number.
     """
 
     def __init__(self, calls: Calls) -> None:
         super().__init__()
         self.lines: dict[int, str] = {}
         self.inside: set[int] = set()
+        self.given: set[int] = set()
         self._calls = calls
         self._inferring = False
         self._guards: list[Any] | None = None
@@ -67,6 +71,8 @@ class Listener(TorchFunctionMode):
         after = len(self._guards or ())
         if not _tells_a_size(func, out):
             self.inside |= set(range(before, after))
+            if after > before and _given_a_size((args, kwargs)):
+                self.given |= set(range(before, after))
         if after > self._seen:
             # Guards since the last call come from this line, or from a module that it calls.
             self.lines |= dict.fromkeys(range(self._seen, after), running(sys._getframe(1)))
@@ -78,6 +84,10 @@ class Listener(TorchFunctionMode):
         if torch.is_inference_mode_enabled() != self._inferring:
             self._inferring = not self._inferring
             torch._C._set_grad_enabled(torch.is_grad_enabled())
+
+
+def _given_a_size(call: Any) -> bool:
+    return any(isinstance(x, (torch.SymInt, torch.SymFloat)) for x in pytree.tree_leaves(call))
 
 
 def _guards(args: tuple[Any, ...]) -> list[Any] | None:

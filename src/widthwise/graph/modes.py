@@ -26,6 +26,7 @@ from torch.fx.experimental.symbolic_shapes import (
 )
 
 from widthwise.graph.listening import Looks, listening
+from widthwise.graph.own_functions import plain_checkpoints
 from widthwise.graph.recorder import recorded
 
 aten = torch.ops.aten
@@ -79,17 +80,21 @@ def computes_the_same(
     known: dict[Any, int] = {}
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            once = {id(t): mode.from_tensor(t.detach()) for t in tensors.values()}
+            once = {
+                id(t): mode.from_tensor(t.detach()).requires_grad_(t.requires_grad)
+                for t in tensors.values()
+            }
             fakes: dict[str, Tensor] = {n: once[id(t)] for n, t in tensors.items()}
             call = pytree.tree_map_only(Tensor, mode.from_tensor, (args, dict(kwargs)))
             held = {**fakes, **constants}
             flat = [*(held[n] for n in state.values()), *pytree.tree_leaves(call)]
             network = fx.Interpreter(nn.Module(), graph=graph)
-            with listening(model, looks):
+            with listening(model, looks), plain_checkpoints(), torch.enable_grad():
                 wanted = recorded(
                     known, fakes, call, lambda: torch.func.functional_call(model, fakes, *call)
                 )
-            mine = recorded(known, fakes, call, lambda: network.run(*flat))
+            with torch.enable_grad():
+                mine = recorded(known, fakes, call, lambda: network.run(*flat))
     except Exception:  # noqa: BLE001 - the user's code runs inside; then it has to be captured
         return False
     return bool(wanted == mine)

@@ -5,7 +5,8 @@ backward. While a model is captured, each call of such a Function therefore stan
 which are operators as the tracer sees them. Afterwards everything between the markers of one call
 becomes one node, whose target is a `Whole`: running it calls the Function itself, with its own
 backward, and its `body` (what the forward computed) tells the rules how the features pass through
-it. A hook that forward puts on a tensor is a `Whole` too, whose body is the identity.
+it. A hook that forward puts on a tensor is a `Whole` too, whose body is the identity, and so is the
+end of a reentrant checkpoint: what runs inside it is recorded as it is, with its gradients.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx
 from torch.autograd import Function
 from torch.autograd.function import _SingleLevelFunction
+from torch.utils.checkpoint import CheckpointFunction
 
 from widthwise.errors import CaptureError
 from widthwise.graph.memory import memory, written
@@ -67,17 +69,29 @@ def _hooked(x: Tensor, call: int) -> Tensor:
     return x.new_empty(0)
 
 
+@torch.library.custom_op("widthwise::checkpointed", mutates_args=())
+def _checkpointed(x: Tensor, given: list[Tensor], call: int) -> Tensor:
+    """Mark what a reentrant checkpoint returns, and the tensors that it was given."""
+    return x.clone()
+
+
 _enter.register_fake(lambda x, call, at: torch.empty_like(x))
 _leave.register_fake(lambda x, call, at: torch.empty_like(x))
 _size.register_fake(lambda like, n, call, at: like.new_empty(0))
 _hooked.register_fake(lambda x, call: x.new_empty(0))
+_checkpointed.register_fake(lambda x, given, call: torch.empty_like(x))
 for _marker in (_enter, _leave):
     _marker.register_autograd(lambda ctx, grad: (grad, None, None))
+_checkpointed.register_autograd(
+    lambda ctx, grad: (grad, [None] * ctx.given, None),
+    setup_context=lambda ctx, inputs, output: setattr(ctx, "given", len(inputs[1])),
+)
 
 ENTER = torch.ops.widthwise.enter.default
 SIZE = torch.ops.widthwise.size.default
 LEAVE = torch.ops.widthwise.leave.default
 HOOKED = torch.ops.widthwise.hooked.default
+CHECKPOINTED = torch.ops.widthwise.checkpointed.default
 
 
 class Whole:
@@ -131,10 +145,18 @@ class TensorHook:
 
 
 @dataclass(frozen=True)
+class CheckpointEnd:
+    """Gives what a reentrant checkpoint gives: no gradients, where none of its inputs has any."""
+
+    def __call__(self, tensor: Tensor, *given: Tensor) -> Tensor:
+        return tensor if any(g.requires_grad for g in given) else tensor.detach()
+
+
+@dataclass(frozen=True)
 class Marked:
     """A call that stands between markers; `single` if it returns one tensor rather than several."""
 
-    call: FunctionCall | TensorHook
+    call: FunctionCall | TensorHook | CheckpointEnd
     single: bool = True
 
 
@@ -148,6 +170,21 @@ class Calls:
         """Mark that a hook is put on a tensor."""
         self.made.append(Marked(TensorHook(hook)))
         HOOKED(tensor, len(self.made) - 1)
+
+    def checkpoint(self, run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run what a reentrant checkpoint runs, and mark what comes out of it."""
+        given = [x for x in args if isinstance(x, Tensor)]
+
+        def end(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if not given:
+                return value.detach()
+            self.made.append(Marked(CheckpointEnd()))
+            return CHECKPOINTED(value, given, len(self.made) - 1)
+
+        out = run(*args)
+        return tuple(map(end, out)) if isinstance(out, tuple) else end(out)
 
     def mark(self, kind: type[Function], args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
         """Run a Function between markers and return what it returns."""
@@ -189,20 +226,52 @@ def marked_functions(calls: Calls) -> Iterator[None]:
     hold of `apply`. Other threads, torch's own Functions, and Functions that are called inside
     others go through unchanged.
     """
-    compiled = torch._C._FunctionBase.__dict__["apply"]  # type: ignore[attr-defined]
-    thread, inside = threading.get_ident(), False
+    inside = False
 
-    def apply(kind: type[Function], *args: Any) -> Any:
+    def mark(kind: type[Function], bound: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         nonlocal inside
-        bound = compiled.__get__(None, kind)
+        if kind is CheckpointFunction:
+            return calls.checkpoint(args[0], args[2:])
         own = kind.__module__.partition(".")[0] not in ("torch", "functorch")
-        if inside or not own or threading.get_ident() != thread:
+        if inside or not own:
             return bound(*args)
         inside = True
         try:
             return calls.mark(kind, args, bound)
         finally:
             inside = False
+
+    with _instead_of_apply(mark):
+        yield
+
+
+@contextmanager
+def plain_checkpoints() -> Iterator[None]:
+    """Let reentrant checkpoints in this thread do what a captured graph does in their place."""
+
+    def run(kind: type[Function], bound: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        if kind is not CheckpointFunction:
+            return bound(*args)
+        given = [x for x in args[2:] if isinstance(x, Tensor)]
+        return pytree.tree_map_only(
+            Tensor, lambda t: CheckpointEnd()(t, *given), args[0](*args[2:])
+        )
+
+    with _instead_of_apply(run):
+        yield
+
+
+@contextmanager
+def _instead_of_apply(
+    step: Callable[[type[Function], Callable[..., Any], tuple[Any, ...]], Any],
+) -> Iterator[None]:
+    """Take a step in between, given a Function, its compiled `apply` and the arguments."""
+    compiled = torch._C._FunctionBase.__dict__["apply"]  # type: ignore[attr-defined]
+    thread = threading.get_ident()
+
+    def apply(kind: type[Function], *args: Any) -> Any:
+        bound = compiled.__get__(None, kind)
+        return step(kind, bound, args) if threading.get_ident() == thread else bound(*args)
 
     _SingleLevelFunction.apply = classmethod(apply)  # type: ignore[attr-defined]
     try:
@@ -219,6 +288,8 @@ def keep_whole(graph: fx.Graph, calls: Calls) -> None:
     for number, marked in enumerate(calls.made):
         if isinstance(marked.call, TensorHook):
             _keep_hook(graph, number, marked.call)
+        elif isinstance(marked.call, CheckpointEnd):
+            _keep_end(graph, number, marked.call)
         else:
             _keep_function(graph, number, marked.call, marked.single)
     graph.lint()
@@ -264,6 +335,19 @@ def _keep_hook(graph: fx.Graph, number: int, call: TensorHook) -> None:
                 user.replace_input_with(tensor, kept)
 
 
+def _keep_end(graph: fx.Graph, number: int, call: CheckpointEnd) -> None:
+    for marker in _markers(graph, CHECKPOINTED, number):
+        tensor, given, _ = marker.args
+        sources: Any = [tensor, *given]  # type: ignore[misc, union-attr]
+        with graph.inserting_before(marker):
+            end = graph.call_function(
+                Whole("checkpoint_end", call, _body(sources, [], tensor)), tuple(sources)
+            )
+        end.meta = dict(marker.meta)
+        marker.replace_all_uses_with(end)
+        graph.erase_node(marker)
+
+
 def _keep_function(graph: fx.Graph, number: int, call: FunctionCall, single: bool) -> None:
     enters = {n.args[2]: n for n in _markers(graph, ENTER, number)}
     sizes = {n.args[3]: n for n in _markers(graph, SIZE, number)}
@@ -298,7 +382,7 @@ def _keep_function(graph: fx.Graph, number: int, call: FunctionCall, single: boo
 
 
 def _markers(graph: fx.Graph, kind: Any, number: int) -> list[fx.Node]:
-    at = {ENTER: 1, SIZE: 2, LEAVE: 1, HOOKED: 1}[kind]
+    at = {ENTER: 1, SIZE: 2, LEAVE: 1, HOOKED: 1, CHECKPOINTED: 2}[kind]
     return [n for n in graph.find_nodes(op="call_function", target=kind) if n.args[at] == number]
 
 

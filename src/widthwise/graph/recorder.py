@@ -2,7 +2,7 @@
 
 Every tensor gets a number by how its memory was computed; equal numbers mean equal computations.
 So two runs are compared operator by operator, whatever their order and by whichever views they
-reach the same entries, with all arguments that are numbers.
+reach the same entries, with all arguments that are numbers, and whether gradients are taken.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class _Recorder(TorchDispatchMode):
             if id(value) not in self.numbers:
                 self.name(value, _content(value))
             where = tuple(value.shape), value.stride(), value.storage_offset(), value.dtype
-            return "tensor", self.numbers[id(value)], self.written.get(_storage(value)), where
+            written = self.written.get(_storage(value))
+            learns = value.requires_grad and torch.is_grad_enabled()
+            return "tensor", self.numbers[id(value)], written, where, learns
         if isinstance(value, (list, tuple)):
             return tuple(map(self.number, value))
         return value, type(value)

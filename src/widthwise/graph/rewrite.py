@@ -19,6 +19,7 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from widthwise.graph.axes import Axes
 from widthwise.graph.dims import Factor, Term, fully_fixed, resolve
+from widthwise.graph.memory import arguments, memory
 from widthwise.graph.relate import Related
 from widthwise.graph.slicing import count, layout, part, put_back, simple
 
@@ -85,6 +86,7 @@ class _Rewriter:
         self.kept = kept
         self.scaled = scaled
         self.slices = slices
+        self.home = memory(related.program.graph)
         self.new: dict[fx.Node, Any] = {}
         self.counts: dict[Term, Any] = {}
         # sliced node -> (full tensor, dims) of slices that are copies
@@ -134,7 +136,7 @@ class _Rewriter:
         self.new[node] = copied
         for name, terms in self.related.follow.get(node, {}).items():
             self._follow(node, copied, name, terms)
-        self._write_back(node, copied)
+        self._write_back(node)
 
     def _follow(self, node: fx.Node, copied: fx.Node, name: str, terms: Any) -> None:
         """Let one argument of an operator follow the widths."""
@@ -177,7 +179,7 @@ class _Rewriter:
         # Never cached across insertion points: a node must come before all its uses.
         return count(term, self.kept)
 
-    def _write_back(self, node: fx.Node, copied: fx.Node) -> None:
+    def _write_back(self, node: fx.Node) -> None:
         """Statistics that an operator updates in a copied slice go back to the full buffer."""
         if not isinstance(node.target, torch._ops.OpOverload):
             return
@@ -185,9 +187,11 @@ class _Rewriter:
         written = {a.name for a in schema if a.alias_info and a.alias_info.is_write}
         if self.related.program.training:
             written |= set(_UPDATES.get(node.target, ()))
-        for i, argument in enumerate(schema):
-            value = copied.args[i] if i < len(copied.args) else copied.kwargs.get(argument.name)
-            if argument.name in written and isinstance(value, fx.Node) and value in self.copies:
+        given = arguments(node)
+        for name in sorted(written & given.keys()):
+            # What is written to may be a view, or the slice without its gradients.
+            value = self.new[self.home[given[name]]] if isinstance(given[name], fx.Node) else None
+            if value in self.copies:
                 full, dims = self.copies[value]
                 self.graph.call_function(put_back, (full, dims, value))
 

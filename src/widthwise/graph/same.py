@@ -253,7 +253,7 @@ def _few_rows(program: Program) -> list[Any]:
 def _run(module: nn.Module, call: Any) -> list[Tensor]:
     buffers = {name: b.clone() for name, b in module.named_buffers()}
     args, kwargs = call
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with quietly(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             out = module(*args, **kwargs)

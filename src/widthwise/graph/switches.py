@@ -41,7 +41,7 @@ class Switches:
                 # Without statistics of its own a norm takes those of the batch in either mode.
                 if isinstance(layer, _NormBase) and layer.track_running_stats:
                     self.settings.append((node, 5, partial(self._training, layer)))
-                    self.settings.append((node, 6, partial(_momentum, layer)))
+                    self.settings.append((node, 6, partial(_momentum, layer, norms.count(layer))))
                     norms.append(layer)
             elif node.target is aten.add_.Tensor:
                 layer = modules.get(_owner(node.args[0], program))
@@ -83,11 +83,12 @@ class Switches:
         return fx.GraphModule(nn.Module(), self.graph)
 
 
-def _momentum(layer: _NormBase) -> float:
+def _momentum(layer: _NormBase, before: int) -> float:
+    """Of a layer that has run so often before in the same call."""
     if layer.momentum is not None:
         return float(layer.momentum)
     counted = layer.num_batches_tracked
-    return 0.0 if counted is None else 1.0 / (int(counted) + 1)
+    return 0.0 if counted is None else 1.0 / (int(counted) + before + 1)
 
 
 def _owner(value: Any, program: Program) -> str:
