@@ -6,12 +6,14 @@ float64 and without statistics over samples, so that what is equal in theory is 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,12 @@ from widthwise.cli import app
 from widthwise.tasks.arrays import Arrays
 from widthwise.train.losses import SandwichLoss, SingleDraw, StepLoss
 
-STEPS = 50
+STEPS = 20
 LOSSES = ("single", "sandwich")
 OWN = [(e, kind, n) for e in ("ddp", "fsdp") for kind in LOSSES for n in (1, 2)]
 FIT = [(e, kind, n) for e in ("ddp", "fsdp") for kind in LOSSES for n in (1, 2)]
 # 38 items are four batches of 8 and one of 6, which two pieces of two processes share unevenly.
-RECIPE = ww.Recipe(epochs=10, batch_size=8, lr=1e-2, weight_decay=0.01, clip=1.0, ema=0.9)
+RECIPE = ww.Recipe(epochs=4, batch_size=8, lr=1e-2, weight_decay=0.01, clip=1.0, ema=0.9)
 
 
 class Block(nn.Module):
@@ -70,6 +72,11 @@ class Normed(nn.Sequential):
 def build(
     seed: int = 0, draws: int = 4, kind: type[nn.Module] = Net, dtype: Any = torch.float64
 ) -> ww.Elastic:
+    return copy.deepcopy(_built(seed, draws, kind, dtype))
+
+
+@cache
+def _built(seed: int, draws: int, kind: type[nn.Module], dtype: Any) -> ww.Elastic:
     torch.manual_seed(seed)
     example = torch.randn(4, 6, dtype=dtype)
     return ww.Elastic(kind().to(dtype), example, draw=ww.Draw(p=0.8), seed=draws)
@@ -170,12 +177,12 @@ def by_fit(
 
 def pruned(engine: str = "ddp") -> dict[str, Tensor]:
     net = build()
-    pruner = ww.GradualPruner(net, ww.Schedule(0.7, begin=10, end=40), rungs=ww.ladder(net, 3))
+    pruner = ww.GradualPruner(net, ww.Schedule(0.7, begin=4, end=16), rungs=ww.ladder(net, 3))
     return by_fit(engine, "sandwich", 1, net=net, pruner=pruner)
 
 
 def flat(engine: str) -> dict[str, Tensor]:
-    recipe = ww.Recipe(epochs=4, batch_size=8, lr=1e-2, sam=0.05)
+    recipe = ww.Recipe(epochs=2, batch_size=8, lr=1e-2, sam=0.05)
     return by_fit(engine, "single", 2, recipe=recipe)
 
 

@@ -22,6 +22,7 @@ from distributed_run import (
     FIT,
     OWN,
     SHARDS,
+    STEPS,
     build,
     by_fit,
     cut,
@@ -36,7 +37,7 @@ from elastic_nets import tensors as tensors_in
 from widthwise.cli import app
 from widthwise.train.batches import Plan, pieces
 
-# What 50 steps of AdamW make of the rounding of sums that are added up in another order.
+# What 20 steps of AdamW make of the rounding of sums that are added up in another order.
 ROUNDING: dict[str, Any] = {"rtol": 0.0, "atol": 1e-12}
 
 # With branches, gates, experts, layers left out by chance and parameters that are used twice.
@@ -89,8 +90,8 @@ def assert_same(found, wanted, **tolerance):
 @pytest.mark.parametrize(("engine", "loss", "accumulate"), OWN)
 def test_in_a_loop_of_ones_own_two_processes_do_what_one_does(pair, engine, loss, accumulate):
     wanted = alone(own_loop, loss, accumulate)
-    assert wanted["losses"].shape == (50,)
-    assert wanted["losses"][-10:].mean() < wanted["losses"][:10].mean()  # something is learned
+    assert wanted["losses"].shape == (STEPS,)
+    assert wanted["losses"][-5:].mean() < wanted["losses"][:5].mean()  # something is learned
     assert_same(tensors(pair, f"own-{engine}-{loss}-{accumulate}"), wanted, **ROUNDING)
 
 
@@ -139,7 +140,7 @@ def test_mixed_precision_trains_alike_up_to_its_rounding(pair, engine):
     wanted = own_loop("", "sandwich", 1, net=net, precision=torch.bfloat16)["losses"]
     found = tensors(pair, f"half-{engine}")["losses"]
     torch.testing.assert_close(found[:10], wanted[:10], rtol=0.02, atol=0.0)
-    assert found[-10:].mean() < found[:10].mean()
+    assert found[-5:].mean() < found[:5].mean()
 
 
 def test_all_begin_with_the_weights_of_the_first(pair):

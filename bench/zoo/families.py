@@ -38,12 +38,15 @@ LANGUAGE = (
     "transformers/whisper",
 )
 SAMPLE = (*VISION, *LANGUAGE)
-# Left out of the tests, for each takes more than half a minute of processor time.
+# Left out of the tests, for each takes more than a quarter of a minute of processor time.
 SLOW = (
     "torchvision/densenet121",
+    "torchvision/shufflenet_v2_x0_5",
     "torchvision/swin_v2_t",
+    "timm/efficientformerv2_s0",
     "timm/ghostnetv3_050",
     "timm/levit_128s",
+    "timm/mobilevit_xxs",
     "timm/res2net50_14w_8s",
     "timm/xcit_nano_12_p16_224",
     "transformers/segformer",
