@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,16 +13,23 @@ import widthwise as ww
 
 
 class Scaled(nn.Module):
-    """Computes with one number that it holds, and holds another that it does not need."""
+    """Computes with values held in several ways, and holds a number that it does not need."""
+
+    factor = 1.0
 
     def __init__(self):
         super().__init__()
         self.a, self.b, self.o = nn.Linear(3, 16), nn.Linear(16, 16), nn.Linear(16, 2)
         self.drop = nn.Dropout(0.5)
         self.temperature, self.epoch = 1.0, 0
+        self.settings, self.options = SimpleNamespace(scale=1.0, name="net"), {"scale": 1.0}
+        self.scales, self.shift = [1.0, 2.0], torch.zeros(2)
 
     def forward(self, x):
-        return self.o(self.drop(self.b(torch.relu(self.a(x))))) / self.temperature
+        scale = self.factor * self.settings.scale * self.options["scale"] * self.scales[0]
+        return (
+            scale * self.o(self.drop(self.b(torch.relu(self.a(x))))) / self.temperature + self.shift
+        )
 
 
 class Twice(nn.Module):
@@ -44,6 +52,18 @@ CHANGES = {
         "forward of b was replaced",
     ),
     "a number": (lambda m: setattr(m, "temperature", 2.0), "Scaled.temperature was changed"),
+    "a number of the class": (lambda m: setattr(m, "factor", 2.0), "Scaled.factor was changed"),
+    "settings": (
+        lambda m: setattr(m.settings, "scale", 2.0),
+        "Scaled.settings.scale was changed",
+    ),
+    "other settings": (
+        lambda m: setattr(m, "settings", SimpleNamespace(scale=2.0)),
+        "Scaled.settings was changed",
+    ),
+    "an option": (lambda m: m.options.update(scale=2.0), "Scaled.options was changed"),
+    "a list": (lambda m: m.scales.insert(0, 2.0), "Scaled.scales was changed"),
+    "a tensor": (lambda m: setattr(m, "shift", torch.ones(2)), "Scaled.shift was changed"),
 }
 
 
@@ -64,6 +84,7 @@ def test_what_the_graph_reads_or_does_not_need_may_change():
     net = ww.Elastic(model, x)
     for epoch in range(12):
         model.epoch, model.drop.p = epoch, epoch / 20
+        model.settings.name, model.seen = f"net {epoch}", epoch
         net.eval(), model.b.weight.data.mul_(1.1)
         torch.testing.assert_close(net(x), model.eval()(x))
     model.b.weight = nn.Parameter(torch.randn(16, 16))

@@ -232,7 +232,7 @@ class Elastic(nn.Module):
                 f"After the capture, {what}, which the captured graph does not hold; "
                 "make a new Elastic of the model as it is now."
             )
-        names = self._structure.other_numbers() if self._asked.prove else []
+        names = self._structure.other_values() if self._asked.prove else []
         if not names:
             return
         try:

@@ -1,4 +1,4 @@
-"""A model's layers, hooks and numbers as they were when it was captured: its graph has no others.
+"""A model's layers, hooks and values as they were when it was captured: its graph has no others.
 
     was = Structure(model)
     model.head = nn.Linear(64, 5)
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -20,10 +20,12 @@ _MANY = 8  # changes of a number that never mattered, after which it is looked a
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # transformers collects hidden states by hooks that it puts when first asked for them.
 _OBSERVERS = frozenset({"transformers.utils.output_capturing"})
-_PLAIN = (bool, int, float, str)
-# Read at every call (graph/switches.py), or written by torch in passing.
+_PLAIN = (bool, int, float, str, type(None))
+_LONG = 100  # entries of a list or a settings object above which it is not looked into
+# Read at every call (graph/switches.py), or kept by torch for itself.
 _READ = {_NormBase: {"momentum"}, _DropoutNd: {"p"}}
-_IN_PASSING = frozenset({"training", "_is_full_backward_hook", "call_super_init"})
+_OF_TORCH = frozenset(vars(nn.Module())) | {"call_super_init", "forward"}
+_OF_TORCH |= {"_flat_weights", "_flat_weight_refs"}
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,47 @@ class _Noted:
     forward: Any
 
 
+class _Absent:
+    """The mark of an attribute that is not there."""
+
+
+class _This:
+    """The mark of an object that is known by which one it is."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _This) and other.value is self.value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass
-class _Number:
-    """One plain attribute of a module, and how often it changed without mattering."""
+class _Owner:
+    """A module or settings object whose attributes are watched, but for some; size: how many."""
+
+    path: str
+    value: Any
+    but: frozenset[str]
+    size: int
+
+
+@dataclass
+class _Attribute:
+    """One attribute of a module or settings object, and how often it changed without mattering."""
 
     name: str
-    module: nn.Module
+    owner: Any
     attribute: str
-    value: Any
+    mark: Any
     changes: int = 0
+
+    @property
+    def now(self) -> Any:
+        """What marks its present value."""
+        value = vars(self.owner).get(self.attribute, _Absent)
+        return value if value is self.mark else _mark(value)
 
 
 class Structure:
@@ -64,11 +98,23 @@ class Structure:
             )
             for path, module in model.named_modules()
         ]
-        self._numbers = [
-            _Number(f"{path or type(model).__name__}.{name}", module, name, value)
-            for path, module in model.named_modules()
-            for name, value in vars(module).items()
-            if isinstance(value, _PLAIN) and name not in _IN_PASSING | _read(module)
+        self._owners: list[_Owner] = []
+        self._attributes: list[_Attribute] = []
+        seen: set[int] = set()
+        for path, module in model.named_modules():
+            name = path or type(model).__name__
+            self._watch(name, module, _OF_TORCH | _read(module))
+            for attribute, value in vars(module).items():
+                if id(value) not in seen and _settings(attribute, value):
+                    seen.add(id(value))
+                    self._watch(f"{name}.{attribute}", value, frozenset())
+
+    def _watch(self, path: str, owner: Any, but: frozenset[str]) -> None:
+        self._owners.append(_Owner(path, owner, but, len(vars(owner))))
+        self._attributes += [
+            _Attribute(f"{path}.{name}", owner, name, _mark(value))
+            for name, value in vars(owner).items()
+            if name not in but
         ]
 
     def changed(self) -> str | None:
@@ -88,25 +134,60 @@ class Structure:
                 return f"{was.path} got or lost a hook"
         return None
 
-    def other_numbers(self) -> list[str]:
-        """The plain attributes (numbers, texts) that have another value now."""
-        return [
-            number.name
-            for number in self._numbers
-            if (now := vars(number.module).get(number.attribute)) is not number.value
-            and now != number.value
-        ]
+    def other_values(self) -> list[str]:
+        """The attributes that have another value now: numbers, texts, lists of such, tensors."""
+        changed = [a.name for a in self._attributes if a.changes < _MANY and a.now != a.mark]
+        return changed + [a.name for a in self._new()]
 
     def accept(self, names: list[str]) -> None:
         """Remember the present values of these attributes, which do not matter.
 
         An attribute that has changed many times so is looked at no more.
         """
-        for number in self._numbers:
-            if number.name in names:
-                number.value = vars(number.module).get(number.attribute)
-                number.changes += 1
-        self._numbers = [n for n in self._numbers if n.changes < _MANY]
+        self._attributes += self._new()
+        for owner in self._owners:
+            owner.size = len(vars(owner.value))
+        for attribute in self._attributes:
+            if attribute.name in names:
+                attribute.mark = attribute.now
+                attribute.changes += 1
+
+    def _new(self) -> list[_Attribute]:
+        """Attributes that were not there."""
+        found = []
+        for owner in self._owners:
+            if len(vars(owner.value)) == owner.size:
+                continue
+            known = {a.attribute for a in self._attributes if a.owner is owner.value}
+            found += [
+                _Attribute(f"{owner.path}.{name}", owner.value, name, _Absent)
+                for name in vars(owner.value)
+                if name not in owner.but and name not in known
+            ]
+        return found
+
+
+def _mark(value: Any) -> Any:
+    """What a value is compared by: plain ones and lists of them by value, others by identity."""
+    if isinstance(value, _PLAIN) or value is _Absent:
+        return value
+    if isinstance(value, (list, tuple)) and len(value) <= _LONG:
+        return tuple(map(_mark, value))
+    if isinstance(value, dict) and len(value) <= _LONG and all(isinstance(k, str) for k in value):
+        return tuple((key, _mark(entry)) for key, entry in value.items())
+    return _This(value)
+
+
+def _settings(name: str, value: Any) -> bool:
+    """Whether a value may hold the user's settings: a public object of a class of its own."""
+    return (
+        not name.startswith("_")
+        and hasattr(value, "__dict__")
+        and not isinstance(value, (nn.Module, Tensor, type))
+        and not callable(value)
+        and type(value).__module__.partition(".")[0] != "torch"
+        and len(vars(value)) <= _LONG
+    )
 
 
 def _hooks(module: nn.Module) -> tuple[Any, ...]:
@@ -123,8 +204,10 @@ def _harmless(hook: Any) -> bool:
     return module.partition(".")[0] == "torch" or module in _OBSERVERS
 
 
-def _read(module: nn.Module) -> set[str]:
-    return {name for kind, names in _READ.items() if isinstance(module, kind) for name in names}
+def _read(module: nn.Module) -> frozenset[str]:
+    return frozenset(
+        name for kind, names in _READ.items() if isinstance(module, kind) for name in names
+    )
 
 
 def _other_layer(was: _Noted) -> str:
