@@ -191,6 +191,20 @@ class Buffer(Base):
         return self.o(self.hidden(x) + self.table[: x.shape[0], None])
 
 
+class Registered(Base):
+    """Registers its buffers in forward, one that was None and one that was not there."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", None, persistent=False)
+
+    def forward(self, x):
+        if self.table is None or len(self.table) < len(x):
+            self.register_buffer("table", torch.linspace(0, 1, 4)[: len(x)], persistent=False)
+            self.register_buffer("scale", torch.ones(1), persistent=False)
+        return self.o(self.hidden(x) + self.scale * self.table[: x.shape[0], None])
+
+
 class Kept(Base):
     def __init__(self):
         super().__init__()
@@ -202,7 +216,7 @@ class Kept(Base):
         return self.o(self.hidden(x) + self.tables["t"][:, None])
 
 
-@pytest.mark.parametrize("kind", [Empty, Buffer, Kept])
+@pytest.mark.parametrize("kind", [Empty, Buffer, Registered, Kept])
 @pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran before"])
 def test_tables_made_at_the_first_call_are_saved_and_loaded(kind, ran, tmp_path):
     torch.manual_seed(0)
@@ -213,6 +227,46 @@ def test_tables_made_at_the_first_call_are_saved_and_loaded(kind, ran, tmp_path)
     ww.save(net, tmp_path / "net.safetensors", widths=0.5)
     again = ww.load(tmp_path / "net.safetensors", build=kind)
     torch.testing.assert_close(again(x), net(x, widths=0.5))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.filterwarnings("ignore::widthwise.GraphModuleWarning")
+@pytest.mark.parametrize("kept", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+@pytest.mark.parametrize("multiply", [torch.matmul, torch.mm, torch.sparse.mm, torch.spmm])
+def test_features_pass_through_sparse_matrices(kept, multiply):
+    class Graph(Base):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("neighbours", kept(torch.eye(4).roll(1, 0)))
+
+        def forward(self, x):
+            return self.o(multiply(self.neighbours, self.hidden(x)))
+
+    torch.manual_seed(0)
+    x, model = torch.randn(4, 3), Graph().eval()
+    net = ww.Elastic(model, x).eval()
+    torch.testing.assert_close(net(x), model(x))
+    small = net.cut(0.5)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+    torch.testing.assert_close(small(x), net(x, widths=0.5))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.filterwarnings("ignore::widthwise.GraphModuleWarning")
+def test_a_sparse_matrix_in_an_attribute():
+    class Graph(Base):
+        def __init__(self, kept):
+            super().__init__()
+            self.neighbours = kept(torch.eye(4).roll(1, 0))
+
+        def forward(self, x):
+            return self.o(self.neighbours @ self.hidden(x))
+
+    x = torch.randn(4, 3)
+    net = ww.Elastic(Graph(torch.Tensor.to_sparse).eval(), x).eval()
+    torch.testing.assert_close(net.cut(0.5)(x), net(x, widths=0.5))
+    with pytest.raises(ww.CaptureError, match=r"compressed sparse matrix.*register.*to_sparse"):
+        ww.Elastic(Graph(torch.Tensor.to_sparse_csr), x)
 
 
 def test_a_table_cannot_be_put_in_the_place_of_a_method(tmp_path):

@@ -382,6 +382,15 @@ def _make_none_plain(model: nn.Module) -> None:
         for name in [n for n, b in module._buffers.items() if b is None]:
             del module._buffers[name]
             vars(module)[name] = None
+        vars(module)["register_buffer"] = partial(_register, module)
+
+
+def _register(module: nn.Module, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+    """As `register_buffer`, for what forward makes: a plain attribute unless it is a buffer."""
+    if name in module._buffers:
+        type(module).register_buffer(module, name, tensor, persistent)
+    else:
+        vars(module)[name] = tensor
 
 
 @contextmanager

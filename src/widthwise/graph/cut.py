@@ -47,7 +47,8 @@ def cut_state(
             continue
         specs = tuple((d, layout(t, kept)) for d, t in enumerate(dims) if not fully_fixed(t))
         with torch.no_grad():
-            value = part(full.detach(), specs).clone(memory_format=torch.contiguous_format)
+            value = part(full.detach(), specs).clone()
+            value = value.contiguous() if value.layout is torch.strided else value
             for d, term in enumerate(dims):
                 if (name, d) in scaled and not fully_fixed(term):
                     value *= size(term) / count(term, kept)

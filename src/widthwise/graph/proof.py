@@ -188,8 +188,10 @@ def _stand_in(value: Tensor, choices: int) -> Tensor:
 def random_like(value: Tensor, g: torch.Generator) -> Tensor:
     """Random float64 values as a trained tensor might hold them; positive ones stay positive.
 
-    Complex values, in complex128, are two such numbers each.
+    Complex values, in complex128, are two such numbers each. Sparse matrices stay.
     """
+    if value.layout is not torch.strided:
+        return value.double()
     if value.is_complex():
         return torch.view_as_complex(random_like(torch.view_as_real(value.resolve_conj()), g))
     noise = torch.rand(value.shape, generator=g, dtype=torch.float64)

@@ -179,6 +179,11 @@ def cannot(model: nn.Module, error: BaseException) -> str:
             f"The example holds a {found[1]}, which cannot be captured; give tensors and numbers, "
             "alone or in tuples, lists, dicts and dataclasses."
         )
+    if re.search(r"Sparse C\w+ tensors do not have strides", text):
+        return (
+            f"{name} computes with a compressed sparse matrix{where}, which cannot be captured; "
+            "register the matrix as a buffer, or hold it by its coordinates, matrix.to_sparse()."
+        )
     if ".numpy() is not supported" in text:
         return (
             f"{name} leaves torch for numpy{where}, which cannot be captured; use the operators of "

@@ -228,7 +228,11 @@ def _randomised(module: nn.Module, constants: set[str]) -> list[tuple[Tensor, Te
     Constants stay: what a model makes while it runs, it makes again.
     """
     named = [*module.named_parameters(), *module.named_buffers()]
-    held = [t for n, t in named if t.is_floating_point() and n not in constants]
+    held = [
+        t
+        for n, t in named
+        if t.is_floating_point() and t.layout is torch.strided and n not in constants
+    ]
     saved = [(t, t.detach().clone()) for t in held]
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():

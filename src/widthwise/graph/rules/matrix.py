@@ -296,6 +296,7 @@ RULES = {
     "mv": matmul,
     "dot": matmul,
     "addmm": addmm,
+    "_sparse_addmm": addmm,
     "baddbmm": addmm,
     "bilinear": bilinear,
     "_grouped_mm": grouped,
