@@ -13,17 +13,23 @@ import widthwise as ww
 from random_nets import PROGRAM_STEPS, Recipe, build, generate
 from random_nets.agreement import agree
 
+pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+
 # One of each kind, alone: (source, step, numbers).
 ALONE = (
     ("vector", "size_branch", (0,)), ("signal", "size_branch", (1,)),
     ("signal", "size_branch", (4,)), ("vector", "size_branch", (6,)),
-    ("vector", "without_gradients", (0, 1)),
+    ("signal", "size_branch", (8,)), ("vector", "size_branch", (9,)),
+    ("vector", "without_gradients", (0, 1)), ("vector", "without_gradients", (0, 2)),
     ("image", "without_gradients", (1,)), ("vector", "without_gradients", (7,)),
+    ("vector", "checkpointed", (0,)), ("image", "checkpointed", (3,)),
+    ("vector", "shared_norm", (1, 0)),
     ("vector", "shared_norm", (0, 0)), ("image", "shared_norm", (1, 0)),
     ("vector", "own_function", (2,)), ("tokens", "own_function", (0, 2)),
     ("vector", "hooked", (0,)), ("vector", "hooked", (3,)), ("signal", "in_place", (3, 0, 1)),
     ("vector", "written_state", (1,)), ("vector", "written_state", (2,)),
     ("image", "written_state", (4,)), ("vector", "written_state", (5,)),
+    ("signal", "written_state", (6,)),
     ("vector", "noise", (2,)), ("vector", "optional", (0,)),
 )  # fmt: skip
 RANDOM = range(7)  # seeds

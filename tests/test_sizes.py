@@ -250,6 +250,38 @@ def test_what_the_model_refuses_is_refused_in_one_sentence_with_the_line():
     assert net(torch.randn(2, 9, 3)).shape == (2, 9, 4)
 
 
+@pytest.mark.parametrize(
+    ("norm", "sequence"),
+    [
+        (nn.BatchNorm1d(16), False),
+        (nn.BatchNorm1d(16, track_running_stats=False), False),
+        (nn.InstanceNorm1d(16), True),
+    ],
+)
+def test_norms_refuse_single_values_as_in_the_model(norm, sequence):
+    class Normed(Base):
+        def __init__(self):
+            super().__init__()
+            self.norm = norm
+
+        def forward(self, x):
+            h = self.hidden(x)
+            turned = h.transpose(1, 2) if sequence else h
+            return self.o(self.norm(turned).transpose(1, 2) if sequence else self.norm(turned))
+
+    shape, single = ((2, 5, 3), (2, 1, 3)) if sequence else ((4, 3), (1, 3))
+    net, x = ww.Elastic(Normed(), torch.randn(shape)), torch.randn(single)
+    for training in (True, False):
+        net.train(training)
+        if training or norm.running_mean is None:
+            with pytest.raises(ValueError, match="Expected more than 1"):
+                net.model(x)
+            with pytest.raises(ww.CaptureError, match=r"Expected more than 1|shape\[\d\] != 1"):
+                net(x, widths=net.full())
+        else:
+            torch.testing.assert_close(net(x), net.model(x))
+
+
 def test_sizes_that_decide_much_are_captured_a_few_times_only():
     net = ww.Elastic(Centred(), torch.randn(2, 3)).eval()
     for rows in range(3, 11):

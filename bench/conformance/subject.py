@@ -70,7 +70,7 @@ class Subject:
     ) -> Finding:
         """Call both with these inputs (None: the example's) in a mode and compare all they do.
 
-        around: a context, given the model, that each call runs in.
+        around: a context, given the model, that calls and their backward passes run in.
         """
         args = self.args if args is None else args
         kwargs = self.kwargs if kwargs is None else kwargs
@@ -79,8 +79,11 @@ class Subject:
             return Finding(name, verdicts.REFUSED, self.only_evaluation)
         elastic = (net or self.net).train(training)
         put(elastic.model, self.saved)
-        call = _within(around, elastic.model, partial(elastic, widths={}))
-        ours = quietly(call, elastic.model, args, kwargs, calls=calls, inputs_need_gradients=needs)
+        call = partial(elastic, widths={})
+        with around(elastic.model):
+            ours = quietly(
+                call, elastic.model, args, kwargs, calls=calls, inputs_need_gradients=needs
+            )
         return compare(name, ours, theirs)
 
     def _expected(
@@ -92,19 +95,13 @@ class Subject:
                 self.reference, _, _ = self.made()
             model = self.reference.train(training)
             put(model, self.saved)
-            call = _within(around, model, model)
-            record = quietly(call, model, args, kwargs, calls=calls, inputs_need_gradients=needs)
+            with around(model):
+                record = quietly(
+                    model, model, args, kwargs, calls=calls, inputs_need_gradients=needs
+                )
             if record.error is None:
                 break
         return record, needs
-
-
-def _within(around: Around, model: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
-    def inside(*args: Any, **kwargs: Any) -> Any:
-        with around(model):
-            return call(*args, **kwargs)
-
-    return inside
 
 
 @contextmanager

@@ -378,13 +378,22 @@ class Elastic(nn.Module):
         """The runner for a call of this form, and its inputs. Raises CaptureError."""
         if not torch.compiler.is_compiling():
             self._check_unchanged()
-        for each in self._served:
+        for captured, each in zip(self._captured, self._served, strict=True):
             runner = each.runners[training]
             inputs = runner.form.match(args, kwargs)
             if inputs is not None:
+                self._check_trains(training, captured)
                 return runner, inputs
         runner = self._learn(args, kwargs).runners[training]
+        self._check_trains(training, self._captured[-1])
         return runner, runner.form.flatten(args, kwargs)
+
+    def _check_trains(self, training: bool, captured: Captured) -> None:
+        """Refuse a call in training mode that only evaluation mode can be captured for."""
+        instead = captured.programs[0].instead
+        if training and instead and not self._programs[0].instead:
+            said = instead[0].lower() + instead[1:]
+            raise CaptureError(f"These inputs cannot be used in training mode: {said}")
 
     @torch.compiler.disable
     def _learn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Runners:

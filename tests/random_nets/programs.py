@@ -1,18 +1,21 @@
 """Steps that are programs rather than layers: what a recorded graph is prone to get wrong.
 
-Control flow on sizes, regions without gradients, norms that are called twice, Functions with a
-backward of their own, hooks, writes in place, state that forward writes to, optional arguments.
+Control flow on sizes, regions without gradients, checkpoints, norms that are called twice,
+Functions with a backward of their own, hooks, writes in place, state that forward writes to,
+optional arguments.
 Each works on images (N, C, H, W), sequences (N, L, C) and vectors (N, C).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from random_nets.block import Block, Place, Step, weight
 from random_nets.functions import FUNCTIONS, Sign
@@ -65,7 +68,16 @@ def size_branch(p: Place) -> Block:
         longest = F.max_pool1d(x.transpose(1, 2), x.size(1)) if x.dim() == 3 else x.unsqueeze(-1)
         return x * torch.sigmoid(longest.transpose(1, 2)) if x.dim() == 3 else longest.squeeze(-1)
 
-    how = p.pick((odd, many, mean_by_hand, loop, long, padded, as_int, pooled))
+    def binned(x: Tensor) -> Tensor:
+        if x.dim() != 3:
+            return x
+        means = F.adaptive_avg_pool1d(x.transpose(1, 2), (x.size(1) + 1) // 2)
+        return x - F.interpolate(means, size=x.size(1)).transpose(1, 2)
+
+    def rounded(x: Tensor) -> Tensor:
+        return x - x[: max(1, round(len(x) * 0.5))].mean(0) + x[: math.ceil(len(x) / 3)].mean(0)
+
+    how = p.pick((odd, many, mean_by_hand, loop, long, padded, as_int, pooled, binned, rounded))
     space = None
     if how is padded and p.shape.kind == "sequence":
         space = (p.space[0] + 1 - p.space[0] % 2,)
@@ -107,9 +119,19 @@ def without_gradients(p: Place) -> Block:
                 z = torch.tanh(s.layer(x))
         return h + z
 
+    def while_training(s: Any, x: Tensor, y: Tensor) -> Tensor:
+        with torch.set_grad_enabled(s.training and torch.is_grad_enabled()):
+            return torch.tanh(s.layer(x))
+
+    def detached_later(s: Any, x: Tensor, y: Tensor) -> Tensor:
+        h = s.layer(x)
+        return h + x if s.training else h.detach() + x
+
     how = p.pick(
         (
             no_grad,
+            while_training,
+            detached_later,
             switched,
             lambda s, x, y: x + decorated(s, x),
             lambda s, x, y: x + s.layer(x.detach()),
@@ -119,10 +141,35 @@ def without_gradients(p: Place) -> Block:
             inference,
         )
         if p.shape.kind != "image"
-        else (no_grad, switched, lambda s, x, y: x + decorated(s, x), enabled_inside)
+        else (
+            no_grad,
+            while_training,
+            detached_later,
+            switched,
+            lambda s, x, y: x + decorated(s, x),
+            enabled_inside,
+        )
     )
     parts = {"layer": layer, "fixed": weight(p.c, p.c), "gain": nn.Parameter(torch.rand(p.c, 1))}
     return Block(how, p.c, **(parts if p.shape.kind != "image" else {"layer": layer}))
+
+
+def checkpointed(p: Place) -> Block:
+    """A part of the network that is computed again for the gradients."""
+
+    def part(s: Any, x: Tensor) -> Tensor:
+        return torch.tanh(s.fc(x))
+
+    how = p.pick(
+        (
+            lambda s, x, y: checkpoint(part, s, x, use_reentrant=True),
+            lambda s, x, y: checkpoint(part, s, x, use_reentrant=False),
+            lambda s, x, y: checkpoint(lambda a, b: s.fc(a) * b, x, x.detach(), use_reentrant=True),
+            lambda s, x, y: checkpoint_sequential(s.layers, 2, x, use_reentrant=True),
+        )
+    )
+    fc = _layer(p)
+    return Block(how, p.c, fc=fc, layers=nn.Sequential(fc, nn.ReLU(), _layer(p), nn.Tanh()))
 
 
 def shared_norm(p: Place) -> Block:
@@ -268,8 +315,19 @@ def written_state(p: Place) -> Block:
         s.calls += 1
         return x * s.calls
 
-    how = p.pick((counted, mean_of_training, assigned, copied, cached, calls))
-    parts = {"count": torch.zeros((), dtype=torch.long), "mean": torch.zeros(p.c)}
+    def flattened(s: Any, x: Tensor, y: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        if s.training:
+            with torch.no_grad():
+                s.flat[0].lerp_(flat.mean(0), 0.1)
+        return (flat - s.flat[0]).view(x.shape)
+
+    how = p.pick((counted, mean_of_training, assigned, copied, cached, calls, flattened))
+    parts = {
+        "count": torch.zeros((), dtype=torch.long),
+        "mean": torch.zeros(p.c),
+        "flat": torch.zeros(2, p.c * math.prod(p.space)),
+    }
     return Block(how, p.c, seen=None, calls=0, **parts)
 
 
@@ -307,6 +365,6 @@ def optional(p: Place) -> Block:
 
 
 PROGRAMS: tuple[Step, ...] = (
-    size_branch, without_gradients, shared_norm, own_function, hooked, in_place, written_state,
-    noise, optional,
+    size_branch, without_gradients, checkpointed, shared_norm, own_function, hooked, in_place,
+    written_state, noise, optional,
 )  # fmt: skip

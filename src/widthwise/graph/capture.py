@@ -62,6 +62,7 @@ class Program:
     one, where it must be divisible), so that it never equals a number of features.
     guards: what must hold of the inputs' sizes.
     matters: for each of the flattened outputs, whether it must keep its size.
+    instead: why this stands for training mode, which could not be captured; "" where it could.
     """
 
     graph: fx.Graph
@@ -76,6 +77,7 @@ class Program:
     dynamic: frozenset[int]
     guards: Guards
     matters: tuple[bool, ...]
+    instead: str = ""
 
 
 def capture(
@@ -114,7 +116,8 @@ def capture(
                 stacklevel=3,
             )
             (evaluation,) = _finished([evaluation], args, kwargs, outputs)
-            return dataclasses.replace(evaluation, training=True), evaluation
+            instead = dataclasses.replace(evaluation, training=True, instead=str(error))
+            return instead, evaluation
         evaluation = _without_flags(training, model, args, kwargs) or _program(
             export(_unshared(model).eval()), training=False
         )
@@ -210,7 +213,9 @@ def _without_flags(
         evaluated = _unshared(model).eval()
         if not computes_the_same(derived.graph, state, constants, evaluated, args, kwargs, looks):
             return None
-        guards = None if looks.any else _undecided(training, inputs_of)
+        # Norms without statistics of their own refuse single values in evaluation mode, too.
+        asks = any(isinstance(m, _NormBase) and m.running_mean is None for m in evaluated.modules())
+        guards = None if looks.any or asks else _undecided(training, inputs_of)
         if guards is None:
             guards = _evaluation_guards(exported, inputs_of, _unshared(model).eval(), args, kwargs)
     if guards is None:

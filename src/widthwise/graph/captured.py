@@ -8,6 +8,7 @@ and proven. It serves if every axis means the same in it: the same features of t
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from widthwise.errors import CaptureError
 from widthwise.graph import pickled
 from widthwise.graph.argument_names import check_names
 from widthwise.graph.axes import Axes, find_axes
-from widthwise.graph.capture import Program, capture
+from widthwise.graph.capture import EvaluationOnlyWarning, Program, capture
 from widthwise.graph.constraints import Constraints, constrain
 from widthwise.graph.containers import make_known
 from widthwise.graph.dims import Term, fully_fixed, resolve
@@ -91,7 +92,10 @@ def capture_further(
         args, kwargs = pytree.tree_map_only(
             Tensor, lambda t: t.detach().clone(), (args, dict(kwargs))
         )
-        some = capture(model, args, kwargs, outputs=asked.outputs, alone=_single(args, kwargs))
+        with warnings.catch_warnings():
+            if not first.programs[0].instead:  # a call in training mode is refused
+                warnings.simplefilter("ignore", EvaluationOnlyWarning)
+            some = capture(model, args, kwargs, outputs=asked.outputs, alone=_single(args, kwargs))
         programs = tuple(_numbered(program, number) for program in some)
         check_names(model, programs, further=True)
         relations = relate([*first.programs, *programs])

@@ -170,8 +170,8 @@ def find_guards(
 
     noted: for guards by number, the line of the user's code, where torch does not know it.
     inside: the numbers of those that functions of torch made. recorded: whether a graph was
-    recorded with them; otherwise only what the model itself decides counts, and what functions
-    decided on sizes that the model gave them (given, by number).
+    recorded with them; otherwise only what the model itself decides counts, what functions decided
+    on sizes that the model gave them (given, by number), and what norms refuse.
     """
     names = tuple(name for name, _ in inputs)
     sizes = [
@@ -197,7 +197,7 @@ def find_guards(
             if isinstance(environment.replace(symbol), sympy.Integer):
                 for at in raw.get(symbol, ()):
                     lines[at] = lines.get(at) or line
-        counts = recorded or number in given
+        counts = recorded or number in given or _function(guard) in _REFUSES
         if number not in inside or (counts and not _decides_nothing(guard)):
             expression = environment.replace(guard.expr)
             conditions[expression] = conditions.get(expression) or line
@@ -272,11 +272,20 @@ def divisors(environment: Any) -> dict[Any, int]:
     return found
 
 
+# One value per channel, whose statistics norms refuse and their operators do not.
+_REFUSES = frozenset({"_verify_batch_size", "_verify_spatial_size"})
+
+
+def _function(guard: Any) -> str:
+    """The function of torch that looked at a size."""
+    return getattr(guard.sloc.framework_loc, "name", "")
+
+
 def _decides_nothing(guard: Any) -> bool:
     """Whether an operator looked at a size as it does again at every call: whether it is 1, say."""
-    function = getattr(guard.sloc.framework_loc, "name", "")
-    if function == "_verify_batch_size":
-        return False  # batch norm in training, which the operator alone does not refuse
+    function = _function(guard)
+    if function in _REFUSES:
+        return False
     if function == "conv":
         return True  # which of its kernels is the fastest
     expression = guard.expr
