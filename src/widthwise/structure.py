@@ -153,7 +153,7 @@ class Structure:
                 attribute.changes += 1
 
     def _new(self) -> list[_Attribute]:
-        """Attributes that were not there."""
+        """Public attributes that were not there; private ones are put by frameworks."""
         found = []
         for owner in self._owners:
             if len(vars(owner.value)) == owner.size:
@@ -162,7 +162,7 @@ class Structure:
             found += [
                 _Attribute(f"{owner.path}.{name}", owner.value, name, _Absent)
                 for name in vars(owner.value)
-                if name not in owner.but and name not in known
+                if not name.startswith("_") and name not in owner.but and name not in known
             ]
         return found
 
