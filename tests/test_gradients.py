@@ -352,7 +352,22 @@ class LearnsLater(Net):
         return h.detach() if self.training else h
 
 
-@pytest.mark.parametrize("kind", [DetachedLater, FrozenLater, LearnsLater, Reentrant, Frozen])
+class FirstFrozenLater(Net):
+    """Where the layer is frozen as well, only the input's gradient shows it."""
+
+    def __init__(self):
+        super().__init__()
+        self.a.requires_grad_(False)
+
+    def forward(self, x):
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            h = torch.relu(self.a(x))
+        return self.c(torch.relu(self.b(h)))
+
+
+@pytest.mark.parametrize(
+    "kind", [DetachedLater, FrozenLater, FirstFrozenLater, LearnsLater, Reentrant, Frozen]
+)
 def test_gradients_of_evaluation_mode_are_the_models(kind):
     torch.manual_seed(0)
     model, x = kind(), torch.randn(8, 6)

@@ -80,12 +80,15 @@ def computes_the_same(
     known: dict[Any, int] = {}
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            once = {
-                id(t): mode.from_tensor(t.detach()).requires_grad_(t.requires_grad)
-                for t in tensors.values()
-            }
+            once = {id(t): mode.from_tensor(t.detach()) for t in tensors.values()}
+            # Frozen parameters as well: they may learn later, and inputs have gradients, too.
+            for parameter in model.parameters():
+                if _differentiable(parameter):
+                    once[id(parameter)].requires_grad_()
             fakes: dict[str, Tensor] = {n: once[id(t)] for n, t in tensors.items()}
-            call = pytree.tree_map_only(Tensor, mode.from_tensor, (args, dict(kwargs)))
+            call = pytree.tree_map_only(
+                Tensor, lambda t: _learning(mode.from_tensor(t.detach())), (args, dict(kwargs))
+            )
             held = {**fakes, **constants}
             flat = [*(held[n] for n in state.values()), *pytree.tree_leaves(call)]
             network = fx.Interpreter(nn.Module(), graph=graph)
@@ -98,6 +101,15 @@ def computes_the_same(
     except Exception:  # noqa: BLE001 - the user's code runs inside; then it has to be captured
         return False
     return bool(wanted == mine)
+
+
+def _differentiable(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _learning(tensor: Tensor) -> Tensor:
+    """A tensor that takes part in gradients and may be written to."""
+    return tensor.requires_grad_().clone() if _differentiable(tensor) else tensor
 
 
 def symbolic_run(
