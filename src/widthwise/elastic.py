@@ -338,7 +338,7 @@ class Elastic(nn.Module):
         """
         if widths is None:
             widths = self.drawn() if self.training else {}
-        elif not (self.training or self._told or torch.compiler.is_compiling()):
+        elif not (torch.compiler.is_compiling() or self.training or self._told):
             self._tell_of_statistics(widths)
         # A dict: compiled graphs take its numbers for symbols.
         kept = self._table.complete(self._named(widths))
