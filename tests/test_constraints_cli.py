@@ -82,6 +82,8 @@ def test_picks_keep_the_class_and_say_what_that_costs(capsys):
     assert Budget(max_bytes="100").pick(some).metric == 0.8
     assert "80.00 % in 90 B; a graph module has 90.00 % in 100 B" in capsys.readouterr().err
     assert Budget(max_bytes="100").pick(some, any_class=True).metric == 0.9
+    # A file for another runtime has no class.
+    assert Budget(max_bytes="100").pick(some, lambda point: point.bytes).metric == 0.9
     assert Budget(max_bytes="200").pick(some).metric == 0.95
     assert capsys.readouterr().err == ""
     none = frontier(*enumerate([(0.9, 100, False), (0.95, 200, True)]))

@@ -159,11 +159,14 @@ class Structure:
             if len(vars(owner.value)) == owner.size:
                 continue
             known = {a.attribute for a in self._attributes if a.owner is owner.value}
-            found += [
+            new = [
                 _Attribute(f"{owner.path}.{name}", owner.value, name, _Absent)
                 for name in vars(owner.value)
                 if not name.startswith("_") and name not in owner.but and name not in known
             ]
+            if not new:  # so that the next call need not look again
+                owner.size = len(vars(owner.value))
+            found += new
         return found
 
 

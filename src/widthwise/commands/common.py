@@ -159,8 +159,9 @@ class Budget:
     ) -> Point:
         """The best point within the limits; `size_of` as `Frontier.pick` takes it.
 
-        Of the user's class, where there is one, unless `any_class`; what that costs is told on
-        stderr. Raises BudgetError.
+        Of the user's class, where there is one, unless `any_class` or where a file for another
+        runtime is counted, which has no class; what that costs is told on stderr. Raises
+        BudgetError.
         """
         if not self.given:
             raise BudgetError(
@@ -169,7 +170,7 @@ class Budget:
         if self.max_latency_ms is not None and all(p.latency_ms is None for p in frontier.points):
             raise BudgetError("Latency was not measured; sweep again without --no-latency.")
         best = frontier.pick(**asdict(self), size_of=size_of)
-        if any_class or best.own_class is not False:
+        if any_class or size_of is not None or best.own_class is not False:
             return best
         try:
             own = frontier.pick(**asdict(self), size_of=size_of, keep_class=True)

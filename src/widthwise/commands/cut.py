@@ -137,7 +137,6 @@ def cut(
         counted = None
         if budgets[0].given and frontier is not None:
             counted = size_of(opened, form, int8)
-            any_class |= form != "safetensors"  # what is shipped then is of no class
             points = [b.pick(frontier, counted, any_class=any_class) for b in budgets]
             asked = [point.widths for point in points]
         else:

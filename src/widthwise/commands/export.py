@@ -155,8 +155,7 @@ def _fitting(
     run = single(folder)
     frontier, opened = read_frontier(run.folder), steps.open_run(run)
     counted = size_of(opened, form, int8)
-    # A file for another runtime is of no class.
-    points = [Budget(most).pick(frontier, counted, any_class=True) for most in budgets]
+    points = [Budget(most).pick(frontier, counted) for most in budgets]
     kept = [opened.net.complete(point.widths) for point in points]
     how = [cuts.shipped_touch_ups(opened, widths) for widths in kept]
     made = cuts.make(opened, kept, opened.task.splits(), how)

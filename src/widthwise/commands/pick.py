@@ -56,7 +56,6 @@ def pick(
     if form != "safetensors" or int8:
         counted = size_of(steps.open_run(members(run)[0]), form, int8)
     budget = Budget(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
-    any_class |= form != "safetensors"  # what is shipped then is of no class
     point = budget.pick(frontier, counted, any_class=any_class)
     shipped = {} if counted is None else {shipped_words(form, int8): counted(point)}
     if as_json:
