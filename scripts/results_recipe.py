@@ -19,9 +19,10 @@ def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]],
     parts = [_task([row for row in rows if row["task"] == task], table) for task in tasks]
     return f"""## What each part of the training along levels is worth
 
-The default training with one thing changed; accuracy on validation data in per cent, of the widest
-network along the levels that fits: cut and fitted by least squares → touched up as `cut` does it.
-Cost is in trainings of the arm *{UNIT}*, which is plain until its last epoch (`bench/recipe.py`).
+The default training (a warm-up of half of the epochs) with one thing changed, or one with a warm-up
+of a quarter ("a quarter, ..."); accuracy on validation data in per cent, of the widest network
+along the levels that fits: cut and fitted by least squares → taught for a fifth of the epochs. Cost
+is in trainings of the arm *{UNIT}*, which is plain until its last epoch (`bench/recipe.py`).
 
 {"".join(parts)}"""
 

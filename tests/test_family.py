@@ -70,11 +70,11 @@ def test_a_criterion_trains_the_full_width_and_then_levels(monkeypatch):
     history = fit(net)
     assert len(history.epochs) == RECIPE.epochs
     assert history.steps == 16
-    full, warm_up = dict(net.full()), 4
+    full, warm_up = dict(net.full()), 8  # of 16 steps
     assert seen[:warm_up] == [full] * warm_up
     rest = seen[warm_up:]
-    assert len(rest) == 12 * 3
-    assert rest[::3] == [full] * 12
+    assert len(rest) == 8 * 3
+    assert rest[::3] == [full] * 8
     narrow = [w for i, w in enumerate(rest) if i % 3]
     assert all(w in [dict(level) for level in net.levels[:-1]] for w in narrow)
     assert len({tuple(w.values()) for w in narrow}) > 5

@@ -34,7 +34,9 @@ from widthwise.variant import Widths
 Batches = list[tuple[Any, Any]]
 
 EPOCHS: Final = 5  # of a fine-tuning
-TAUGHT: Final = 0.2  # of the recipe's epochs: a distillation
+TAUGHT: Final = 0.1  # of the recipe's epochs: a distillation
+TAUGHT_SMALL: Final = 0.3  # the same of small networks, which gain longer and take less time
+SMALL: Final = 0.1  # of the parameters of the full network
 SLOWER: Final = 10  # times, than the recipe that trained the network
 
 
@@ -126,20 +128,21 @@ def touch_up(
     """
     for name in how.names:
         if name is TouchUp.DISTILL:
-            distill(
-                modules,
-                net,
-                train,
-                epochs=how.epochs or max(2, round(TAUGHT * task.recipe.epochs)),
-                lr=how.lr or task.recipe.lr,
-                by_size=how.lr is None,
-                batch_size=task.recipe.batch_size,
-                how=task.distill or HALF,
-                criterion=task.loss,
-                distill_loss=task.distill_loss,
-                seed=seed,
-                progress=progress,
-            )
+            for epochs, some in _taught(modules, net, task.recipe, how).items():
+                distill(
+                    some,
+                    net,
+                    train,
+                    epochs=epochs,
+                    lr=how.lr or task.recipe.lr,
+                    by_size=how.lr is None,
+                    batch_size=task.recipe.batch_size,
+                    how=task.distill or HALF,
+                    criterion=task.loss,
+                    distill_loss=task.distill_loss,
+                    seed=seed,
+                    progress=progress,
+                )
         for module, kept in zip(modules, widths, strict=True):
             if name is TouchUp.REFIT:
                 refit_output(module, train, task.loss)
@@ -152,6 +155,23 @@ def touch_up(
                     recipe = _with(task.recipe, how.epochs, how.lr)
                 fit(module, train, task.loss, recipe=recipe, seed=seed, progress=progress)
             module.cpu()
+
+
+def _taught(
+    modules: Sequence[nn.Module], net: Elastic, recipe: Recipe, how: TouchUps
+) -> dict[int, list[nn.Module]]:
+    """Epochs of a distillation -> the networks that it takes in one go."""
+    limit = SMALL * _parameters(net)
+    found: dict[int, list[nn.Module]] = {}
+    for module in modules:
+        share = TAUGHT_SMALL if _parameters(module) < limit else TAUGHT
+        epochs = how.epochs or max(2, round(share * recipe.epochs))
+        found.setdefault(epochs, []).append(module)
+    return found
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def compensation(

@@ -37,7 +37,7 @@ from widthwise.report.picks import Pick
 from widthwise.runs import hold, read_frontier, single
 from widthwise.store.file import prepare, read_manifest
 from widthwise.tasks.noted import task_of
-from widthwise.touchups import EPOCHS, TAUGHT, TouchUp, TouchUps
+from widthwise.touchups import EPOCHS, TAUGHT, TAUGHT_SMALL, TouchUp, TouchUps
 from widthwise.variant import Widths
 
 EXAMPLES = (
@@ -95,8 +95,8 @@ def cut(
         typer.Option(
             metavar="N",
             min=1,
-            help=f"Of distill (by default {TAUGHT:.0%} of the recipe's), fine-tune ({EPOCHS}) or "
-            "scratch (all of the recipe's).",
+            help=f"Of distill (by default {TAUGHT:.0%} of the recipe's, and {TAUGHT_SMALL:.0%} for "
+            f"small networks), fine-tune ({EPOCHS}) or scratch (all of the recipe's).",
         ),
     ] = None,
     lr: Annotated[

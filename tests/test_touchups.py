@@ -1,0 +1,53 @@
+"""How long cut networks are taught before they are stored: small ones longer than large ones."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import widthwise as ww
+from widthwise import touchups
+from widthwise.tasks.task import Recipe
+from widthwise.touchups import TouchUp, TouchUps, touch_up
+
+RECIPE = Recipe(epochs=40, batch_size=16)
+SHARES = (0.9, 0.05, 0.5, 0.02)
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return ww.Elastic(
+        nn.Sequential(nn.Linear(8, 100), nn.ReLU(), nn.Linear(100, 4)), torch.randn(4, 8)
+    )
+
+
+def taught(net, monkeypatch, recipe=RECIPE, **given):
+    """Epochs -> the networks that were taught for so long, as places in SHARES."""
+    found = {}
+    widths = [net.widths(share) for share in SHARES]
+    cuts = [net.cut(w) for w in widths]
+
+    def noted(some, *_, epochs, **__):
+        assert epochs not in found
+        found[epochs] = [cuts.index(each) for each in some]
+
+    monkeypatch.setattr(touchups, "distill", noted)
+    how = TouchUps((TouchUp.DISTILL,), **given)
+    task = SimpleNamespace(recipe=recipe, distill=None, loss=F.cross_entropy, distill_loss=None)
+    touch_up(cuts, net, widths, task, None, how, list)
+    return found
+
+
+def test_networks_below_a_tenth_are_taught_three_times_as_long(net, monkeypatch):
+    assert taught(net, monkeypatch) == {4: [0, 2], 12: [1, 3]}
+
+
+def test_epochs_that_are_asked_for_are_those_of_all(net, monkeypatch):
+    assert taught(net, monkeypatch, epochs=7) == {7: [0, 1, 2, 3]}
+
+
+def test_a_short_recipe_teaches_all_of_them_in_one_go(net, monkeypatch):
+    assert taught(net, monkeypatch, recipe=Recipe(epochs=1)) == {2: [0, 1, 2, 3]}
