@@ -38,7 +38,7 @@ import torch
 from torch import nn
 
 from common import RESULTS, record
-from widthwise import steps, training
+from widthwise import cuts, steps, training
 from widthwise.choose.draws import Draw
 from widthwise.elastic import Elastic
 from widthwise.errors import BudgetError
@@ -102,7 +102,7 @@ def family(name: str, seed: int) -> dict[str, Any]:
             fitting = [*points]
             outs = [Path(made) / f"{s}.safetensors" for s in fitting]
             began = time.process_time()
-            picks = steps.cut(opened, [points[s].widths for s in fitting], outs)
+            picks = cuts.cut(opened, [points[s].widths for s in fitting], outs)
             spent["cut"] = time.process_time() - began
         full = opened.net.full()
         return {
