@@ -8,7 +8,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-UNIT = "one elastic epoch"  # the arm that is a plain training but for its last epoch
+UNIT = "three, one elastic epoch"  # the arm that is a plain training but for its last epoch
 CUT, TAUGHT = "least squares", "0.2 of the epochs, by size"
 
 
@@ -19,9 +19,10 @@ def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]],
     parts = [_task([row for row in rows if row["task"] == task], table) for task in tasks]
     return f"""## What each part of the training along levels is worth
 
-The default training (a warm-up of half of the epochs) with one thing changed, or one with a warm-up
-of a quarter ("a quarter, ..."); accuracy on validation data in per cent, of the widest network
-along the levels that fits: cut and fitted by least squares → taught for a fifth of the epochs. Cost
+The default training (a warm-up of half of the epochs, then two passes a step) with what an arm is
+called by changed: "three, a quarter" is three passes after a warm-up of a quarter. Accuracy on
+validation data in per cent, of the widest network along the levels that fits: cut and fitted by
+least squares → taught for a fifth of the epochs. Cost
 is in trainings of the arm *{UNIT}*, which is plain until its last epoch (`bench/recipe.py`).
 
 {"".join(parts)}"""

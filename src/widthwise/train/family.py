@@ -7,7 +7,7 @@
 1. *Warm-up*: the full network is trained alone, for half of the epochs.
 2. *Levels*: its features are scored (`importance.reconstruction`) and put in order, and the widths
    of every axis are allocated by the scores, at sizes from 1/300 of the parameters to all.
-3. *Elastic epochs*: each step runs the full network and two drawn levels, which learn half from the
+3. *Elastic epochs*: each step runs the full network and a drawn level, which learns half from the
    targets and half from the full network.
 
 Equal shares of every layer are the wrong family: layers differ in what they need. The narrow
@@ -34,7 +34,7 @@ from widthwise.variant import AnyWidths, Widths
 LEVELS: Final = 24
 LOWEST: Final = 1 / 300  # of the parameters
 WARM_UP: Final = 0.5  # of the epochs
-_PASSES: Final = Sandwich(3, narrowest=False)
+_PASSES: Final = Sandwich(2, narrowest=False)
 
 
 class FamilyLoss(Objective):

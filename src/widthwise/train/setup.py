@@ -38,11 +38,11 @@ def optimizer_for(
     speeds: times the learning rate, by parameter name; 1 for those that are not named. Each group
     holds its own as "speed".
     """
-    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, p in module.named_parameters():
         if p.requires_grad:
-            key = p.dim() < 2, (speeds or {}).get(name, 1.0)
-            decay = 0.0 if key[0] else recipe.weight_decay
+            decay = recipe.weight_decay if p.dim() > 1 else 0.0
+            key = decay, (speeds or {}).get(name, 1.0)
             new = {"params": [], "weight_decay": decay, "speed": key[1]}
             groups.setdefault(key, new)["params"].append(p)
     if not groups:
@@ -50,5 +50,5 @@ def optimizer_for(
     parameters = [p for group in groups.values() for p in group["params"]]
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     return torch.optim.AdamW(
-        [groups[key] for key in sorted(groups)], lr=recipe.lr, betas=recipe.betas, fused=fused
+        [*groups.values()], lr=recipe.lr, betas=recipe.betas, fused=fused
     )
