@@ -4,9 +4,10 @@
     python bench/recipe.py mlp digits --write  # and store bench/results/recipe.json
 
 Every arm is the default training with what it is called by changed: of how many passes a step is
-("three"), and for how many of the epochs the full width is trained alone ("a quarter"). For each size of `family.SIZES` the widest network along the levels
-that fits is measured as it is cut, after least squares, and after each of several touch-ups, all
-taught in one go. Test data are not looked at.
+("three"), and for how many of the epochs the full width is trained alone ("a quarter"). For each
+size of `family.SIZES` the widest network along the levels that fits is measured as it is cut, after
+least squares, and after each of several touch-ups, all taught in one go. Test data are not looked
+at.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]],
 The default training (a warm-up of half of the epochs, then two passes a step) with what an arm is
 called by changed: "three, a quarter" is three passes after a warm-up of a quarter. Accuracy on
 validation data in per cent, of the widest network along the levels that fits: cut and fitted by
-least squares → taught for a fifth of the epochs. Cost
-is in trainings of the arm *{UNIT}*, which is plain until its last epoch (`bench/recipe.py`).
+least squares → taught for a fifth of the epochs. Cost is in trainings of the arm *{UNIT}*,
+which is plain until its last epoch (`bench/recipe.py`).
 
 {"".join(parts)}"""
 
