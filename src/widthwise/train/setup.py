@@ -49,6 +49,4 @@ def optimizer_for(
         raise ValueError("The network has no parameters to train.")
     parameters = [p for group in groups.values() for p in group["params"]]
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    return torch.optim.AdamW(
-        [*groups.values()], lr=recipe.lr, betas=recipe.betas, fused=fused
-    )
+    return torch.optim.AdamW([*groups.values()], lr=recipe.lr, betas=recipe.betas, fused=fused)
