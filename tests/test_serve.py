@@ -320,7 +320,8 @@ def test_answers_are_those_of_the_cut_network(web, trained):
     said_ = web.post("/api/runs/0/predict", json={"point": chosen["id"], "examples": ids}).json()
     opened = steps.open_run(Run(trained))
     test = opened.task.splits().test
-    point_ = Frontier.load(trained / "frontier.json").points[1]
+    points = Frontier.load(trained / "frontier.json").points
+    (point_,) = [p for p in points if p.bytes == chosen["bytes"]]
     small, full = opened.net.cut(point_.widths), opened.net.cut(opened.net.full())
     for i, pair in zip(ids, said_["pairs"], strict=True):
         inputs, target = test[i]
