@@ -22,7 +22,7 @@ from fastapi.testclient import TestClient
 from torch.utils.data import TensorDataset
 
 from command_line import fails, works
-from widthwise import steps
+from widthwise import cuts, steps
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.size import format_size
 from widthwise.report.picks import Pick, load_picks, save_picks
@@ -319,10 +319,13 @@ def test_answers_are_those_of_the_cut_network(web, trained):
     chosen = view["choices"][1]
     said_ = web.post("/api/runs/0/predict", json={"point": chosen["id"], "examples": ids}).json()
     opened = steps.open_run(Run(trained))
-    test = opened.task.splits().test
+    data = opened.task.splits()
+    test = data.test
     points = Frontier.load(trained / "frontier.json").points
-    (point_,) = [p for p in points if p.bytes == chosen["bytes"]]
-    small, full = opened.net.cut(point_.widths), opened.net.cut(opened.net.full())
+    (widths,) = [p.widths for p in points if p.bytes == chosen["bytes"]]
+    usual = cuts.usual_touch_ups(opened, widths)  # least squares, where the sweep found them better
+    small = cuts.make(opened, [widths], data, [usual])[0].module.eval()
+    full = opened.net.cut(opened.net.full())
     for i, pair in zip(ids, said_["pairs"], strict=True):
         inputs, target = test[i]
         for module, given in ((small, pair["chosen"]), (full, pair["full"])):
