@@ -102,6 +102,16 @@ def family_rows(task: dict[str, Any], ways: list[str]) -> list[list[str]]:
     ]
 
 
+def behind(task: dict[str, Any], way: str) -> str:
+    """The sizes at which a family's mean is below that of another way."""
+    sizes = [
+        f"{int(size) / 1000:g} kB"
+        for size, row in task["sizes"].items()
+        if way in row and row["family"]["mean"] < row[way]["mean"]
+    ]
+    return ", ".join(sizes) or "none"
+
+
 def family() -> str:
     """The section on the default training against networks trained alone."""
     found = load("family")
@@ -113,19 +123,15 @@ def family() -> str:
         ways = [way for way in WAYS if any(way in row for row in task["sizes"].values())]
         costs = ", ".join(f"{step} {c['mean']:.2f}" for step, c in task["costs"].items())
         alone = "; ".join(f"{WAYS[way]}: {c['mean']:.1f}" for way, c in task["alone_costs"].items())
-        behind = [
-            f"{int(size) / 1000:g} kB"
-            for size, row in task["sizes"].items()
-            if "ours" in row and row["family"]["mean"] < row["ours"]["mean"]
-        ]
+        lost = "; ".join(f"{WAYS[way]}: {behind(task, way)}" for way in ways if way != "family")
         seeds = task["full"]["family"]["seeds"]
         parts.append(f"""### {title}
 
 {table(["bytes at most", *(WAYS[way] for way in ways)], family_rows(task, ways))}
 
 Full width: {accuracy(task["full"]["family"])}, trained alone {accuracy(task["full"]["plain"])}. Cost in trainings of the full
-network alone: {task["cost"]["mean"]:.2f} for all sizes together ({costs}); {alone}. {seeds} {"seed" if seeds == 1 else "seeds"}. Behind
-the same shapes trained alone: {", ".join(behind) or "none"}.
+network alone: {task["cost"]["mean"]:.2f} for all sizes together ({costs}); {alone}. {seeds} {"seed" if seeds == 1 else "seeds"}.
+Sizes at which the family's mean is behind - {lost}.
 """)
     return f"""## One training against many
 
@@ -134,8 +140,8 @@ test accuracy in per cent, mean ± standard deviation over seeds, at files of so
 what each column is).
 
 {"".join(f"{part}{chr(10)}" for part in parts)}**What is not reached.** Networks trained alone gain from longer trainings and from higher learning rates than the full
-network's recipe has, which are not in these tables but for the last column. One or few seeds do not tell differences of
-a few tenths of a point apart.
+network's recipe has; the tables show them only where a column says so. One or few seeds do not tell differences of a
+few tenths of a point apart.
 
 {measured(found)}
 """
@@ -633,7 +639,8 @@ def readme() -> str:
     _, _, after = rest.partition(MARKS[1])
     ways = ["equal", "ours", "family"]
     rows = family_rows(load("family")["results"]["mlp"], ways)
-    inner = table(["file of at most", *(WAYS[way] for way in ways)], rows)
+    some = [*rows[:-1:2], rows[-1]]  # all are on the page
+    inner = table(["file of at most", *(WAYS[way] for way in ways)], some)
     return f"{before}{MARKS[0]}\n\n{inner}\n\n{MARKS[1]}{after}"
 
 
