@@ -124,15 +124,16 @@ def family() -> str:
         costs = ", ".join(f"{step} {c['mean']:.2f}" for step, c in task["costs"].items())
         alone = "; ".join(f"{WAYS[way]}: {c['mean']:.1f}" for way, c in task["alone_costs"].items())
         lost = "; ".join(f"{WAYS[way]}: {behind(task, way)}" for way in ways if way != "family")
+        lost = f"Sizes at which the family's mean is behind - {lost}.\n" if lost else ""
+        rivals = f"; {alone}" if alone else ""
         seeds = task["full"]["family"]["seeds"]
         parts.append(f"""### {title}
 
 {table(["bytes at most", *(WAYS[way] for way in ways)], family_rows(task, ways))}
 
 Full width: {accuracy(task["full"]["family"])}, trained alone {accuracy(task["full"]["plain"])}. Cost in trainings of the full
-network alone: {task["cost"]["mean"]:.2f} for all sizes together ({costs}); {alone}. {seeds} {"seed" if seeds == 1 else "seeds"}.
-Sizes at which the family's mean is behind - {lost}.
-""")
+network alone: {task["cost"]["mean"]:.2f} for all sizes together ({costs}){rivals}. {seeds} {"seed" if seeds == 1 else "seeds"}.
+{lost}""")
     return f"""## One training against many
 
 What `widthwise train`, `sweep` and `cut` make by default, beside networks that are trained alone with the same recipe;
