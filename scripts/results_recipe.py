@@ -23,7 +23,8 @@ The default training (a warm-up of half of the epochs, then two passes a step) w
 called by changed: "three, a quarter" is three passes after a warm-up of a quarter. Accuracy on
 validation data in per cent, of the widest network along the levels that fits: cut and fitted by
 least squares → taught for a fifth of the epochs. Cost is in trainings of the arm *{UNIT}*,
-which is plain until its last epoch (`bench/recipe.py`).
+which is plain until its last epoch (`bench/recipe.py`); the arms ran at different times beside
+other work, for which alone costs differ by up to a third.
 
 {"".join(parts)}"""
 
