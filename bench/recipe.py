@@ -3,8 +3,8 @@
     python bench/recipe.py mlp                 # what is done already is not done again
     python bench/recipe.py mlp digits --write  # and store bench/results/recipe.json
 
-Every arm is the default training with what it is called by changed: of how many passes a step is
-("three"), and for how many of the epochs the full width is trained alone ("a quarter"). For each
+An arm's name says what it changes in the default training: "three" has three passes a step, "a
+quarter" trains the full width alone for a quarter of the epochs. For each
 size of `family.SIZES` the widest network along the levels that fits is measured as it is cut, after
 least squares, and after each of several touch-ups, all taught in one go. Test data are not looked
 at.

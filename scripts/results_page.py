@@ -103,7 +103,7 @@ def family_rows(task: dict[str, Any], ways: list[str]) -> list[list[str]]:
 
 
 def behind(task: dict[str, Any], way: str) -> str:
-    """The sizes at which a family's mean is below that of another way."""
+    """The sizes at which another way has a better mean than the family."""
     sizes = [
         f"{int(size) / 1000:g} kB"
         for size, row in task["sizes"].items()
@@ -123,8 +123,11 @@ def family() -> str:
         ways = [way for way in WAYS if any(way in row for row in task["sizes"].values())]
         costs = ", ".join(f"{step} {c['mean']:.2f}" for step, c in task["costs"].items())
         alone = "; ".join(f"{WAYS[way]}: {c['mean']:.1f}" for way, c in task["alone_costs"].items())
-        lost = "; ".join(f"{WAYS[way]}: {behind(task, way)}" for way in ways if way != "family")
-        lost = f"Sizes at which the family's mean is behind - {lost}.\n" if lost else ""
+        lost = "".join(
+            f"\nThe family is behind *{WAYS[way]}* at: {behind(task, way)}."
+            for way in ways
+            if way != "family"
+        )
         rivals = f"; {alone}" if alone else ""
         seeds = task["full"]["family"]["seeds"]
         parts.append(f"""### {title}
@@ -132,8 +135,8 @@ def family() -> str:
 {table(["bytes at most", *(WAYS[way] for way in ways)], family_rows(task, ways))}
 
 Full width: {accuracy(task["full"]["family"])}, trained alone {accuracy(task["full"]["plain"])}. Cost in trainings of the full
-network alone: {task["cost"]["mean"]:.2f} for all sizes together ({costs}){rivals}. {seeds} {"seed" if seeds == 1 else "seeds"}.
-{lost}""")
+network alone: {task["cost"]["mean"]:.2f} for all sizes together ({costs}){rivals}. {seeds} {"seed" if seeds == 1 else "seeds"}.{lost}
+""")
     return f"""## One training against many
 
 What `widthwise train`, `sweep` and `cut` make by default, beside networks that are trained alone with the same recipe;

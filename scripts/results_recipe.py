@@ -19,12 +19,12 @@ def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]],
     parts = [_task([row for row in rows if row["task"] == task], table) for task in tasks]
     return f"""## What each part of the training along levels is worth
 
-The default training (a warm-up of half of the epochs, then two passes a step) with what an arm is
-called by changed: "three, a quarter" is three passes after a warm-up of a quarter. Accuracy on
-validation data in per cent, of the widest network along the levels that fits: cut and fitted by
-least squares → taught for a fifth of the epochs. Cost is in trainings of the arm *{UNIT}*,
-which is plain until its last epoch (`bench/recipe.py`); the arms ran at different times beside
-other work, for which alone costs differ by up to a third.
+The name of a training says what it changes in the default one, which has a warm-up of half of the
+epochs and then two passes a step: "three, a quarter" has three passes after a warm-up of a quarter.
+Accuracy on validation data in per cent, of the widest network along the levels that fits: cut and
+fitted by least squares → taught for a fifth of the epochs. Cost is in trainings of the arm
+*{UNIT}*, which is plain until its last epoch (`bench/recipe.py`); the arms ran at different times
+beside other work, for which alone costs differ by up to a third.
 
 {"".join(parts)}"""
 

@@ -21,9 +21,9 @@ def missing(source: str) -> list[str]:
         if isinstance(node, ast.Import):
             names = [(a.name, a.asname) for a in node.names if a.name.split(".")[0] == "widthwise"]
             for name, short in names:
-                module = importlib.import_module(name)
-                modules[short or "widthwise"] = (
-                    module if short else importlib.import_module("widthwise")
+                importlib.import_module(name)
+                modules[short or "widthwise"] = importlib.import_module(
+                    name if short else "widthwise"
                 )
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "widthwise":
             for alias in node.names:

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError, ScoreError, TrainingError
 from widthwise.importance import compensate, merge
+from widthwise.measure.cost import params
 from widthwise.measure.frontier import Frontier
 from widthwise.recalibration import Recalibrate
 from widthwise.tasks.task import Task
@@ -161,17 +162,13 @@ def _taught(
     modules: Sequence[nn.Module], net: Elastic, recipe: Recipe, how: TouchUps
 ) -> dict[int, list[nn.Module]]:
     """Epochs of a distillation -> the networks that it takes in one go."""
-    limit = SMALL * _parameters(net)
+    limit = SMALL * params(net)
     found: dict[int, list[nn.Module]] = {}
     for module in modules:
-        share = TAUGHT_SMALL if _parameters(module) < limit else TAUGHT
+        share = TAUGHT_SMALL if params(module) < limit else TAUGHT
         epochs = how.epochs or max(2, round(share * recipe.epochs))
         found.setdefault(epochs, []).append(module)
     return found
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def compensation(

@@ -37,7 +37,7 @@ from widthwise.report.picks import Pick
 from widthwise.runs import hold, read_frontier, single
 from widthwise.store.file import prepare, read_manifest
 from widthwise.tasks.noted import task_of
-from widthwise.touchups import EPOCHS, TAUGHT, TAUGHT_SMALL, TouchUp, TouchUps
+from widthwise.touchups import EPOCHS, SMALL, TAUGHT, TAUGHT_SMALL, TouchUp, TouchUps
 from widthwise.variant import Widths
 
 EXAMPLES = (
@@ -96,7 +96,8 @@ def cut(
             metavar="N",
             min=1,
             help=f"Of distill (by default {TAUGHT:.0%} of the recipe's, and {TAUGHT_SMALL:.0%} for "
-            f"small networks), fine-tune ({EPOCHS}) or scratch (all of the recipe's).",
+            f"networks below {SMALL:.0%} of the parameters), fine-tune ({EPOCHS}) or scratch (all "
+            "of the recipe's).",
         ),
     ] = None,
     lr: Annotated[
