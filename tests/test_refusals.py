@@ -454,6 +454,50 @@ def test_what_draws_in_training_alone_is_said_and_trained_as_in_evaluation():
     assert list(net.free) == ["a"]
 
 
+class DecidesInEvaluation(Base):
+    """Evaluation does what training does on the example, and something else on other data."""
+
+    def __init__(self, decide):
+        super().__init__()
+        self.decide = decide
+        self.register_buffer("wanted", torch.tensor(1.0))
+
+    def forward(self, x):
+        return self.tail(x if self.training or self.decide(self, x) else -x)
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [
+        lambda model, x: x.abs().max() > 0,
+        lambda model, x: float(x.abs().max()) > 0,
+        lambda model, x: x.abs().tolist()[0][0] >= 0,
+        lambda model, x: not torch.equal(x, x + 1),
+        lambda model, x: len(x[x < 99]) > 0,
+        lambda model, x: model.wanted.item() > 0,
+    ],
+    ids=["bool", "float", "tolist", "equal", "mask", "buffer"],
+)
+def test_evaluation_alone_may_not_decide_on_numbers(decide):
+    with pytest.raises(ww.CaptureError, match="control flow depends on data"):
+        ww.Elastic(DecidesInEvaluation(decide), X)
+
+
+class WritesInEvaluation(Base):
+    def forward(self, x):
+        if not self.training:
+            with torch.no_grad():
+                self.a.weight[0].mul_(1.5)
+        return self.tail(x)
+
+
+def test_evaluation_alone_may_not_write_to_parameters():
+    model = WritesInEvaluation()
+    before = model.a.weight.detach().clone()
+    refusal(lambda: ww.Elastic(model, X))
+    assert torch.equal(model.a.weight, before)
+
+
 class DrawsInVain(Base):
     def forward(self, x):
         drawn = np.random.random()  # as some encoders of speech do in evaluation too

@@ -136,10 +136,12 @@ def _finished(programs: list[Program], args: Any, kwargs: Any, outputs: Any) -> 
 class _Recorded:
     """What torch.export made of a model, user code kept whole, and what a listener noted.
 
-    guards: where the model decided on sizes in another run than the one that was exported.
+    graph: what was exported, or what was derived from it for another mode. guards: where the model
+    decided on sizes in another run than the one that was exported.
     """
 
     exported: ExportedProgram
+    graph: fx.Graph
     lines: dict[int, str]
     inside: set[int]
     guards: Guards | None = None
@@ -200,27 +202,25 @@ def _without_flags(
     training: _Recorded, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Program | None:
     """The program of evaluation from that of training, if they differ in nothing but flags."""
-    exported = training.exported
-    derived = copy.copy(exported)
-    derived._graph_module = copy.deepcopy(exported.graph_module)
-    inputs = (g.find_nodes(op="placeholder") for g in (exported.graph, derived.graph))
+    graph = copy.deepcopy(training.graph)
+    inputs = (g.find_nodes(op="placeholder") for g in (training.graph, graph))
     for old, new in zip(*inputs, strict=True):
         new.name = old.name  # copying changes names such as `input`
-    state, inputs_of, constants = _state(derived)
-    turn_off_training(derived.graph, state)
+    state, inputs_of, constants = _state(training.exported)
+    turn_off_training(graph, state)
     with quietly(), _free_sizes():
         looks = Looks()
         evaluated = _unshared(model).eval()
-        if not computes_the_same(derived.graph, state, constants, evaluated, args, kwargs, looks):
+        if not computes_the_same(graph, state, constants, evaluated, args, kwargs, looks):
             return None
         # Norms without statistics of their own refuse single values in evaluation mode, too.
         asks = any(isinstance(m, _NormBase) and m.running_mean is None for m in evaluated.modules())
         guards = None if looks.any or asks else _undecided(training, inputs_of)
         if guards is None:
-            guards = _evaluation_guards(exported, inputs_of, _unshared(model).eval(), args, kwargs)
+            guards = _evaluation_guards(training, inputs_of, _unshared(model).eval(), args, kwargs)
     if guards is None:
         return None
-    return _program(_Recorded(derived, training.lines, training.inside, guards), training=False)
+    return _program(dataclasses.replace(training, graph=graph, guards=guards), training=False)
 
 
 def _unshared(model: nn.Module) -> nn.Module:
@@ -240,19 +240,17 @@ _MOMENTUM = 0.1  # any number
 
 def _undecided(training: _Recorded, names: list[str]) -> Guards | None:
     """The guards of a model whose code looks at no size; None where it decided on one."""
-    values = {
-        n.name: n.meta.get("val") for n in training.exported.graph.find_nodes(op="placeholder")
-    }
+    values = {n.name: n.meta.get("val") for n in training.graph.find_nodes(op="placeholder")}
     given = [(name, values.get(name)) for name in names]
     guards = find_guards(given, training.lines, training.inside, recorded=False)
     return None if guards.conditions else guards
 
 
 def _evaluation_guards(
-    exported: ExportedProgram, names: list[str], model: nn.Module, args: Any, kwargs: Any
+    training: _Recorded, names: list[str], model: nn.Module, args: Any, kwargs: Any
 ) -> Guards | None:
     """What the model decides on sizes in evaluation mode; None where that cannot be told."""
-    values = {n.name: n.meta.get("val") for n in exported.graph.find_nodes(op="placeholder")}
+    values = {n.name: n.meta.get("val") for n in training.graph.find_nodes(op="placeholder")}
     free = [
         tuple(isinstance(s, torch.SymInt) and bool(s.node.expr.free_symbols) for s in v.shape)
         if isinstance(v, Tensor)
@@ -321,7 +319,7 @@ def _export(
         except Exception as error:  # noqa: BLE001 - the user's code runs inside
             failure = failure or error
             continue
-        if choice is choices[-1] or not _mixes(recorded.exported.graph):
+        if choice is choices[-1] or not _mixes(recorded.graph):
             return recorded
     assert failure is not None
     raise CaptureError(cannot(model, failure)) from failure
@@ -368,7 +366,7 @@ def _export_once(model: nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Reco
         )
     flatten(exported.graph_module, exported.graph)
     keep_whole(exported.graph, calls)
-    return _Recorded(exported, listener.lines, listener.inside)
+    return _Recorded(exported, exported.graph, listener.lines, listener.inside)
 
 
 def _free_sizes() -> Any:
@@ -418,8 +416,7 @@ def quietly() -> Iterator[None]:
 
 def _program(recorded: _Recorded, *, training: bool) -> Program:
     """Pull apart what torch.export returns, and tidy the graph."""
-    exported = recorded.exported
-    graph = exported.graph
+    exported, graph = recorded.exported, recorded.graph
     state, inputs, constants = _state(exported)
     squeezed = spell_out(graph, state)
     check_graph(graph)

@@ -2,14 +2,14 @@
 
 Most networks do the same in both modes but for flags: dropout, batch statistics. Their evaluation
 graph is the training graph with the flags turned off. Whether that is so is not assumed: the model
-in evaluation mode and the derived graph both run on tensors without data, every operator that they
-call is recorded, and what comes out must be built of the same operators on the same arguments.
+in evaluation mode and the derived graph both run on the example, every operator that they call is
+recorded, and what comes out must be built of the same operators on the same arguments.
 Where it is not, or anything stands in the way, the model has to be captured again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from torch.fx.experimental.symbolic_shapes import (
 from widthwise.graph.listening import Looks, listening
 from widthwise.graph.own_functions import plain_checkpoints
 from widthwise.graph.recorder import recorded
+from widthwise.graph.tryout import kept_state, silently
 
 aten = torch.ops.aten
 
@@ -71,33 +72,32 @@ def computes_the_same(
 ) -> bool:
     """Whether a graph calls the operators that the model calls, on the same arguments.
 
-    state: placeholder -> tensor name; constants: those of them that the model does not hold. Both
-    run on fake tensors, so that no weight is read. looks: notes whether the model's code looked at
-    sizes. False as well where that cannot be told.
+    state: placeholder -> tensor name; constants: those of them that the model does not hold. looks:
+    notes whether the model's code looked at sizes. False as well where that cannot be told.
     """
     tensors = dict(model.named_buffers(remove_duplicate=False))
     tensors |= dict(model.named_parameters(remove_duplicate=False))
     known: dict[Any, int] = {}
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            once = {id(t): mode.from_tensor(t.detach()) for t in tensors.values()}
+        with kept_state(model), silently(gradients=True), plain_checkpoints():
+            once = {id(t): t.detach() for t in tensors.values()}
             # Frozen parameters as well: they may learn later, and inputs have gradients, too.
             for parameter in model.parameters():
                 if _differentiable(parameter):
                     once[id(parameter)].requires_grad_()
-            fakes: dict[str, Tensor] = {n: once[id(t)] for n, t in tensors.items()}
+            held: dict[str, Tensor] = {n: once[id(t)] for n, t in tensors.items()}
             call = pytree.tree_map_only(
-                Tensor, lambda t: _learning(mode.from_tensor(t.detach())), (args, dict(kwargs))
+                Tensor, lambda t: _learning(t.detach().clone()), (args, dict(kwargs))
             )
-            held = {**fakes, **constants}
-            flat = [*(held[n] for n in state.values()), *pytree.tree_leaves(call)]
+            own = {**held, **constants}
+            flat = [*(own[n] for n in state.values()), *pytree.tree_leaves(call)]
             network = fx.Interpreter(nn.Module(), graph=graph)
-            with listening(model, looks), plain_checkpoints(), torch.enable_grad():
-                wanted = recorded(
-                    known, fakes, call, lambda: torch.func.functional_call(model, fakes, *call)
-                )
-            with torch.enable_grad():
-                mine = recorded(known, fakes, call, lambda: network.run(*flat))
+            runs: list[Callable[[], Any]] = [
+                lambda: torch.func.functional_call(model, held, *call),
+                lambda: network.run(*flat),
+            ]
+            with listening(model, looks):
+                wanted, mine = (recorded(known, held, call, run) for run in runs)
     except Exception:  # noqa: BLE001 - the user's code runs inside; then it has to be captured
         return False
     return bool(wanted == mine)
@@ -130,9 +130,7 @@ def symbolic_run(
     shapes = ShapeEnv()
     try:
         with FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes) as mode:
-            once = {
-                id(t): mode.from_tensor(t.detach(), static_shapes=True) for t in tensors.values()
-            }
+            once = {id(t): _without_data(mode, t) for t in tensors.values()}
             leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
             inputs = [
                 _symbolic(mode, leaf, which, i)
@@ -146,6 +144,15 @@ def symbolic_run(
     except Exception:  # noqa: BLE001 - the user's code runs inside; then it has to be captured
         return None
     return inputs
+
+
+def _without_data(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    """A tensor of fixed sizes in the mode that is on, made the fast way where it is a plain one."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
+    if not plain or tensor.is_quantized:
+        return mode.from_tensor(tensor.detach(), static_shapes=True)
+    like: dict[str, Any] = {"dtype": tensor.dtype, "device": tensor.device}
+    return torch.empty_strided(tensor.shape, tensor.stride(), **like)
 
 
 def _symbolic(mode: FakeTensorMode, leaf: Any, free: tuple[bool, ...] | None, i: int) -> Any:

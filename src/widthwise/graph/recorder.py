@@ -1,4 +1,4 @@
-"""Which operators a computation calls, on what: recorded on tensors without data.
+"""Which operators a computation calls, on what.
 
 Every tensor gets a number by how its memory was computed; equal numbers mean equal computations.
 So two runs are compared operator by operator, whatever their order and by whichever views they
@@ -22,15 +22,17 @@ aten = torch.ops.aten
 
 
 def recorded(
-    known: dict[Any, int], fakes: Mapping[str, Tensor], call: Any, run: Callable[[], Any]
+    known: dict[Any, int], state: Mapping[str, Tensor], call: Any, run: Callable[[], Any]
 ) -> Any:
     """What stands for the outputs of `run`, and for the tensors of the model after it.
 
-    known: shared by all runs that are to be compared. fakes: the model's tensors, by names that
-    mean the same in all runs. call: the inputs. Raises where the origin of a tensor cannot be told.
+    known: shared by all runs that are to be compared. state: the model's tensors, with data or
+    without, by names that mean the same in all runs. call: the inputs. Raises where the origin of a
+    tensor cannot be told, and instead of writing to one of `state` that takes gradients.
     """
-    recorder = _Recorder(known)
-    for name, tensor in fakes.items():
+    learning = {_storage(t) for t in state.values() if t.requires_grad}
+    recorder = _Recorder(known, learning)
+    for name, tensor in state.items():
         recorder.name(tensor, ("state", name))
     for i, leaf in enumerate(pytree.tree_leaves(call)):
         if isinstance(leaf, Tensor):
@@ -39,25 +41,27 @@ def recorded(
     with _compiling_state_context(), recorder:
         outputs = pytree.tree_leaves(run())
     found = [recorder.number(value) for value in outputs]
-    return found, [recorder.number(t) for t in fakes.values()]
+    return found, [recorder.number(t) for t in state.values()]
 
 
 _LARGE = 65_536  # numbers in a constant above which it is not looked at
 
 
 class _UnknownError(Exception):
-    """A tensor whose origin cannot be told."""
+    """What is done cannot be told from the operators, or must not be done."""
 
 
 class _Recorder(TorchDispatchMode):
     """Numbers every tensor by how it was computed; equal numbers mean equal computations.
 
-    known: (operator, arguments) -> number, shared by all runs that are to be compared.
+    known: (operator, arguments) -> number, shared by all runs that are to be compared. learning:
+    the memory of the parameters.
     """
 
-    def __init__(self, known: dict[Any, int]) -> None:
+    def __init__(self, known: dict[Any, int], learning: set[int]) -> None:
         super().__init__()
         self.known = known
+        self.learning = learning
         self.held: list[Tensor] = []  # so that no id is used twice
         self.numbers: dict[int, int] = {}
         self.draws = 0  # two random numbers are never the same
@@ -89,6 +93,9 @@ class _Recorder(TorchDispatchMode):
         if _draws(func, given):
             self.draws += 1
             given["draw"] = self.draws
+        changed = [_storage(tensor) for tensor in _written(func, given)]
+        if self.learning.intersection(changed) or _reads_data(func, given):
+            raise _UnknownError
         out = func(*args, **kwargs)
         results = [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]
         if not results or _changes_nothing(func, given):
@@ -99,12 +106,7 @@ class _Recorder(TorchDispatchMode):
                 self.numbers[id(result)] = self.number(args[0])[1]
             return out
         number = self._known((_plain(func), self.number(list(given.items()))))
-        for argument in func._schema.arguments:
-            value = given.get(argument.name)
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                for written in value if isinstance(value, (list, tuple)) else (value,):
-                    if isinstance(written, Tensor):
-                        self.written[_storage(written)] = number
+        self.written |= dict.fromkeys(changed, number)
         for at, result in enumerate(results):
             self.name(result, (number, at))
         return out
@@ -124,6 +126,30 @@ def _draws(func: Any, given: Mapping[str, Any]) -> bool:
     """Whether an operator uses random numbers; attention without dropout does not."""
     rated = any(a.name == "dropout_p" for a in func._schema.arguments)
     return torch.Tag.nondeterministic_seeded in func.tags and (not rated or "dropout_p" in given)
+
+
+_READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+_MASKS = (torch.bool, torch.uint8)
+
+
+def _reads_data(func: Any, given: Mapping[str, Any]) -> bool:
+    """Whether what comes out, or its size, tells the model's code numbers of the example.
+
+    Without data such operators raise by themselves, where the numbers are not known.
+    """
+    if not _READS.intersection(func.tags):
+        return False
+    tensors = [x for x in pytree.tree_leaves(list(given.values())) if isinstance(x, Tensor)]
+    if any(isinstance(x, FakeTensor) for x in tensors):
+        return False
+    # An index is a mask or holds positions, which have the same shape whatever they are.
+    return func is not aten.index.Tensor or any(x.dtype in _MASKS for x in tensors[1:])
+
+
+def _written(func: Any, given: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that an operator writes to."""
+    names = [a.name for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
+    return [x for x in pytree.tree_leaves([given.get(n) for n in names]) if isinstance(x, Tensor)]
 
 
 def _changes_nothing(func: Any, given: Mapping[str, Any]) -> bool:
