@@ -6,8 +6,7 @@
 An arm's name says what it changes in the default training: "three" has three passes a step, "a
 quarter" trains the full width alone for a quarter of the epochs. For each
 size of `family.SIZES` the widest network along the levels that fits is measured as it is cut, after
-least squares, and after each of several touch-ups, all taught in one go. Test data are not looked
-at.
+least squares, and after a touch-up of either, all taught in one go. Test data are not looked at.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from widthwise.train.touchup import distill
 from widthwise.variant import Widths
 
 ROWS = Path(os.environ.get("RECIPE_ROWS", "build/recipe.jsonl"))
-TOUCH_UPS = ((0.2, 1.0), (0.2, None))  # share of the epochs, learning rate; None: by size
+TAUGHT = 0.2  # of the epochs: a touch-up
 
 
 @dataclass(frozen=True)
@@ -111,11 +110,11 @@ def measure(name: str, arm: Arm, seed: int) -> dict[str, Any]:
     ]
     found = {"cut": _each(valid, cuts), "least squares": _each(valid, solved)}
     spent = {}
-    for share, speed in TOUCH_UPS:
-        label = f"{share:g} of the epochs, " + ("by size" if speed is None else f"{speed:g} x lr")
-        touched = copy.deepcopy(cuts)
+    for what, begun in (("", cuts), (", solved first", solved)):
+        label = f"{TAUGHT:g} of the epochs, by size{what}"
+        touched = copy.deepcopy(begun)
         began = time.process_time()
-        _teach(touched, net, task, data, share, speed, seed)
+        _teach(touched, net, task, data, seed)
         spent[label] = time.process_time() - began
         found[label] = _each(valid, touched)
     return {
@@ -142,23 +141,15 @@ def _each(valid: steps.Evaluation, modules: list[nn.Module]) -> list[float]:
     return [valid(module) for module in modules]
 
 
-def _teach(
-    modules: list[nn.Module],
-    net: Elastic,
-    task: Task,
-    data: Splits,
-    share: float,
-    speed: float | None,
-    seed: int,
-) -> None:
+def _teach(modules: list[nn.Module], net: Elastic, task: Task, data: Splits, seed: int) -> None:
     recipe: Recipe = task.recipe
     distill(
         modules,
         net,
         data.train,
-        epochs=max(1, round(share * recipe.epochs)),
-        lr=recipe.lr * (speed or 1.0),
-        by_size=speed is None,
+        epochs=max(1, round(TAUGHT * recipe.epochs)),
+        lr=recipe.lr,
+        by_size=True,
         batch_size=recipe.batch_size,
         how=HALF,
         criterion=task.loss,

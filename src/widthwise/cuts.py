@@ -26,6 +26,7 @@ from widthwise.report.picks import Pick, load_picks
 from widthwise.steps import (
     SAMPLES,
     Opened,
+    compensates,
     evaluation,
     inside,
     note,
@@ -155,7 +156,7 @@ def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
         return TouchUps()  # nothing went that could be made up for
     path = opened.run.frontier
     frontier = Frontier.load(path) if path.exists() else None
-    return usual(frontier, ordered=bool(opened.record.settings.order))
+    return usual(frontier, compensated=compensates(opened.record))
 
 
 def _store(opened: Opened, data: Splits, kept: Widths, made: Made, out: Path) -> Pick:

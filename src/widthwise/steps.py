@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from widthwise.bits import Quantized
 from widthwise.choose.draws import Draw
 from widthwise.elastic import Elastic
-from widthwise.errors import FileError, RunError, ScoreError, TrainingError, WidthError
+from widthwise.errors import FileError, RunError, TrainingError, WidthError
 from widthwise.importance import allocated_ladder
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.sweep import Evaluation, ladder, sweep, usual_widths
@@ -52,7 +52,6 @@ COMPARABLE: Final = ("reconstruction", "obd", "obd-sd", "taylor", "damage")
 Format = Literal["onnx", "torch"]
 _BATCH = 256  # items evaluated at once
 _STATISTICS = 100  # batches on which batch-norm statistics are estimated
-_PROBES = 3  # widths at which a touch-up is tried
 SAMPLES: Final = 2000  # of the training data, for touch-ups that need no whole training
 RUNGS: Final = 16  # widths of a sweep, or of a training, by scores
 
@@ -116,7 +115,7 @@ def sweep_run(
     recalibrate: estimate batch-norm statistics for each width on training data.
     compensate: measure cuts whose weights were fitted to make up for what went, as the frontier
     then says and `cut` then does. None does so for ordered runs, whose features have not learned to
-    do without the others; for runs along levels, where a look at three of them says so.
+    do without the others; those of runs along levels have.
     keep_class: beside widths at which a cut is a graph module, measure near ones at which it is of
     the user's class, where there are any.
 
@@ -128,15 +127,12 @@ def sweep_run(
         widths = with_own_class(net, widths)
     data = task.splits()
     statistics = statistics_of(net, task, data) if recalibrate else False
+    if compensate is None:
+        compensate = compensates(opened.record)
     fit_anew = None
-    if compensate or compensate is None:
+    if compensate:
         samples = sample(task, data, SAMPLES, seed)
         fit_anew = compensation(net, samples, statistics=recalibrate)
-        if compensate is None:
-            judge = evaluation(task, data, "valid")
-            compensate = _compensates(opened, widths, fit_anew, judge, statistics)
-    if not compensate:
-        fit_anew = None
     frontier = sweep(
         net,
         evaluation(task, data, split),
@@ -153,26 +149,9 @@ def sweep_run(
     return frontier
 
 
-def _compensates(
-    opened: Opened,
-    widths: Sequence[Widths],
-    fit_anew: Callable[[nn.Module, Widths], nn.Module],
-    judge: Evaluation,
-    statistics: Recalibrate,
-) -> bool:
-    """Whether cuts of a run are better when they are compensated, on validation data."""
-    if not opened.record.levels:
-        return bool(opened.record.settings.order)
-    narrow = [w for w in widths if opened.net.complete(w) != opened.net.full()]
-    gained = 0.0
-    for w in narrow[len(narrow) // 4 :: max(1, len(narrow) // 4)][:_PROBES]:
-        module = opened.net.cut(w, same_class=False, recalibrate=statistics)
-        gained -= judge(module)
-        try:
-            gained += judge(fit_anew(module, w))
-        except ScoreError:  # such as a network without a layer that could be fitted
-            return False
-    return gained > 0 if judge.metric.higher_is_better else gained < 0
+def compensates(record: Record) -> bool:
+    """Whether cuts of a run are compensated where nothing is said of it."""
+    return bool(record.settings.order) and not record.levels
 
 
 def widths_by(record: Record) -> By:

@@ -190,13 +190,13 @@ def compensation(
     return compensated
 
 
-def usual(frontier: Frontier | None, *, ordered: bool) -> TouchUps:
+def usual(frontier: Frontier | None, *, compensated: bool) -> TouchUps:
     """What is done to a cut where nothing is named: what was done to the points of the frontier.
 
-    frontier: of the run; without one, it is what a sweep would do. ordered: whether it is an
-    ordered run. Raises FileError when the frontier names what is no touch-up.
+    frontier: of the run; without one, it is what a sweep would do. compensated: whether a sweep
+    would compensate. Raises FileError when the frontier names what is no touch-up.
     """
-    name = (TouchUp.COMPENSATE if ordered else "") if frontier is None else frontier.touch_up
+    name = (TouchUp.COMPENSATE if compensated else "") if frontier is None else frontier.touch_up
     try:
         return TouchUps((TouchUp(name),)) if name else TouchUps()
     except ValueError as error:

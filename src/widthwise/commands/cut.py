@@ -81,8 +81,8 @@ def cut(
         list[TouchUp] | None,
         typer.Option(
             help="May be repeated, in the order wanted; by default what the sweep did to every "
-            "width and, for runs that were trained along levels, distill; before any sweep, "
-            "compensate for runs of order. distill is kept where the validation data say so. "
+            "width (before any sweep, compensate for runs of order) and, for runs trained along "
+            "levels, distill. distill is kept where the validation data say so. "
             "none: the plain cut. refit: fit the output layer anew. distill: train on what the "
             "full network gives. compensate: fit every layer to the full network's, without "
             "labels. fine-tune: train on with the task's loss. merge: add the features that go to "

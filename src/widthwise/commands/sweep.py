@@ -62,8 +62,7 @@ def sweep(
         typer.Option(
             "--compensate/--no-compensate",
             help="Fit every cut's layers to the full network's before it is measured, as cut then "
-            "does by itself. By default on for runs of order; for runs along levels, where three "
-            "of them are better with it; off for others.",
+            "does by itself. By default on for runs of order alone.",
         ),
     ] = None,
     out: Annotated[
