@@ -6,7 +6,7 @@
 An arm's name says what it changes in the default training: "three" has three passes a step, "a
 quarter" trains the full width alone for a quarter of the epochs. For each
 size of `family.SIZES` the widest network along the levels that fits is measured as it is cut, after
-least squares, and after a touch-up of either, all taught in one go. Test data are not looked at.
+least squares, and after touch-ups, each of all sizes in one go. Test data are not looked at.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from widthwise.train.touchup import distill
 from widthwise.variant import Widths
 
 ROWS = Path(os.environ.get("RECIPE_ROWS", "build/recipe.jsonl"))
-TAUGHT = 0.2  # of the epochs: a touch-up
+SHARES = (0.1, 0.2, 0.3)  # of the epochs: touch-ups of the plain cuts
+SOLVED = 0.2  # the same of those fitted by least squares
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,12 @@ def measure(name: str, arm: Arm, seed: int) -> dict[str, Any]:
     ]
     found = {"cut": _each(valid, cuts), "least squares": _each(valid, solved)}
     spent = {}
-    for what, begun in (("", cuts), (", solved first", solved)):
-        label = f"{TAUGHT:g} of the epochs, by size{what}"
+    touch_ups = [(share, "", cuts) for share in SHARES] + [(SOLVED, ", solved first", solved)]
+    for share, what, begun in touch_ups:
+        label = f"{share:g} of the epochs, by size{what}"
         touched = copy.deepcopy(begun)
         began = time.process_time()
-        _teach(touched, net, task, data, seed)
+        _teach(touched, net, task, data, share, seed)
         spent[label] = time.process_time() - began
         found[label] = _each(valid, touched)
     return {
@@ -141,13 +143,15 @@ def _each(valid: steps.Evaluation, modules: list[nn.Module]) -> list[float]:
     return [valid(module) for module in modules]
 
 
-def _teach(modules: list[nn.Module], net: Elastic, task: Task, data: Splits, seed: int) -> None:
+def _teach(
+    modules: list[nn.Module], net: Elastic, task: Task, data: Splits, share: float, seed: int
+) -> None:
     recipe: Recipe = task.recipe
     distill(
         modules,
         net,
         data.train,
-        epochs=max(1, round(TAUGHT * recipe.epochs)),
+        epochs=max(1, round(share * recipe.epochs)),
         lr=recipe.lr,
         by_size=True,
         batch_size=recipe.batch_size,
