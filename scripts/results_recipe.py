@@ -11,6 +11,11 @@ Row = dict[str, Any]
 UNIT = "three, one elastic epoch"  # the arm that is a plain training but for its last epoch
 CUT, TAUGHT = "least squares", "0.2 of the epochs, by size"
 SOLVED = f"{TAUGHT}, solved first"
+SHARES = {
+    "a tenth": "0.1 of the epochs, by size",
+    "a fifth": TAUGHT,
+    "three tenths": "0.3 of the epochs, by size",
+}
 
 
 def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]], str]) -> str:
@@ -25,7 +30,8 @@ epochs and then two passes a step: "three, a quarter" has three passes after a w
 Accuracy on validation data in per cent, of the widest network along the levels that fits: cut and
 fitted by least squares → taught for a fifth of the epochs. Cost is in trainings of the arm
 *{UNIT}*, which is plain until its last epoch (`bench/recipe.py`); the arms ran at different times
-beside other work, for which alone costs differ by up to a third.
+beside other work, for which alone costs differ by up to a third. The second tables are of the
+default: its networks after touch-ups of three lengths.
 
 {"".join(parts)}"""
 
@@ -39,7 +45,7 @@ def _task(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -
 
 {table(["training", "seeds", "cost", "full", *(f"{size} kB" for size in sizes)], lines)}
 
-{_solved_first([row for row in rows if SOLVED in row["valid"]])}"""
+{_solved_first([row for row in rows if SOLVED in row["valid"]])}{_longer(rows, table)}"""
 
 
 def _solved_first(rows: list[Row]) -> str:
@@ -56,6 +62,21 @@ def _solved_first(rows: list[Row]) -> str:
     return f"""Taught from least squares instead of from the plain cut ({seeds} seeds): better in
 {ahead} of {len(gains)} networks, worse in {behind}; {mean(gains):+.2f} points on average, from
 {min(gains):+.1f} to {max(gains):+.1f}.
+
+"""
+
+
+def _longer(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -> str:
+    """What longer touch-ups are worth."""
+    rows = [row for row in rows if all(label in row["valid"] for label in SHARES.values())]
+    if not rows:
+        return ""
+    sizes = list(rows[0]["widths"])
+    lines = [
+        [share, *(f"{100 * mean(row['valid'][label][size] for row in rows):.1f}" for size in sizes)]
+        for share, label in SHARES.items()
+    ]
+    return f"""{table(["of the epochs", *(f"{size} kB" for size in sizes)], lines)}
 
 """
 
