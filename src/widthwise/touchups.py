@@ -37,7 +37,7 @@ Batches = list[tuple[Any, Any]]
 EPOCHS: Final = 5  # of a fine-tuning
 TAUGHT: Final = 0.1  # of the recipe's epochs: a distillation
 TAUGHT_SMALL: Final = 0.3  # the same of small networks, which gain longer and take less time
-SMALL: Final = 0.05  # of the parameters of the full network
+SMALL: Final = 0.1  # of the parameters of the full network
 SLOWER: Final = 10  # times, than the recipe that trained the network
 
 
