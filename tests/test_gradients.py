@@ -244,8 +244,27 @@ class NewCheckpoint(Net):
         return checkpoint(lambda h: torch.relu(self.b(h)), h, use_reentrant=False)
 
 
+class ReentrantWritten(Net):
+    """What a checkpoint gives is a tensor of its own, and may be written to."""
+
+    def between(self, h):
+        return checkpoint(lambda h: torch.tanh(self.b(h)), h, use_reentrant=True).mul_(2)
+
+
+class ReentrantWrittenTwice(Net):
+    def between(self, h):
+        def run(h):
+            return torch.tanh(self.b(h)), torch.sigmoid(h)
+
+        first, second = checkpoint(run, h, use_reentrant=True)
+        first.clamp_(min=0.1)
+        return first + second.exp_()
+
+
 EVERY = (
     Reentrant,
+    ReentrantWritten,
+    ReentrantWrittenTwice,
     ReentrantTwice,
     ReentrantSequence,
     NewCheckpoint,
@@ -290,6 +309,15 @@ def test_gradients_are_the_models(kind):
         found = gradients(lambda t: net(t, widths=net.full()), model, x)
         torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(dict(model.named_buffers()), dict(other.named_buffers()))
+
+
+def test_a_new_checkpoint_whose_result_is_written_to_is_refused():
+    class Written(Net):
+        def between(self, h):
+            return checkpoint(lambda h: torch.tanh(self.b(h)), h, use_reentrant=False).mul_(2)
+
+    with pytest.raises(ww.CaptureError, match="has no gradients in training mode, and the model"):
+        ww.Elastic(Written(), torch.randn(8, 6))
 
 
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
@@ -438,14 +466,27 @@ def test_functions_that_a_graph_cannot_hold_are_refused_by_name():
         ww.Elastic(Given(), torch.randn(8, 6))
 
 
+class Unwilling(torch.autograd.Function):
+    """Gives its argument, and no gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        raise RuntimeError("one of the variables was modified by an inplace operation")
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        (Unwilling.apply, "has no gradients in training mode, and the model has"),
         (lambda out: out + 1e-2, "computes something else"),
         (lambda out: out.detach() + 0 * out, "gradient of"),
         (lambda out: out + (out - out.detach()) * 0.01, "gradient of"),
     ],
-    ids=["outputs", "no gradient", "a wrong gradient"],
+    ids=["backward raises", "outputs", "no gradient", "a wrong gradient"],
 )
 def test_the_check_of_agreement_sees_what_is_wrong(wrong, message):
     model, x = Net(), torch.randn(8, 6)

@@ -144,8 +144,14 @@ def _compare(model: nn.Module, wanted: _Seen, found: _Seen, mode: str) -> None:
                 f"{name} changes its buffer {buffer!r} in {mode} mode in a way that the captured "
                 "graph does not; change it in place, by copy_() or add_() under torch.no_grad()."
             )
-    if wanted.gradients is None or found.gradients is None:
+    if wanted.gradients is None:
         return
+    if found.gradients is None:
+        raise CaptureError(
+            f"The captured graph of {name} has no gradients in {mode} mode, and the model has; let "
+            "forward compute new tensors where it writes to one in place, or give prove=False if "
+            "no gradient is needed."
+        )
     for leaf, gradient in wanted.gradients.items():
         if not _close_gradients(gradient, found.gradients[leaf]):
             raise CaptureError(

@@ -146,10 +146,14 @@ class TensorHook:
 
 @dataclass(frozen=True)
 class CheckpointEnd:
-    """Gives what a reentrant checkpoint gives: no gradients, where none of its inputs has any."""
+    """Gives what a reentrant checkpoint gives: no gradients, where none of its inputs has any.
+
+    With gradients it is a tensor of its own, which may be written to though the inside needs what
+    it made for its gradients.
+    """
 
     def __call__(self, tensor: Tensor, *given: Tensor) -> Tensor:
-        return tensor if any(g.requires_grad for g in given) else tensor.detach()
+        return tensor.clone() if any(g.requires_grad for g in given) else tensor.detach()
 
 
 @dataclass(frozen=True)
