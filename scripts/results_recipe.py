@@ -71,7 +71,7 @@ def _longer(rows: list[Row], table: Callable[[list[str], list[list[str]]], str])
     rows = [row for row in rows if all(label in row["valid"] for label in SHARES.values())]
     if not rows:
         return ""
-    sizes = list(rows[0]["widths"])
+    sizes = [size for size in rows[0]["widths"] if all(size in row["widths"] for row in rows)]
     lines = [
         [share, *(f"{100 * mean(row['valid'][label][size] for row in rows):.1f}" for size in sizes)]
         for share, label in SHARES.items()

@@ -114,8 +114,8 @@ def sweep_run(
     decided by those of an ordered run, 16 times where no count is given. None as `widths_by` says.
     recalibrate: estimate batch-norm statistics for each width on training data.
     compensate: measure cuts whose weights were fitted to make up for what went, as the frontier
-    then says and `cut` then does. None does so for ordered runs, whose features have not learned to
-    do without the others; those of runs along levels have.
+    then says and `cut` then does. None does so for ordered runs alone:
+    in runs along levels, features have learned to do without the others.
     keep_class: beside widths at which a cut is a graph module, measure near ones at which it is of
     the user's class, where there are any.
 
