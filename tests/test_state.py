@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import widthwise as ww
+from widthwise.graph.agreement import KeptTableWarning
 
 
 class Base(nn.Module):
@@ -67,6 +68,68 @@ class Quiet(Base):
         if self.table is None:
             self.table = torch.linspace(0, 1, 5)
         return self.o(self.hidden(x) + self.table[: x.shape[0], None])
+
+
+class Biased(Base):
+    """Keeps a table of its parameters in evaluation mode, as attention with learned biases does."""
+
+    def __init__(self):
+        super().__init__()
+        self.biases, self.kept = nn.Parameter(torch.randn(3)), {}
+
+    def table(self):
+        return self.biases[[0, 1, 2, 1, 0, 2, 1, 0]]
+
+    def forward(self, x):
+        if self.training:
+            return self.o(self.hidden(x) + self.table())
+        if "table" not in self.kept:
+            self.kept["table"] = self.table()
+        return self.o(self.hidden(x) + self.kept["table"])
+
+
+class BiasedOnce(Biased):
+    """The same in an attribute, and in both modes."""
+
+    kept_table = None
+
+    def forward(self, x):
+        if self.kept_table is None:
+            self.kept_table = self.table()
+        return self.o(self.hidden(x) + self.kept_table)
+
+
+class Shown(Base):
+    """Leaves its features for others to look at; the next call makes new ones."""
+
+    def forward(self, x):
+        self.features = self.hidden(x)
+        return self.o(self.features)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Biased, "kept"), (BiasedOnce, "kept_table")])
+def test_a_kept_table_of_parameters_is_told_and_computed_at_every_call(kind, name):
+    torch.manual_seed(0)
+    model, x = kind(), torch.randn(4, 3)
+    with pytest.warns(KeptTableWarning, match=f"keeps {name}, computed from parameters"):
+        net = ww.Elastic(model, x).eval()
+    for _ in range(2):
+        (wanted,) = torch.autograd.grad(kind.forward(fresh(model), x).sum(), model.biases)
+        (found,) = torch.autograd.grad(net(x, widths={}).sum(), model.biases)
+        torch.testing.assert_close(found, wanted)
+
+
+def fresh(model):
+    """The model on the same parameters, before its first call in evaluation mode."""
+    copy = type(model)().eval()
+    copy.load_state_dict(model.state_dict())
+    copy.biases, copy.a, copy.o = model.biases, model.a, model.o
+    return copy
+
+
+def test_what_is_only_left_to_look_at_is_no_table(recwarn):
+    ww.Elastic(Shown(), torch.randn(4, 3))
+    assert not [w for w in recwarn if w.category is KeptTableWarning]
 
 
 class Mean(Base):

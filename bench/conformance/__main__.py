@@ -1,6 +1,6 @@
 """Hold Elastics at full width against their models: one process and one time limit for each.
 
-    python -m bench.conformance                              # all, resuming where it was stopped
+    python -m bench.conformance                              # what bench/results does not have
     python -m bench.conformance --family transformers nets --jobs 2
     python -m bench.conformance --only transformers/gpt2 operators/cumsum --again
     python -m bench.conformance --sample 40                  # every n-th, so that 40 are looked at
@@ -10,7 +10,7 @@
 Compared are outputs, gradients of parameters and inputs, and what is left in buffers, in both
 modes, twice in a row, at other batch sizes and lengths, and with other arguments. Operators are
 torch's own samples behind a linear layer, cut to random widths as well. Findings are appended to a
-file, line by line, as they come.
+file, line by line, as they come, so that a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -81,11 +81,17 @@ def _wanted(options: argparse.Namespace) -> list[tuple[str, str]]:
     names = options.only or [name for family in options.family for name in _names(family)]
     if options.sample:
         names = names[:: max(len(names) // options.sample, 1)]
-    done = {} if options.again else rows(options.rows)
+    done = {} if options.again else _looked_at(options.rows)
     if options.stale:
-        done = {key: row for key, row in done.items() if row.get("engine") == engine()}
-    pairs = [("operators" if n.startswith("operators/") else "networks", n) for n in names]
-    return [pair for pair in pairs if pair not in done]
+        done = {name: row for name, row in done.items() if row.get("engine") == engine()}
+    tool = {True: "operators", False: "networks"}
+    return [(tool[n.startswith("operators/")], n) for n in names if n not in done]
+
+
+def _looked_at(path: Path) -> dict[str, Row]:
+    from bench.conformance.page import stored
+
+    return stored() | {name: row for (_, name), row in rows(path).items()}
 
 
 def _names(family: str) -> list[str]:

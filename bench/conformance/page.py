@@ -65,14 +65,19 @@ _PACKAGES = re.compile(r"\S*/site-packages/")  # where packages lie is no findin
 
 
 def store(rows: Iterable[Row]) -> None:
-    """Keep what a run found in bench/results and write the page."""
+    """Add what a run found to bench/results, in the place of earlier findings, and write the page."""
     from bench.common import commit, machine, today
 
-    sorted_rows = sorted(rows, key=lambda r: r["name"])
-    kept = [_short(row) for row in sorted_rows]
+    by_name = stored() | {row["name"]: _short(row) for row in rows}
+    kept = sorted(by_name.values(), key=lambda r: r["name"])
     found = {"date": today(), "commit": commit(), "machine": machine(), "networks": kept}
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(page(found))
+
+
+def stored() -> dict[str, Row]:
+    """What bench/results has, by name."""
+    return {row["name"]: row for row in json.loads(RESULTS.read_text())["networks"]}
 
 
 def _short(row: Row) -> Row:

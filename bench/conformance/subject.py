@@ -16,6 +16,7 @@ from bench.conformance.verdicts import Finding
 from torch import Tensor, nn
 
 import widthwise as ww
+from widthwise.graph.agreement import KeptTableWarning
 from widthwise.graph.capture import EvaluationOnlyWarning
 
 Made = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
@@ -46,6 +47,8 @@ class Subject:
             net = ww.Elastic(model, *_copies(args, kwargs))
         only = [w for w in told if issubclass(w.category, EvaluationOnlyWarning)]
         self.only_evaluation = str(only[0].message) if only else ""
+        # Then it is held against the first call of a model.
+        self._fresh |= any(issubclass(w.category, KeptTableWarning) for w in told)
         vary(model)
         self.saved = tensors(model)
         return net

@@ -7,6 +7,7 @@ shows only in the second. What differs is refused by name.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,6 +30,10 @@ _SEED = 0
 _COMPARING: ContextVar[bool] = ContextVar("comparing", default=False)
 
 Call = Callable[[tuple[Any, ...], dict[str, Any]], Any]
+
+
+class KeptTableWarning(UserWarning):
+    """A model keeps what it computed from parameters for later calls; its Elastic does not."""
 
 
 @dataclass
@@ -173,9 +178,10 @@ def _compare_second(
     wanted, found = seen
     if not changed:
         return _compare(model, wanted, found, mode)
+    training = mode == "training"
     if _equal(wanted.outputs, found.outputs) and _same(found.buffers, wanted.buffers):
-        return None
-    mine = twin(model).train(mode == "training")
+        return _tell_of_tables(model, lambda m: m.train(training)(*args, **kwargs), changed)
+    mine = twin(model).train(training)
     with kept_state(model), silently(), Lines(lambda: _attributes(mine).get(changed[0])) as lines:
         mine(*args, **kwargs)
     raise CaptureError(
@@ -183,6 +189,38 @@ def _compare_second(
         "a captured graph holds as it was; keep it in a buffer that forward changes in place, or "
         "pass it in and return it."
     )
+
+
+def _tell_of_tables(model: nn.Module, call: Callable[[nn.Module], Any], changed: list[str]) -> None:
+    """Warn of attributes in which the first `call` leaves what it computed from parameters.
+
+    Later calls of the model take it as it is: their gradients stop there, or go back through a
+    graph that is gone. A captured graph computes it at every call.
+    """
+    mine = twin(model)
+    with kept_state(model), silently(gradients=True):
+        call(mine)
+        first = _attributes(mine)
+        call(mine)
+        second = _attributes(mine)
+    kept = [name for name in changed if first[name] == second[name]]  # others are only looked at
+    tables = [name for name in kept if _has_history(mine, name)]
+    if tables:
+        mode = "training" if mine.training else "evaluation"
+        others = f" and {len(tables) - 1} more" if tables[1:] else ""
+        warnings.warn(
+            f"In {mode} mode {type(model).__name__} keeps {tables[0]}{others}, computed from "
+            "parameters, for later calls, whose gradients do not reach these parameters; the "
+            "Elastic computes it at every call, as the model does at its first.",
+            KeptTableWarning,
+            stacklevel=4,
+        )
+
+
+def _has_history(model: nn.Module, name: str) -> bool:
+    path, _, attribute = name.rpartition(".")
+    held = pytree.tree_leaves(getattr(model.get_submodule(path), attribute))
+    return any(isinstance(x, Tensor) and x.grad_fn is not None for x in held)
 
 
 def _called(
