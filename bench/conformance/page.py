@@ -65,7 +65,7 @@ _PACKAGES = re.compile(r"\S*/site-packages/")  # where packages lie is no findin
 
 
 def store(rows: Iterable[Row]) -> None:
-    """Add what a run found to bench/results, in the place of earlier findings, and write the page."""
+    """Add findings to bench/results, in the place of earlier ones, and write the page."""
     from bench.common import commit, machine, today
 
     by_name = stored() | {row["name"]: _short(row) for row in rows}
