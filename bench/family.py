@@ -102,7 +102,8 @@ def family(name: str, seed: int) -> dict[str, Any]:
             fitting = [*points]
             outs = [Path(made) / f"{s}.safetensors" for s in fitting]
             began = time.process_time()
-            picks = cuts.cut(opened, [points[s].widths for s in fitting], outs)
+            widths = [cuts.filled(opened, frontier, points[s], s) for s in fitting]
+            picks = cuts.cut(opened, widths, outs)
             spent["cut"] = time.process_time() - began
         full = opened.net.full()
         return {
@@ -112,7 +113,7 @@ def family(name: str, seed: int) -> dict[str, Any]:
             "sizes": {
                 str(s): {
                     "bytes": pick.bytes,
-                    "widths": dict(opened.net.complete(points[s].widths)),
+                    "widths": pick.widths,
                     "swept": points[s].metric,
                     "valid": pick.valid,
                     "test": pick.test,

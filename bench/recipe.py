@@ -66,6 +66,7 @@ _QUARTER = replace(_THREE, warm_up=0.25)
 ARMS = {
     "default": Arm(),
     "a warm-up of a quarter": Arm(warm_up=0.25),
+    "a warm-up of three quarters": Arm(warm_up=0.75),
     "a quarter, four passes": Arm(warm_up=0.25, passes=4),
     "three passes": _THREE,
     "three, a warm-up of an eighth": replace(_THREE, warm_up=0.125),

@@ -145,21 +145,32 @@ def test_a_sweep_writes_the_frontier_the_picture_and_the_page(trained):
         assert f"{100 * point.metric:.2f} %" in page
 
 
+def test_a_budget_is_filled_between_two_measured_widths(run, tmp_path):
+    out, points = tmp_path / "small.safetensors", Frontier.load(Run(run).frontier).points
+    below, above = sorted(points, key=lambda p: p.bytes)[1:3]
+    limit = (below.bytes + 3 * above.bytes) // 4
+    works("cut", run, "--max-bytes", str(limit), "--out", out, "--touch-up", "none")
+    found = read_manifest(out).widths
+    assert below.bytes < 0.9 * limit < out.stat().st_size <= limit
+    assert all(below.widths[name] <= width <= above.widths[name] for name, width in found.items())
+
+
 def test_pick_cut_and_export_agree_on_the_numbers(run, tmp_path):
     frontier = Frontier.load(Run(run).frontier)
-    picked = json.loads(works("pick", run, "--max-bytes", "10kB", "--json"))
-    assert picked["bytes"] <= 10_000
+    measured = frontier.pick(max_bytes=10_000)
+    limit = str(measured.bytes)  # nothing wider fits
+    picked = json.loads(works("pick", run, "--max-bytes", limit, "--json"))
     small = tmp_path / "small.safetensors"
-    said = works("cut", run, "--max-bytes", "10kB", "--out", small)
-    assert small.stat().st_size == picked["bytes"]
+    said = works("cut", run, "--max-bytes", limit, "--out", small)
+    assert small.stat().st_size == picked["bytes"] == measured.bytes
     assert read_manifest(small).widths == picked["widths"]
     noted = load_picks(Run(run).picks)
     assert [p.name for p in noted] == ["small"]
     assert noted[0].valid >= picked["metric"] - 1e-6  # a distillation may make it better
-    assert picked["metric"] == pytest.approx(frontier.pick(max_bytes=10_000).metric, abs=1e-6)
+    assert picked["metric"] == pytest.approx(measured.metric, abs=1e-6)
     bare = tmp_path / "bare.safetensors"
     how = f"--touch-up={frontier.touch_up or 'none'}"
-    works("cut", run, "--max-bytes", "10kB", "--out", bare, how)
+    works("cut", run, "--max-bytes", limit, "--out", bare, how)
     as_swept = next(p for p in load_picks(Run(run).picks) if p.name == "bare")
     assert as_swept.valid == pytest.approx(picked["metric"], abs=1e-6)
     assert f"test {100 * (noted[0].test or 0):.2f} %" in said

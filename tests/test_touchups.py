@@ -41,7 +41,7 @@ def taught(net, monkeypatch, recipe=RECIPE, **given):
     return found
 
 
-def test_networks_below_a_tenth_are_taught_three_times_as_long(net, monkeypatch):
+def test_networks_below_a_tenth_of_the_work_are_taught_three_times_as_long(net, monkeypatch):
     assert taught(net, monkeypatch) == {4: [0, 2], 12: [1, 3]}
 
 

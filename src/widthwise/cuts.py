@@ -14,14 +14,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
 
+from widthwise.choose.levels import along
 from widthwise.importance import held_at_zero, zeros_of
-from widthwise.measure.frontier import Frontier
+from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.metric import outputs_for
+from widthwise.measure.size import parse_size
 from widthwise.report.picks import Pick, load_picks
 from widthwise.steps import (
     SAMPLES,
@@ -35,10 +37,13 @@ from widthwise.steps import (
     store_checked,
     writable,
 )
+from widthwise.store.shapes import Shapes
 from widthwise.tasks.task import Splits
-from widthwise.touchups import TouchUp, TouchUps, begun, touch_up, usual
+from widthwise.touchups import LARGE, TouchUp, TouchUps, begun, touch_up, usual, work
 from widthwise.train.batches import drawn, evaluating
 from widthwise.variant import Widths
+
+_BETWEEN: Final = 12  # networks from one measured width to the next
 
 
 def cut(
@@ -136,13 +141,49 @@ class Made:
     touch_ups: tuple[TouchUp, ...]
 
 
+def filled(opened: Opened, frontier: Frontier, point: Point, max_bytes: int | str) -> Widths:
+    """The widest network of a run along levels between a measured one and the next that still fits.
+
+    The next larger one is at least as wide in every axis. Where it fits, too, it is no better, and
+    the measured network is left as it is; and so it is where only graph modules lie between and it
+    is of the user's class, or where files tell of zeros, which are counted in made networks alone.
+
+    Args:
+        opened: a run.
+        frontier: what was measured of it.
+        point: as the frontier picked it for `max_bytes`.
+        max_bytes: bytes of the file that `save` writes, or a text such as '300kB'.
+
+    Raises:
+        WidthError, FileError: when the frontier is of another network.
+        BudgetError: when `max_bytes` is no size.
+    """
+    net, most = opened.net, parse_size(max_bytes)
+    low = net.complete(point.widths)
+    points = {net.complete(p.widths): p.bytes for p in frontier.points if p.bytes > point.bytes}
+    wider = [w for w in points if all(w[name] >= n for name, n in low.items())]
+    above = min(wider, key=points.__getitem__, default=low)
+    if not opened.record.levels or opened.pack != "none" or points.get(above, 0) <= most:
+        return low
+    between = along(net.free, (low, above), _BETWEEN)[1:-1]
+    shapes = Shapes(net, between)
+
+    def fits(widths: Widths) -> bool:
+        stored = shapes.stored(widths)
+        return stored.bytes <= most and (stored.reason is None or not point.own_class)
+
+    return next((w for w in reversed(between) if fits(w)), low)
+
+
 def shipped_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
     """What `cut` does where nothing is named: the usual ones, and for runs along levels a
-    distillation after them.
+    distillation after them, unless most of the network is left.
     """
     usual_ones = usual_touch_ups(opened, widths)
-    full = opened.net.complete(widths) == opened.net.full()
-    if full or not opened.record.levels or opened.task.distill is None:
+    if not opened.record.levels or opened.task.distill is None:
+        return usual_ones
+    (share,) = work(opened.net, [widths])
+    if share > LARGE:
         return usual_ones
     return TouchUps((*usual_ones.names, TouchUp.DISTILL))
 

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError, ScoreError, TrainingError
 from widthwise.importance import compensate, merge
-from widthwise.measure.cost import params
+from widthwise.measure.costs import Costs
 from widthwise.measure.frontier import Frontier
 from widthwise.recalibration import Recalibrate
 from widthwise.tasks.task import Task
@@ -37,7 +37,8 @@ Batches = list[tuple[Any, Any]]
 EPOCHS: Final = 5  # of a fine-tuning
 TAUGHT: Final = 0.1  # of the recipe's epochs: a distillation
 TAUGHT_SMALL: Final = 0.3  # the same of small networks, which gain longer and take less time
-SMALL: Final = 0.1  # of the parameters of the full network
+SMALL: Final = 0.1  # of the multiply-accumulates of the full network
+LARGE: Final = 0.25  # of them: larger networks gain nothing, and take the longest
 SLOWER: Final = 10  # times, than the recipe that trained the network
 
 
@@ -129,9 +130,9 @@ def touch_up(
     """
     for name in how.names:
         if name is TouchUp.DISTILL:
-            for epochs, some in _taught(modules, net, task.recipe, how).items():
+            for epochs, places in _taught(net, widths, task.recipe, how).items():
                 distill(
-                    some,
+                    [modules[i] for i in places],
                     net,
                     train,
                     epochs=epochs,
@@ -158,16 +159,22 @@ def touch_up(
             module.cpu()
 
 
+def work(net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:
+    """Multiply-accumulates of cuts, as shares of the full network's; 1 where nothing multiplies."""
+    macs = Costs(net, "macs")
+    full = macs.total(net.full())
+    return [macs.total(net.complete(w)) / full if full else 1.0 for w in widths]
+
+
 def _taught(
-    modules: Sequence[nn.Module], net: Elastic, recipe: Recipe, how: TouchUps
-) -> dict[int, list[nn.Module]]:
-    """Epochs of a distillation -> the networks that it takes in one go."""
-    limit = SMALL * params(net)
-    found: dict[int, list[nn.Module]] = {}
-    for module in modules:
-        share = TAUGHT_SMALL if params(module) < limit else TAUGHT
-        epochs = how.epochs or max(2, round(share * recipe.epochs))
-        found.setdefault(epochs, []).append(module)
+    net: Elastic, widths: Sequence[Mapping[str, int]], recipe: Recipe, how: TouchUps
+) -> dict[int, list[int]]:
+    """Epochs of a distillation -> the places of the networks that it takes in one go."""
+    found: dict[int, list[int]] = {}
+    for i, share in enumerate(work(net, widths)):
+        length = TAUGHT_SMALL if share < SMALL else TAUGHT
+        epochs = how.epochs or max(2, round(length * recipe.epochs))
+        found.setdefault(epochs, []).append(i)
     return found
 
 

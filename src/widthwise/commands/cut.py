@@ -37,7 +37,7 @@ from widthwise.report.picks import Pick
 from widthwise.runs import hold, read_frontier, single
 from widthwise.store.file import prepare, read_manifest
 from widthwise.tasks.noted import task_of
-from widthwise.touchups import EPOCHS, SMALL, TAUGHT, TAUGHT_SMALL, TouchUp, TouchUps
+from widthwise.touchups import EPOCHS, LARGE, SMALL, TAUGHT, TAUGHT_SMALL, TouchUp, TouchUps
 from widthwise.variant import Widths
 
 EXAMPLES = (
@@ -82,12 +82,12 @@ def cut(
         typer.Option(
             help="May be repeated, in the order wanted; by default what the sweep did to every "
             "width (before any sweep, compensate for runs of order) and, for runs trained along "
-            "levels, distill. distill is kept where the validation data say so. "
-            "none: the plain cut. refit: fit the output layer anew. distill: train on what the "
-            "full network gives. compensate: fit every layer to the full network's, without "
-            "labels. fine-tune: train on with the task's loss. merge: add the features that go to "
-            "those that stay. scratch: the same shape newly initialised and trained with the "
-            "task's recipe, for comparison."
+            f"levels and networks below {LARGE:.0%} of the MACs, distill. distill is kept "
+            "where the validation data say so. none: the plain cut. refit: fit the output layer "
+            "anew. distill: train on what the full network gives. compensate: fit every layer to "
+            "the full network's, without labels. fine-tune: train on with the task's loss. merge: "
+            "add the features that go to those that stay. scratch: the same shape newly "
+            "initialised and trained with the task's recipe, for comparison."
         ),
     ] = None,
     epochs: Annotated[
@@ -96,7 +96,7 @@ def cut(
             metavar="N",
             min=1,
             help=f"Of distill (by default {TAUGHT:.0%} of the recipe's, and {TAUGHT_SMALL:.0%} for "
-            f"networks below {SMALL:.0%} of the parameters), fine-tune ({EPOCHS}) or scratch (all "
+            f"networks below {SMALL:.0%} of the MACs), fine-tune ({EPOCHS}) or scratch (all "
             "of the recipe's).",
         ),
     ] = None,
@@ -114,7 +114,9 @@ def cut(
 ) -> None:
     """Cut a run's network to a budget, a fraction or given widths, and store it.
 
-    The file is read back and measured on the test split before it is put in its place.
+    For runs trained along levels, a budget of bytes is filled: what is cut may lie between two
+    measured widths. The file is read back and measured on the test split before it is put in its
+    place.
     """
     sizes: list[str | None] = [*max_bytes] if max_bytes else [None]
     budgets = [Budget(b, max_params, max_macs, max_latency_ms, min_metric) for b in sizes]
@@ -140,6 +142,9 @@ def cut(
             counted = size_of(opened, form, int8)
             points = [b.pick(frontier, counted, any_class=any_class) for b in budgets]
             asked = [point.widths for point in points]
+            if counted is None:
+                both = zip(budgets, points, strict=True)
+                asked = [_filled(opened, frontier, b, point) for b, point in both]
         else:
             asked = [named if fraction is None else _fraction(opened.net, fraction, any_class)]
         picks = cuts.cut(
@@ -166,6 +171,13 @@ def cut(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _filled(opened: steps.Opened, frontier: Frontier, budget: Budget, point: Point) -> Widths:
+    """What to cut: wider than the measured network, where only bytes are limited and leave room."""
+    if budget.max_bytes is None or budget != Budget(budget.max_bytes):
+        return point.widths
+    return cuts.filled(opened, frontier, point, budget.max_bytes)
 
 
 def _say(out: Path, pick: Pick, metric: str) -> None:

@@ -49,7 +49,8 @@ def pick(
 ) -> None:
     """Print the best measured width that meets every limit given; of equals, the smallest.
 
-    With --format, the bytes are those of a real file in that format, exported to see.
+    With --format, the bytes are those of a real file in that format, exported to see. In runs
+    trained along levels, widthwise cut goes on from there to the widest network that fits.
     """
     frontier = read_frontier(run)
     counted = None

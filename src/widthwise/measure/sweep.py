@@ -276,14 +276,17 @@ def _raised(net: Elastic, widths: Iterable[Widths], multiple_of: int, drawn: boo
 def usual_widths(net: Elastic, count: int | None = None) -> list[Widths]:
     """Widths from narrow to full: along the levels that the network was trained at, else a ladder.
 
-    count: how many; None is every level and two more between any two of them, so that a budget is
-        used to nine tenths, or what `ladder` chooses. Raises WidthError for a count below 1.
+    count: how many; None is every level, and two more between any two of them where all widths are
+        measured together; or what `ladder` chooses. Raises WidthError for a count below 1.
     """
     if not net.levels:
         return ladder(net, count)
     if count is not None and count < 1:
         raise WidthError(f"The number of widths is {count}; give at least 1.")
-    return along(net.free, net.levels, 3 * len(net.levels) - 2 if count is None else count)
+    if count is None:
+        # With statistics of its own, each width costs as much as a validation.
+        count = len(net.levels) if has_statistics(net.model) else 3 * len(net.levels) - 2
+    return along(net.free, net.levels, count)
 
 
 def sweep(
