@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from common import record
+from common import machine, record
 from family import SIZES
 from widthwise import importance, steps
 from widthwise.choose.draws import Sandwich
@@ -185,7 +185,7 @@ def main() -> None:
             for arm in options.arms:
                 if (name, arm, seed) in rows():
                     continue
-                row = {"task": name, "arm": arm, "seed": seed}
+                row = {"task": name, "arm": arm, "seed": seed, "machine": machine()["processor"]}
                 row |= measure(name, ARMS[arm], seed)
                 with ROWS.open("a") as file:
                     file.write(json.dumps(row) + "\n")
@@ -193,7 +193,7 @@ def main() -> None:
     if options.write:
         arms = [*ARMS]
         found = sorted(rows().values(), key=lambda row: (row["task"], arms.index(row["arm"])))
-        print(f"written to {record('recipe', found)}")
+        print(f"written to {record('recipe', found, added=True)}")
 
 
 def show(row: dict[str, Any]) -> None:

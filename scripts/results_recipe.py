@@ -8,6 +8,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
+DEFAULT = "default"
 UNIT = "three, one elastic epoch"  # the arm that is a plain training but for its last epoch
 CUT, TAUGHT = "least squares", "0.2 of the epochs, by size"
 SOLVED = f"{TAUGHT}, solved first"
@@ -30,8 +31,9 @@ epochs and then two passes a step: "three, a quarter" has three passes after a w
 Accuracy on validation data in per cent, of the widest network along the levels that fits: cut and
 fitted by least squares → taught for a fifth of the epochs. Cost is in trainings of the arm
 *{UNIT}*, which is plain until its last epoch (`bench/recipe.py`); the arms ran at different times
-beside other work, for which alone costs differ by up to a third. The second tables are of the
-default: its networks after touch-ups of three lengths.
+beside other work, for which alone costs differ by up to a third, and none is told of arms that ran
+on another processor. The second tables are of the default: its networks after touch-ups of three
+lengths.
 
 {"".join(parts)}"""
 
@@ -39,13 +41,14 @@ default: its networks after touch-ups of three lengths.
 def _task(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -> str:
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     sizes = list(rows[0]["widths"])
-    unit = mean(row["seconds"] for row in rows if row["arm"] == UNIT)
+    unit = [row for row in rows if row["arm"] == UNIT]
+    default = [row for row in rows if row["arm"] == DEFAULT]
     lines = [_arm(arm, [row for row in rows if row["arm"] == arm], sizes, unit) for arm in arms]
     return f"""### {rows[0]["task"]}
 
 {table(["training", "seeds", "cost", "full", *(f"{size} kB" for size in sizes)], lines)}
 
-{_solved_first([row for row in rows if SOLVED in row["valid"]])}{_longer(rows, table)}"""
+{_solved_first([row for row in default if SOLVED in row["valid"]])}{_longer(default, table)}"""
 
 
 def _solved_first(rows: list[Row]) -> str:
@@ -81,13 +84,14 @@ def _longer(rows: list[Row], table: Callable[[list[str], list[list[str]]], str])
 """
 
 
-def _arm(arm: str, rows: list[Row], sizes: list[str], unit: float) -> list[str]:
-    cost = mean(row["seconds"] for row in rows) / unit
+def _arm(arm: str, rows: list[Row], sizes: list[str], unit: list[Row]) -> list[str]:
+    alike = len({row["machine"] for row in [*rows, *unit]}) == 1
+    seconds, one = (mean(row["seconds"] for row in some) for some in (rows, unit))
     cells = [_cell(rows, size) for size in sizes]
     return [
         arm,
         str(len(rows)),
-        f"{cost:.2f}",
+        f"{seconds / one:.2f}" if alike else "-",
         f"{100 * mean(row['full'] for row in rows):.2f}",
         *cells,
     ]
