@@ -38,7 +38,7 @@ EPOCHS: Final = 5  # of a fine-tuning
 TAUGHT: Final = 0.1  # of the recipe's epochs: a distillation
 TAUGHT_SMALL: Final = 0.3  # the same of small networks, which gain longer and take less time
 SMALL: Final = 0.1  # of the multiply-accumulates of the full network
-LARGE: Final = 0.25  # of them: larger networks gain nothing, and take the longest
+LARGE: Final = 0.5  # of them: larger networks gain nothing, and take the longest
 SLOWER: Final = 10  # times, than the recipe that trained the network
 
 
