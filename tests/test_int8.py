@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -85,6 +86,11 @@ CASES = {
 }
 
 
+# Processors without VNNI add products of bytes in 16 bits, which saturate.
+INFO = Path("/proc/cpuinfo")
+SATURATING = 1 if not INFO.exists() or "vnni" in INFO.read_text() else 10
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_file_multiplies_integers_and_is_close(name, tmp_path, capfd):
     build, inputs, wanted = CASES[name]
@@ -101,11 +107,11 @@ def test_a_file_multiplies_integers_and_is_close(name, tmp_path, capfd):
         outputs = module(x)
     off = (served(written.path, x) - outputs).abs().max() / (outputs.max() - outputs.min())
     assert 0 < off <= written.difference + 1e-6
-    assert written.difference < 0.05  # processors without VNNI sum in 16 bits, which saturate
+    assert written.difference < 0.03 * SATURATING
     for batch in (1, 9):
         x = inputs(batch)
         found, outputs = served(written.path, x), module(x).detach()
-        assert float((found - outputs).abs().max()) < 0.15 * float(outputs.abs().max())
+        assert float((found - outputs).abs().max()) < 0.05 * SATURATING * float(outputs.abs().max())
     assert capfd.readouterr() == ("", "")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
 
