@@ -127,6 +127,21 @@ def fresh(model):
     return copy
 
 
+class Centred(Biased):
+    """Writes to its input as well."""
+
+    def forward(self, x):
+        x -= 1
+        return super().forward(x)
+
+
+def test_the_example_is_left_as_it_was():
+    x = torch.ones(4, 3)
+    with pytest.warns(KeptTableWarning):
+        ww.Elastic(Centred(), x)
+    assert torch.equal(x, torch.ones(4, 3))
+
+
 def test_what_is_only_left_to_look_at_is_no_table(recwarn):
     ww.Elastic(Shown(), torch.randn(4, 3))
     assert not [w for w in recwarn if w.category is KeptTableWarning]

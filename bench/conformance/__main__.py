@@ -81,11 +81,11 @@ def _wanted(options: argparse.Namespace) -> list[tuple[str, str]]:
     names = options.only or [name for family in options.family for name in _names(family)]
     if options.sample:
         names = names[:: max(len(names) // options.sample, 1)]
-    done = {} if options.again else _looked_at(options.rows)
+    done = {} if options.again or options.sample else _looked_at(options.rows)
     if options.stale:
         done = {name: row for name, row in done.items() if row.get("engine") == engine()}
-    tool = {True: "operators", False: "networks"}
-    return [(tool[n.startswith("operators/")], n) for n in names if n not in done]
+    left = [name for name in names if name not in done]
+    return [("operators" if n.startswith("operators/") else "networks", n) for n in left]
 
 
 def _looked_at(path: Path) -> dict[str, Row]:

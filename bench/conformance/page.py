@@ -54,6 +54,9 @@ afterwards, to {tolerance} of the largest entry.
   exist.
 - **operators**: also cut to random widths; the cut network and the Elastic at these widths agree.
 
+An Elastic that warns of a table which its model keeps from one call to the next is held against the
+first call of a model.
+
 What a check finds:
 
 {meanings}

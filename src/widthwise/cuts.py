@@ -39,7 +39,7 @@ from widthwise.steps import (
 )
 from widthwise.store.shapes import Shapes
 from widthwise.tasks.task import Splits
-from widthwise.touchups import LARGE, TouchUp, TouchUps, begun, touch_up, usual, work
+from widthwise.touchups import LARGE, TouchUp, TouchUps, begun, macs_kept, touch_up, usual
 from widthwise.train.batches import drawn, evaluating
 from widthwise.variant import Widths
 
@@ -64,7 +64,7 @@ def cut(
     Raises WidthError, DataError, FileError, ScoreError, TrainingError.
     """
     kept = [opened.net.complete(w) for w in widths]
-    how = [shipped_touch_ups(opened, w) if touch_ups is None else touch_ups for w in kept]
+    how = shipped_touch_ups(opened, kept) if touch_ups is None else [touch_ups] * len(kept)
     for out in outs:
         writable(out)
     load_picks(opened.run.picks)  # damaged ones are found before the work is done
@@ -175,17 +175,17 @@ def filled(opened: Opened, frontier: Frontier, point: Point, max_bytes: int | st
     return next((w for w in reversed(between) if fits(w)), low)
 
 
-def shipped_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
-    """What `cut` does where nothing is named: the usual ones, and for runs along levels a
-    distillation after them, unless most of the network is left.
+def shipped_touch_ups(opened: Opened, widths: Sequence[Mapping[str, int]]) -> list[TouchUps]:
+    """What `cut` does at each of these widths where nothing is named: the usual touch-ups, and for
+    runs along levels a distillation after them, unless most of the network is left.
     """
-    usual_ones = usual_touch_ups(opened, widths)
+    usual_ones = [usual_touch_ups(opened, w) for w in widths]
     if not opened.record.levels or opened.task.distill is None:
         return usual_ones
-    (share,) = work(opened.net, [widths])
-    if share > LARGE:
-        return usual_ones
-    return TouchUps((*usual_ones.names, TouchUp.DISTILL))
+    return [
+        how if kept > LARGE else TouchUps((*how.names, TouchUp.DISTILL))
+        for how, kept in zip(usual_ones, macs_kept(opened.net, widths), strict=True)
+    ]
 
 
 def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:

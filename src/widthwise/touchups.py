@@ -38,7 +38,7 @@ EPOCHS: Final = 5  # of a fine-tuning
 TAUGHT: Final = 0.1  # of the recipe's epochs: a distillation
 TAUGHT_SMALL: Final = 0.3  # the same of small networks, which gain longer and take less time
 SMALL: Final = 0.1  # of the multiply-accumulates of the full network
-LARGE: Final = 0.5  # of them: larger networks gain nothing, and take the longest
+LARGE: Final = 0.5  # of them: larger networks gained nothing, and take the longest
 SLOWER: Final = 10  # times, than the recipe that trained the network
 
 
@@ -159,7 +159,7 @@ def touch_up(
             module.cpu()
 
 
-def work(net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:
+def macs_kept(net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:
     """Multiply-accumulates of cuts, as shares of the full network's; 1 where nothing multiplies."""
     macs = Costs(net, "macs")
     full = macs.total(net.full())
@@ -171,7 +171,7 @@ def _taught(
 ) -> dict[int, list[int]]:
     """Epochs of a distillation -> the places of the networks that it takes in one go."""
     found: dict[int, list[int]] = {}
-    for i, share in enumerate(work(net, widths)):
+    for i, share in enumerate(macs_kept(net, widths)):
         length = TAUGHT_SMALL if share < SMALL else TAUGHT
         epochs = how.epochs or max(2, round(length * recipe.epochs))
         found.setdefault(epochs, []).append(i)

@@ -157,7 +157,7 @@ def _fitting(
     counted = size_of(opened, form, int8)
     points = [Budget(most).pick(frontier, counted) for most in budgets]
     kept = [opened.net.complete(point.widths) for point in points]
-    how = [cuts.shipped_touch_ups(opened, widths) for widths in kept]
+    how = cuts.shipped_touch_ups(opened, kept)
     made = cuts.make(opened, kept, opened.task.splits(), how)
     return [each.module for each in made], opened.task
 

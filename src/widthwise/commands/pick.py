@@ -50,7 +50,8 @@ def pick(
     """Print the best measured width that meets every limit given; of equals, the smallest.
 
     With --format, the bytes are those of a real file in that format, exported to see. In runs
-    trained along levels, widthwise cut goes on from there to the widest network that fits.
+    trained along levels, widthwise cut fills --max-bytes: it goes on from there to the widest
+    network that fits, where no other limit is given.
     """
     frontier = read_frontier(run)
     counted = None

@@ -180,7 +180,7 @@ def _compare_second(
         return _compare(model, wanted, found, mode)
     training = mode == "training"
     if _equal(wanted.outputs, found.outputs) and _same(found.buffers, wanted.buffers):
-        return _tell_of_tables(model, lambda m: m.train(training)(*args, **kwargs), changed)
+        return _tell_of_tables(model, args, kwargs, changed, training=training)
     mine = twin(model).train(training)
     with kept_state(model), silently(), Lines(lambda: _attributes(mine).get(changed[0])) as lines:
         mine(*args, **kwargs)
@@ -191,19 +191,32 @@ def _compare_second(
     )
 
 
-def _tell_of_tables(model: nn.Module, call: Callable[[nn.Module], Any], changed: list[str]) -> None:
-    """Warn of attributes in which the first `call` leaves what it computed from parameters.
+def _tell_of_tables(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    changed: list[str],
+    *,
+    training: bool,
+) -> None:
+    """Warn of attributes in which the first call leaves what it computed from parameters.
 
     Later calls of the model take it as it is: their gradients stop there, or go back through a
     graph that is gone. A captured graph computes it at every call.
     """
-    mine = twin(model)
+    mine = twin(model).train(training)
+    seen = []
     with kept_state(model), silently(gradients=True):
-        call(mine)
-        first = _attributes(mine)
-        call(mine)
-        second = _attributes(mine)
-    kept = [name for name in changed if first[name] == second[name]]  # others are only looked at
+        for _ in range(2):
+            given = pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
+            try:
+                _of(mine)(*given)
+            except RuntimeError:  # it runs without gradients alone
+                return
+            seen.append(_attributes(mine))
+    first, second = seen
+    # What every call makes again is only left to look at.
+    kept = [name for name in changed if name in first and first[name] == second.get(name)]
     tables = [name for name in kept if _has_history(mine, name)]
     if tables:
         mode = "training" if mine.training else "evaluation"
