@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,7 @@ def test_hugging_face_again_and_the_best_model(tmp_path: Path) -> None:
     from widthwise.adapters.huggingface import PruningCallback
     from widthwise.zeros import ZerosLostWarning
 
-    def trainer(model: Net, pruner: GradualPruner, **more: Any) -> Trainer:
+    def trainer(model: Net, pruner: GradualPruner, compute: Any = None, **more: Any) -> Trainer:
         settings: dict[str, Any] = {
             "output_dir": str(tmp_path),
             "max_steps": 16,
@@ -235,6 +236,7 @@ def test_hugging_face_again_and_the_best_model(tmp_path: Path) -> None:
             data_collator=collate,
             train_dataset=data(),
             eval_dataset=data(),
+            compute_metrics=compute,
             callbacks=[PruningCallback(pruner)],
         )
 
@@ -244,23 +246,24 @@ def test_hugging_face_again_and_the_best_model(tmp_path: Path) -> None:
     trainer(model, pruner, max_steps=4).train()
     assert pruner.steps == 20
     assert int((model.hidden.weight == 0).sum()) == WANTED
-    model = Net()
-    pruner = GradualPruner(model, PLAN)
-    best = trainer(
-        model,
-        pruner,
-        eval_strategy="steps",
-        save_strategy="steps",
-        eval_steps=4,
-        save_steps=4,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_runtime",  # any one
-        learning_rate=10.0,
-    )
-    best.state.best_metric = 0.0
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        best.train()
-    assert int((model.hidden.weight == 0).sum()) == WANTED
-    older = "checkpoint-16" not in str(best.state.best_model_checkpoint)
-    assert any(issubclass(w.category, ZerosLostWarning) for w in said) is older
+    for step, best_step in ((-1, 4), (1, 16)):  # each evaluation is worse, or better
+        scores = itertools.count(100, step)
+        model = Net()
+        best = trainer(
+            model,
+            GradualPruner(model, PLAN),
+            compute=lambda _, scores=scores: {"score": next(scores)},
+            eval_strategy="steps",
+            save_strategy="steps",
+            eval_steps=4,
+            save_steps=4,
+            load_best_model_at_end=True,
+            metric_for_best_model="score",
+        )
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            best.train()
+        assert str(best.state.best_model_checkpoint).endswith(f"checkpoint-{best_step}")
+        assert int((model.hidden.weight == 0).sum()) == WANTED
+        lost = any(issubclass(w.category, ZerosLostWarning) for w in said)
+        assert lost is (best_step == 4)  # when the schedule had only begun
