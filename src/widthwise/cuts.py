@@ -121,6 +121,7 @@ def make(
             )
 
     done = [h.names for h in how]
+    known: dict[int, float] = {}
     last = {i: h for i, h in enumerate(how) if h.names[-1:] == (TouchUp.DISTILL,)}
     for i, each in enumerate(how):
         touched([i], each.without_last() if i in last else each)
@@ -128,17 +129,24 @@ def make(
         before = {i: copy.deepcopy(modules[i]) for i in last}
         touched([*last], replace(next(iter(last.values())), names=(TouchUp.DISTILL,)))
         for i, module in before.items():
-            if task.metric.better(judge(module), judge(modules[i])):
-                modules[i], done[i] = module, done[i][:-1]
-    return [Made(m.cpu(), names) for m, names in zip(modules, done, strict=True)]
+            first, known[i] = judge(module), judge(modules[i])
+            if task.metric.better(first, known[i]):
+                modules[i], done[i], known[i] = module, done[i][:-1], first
+    return [
+        Made(m.cpu(), names, known.get(i))
+        for i, (m, names) in enumerate(zip(modules, done, strict=True))
+    ]
 
 
 @dataclass(frozen=True)
 class Made:
-    """A cut network on the CPU, and the touch-ups that it has."""
+    """A cut network on the CPU, the touch-ups that it has, and its metric on validation data where
+    these were chosen by it.
+    """
 
     module: nn.Module
     touch_ups: tuple[TouchUp, ...]
+    valid: float | None = None
 
 
 def filled(opened: Opened, frontier: Frontier, point: Point, max_bytes: int | str) -> Widths:
@@ -203,7 +211,9 @@ def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
 def _store(opened: Opened, data: Splits, kept: Widths, made: Made, out: Path) -> Pick:
     """Store one cut network and note it."""
     run = opened.run
-    results = store_checked(opened.net, kept, made.module, out, opened.task, data, opened.pack)
+    results = store_checked(
+        opened.net, kept, made.module, out, opened.task, data, opened.pack, valid=made.valid
+    )
     pick = Pick(
         name=out.stem,
         widths=dict(kept),

@@ -29,7 +29,7 @@ from widthwise.errors import DataError
 from widthwise.graph.capture import Program
 from widthwise.measure.metric import outputs_for
 
-ITEMS: Final = 4_096  # remembered, and no further batch once there are as many
+ITEMS: Final = 4_096  # for statistics, and no further batch once there are as many
 BYTES: Final = 64_000_000
 _JOINED: Final = 64  # rows that come alone, in one batch
 

@@ -27,7 +27,7 @@ from widthwise.errors import FileError, RunError, TrainingError, WidthError
 from widthwise.importance import allocated_ladder
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.measure.sweep import Evaluation, ladder, sweep, usual_widths
-from widthwise.recalibration import Recalibrate, has_statistics
+from widthwise.recalibration import ITEMS, Recalibrate, has_statistics
 from widthwise.report import html, plot
 from widthwise.report.picks import Pick, load_picks, save_picks
 from widthwise.runs import Record, Run, constraints_of
@@ -42,7 +42,7 @@ from widthwise.tasks.noted import without_folder
 from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import TouchUp, compensation
-from widthwise.train.batches import drawn, in_order, own_randomness, planned, stream
+from widthwise.train.batches import drawn, in_order, own_randomness
 from widthwise.variant import Widths
 from widthwise.zeros import meant
 
@@ -51,7 +51,6 @@ By = Literal["levels", "scores", "fraction"]
 COMPARABLE: Final = ("reconstruction", "obd", "obd-sd", "taylor", "damage")
 Format = Literal["onnx", "torch"]
 _BATCH = 256  # items evaluated at once
-_STATISTICS = 100  # batches on which batch-norm statistics are estimated
 SAMPLES: Final = 2000  # of the training data, for touch-ups that need no whole training
 RUNGS: Final = 16  # widths of a sweep, or of a training, by scores
 
@@ -228,12 +227,17 @@ def store_checked(
     data: Splits,
     pack: Pack = "none",
     bits: Mapping[str, Quantized] | None = None,
+    *,
+    valid: float | None = None,
 ) -> dict[str, float]:
     """Store a cut network, read it back, and measure what was read: split -> metric.
 
     module: the cut of `net` at `widths`, with weights that may have been changed since. pack, bits:
-    as `save` takes them. Raises FileError, leaving what was at `path` before, when the network that
-    is read back is not as good as the stored one, and TrainingError for a metric that is no number.
+    as `save` takes them. valid: the metric of `module` on validation data, where it is known; then
+    what was read is held to `module` on test data alone.
+
+    Raises FileError, leaving what was at `path` before, when the network that is read back is not
+    as good as the stored one, and TrainingError for a metric that is no number.
     """
     name = task.metric.name
     value = evaluation(task, data, "test")(module)
@@ -247,13 +251,15 @@ def store_checked(
         said = without_folder(task.reference)
         save(net, made, widths=widths, module=module, metric=noted, pack=pack, bits=bits, task=said)
         read = load(made, build=task.model)
-        results = {split: evaluation(task, data, split)(read) for split in ("valid", "test")}
-        if not same(results["test"], value):
+        found = evaluation(task, data, "test")(read)
+        if not same(found, value):
             raise FileError(
-                f"The network read back from {path.name} has {name} {results['test']:.6g} and not "
+                f"The network read back from {path.name} has {name} {found:.6g} and not "
                 f"{value:.6g}; its model's class may keep state that is no parameter or buffer."
             )
-    return results
+        if valid is None:
+            valid = evaluation(task, data, "valid")(read)
+    return {"valid": valid, "test": found}
 
 
 def writable(out: Path) -> None:
@@ -368,10 +374,8 @@ def _in_order(data: Any) -> Callable[[], Iterator[Any]]:
 
 
 def statistics_batches(task: Task, data: Splits) -> list[Any]:
-    """Batches of training data in random order, always the same ones."""
-    with own_randomness():
-        plan = planned(data.train, task.recipe.batch_size, seed=0)
-        return list(stream(data.train, plan.epoch(0)[:_STATISTICS], 0, 0))
+    """Batches of training data drawn at random, always the same ones."""
+    return sample(task, data, ITEMS, seed=0)
 
 
 def statistics_of(net: Elastic, task: Task, data: Splits) -> Recalibrate:
