@@ -194,7 +194,7 @@ def random_like(value: Tensor, g: torch.Generator) -> Tensor:
         return value.double()
     if value.is_complex():
         return torch.view_as_complex(random_like(torch.view_as_real(value.resolve_conj()), g))
-    noise = torch.rand(value.shape, generator=g, dtype=torch.float64)
+    noise = _noise(value.shape, g)
     positive = bool((value > 0).all() if value.dim() > 1 else (value >= 0).all())
     if value.dim() > 1 and value.numel() > 1 and not positive:
         # Uniform with the variance that keeps activations at unit scale.
@@ -203,6 +203,17 @@ def random_like(value: Tensor, g: torch.Generator) -> Tensor:
     if positive:
         return value.double() * (0.5 + noise) + 0.1 * noise
     return value.double() + 0.5 * (noise - 0.5)
+
+
+_PERIOD = 131_071  # a prime: equal rows of a large tensor lie as many rows from each other
+
+
+def _noise(shape: torch.Size, g: torch.Generator) -> Tensor:
+    """Uniform float64 numbers in [0, 1), which come again in large tensors: drawing takes long."""
+    drawn = torch.rand(min(shape.numel(), _PERIOD), generator=g, dtype=torch.float64)
+    if shape.numel() > _PERIOD:
+        drawn = drawn.repeat(-(-shape.numel() // _PERIOD))[: shape.numel()]
+    return drawn.view(shape)
 
 
 def _shuffled_state(

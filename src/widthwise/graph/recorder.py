@@ -8,7 +8,7 @@ reach the same entries, with all arguments that are numbers, and whether gradien
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,12 +23,15 @@ aten = torch.ops.aten
 
 def recorded(
     known: dict[Any, int], state: Mapping[str, Tensor], call: Any, run: Callable[[], Any]
-) -> Any:
-    """What stands for the outputs of `run`, and for the tensors of the model after it.
+) -> tuple[Any, Any]:
+    """What `run` returns, and what stands for it and for the tensors of the model after it.
+
+    The second is None where it cannot be told: the origin of a tensor is not known, or what comes
+    depends on numbers that were read.
 
     known: shared by all runs that are to be compared. state: the model's tensors, with data or
-    without, by names that mean the same in all runs. call: the inputs. Raises where the origin of a
-    tensor cannot be told, and instead of writing to one of `state` that takes gradients.
+    without, by names that mean the same in all runs. call: the inputs. Raises what `run` raises,
+    and instead of writing to one of `state` that takes gradients.
     """
     learning = {_storage(t) for t in state.values() if t.requires_grad}
     recorder = _Recorder(known, learning)
@@ -39,16 +42,19 @@ def recorded(
             recorder.name(leaf, ("input", i))
     # Some models take another path while they are exported, which is the one that was captured.
     with _compiling_state_context(), recorder:
-        outputs = pytree.tree_leaves(run())
-    found = [recorder.number(value) for value in outputs]
-    return found, [recorder.number(t) for t in state.values()]
+        outputs = run()
+    return outputs, recorder.record([*pytree.tree_leaves(outputs), *state.values()])
 
 
 _LARGE = 65_536  # numbers in a constant above which it is not looked at
 
 
 class _UnknownError(Exception):
-    """What is done cannot be told from the operators, or must not be done."""
+    """What is done cannot be told from the operators."""
+
+
+class _WrittenError(Exception):
+    """What must not be done: a parameter would change."""
 
 
 class _Recorder(TorchDispatchMode):
@@ -66,6 +72,14 @@ class _Recorder(TorchDispatchMode):
         self.numbers: dict[int, int] = {}
         self.draws = 0  # two random numbers are never the same
         self.written: dict[int, int] = {}  # storage -> number of the last operator that wrote to it
+        self.lost = False  # whether something happened that cannot be told
+
+    def record(self, values: Sequence[Any]) -> Any:
+        """What stands for these values in the end; None where it cannot be told."""
+        try:
+            return None if self.lost else [self.number(value) for value in values]
+        except Exception:  # noqa: BLE001 - as below
+            return None
 
     def name(self, tensor: Tensor, key: Any) -> None:
         """Say where a tensor came from."""
@@ -77,7 +91,7 @@ class _Recorder(TorchDispatchMode):
         if isinstance(value, Tensor):
             if id(value) not in self.numbers:
                 self.name(value, _content(value))
-            where = tuple(value.shape), value.stride(), value.storage_offset(), value.dtype
+            where = _where(value)
             written = self.written.get(_storage(value))
             learns = value.requires_grad and torch.is_grad_enabled()
             return "tensor", self.numbers[id(value)], written, where, learns
@@ -90,26 +104,37 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         given = _by_name(func, args, kwargs)
+        changed = [_storage(tensor) for tensor in _written(func, given)]
+        if self.learning.intersection(changed):
+            raise _WrittenError
+        self.lost = self.lost or _reads_data(func, given)
+        out = func(*args, **kwargs)
+        if not self.lost:
+            try:
+                self._note(func, given, changed, out)
+            except Exception:  # noqa: BLE001 - nested tensors, say, have no strides
+                self.lost = True
+                self.held.clear()
+        return out
+
+    def _note(self, func: Any, given: dict[str, Any], changed: Sequence[int], out: Any) -> None:
+        """Number what an operator gave."""
         if _draws(func, given):
             self.draws += 1
             given["draw"] = self.draws
-        changed = [_storage(tensor) for tensor in _written(func, given)]
-        if self.learning.intersection(changed) or _reads_data(func, given):
-            raise _UnknownError
-        out = func(*args, **kwargs)
         results = [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]
         if not results or _changes_nothing(func, given):
-            return out
+            return
         if _is_view(func):
+            first = next(iter(given.values()))
             for result in results:
                 self.held.append(result)
-                self.numbers[id(result)] = self.number(args[0])[1]
-            return out
+                self.numbers[id(result)] = self.number(first)[1]
+            return
         number = self._known((_plain(func), self.number(list(given.items()))))
         self.written |= dict.fromkeys(changed, number)
         for at, result in enumerate(results):
             self.name(result, (number, at))
-        return out
 
     def _known(self, key: Any) -> int:
         return self.known.setdefault(key, len(self.known))
@@ -117,7 +142,8 @@ class _Recorder(TorchDispatchMode):
 
 def _content(tensor: Tensor) -> Any:
     """What a constant is known by: its values."""
-    if isinstance(tensor, FakeTensor) or tensor.numel() > _LARGE or tensor.is_meta:
+    without = isinstance(tensor, FakeTensor) or tensor.is_meta or not _strided(tensor)
+    if without or tensor.numel() > _LARGE:
         raise _UnknownError
     return "constant", tensor.dtype, tuple(tensor.shape), tuple(tensor.flatten().tolist())
 
@@ -176,7 +202,18 @@ _SILENT = {"device", "layout", "pin_memory", "non_blocking"}
 
 
 def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    """What tells the memory of a tensor from that of others."""
+    return int(tensor.untyped_storage()._cdata) if _strided(tensor) else id(tensor)
+
+
+def _where(tensor: Tensor) -> tuple[Any, ...]:
+    """The entries of its memory that a tensor shows."""
+    entries = (tensor.stride(), tensor.storage_offset()) if _strided(tensor) else tensor.layout
+    return tuple(tensor.shape), entries, tensor.dtype
+
+
+def _strided(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided
 
 
 def _by_name(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class Reference:
         self.call: Any = pytree.tree_unflatten(_few_rows(program), program.in_spec)
         self.graphs = [evaluation] if training is None else [evaluation, training]
         self.constants = {name for r in relations.programs for name in r.program.constants}
-        self.wanted: list[list[Tensor]] = []
+        self.wanted: list[_Ran] = []
+        self.known: dict[Any, int] = {}  # of the recordings, which are compared
         # Without weights there are no numbers to compare, only what is called on what.
         self.without_values = any(t.is_meta for t in _tensors(evaluation).values())
 
@@ -64,7 +65,7 @@ class Reference:
         self._saved: list[tuple[Tensor, Tensor]] = []
         if not self.without_values:
             self._saved = _randomised(self.graphs[0], self.constants)
-            self.wanted = [_run(graph, self.call) for graph in self.graphs]
+            self.wanted = [self._recorded(graph) for graph in self.graphs]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,14 +91,44 @@ class Reference:
                     break
             return outcome
         for training, graph, wanted in zip((False, True), self.graphs, self.wanted, strict=False):
-            outcome = _compared(module.train(training), self.call, wanted)
+            outcome = _compared(module.train(training), self.call, wanted.outputs)
             if outcome.problem is None and not (
-                _same_operators(module, graph, self.call) or _same_numbers(module, graph, self.call)
+                self._calls_the_same(module, wanted) or _same_numbers(module, graph, self.call)
             ):
                 outcome = Outcome(_ANOTHER, outcome.calls, ())
             if outcome.problem is not None:
                 break
         return outcome
+
+    def _calls_the_same(self, module: nn.Module, wanted: _Ran) -> bool:
+        """Whether the module calls the graph's operators; False where it cannot be told."""
+        if wanted.record is None:
+            return False
+        try:
+            return bool(self._recorded(twin(module)).record == wanted.record)
+        except Exception:  # noqa: BLE001 - the user's code runs inside
+            return False
+
+    def _recorded(self, module: nn.Module) -> _Ran:
+        """Run a module that holds the cut graph's tensors."""
+        state = {name: t for graph in self.graphs for name, t in _tensors(graph).items()}
+        records: list[Any] = []
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            call = (args, kwargs)
+            out, record = recorded(self.known, state, call, lambda: module(*args, **kwargs))
+            records.append(record)
+            return out
+
+        return _Ran(_run(module, self.call, run), records[0])
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """What a module gave, and what `recorded` says of it."""
+
+    outputs: list[Tensor]
+    record: Any
 
 
 def _compared(module: nn.Module, call: Any, wanted: list[Tensor]) -> Outcome:
@@ -126,14 +157,14 @@ def _compared_without_values(module: nn.Module, graph: fx.GraphModule, call: Any
         text = (str(error).splitlines() or [type(error).__name__])[0][:160].rstrip(".")
         problem = f"its code does not run at these sizes ({text})"
         return Outcome(problem, seen.finished, tuple(seen.stack))
-    same = _same_operators(module, graph, call)
+    same = _same_without_values(module, graph, call)
     return Outcome(None if same else _ANOTHER, seen.finished + 1, ())
 
 
 _ANOTHER = "its code computes something else at these sizes"
 
 
-def _same_operators(module: nn.Module, graph: fx.GraphModule, call: Any) -> bool:
+def _same_without_values(module: nn.Module, graph: fx.GraphModule, call: Any) -> bool:
     """Whether both call the same operators on the same arguments; False where it cannot be told."""
     known: dict[Any, int] = {}
     names = {id(t): n for n, t in _tensors(graph).items()}
@@ -149,10 +180,10 @@ def _same_operators(module: nn.Module, graph: fx.GraphModule, call: Any) -> bool
                     n: fakes[id(t)] for n, t in _tensors(each).items() if id(t) in fakes
                 }
                 shared: dict[str, Tensor] = {names[key]: fake for key, fake in fakes.items()}
-                found.append(recorded(known, shared, inputs, _calling(each, mine, inputs)))
+                found.append(recorded(known, shared, inputs, _calling(each, mine, inputs))[1])
     except Exception:  # noqa: BLE001 - the user's code runs inside
         return False
-    return bool(found[0] == found[1])
+    return found[0] is not None and bool(found[0] == found[1])
 
 
 def _calling(module: nn.Module, tensors: dict[str, Tensor], call: Any) -> Callable[[], Any]:
@@ -254,13 +285,14 @@ def _few_rows(program: Program) -> list[Any]:
     return [x[:1] if isinstance(x, Tensor) else x for x in program.example]
 
 
-def _run(module: nn.Module, call: Any) -> list[Tensor]:
+def _run(module: nn.Module, call: Any, run: Callable[..., Any] | None = None) -> list[Tensor]:
+    """The tensors that a module gives, or `run`, which calls it; its buffers stay as they are."""
     buffers = {name: b.clone() for name, b in module.named_buffers()}
     args, kwargs = call
     with quietly(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            out = module(*args, **kwargs)
+            out = (run or module)(*args, **kwargs)
         finally:
             for name, b in module.named_buffers():
                 if name in buffers:

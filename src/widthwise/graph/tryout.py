@@ -12,6 +12,7 @@ import copy
 import random
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -43,7 +44,7 @@ def twin(model: nn.Module) -> nn.Module:
     copied (a lock, a tensor with a history of gradients) is shared too.
     """
     held = [x for m in model.modules() for x in pytree.tree_leaves(vars(m))]
-    memo: dict[int, Any] = {id(x): x for x in held if isinstance(x, Tensor)}
+    memo: dict[int, Any] = {id(x): x for x in held if isinstance(x, Tensor)} | _empty(model)
     try:
         return copy.deepcopy(model, dict(memo))
     except Exception:  # noqa: BLE001 - any object may refuse in its own way
@@ -55,6 +56,14 @@ def twin(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} holds something that cannot be copied "
             f"({first_sentence(error)}); take it out of the module while widthwise captures it."
         ) from error
+
+
+def _empty(model: nn.Module) -> dict[int, Any]:
+    """Copies of the empty collections of all modules by their ids: those of hooks are most of what
+    there is to copy, and take copy.deepcopy long.
+    """
+    values = (x for m in model.modules() for x in vars(m).values())
+    return {id(x): type(x)() for x in values if type(x) in (OrderedDict, dict, set) and not x}
 
 
 def _copies(value: Any) -> bool:
