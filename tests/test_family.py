@@ -56,28 +56,65 @@ class Failing:
         return F.cross_entropy(outputs, target)
 
 
-def test_a_criterion_trains_the_full_width_and_then_levels(monkeypatch):
-    net = network()
-    seen = []
+@pytest.fixture
+def seen(monkeypatch):
+    """The widths that are run, and whether with gradients."""
+    found = []
     run_at = losses.run_at
 
     def noted(net, inputs, widths):
-        seen.append(dict(net.complete(widths)))
+        found.append((dict(net.complete(widths)), torch.is_grad_enabled()))
         return run_at(net, inputs, widths)
 
     monkeypatch.setattr("widthwise.train.losses.run_at", noted)
     monkeypatch.setattr("widthwise.train.family.run_at", noted)
-    history = fit(net)
-    assert len(history.epochs) == RECIPE.epochs
-    assert history.steps == 16
-    full, warm_up = dict(net.full()), 8  # of 16 steps
-    assert seen[:warm_up] == [full] * warm_up
+    return found
+
+
+def test_a_criterion_trains_the_full_width_and_then_levels_in_turns(seen):
+    net = network()
+    history = fit(net, recipe=ww.Recipe(epochs=8, batch_size=30))
+    assert len(history.epochs) == 8
+    assert history.steps == 32
+    full, warm_up = dict(net.full()), len(seen) - 16 * 3 // 2
+    assert seen[:warm_up] == [(full, True)] * warm_up
     rest = seen[warm_up:]
-    assert len(rest) == 8 * 2
-    assert rest[::2] == [full] * 8
-    narrow = rest[1::2]
-    assert all(w in [dict(level) for level in net.levels[:-1]] for w in narrow)
-    assert len({tuple(w.values()) for w in narrow}) > 4
+    assert rest[::3] == [(full, True)] * 8
+    assert rest[1::3] == [(full, False)] * 8, "it teaches the level, and takes no gradient from it"
+    narrow = rest[2::3]
+    assert all(w in map(dict, net.levels[:-1]) and trained for w, trained in narrow)
+    assert len({tuple(w.values()) for w, _ in narrow}) > 4
+
+
+def test_widths_may_be_trained_together(seen):
+    net = network()
+    together = ww.Sandwich(2, narrowest=False)
+    fit(net, ww.FamilyLoss(net, F.cross_entropy, warm_up=0.5, passes=together))
+    full = (dict(net.full()), True)
+    assert seen[:8] == [full] * 8
+    assert seen[8::2] == [full] * 8
+    assert all(w in map(dict, net.levels[:-1]) and trained for w, trained in seen[9::2])
+
+
+def test_the_turn_of_a_level_trains_it_and_nothing_else():
+    net = network().train()
+    loss = ww.FamilyLoss(net, F.cross_entropy)
+    loss.train_along([{"0": 3, "2": 2}, net.full()])
+    buffers = copy.deepcopy(dict(net.model.named_buffers()))
+    taught = net.step = 1
+    loss(X[:30], Y[:30]).backward()
+    assert net.step == taught + 1
+    first, second = net.model[0], net.model[2]
+    assert first.weight.grad[:3].any()
+    assert not first.weight.grad[3:].any()
+    assert not second.weight.grad[2:].any()
+    assert all(torch.equal(b, buffers[n]) for n, b in net.model.named_buffers())
+    level, full = (net(X[:30], widths=w) for w in (net.levels[0], {}))
+    soft = full.detach().softmax(1)
+    wanted = torch.autograd.grad(
+        (F.cross_entropy(level, Y[:30]) + F.cross_entropy(level, soft)) / 2, first.weight
+    )
+    torch.testing.assert_close(first.weight.grad, *wanted)
 
 
 def test_levels_go_from_narrow_to_full_in_even_steps():

@@ -7,12 +7,11 @@
 1. *Warm-up*: the full network is trained alone, for half of the epochs.
 2. *Levels*: its features are scored (`importance.reconstruction`) and put in order, and the widths
    of every axis are allocated by the scores, at sizes from 1/300 of the parameters to all.
-3. *Elastic epochs*: each step runs the full network and a drawn level, which learns half from the
-   targets and half from the full network.
+3. *Elastic epochs*: the full network and a drawn level take turns, step by step; a level learns
+   half from the targets and half from what the full network gives for the same batch.
 
-Equal shares of every layer are the wrong family: layers differ in what they need. The narrow
-networks share their steps with the full one at no extra weight, so that it stays as good as one
-that is trained alone, and teaches well.
+Equal shares of every layer are the wrong family: layers differ in what they need. Each step trains
+one width, so that a training takes no more time than that of the full network alone.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from widthwise.variant import AnyWidths, Widths
 LEVELS: Final = 24
 LOWEST: Final = 1 / 300  # of the parameters
 WARM_UP: Final = 0.5  # of the epochs
-_PASSES: Final = Sandwich(2, narrowest=False)
+_ONE: Final = Sandwich(2, narrowest=False)  # the full width, and a level that it teaches
 
 
 class FamilyLoss(Objective):
@@ -57,7 +56,8 @@ class FamilyLoss(Objective):
         lowest: fraction of the parameters that the narrowest level keeps, or the least possible.
         warm_up: fraction of the epochs in which `fit` trains the full width alone, at least one
             epoch where there are two; 0 for a network that is trained already.
-        passes: which widths a step runs.
+        passes: which widths a step trains together; None trains one, the full width and a level in
+            turns.
 
     Raises:
         ValueError: for numbers out of range.
@@ -79,7 +79,7 @@ class FamilyLoss(Objective):
         levels: int = LEVELS,
         lowest: float = LOWEST,
         warm_up: float = WARM_UP,
-        passes: Sandwich = _PASSES,
+        passes: Sandwich | None = None,
     ) -> None:
         if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
             raise ValueError(f"levels is {levels!r}; give an integer of at least 2.")
@@ -129,7 +129,7 @@ class FamilyLoss(Objective):
             SandwichLoss(
                 net,
                 self.criterion,
-                passes=self.passes,
+                passes=self.passes or _ONE,
                 distill=self.distill,
                 distill_loss=self.distill_loss,
                 emphasis=0.0,
@@ -144,10 +144,13 @@ class FamilyLoss(Objective):
         return min(max(1, round(self.warm_up * epochs)), epochs - 1) if self.warm_up else 0
 
     def __call__(self, inputs: Any, target: Any) -> Tensor:
-        if self._steps is not None:
-            return self._steps(inputs, target)
-        self.net.step += 1
-        return one_number(self.criterion(run_at(self.net, inputs, Widths()), target))
+        taught = self.passes is not None or self.net.step % 2 == 1
+        if self._steps is None or not taught:
+            self.net.step += 1
+            return one_number(self.criterion(run_at(self.net, inputs, Widths()), target))
+        if self.passes is None:
+            return self._steps.taught(inputs, target)
+        return self._steps(inputs, target)
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -158,6 +161,6 @@ class FamilyLoss(Objective):
             "number_of_levels": self.count,
             "lowest": self.lowest,
             "warm_up": self.warm_up,
-            "passes": asdict(self.passes),
+            "passes": None if self.passes is None else asdict(self.passes),
             "levels": [dict(w) for w in self.levels],
         }

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from types import MappingProxyType
@@ -35,6 +36,7 @@ from widthwise.train.teaching import (
     Criterion,
     Distill,
     DistillLoss,
+    Lesson,
     Teaching,
     lesson,
     one_number,
@@ -170,14 +172,29 @@ class SandwichLoss(Objective):
         net = self.net
         wide, *narrow = self._drawn()
         total, learned = self.teaching.full(partial(run_at, net, inputs, wide), target)
-        kept = [(b, b.clone()) for b in net.model.buffers()] if net.training else []
-        for widths in narrow:
-            weight = share_kept(net.free, widths) ** -self.emphasis
-            total = total + weight * learned(partial(run_at, net, inputs, widths), target)
-        for buffer, value in kept:
-            # `.data`: autograd would take the write for a change to what backward needs.
-            buffer.data.copy_(value)
+        with _kept_buffers(net):
+            total = sum(self._losses(inputs, target, narrow, learned), start=total)
         return total / self.plan.passes
+
+    def _losses(
+        self, inputs: Any, target: Any, narrow: Sequence[Widths], learned: Lesson
+    ) -> Iterator[Tensor]:
+        """What each narrow pass minimises, times its weight."""
+        for widths in narrow:
+            weight = share_kept(self.net.free, widths) ** -self.emphasis
+            yield weight * learned(partial(run_at, self.net, inputs, widths), target)
+
+    def taught(self, inputs: Any, target: Any) -> Tensor:
+        """The loss of the narrow passes of a step alone; the full pass takes no gradients.
+
+        As a call, it advances `net.step` by one.
+        """
+        net = self.net
+        wide, *narrow = self._drawn()
+        with _kept_buffers(net):
+            with torch.no_grad():
+                _, learned = self.teaching.full(partial(run_at, net, inputs, wide), target)
+            return torch.stack([*self._losses(inputs, target, narrow, learned)]).mean()
 
     @torch.compiler.disable  # as Elastic.drawn
     def _drawn(self) -> Sequence[Widths]:
@@ -200,6 +217,16 @@ class SandwichLoss(Objective):
             "distill_loss": None if self.distill_loss is None else name_of(self.distill_loss),
             **({"rungs": [dict(w) for w in self.rungs]} if self.rungs else {}),
         }
+
+
+@contextmanager
+def _kept_buffers(net: Elastic) -> Iterator[None]:
+    """The buffers of a network in training are afterwards as they were."""
+    kept = [(b, b.clone()) for b in net.model.buffers()] if net.training else []
+    yield
+    for buffer, value in kept:
+        # `.data`: autograd would take the write for a change to what backward needs.
+        buffer.data.copy_(value)
 
 
 def run_at(net: Elastic, inputs: Any, widths: Mapping[str, int]) -> Any:
