@@ -4,8 +4,7 @@
     python bench/recipe.py mlp digits --write  # and store bench/results/recipe.json
 
 An arm's name says what it changes in the default training: "three" has three passes a step, "a
-quarter" trains the full width alone for a quarter of the epochs. For each
-size of `family.SIZES` the widest network along the levels that fits is measured as it is cut, after
+quarter" trains the full width alone for a quarter of the epochs. For each size of `family.SIZES` the widest network along the levels that fits is measured as it is cut, after
 least squares, and after touch-ups, each of all sizes in one go. Test data are not looked at.
 """
 
@@ -50,13 +49,13 @@ class Arm:
     """A training: the default one but for what is named.
 
     epochs: share of the recipe's epochs in all. warm_up: share of these. faster: the learning rate
-    of all of it beside the recipe's.
+    of all of it beside the recipe's. passes: of one step; None trains one width a step, in turns.
     """
 
     epochs: float = 1.0
     warm_up: float = 0.5
     faster: float = 1.0
-    passes: int = 2
+    passes: int | None = None
     levels: int = 24
     hard: float = HALF.hard
 
@@ -66,8 +65,12 @@ _QUARTER = replace(_THREE, warm_up=0.25)
 ARMS = {
     "default": Arm(),
     "a warm-up of a quarter": Arm(warm_up=0.25),
+    "a warm-up of an eighth": Arm(warm_up=0.125),
     "a warm-up of three quarters": Arm(warm_up=0.75),
-    "a quarter, four passes": Arm(warm_up=0.25, passes=4),
+    "two passes": Arm(passes=2),
+    "two, a quarter": Arm(passes=2, warm_up=0.25),
+    "two, three quarters": Arm(passes=2, warm_up=0.75),
+    "four, a quarter": Arm(passes=4, warm_up=0.25),
     "three passes": _THREE,
     "three, a warm-up of an eighth": replace(_THREE, warm_up=0.125),
     "three, a quarter": _QUARTER,
@@ -95,7 +98,7 @@ def measure(name: str, arm: Arm, seed: int) -> dict[str, Any]:
         distill=Distill(hard=arm.hard),
         levels=arm.levels,
         warm_up=arm.warm_up,
-        passes=Sandwich(arm.passes, narrowest=False),
+        passes=None if arm.passes is None else Sandwich(arm.passes, narrowest=False),
     )
     began = time.process_time()
     fit(net, data.train, loss, recipe=recipe, seed=seed, progress=False)

@@ -4,7 +4,7 @@
     fit(net, train, loss, recipe=Recipe(epochs=20))    # as fit(net, train, F.cross_entropy, ...)
     net.levels                                         # the widths it was trained at, narrow first
 
-1. *Warm-up*: the full network is trained alone, for half of the epochs.
+1. *Warm-up*: the full network is trained alone, for a quarter of the epochs.
 2. *Levels*: its features are scored (`importance.reconstruction`) and put in order, and the widths
    of every axis are allocated by the scores, at sizes from 1/300 of the parameters to all.
 3. *Elastic epochs*: the full network and a drawn level take turns, step by step; a level learns
@@ -32,7 +32,7 @@ from widthwise.variant import AnyWidths, Widths
 
 LEVELS: Final = 24
 LOWEST: Final = 1 / 300  # of the parameters
-WARM_UP: Final = 0.5  # of the epochs
+WARM_UP: Final = 0.25  # of the epochs
 _ONE: Final = Sandwich(2, narrowest=False)  # the full width, and a level that it teaches
 
 
