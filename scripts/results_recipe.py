@@ -26,9 +26,9 @@ def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]],
     parts = [_task([row for row in rows if row["task"] == task], table) for task in tasks]
     return f"""## What each part of the training along levels is worth
 
-The name of a training says what it changes in the default one, which has a warm-up of half of the
-epochs and then trains the full width and a level in turns: "three, a quarter" trains the full width
-and two levels in every step, after a warm-up of a quarter.
+The name of a training says what it changes in the default one, which has a warm-up of a quarter
+of the epochs and then trains the full width and a level in turns: "three, a half" trains the full
+width and two levels in every step, after a warm-up of half of the epochs.
 Accuracy on validation data in per cent, of the widest network along the levels that fits: cut and
 fitted by least squares → taught for a fifth of the epochs. Cost is in trainings of the arm
 *{UNIT}*, which is plain until its last epoch (`bench/recipe.py`); the arms ran at different times
