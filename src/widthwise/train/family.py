@@ -11,7 +11,7 @@
    half from the targets and half from what the full network gives for the same batch.
 
 Equal shares of every layer are the wrong family: layers differ in what they need. Each step trains
-one width, so that a training takes no more time than that of the full network alone.
+one width, so that a training takes about as long as one of the full network alone.
 """
 
 from __future__ import annotations
