@@ -314,12 +314,19 @@ def _left_over(trial: Trial) -> None:
 
 def _worker(trial: Trial) -> None:
     child = trial.under_way()
-    workers = [p for p in child.below() if "spawn_main" in " ".join(_words(p))]
+    workers = [p for p in child.below() if _is_worker(p)]
     trial.hit = bool(workers)
     if workers:
         trial.random.choice(workers).kill()
     if trial.ended(child) != 0:
         trial.wrong.append("it does not survive the loss of a worker")
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    words = _words(process)
+    above = process.parent()
+    fork = above is not None and words == _words(above)  # of the server that has imported all
+    return fork if "forkserver" in " ".join(words) else "spawn_main" in " ".join(words)
 
 
 def _parent_alone(trial: Trial) -> None:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import BaseContext
 from typing import Any, Final, TypeVar
 
 from widthwise.errors import RunError
@@ -81,10 +83,8 @@ class Local(Engine):
     def _in_pool(
         self, function: Callable[..., Any], tasks: Mapping[K, tuple[Any, ...]]
     ) -> Iterator[tuple[K, Any]]:
-        # Spawned, not forked: a fork of a process with threads may hang.
-        context = multiprocessing.get_context("spawn")
         count = min(self.workers, len(tasks))
-        with ProcessPoolExecutor(count, mp_context=context, initializer=_apart) as pool:
+        with ProcessPoolExecutor(count, mp_context=_context(), initializer=_apart) as pool:
             with _unheard():  # the processes are started by the first task
                 futures = {pool.submit(function, *args): key for key, args in tasks.items()}
             try:
@@ -92,6 +92,19 @@ class Local(Engine):
             except BaseException:  # an interrupt among them, and a consumer that wants no more
                 _stop(pool)
                 raise
+
+
+def _context() -> BaseContext:
+    """How workers are started: not as forks of this process, which may hang as it has threads.
+
+    On Linux they are forks of a server that has imported what they run and has no threads, so that
+    every worker but the first starts at once. Elsewhere, forks of what torch imports are not safe.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["widthwise.compare.cells"])
+    return context
 
 
 def _as_done(futures: Mapping[Future[Any], K]) -> Iterator[tuple[K, Any]]:
