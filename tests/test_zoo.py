@@ -6,7 +6,7 @@ import pytest
 import torch
 from bench.zoo import page
 from bench.zoo.compare import difference, run, zeroed
-from bench.zoo.names import TOLERANCE
+from bench.zoo.names import TOLERANCE, doing
 from bench.zoo.runner import look_apart, rows
 
 import widthwise as ww
@@ -111,3 +111,11 @@ def test_the_page_names_what_fails():
     text = page.page(found)
     assert f"{row['name']}: differs in evaluation by 2.5e-01" in text
     assert "aten.new_thing.default (in layers.0)" in text
+
+
+def test_the_engine_is_told_by_what_its_code_does():
+    code = 'import a\n\ndef f(x):\n    """Say."""\n    # why\n    return x + 1\n'
+    same = "from b import c\ndef f(x):\n    return x + 1"
+    assert doing(code) == doing(same)
+    assert doing(code) != doing(same.replace("1", "2"))
+    assert doing(code) != doing(same.replace("return", "yield"))
