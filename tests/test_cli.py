@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -185,6 +186,22 @@ def test_pick_cut_and_export_agree_on_the_numbers(run, tmp_path):
     x = torch.randn(3, 8, 8)
     full = load(Run(run).model, build=task.model)
     torch.testing.assert_close(program(x), full(x))
+
+
+def test_a_distillation_is_held_to_what_the_sweep_found(run, tmp_path):
+    """A sweep that says that the network is perfect as it is: then no distillation is kept."""
+    frontier = Frontier.load(Run(run).frontier)
+    perfect = replace(frontier, points=tuple(replace(p, metric=1.0) for p in frontier.points))
+    perfect.save(Run(run).frontier)
+    small = f"--max-bytes={min(p.bytes for p in frontier.points)}"
+    works("cut", run, small, "--out", tmp_path / "small.safetensors")
+    found = next(p for p in load_picks(Run(run).picks) if p.name == "small")
+    assert (found.valid, found.touch_up) == (1.0, frontier.touch_up)
+    replace(perfect, split="test").save(Run(run).frontier)  # which says nothing of validation data
+    works("cut", run, small, "--out", tmp_path / "small.safetensors")
+    found = next(p for p in load_picks(Run(run).picks) if p.name == "small")
+    assert found.valid < 1.0
+    assert "distill" in found.touch_up
 
 
 def test_a_file_in_its_run_folder_needs_no_task(run):

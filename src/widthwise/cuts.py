@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
@@ -43,6 +44,7 @@ from widthwise.touchups import LARGE, TouchUp, TouchUps, begun, macs_kept, touch
 from widthwise.train.batches import drawn, evaluating
 from widthwise.variant import Widths
 
+_TAUGHT: Final = (TouchUp.DISTILL,)
 _BETWEEN: Final = 12  # networks from one measured width to the next
 
 
@@ -71,7 +73,8 @@ def cut(
     data = opened.task.splits()
     if touch_ups is None and not _judges_evaluation(opened, data):
         how = [usual_touch_ups(opened, w) for w in kept]
-    made = make(opened, kept, data, how, recalibrate=recalibrate, progress=progress)
+    swept = _swept(opened, how) if recalibrate else {}
+    made = make(opened, kept, data, how, swept=swept, recalibrate=recalibrate, progress=progress)
     return [
         _store(opened, data, w, each, out) for w, each, out in zip(kept, made, outs, strict=True)
     ]
@@ -83,10 +86,13 @@ def make(
     data: Splits,
     how: Sequence[TouchUps],
     *,
+    swept: Mapping[Widths, float] = MappingProxyType({}),
     recalibrate: bool = True,
     progress: bool = False,
 ) -> list[Made]:
     """The cut networks that `cut` stores, each with its touch-ups; the run is left as it is.
+
+    swept: what is known of them on validation data before their last distillation.
 
     Raises WidthError, ScoreError, TrainingError.
     """
@@ -122,14 +128,15 @@ def make(
 
     done = [h.names for h in how]
     known: dict[int, float] = {}
-    last = {i: h for i, h in enumerate(how) if h.names[-1:] == (TouchUp.DISTILL,)}
+    last = {i: h for i, h in enumerate(how) if h.names[-1:] == _TAUGHT}
     for i, each in enumerate(how):
         touched([i], each.without_last() if i in last else each)
     if last:
         before = {i: copy.deepcopy(modules[i]) for i in last}
         touched([*last], replace(next(iter(last.values())), names=(TouchUp.DISTILL,)))
         for i, module in before.items():
-            first, known[i] = judge(module), judge(modules[i])
+            first = swept[widths[i]] if widths[i] in swept else judge(module)
+            known[i] = judge(modules[i])
             if task.metric.better(first, known[i]):
                 modules[i], done[i], known[i] = module, done[i][:-1], first
     return [
@@ -206,6 +213,20 @@ def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
     path = opened.run.frontier
     frontier = Frontier.load(path) if path.exists() else None
     return usual(frontier, compensated=compensates(opened.record))
+
+
+def _swept(opened: Opened, how: Sequence[TouchUps]) -> dict[Widths, float]:
+    """What the run's sweep found on validation data, where it did to networks what `how` does
+    before a last distillation. Raises FileError.
+    """
+    before = {h.names[:-1] for h in how if h.names[-1:] == _TAUGHT}
+    if not before or not opened.run.frontier.exists():
+        return {}
+    frontier = Frontier.load(opened.run.frontier)
+    same = before == {(frontier.touch_up,) if frontier.touch_up else ()}
+    if frontier.split != "valid" or len(frontier.seeds) > 1 or not same:
+        return {}
+    return {opened.net.complete(p.widths): p.metric for p in frontier.points}
 
 
 def _store(opened: Opened, data: Splits, kept: Widths, made: Made, out: Path) -> Pick:

@@ -6,7 +6,7 @@
 
 1. *Warm-up*: the full network is trained alone, for a quarter of the epochs.
 2. *Levels*: its features are scored (`importance.reconstruction`) and put in order, and the widths
-   of every axis are allocated by the scores, at sizes from 1/300 of the parameters to all.
+   of every axis are allocated by the scores, at sizes from 1/500 of the parameters to all.
 3. *Elastic epochs*: the full network and a drawn level take turns, step by step; a level learns
    half from the targets and half from what the full network gives for the same batch.
 
@@ -31,7 +31,7 @@ from widthwise.train.teaching import HALF, Criterion, Distill, DistillLoss, one_
 from widthwise.variant import AnyWidths, Widths
 
 LEVELS: Final = 24
-LOWEST: Final = 1 / 300  # of the parameters
+LOWEST: Final = 1 / 500  # of the parameters
 WARM_UP: Final = 0.25  # of the epochs
 _ONE: Final = Sandwich(2, narrowest=False)  # the full width, and a level that it teaches
 
