@@ -19,6 +19,7 @@ from results_page import RESULTS, ROOT, measured
 from widthwise.compare.methods import METHODS
 from widthwise.compare.outcome import Outcome
 from widthwise.compare.report import markdown, picture, words
+from widthwise.compare.report.places import Across
 from widthwise.compare.report.summary import Comparison, against, compare, families, winners
 from widthwise.compare.report.tables import Table
 from widthwise.compare.spec import Spec
@@ -171,7 +172,8 @@ def page() -> str:
     parts = [LEAD]
     for name, found in results().items():
         made = comparison(name, found)
-        section = markdown.section(made, picture=f"images/comparison-{name}.png")
+        pictures = {across: f"images/{path}" for across, path in images(name).items()}
+        section = markdown.section(made, pictures=pictures)
         heading, _, rest = section.partition("\n\n")
         lead = [heading, about(found)]
         if "search" in found["spec"]["methods"]:
@@ -180,6 +182,11 @@ def page() -> str:
             lead.append(equally_trained(name, found, other))
         parts.append("\n\n".join([*lead, rest]))
     return "\n".join(parts)
+
+
+def images(name: str) -> dict[Across, str]:
+    """The files of the pictures of a comparison."""
+    return {"bytes": f"comparison-{name}.png", "seconds": f"cost-{name}.png"}
 
 
 def main() -> int:
@@ -193,7 +200,8 @@ def main() -> int:
             print(f"not what the results say: {PAGE.name}; run scripts/comparison_page.py")
         return 0 if current else 1
     for name, found in results().items():
-        picture.draw(comparison(name, found), IMAGES / f"comparison-{name}.png")
+        for across, path in images(name).items():
+            picture.draw(comparison(name, found), IMAGES / path, across=across)
     PAGE.write_text(page())
     print(PAGE.relative_to(ROOT))
     return 0

@@ -20,6 +20,7 @@ from widthwise.compare.report import choices, csvfile, markdown, page, picture, 
 from widthwise.compare.report.chart import chart
 from widthwise.compare.report.looks import LOOKS
 from widthwise.compare.report.paired import paired, student
+from widthwise.compare.report.places import place
 from widthwise.compare.report.publish import publish
 from widthwise.compare.report.scale import round_places, scale
 from widthwise.compare.report.summary import (
@@ -224,9 +225,21 @@ def test_costs_are_counted_as_they_say():
     assert found["elastic"].own == 9 * 3
     assert (found["elastic"].methods, found["elastic"].networks) == (2, 9)
     assert found["bits"].total == 300 + 4 * 3
-    assert ["search", "1", "6", "9.17 min", "18 s", "9.47 min"] in tables.cost(
-        comparison(given)
-    ).rows
+    rows = {row[0]: row[1:] for row in tables.cost(comparison(given)).rows}
+    # The mean of its trainings of one kind and of the other, 250 s and 100 s, and 3 s a network.
+    search = ["1", "6", "9.17 min", "18 s", "9.47 min", "5.88 min", "6.03 min", "6.43 min"]
+    assert rows["search"] == search
+    assert rows["elastic"][-3:] == ["1.72 min", "1.87 min", "2.27 min"]
+
+
+def test_what_begins_with_new_weights_shares_no_training():
+    alone = [made("small-dense", LARGE, s, 0.9, base="plain", own_seconds=50.0) for s in (0, 1)]
+    found = comparison([*outcomes(), *alone])
+    (row,) = (row for row in tables.cost(found).rows if row[0] == "small-dense")
+    assert row[3:] == ["0 s", "1.67 min", "1.67 min", "50 s", "3.33 min", "10 min"]
+    (standing,) = (s for s in found.standings if s.method.name == "small-dense" and s.reached)
+    assert standing.seconds == 50
+    assert place(standing, "seconds") == 50
 
 
 def test_what_cannot_be_compared_is_one_sentence():
@@ -305,9 +318,11 @@ def test_the_table_holds_every_outcome():
 
 
 def test_the_markdown_has_the_same_numbers():
-    said = markdown.section(comparison(), picture="images/digits.png")
+    pictures = {"bytes": "images/digits.png", "seconds": "images/cost.png"}
+    said = markdown.section(comparison(), pictures=pictures)
     assert said.startswith("## digits: \\<i\\>\n\nBest for its bytes is search")
-    assert "](images/digits.png)" in said
+    assert "![accuracy against bytes: digits: \\<i\\>](images/digits.png)" in said
+    assert "](images/cost.png)" in said
     assert (
         "| 50 kB | widths, zeros and bits searched, touched up | search | 50 kB | 99.00 % "
         "| 97.20 ± 0.20 % | behind bits | 1.72 min |"
@@ -317,12 +332,15 @@ def test_the_markdown_has_the_same_numbers():
     widths = {line.replace("\\|", "").count("|") for line in said.split("\n\n")[4].split("\n")}
     assert len(widths) == 1
     full = [o for o in outcomes() if o.reached]
-    assert "Not reached" not in markdown.section(comparison(full), picture="x")
+    assert "Not reached" not in markdown.section(comparison(full), pictures={"bytes": "x"})
 
 
 def test_markdown_says_signs_as_signs():
     given = [*outcomes(), missed("8 bits", SMALL, 0, "a|b\n<script>*c*")]
-    assert "a\\|b \\<script\\>\\*c\\*" in markdown.section(comparison(given), picture="x")
+    said = markdown.section(comparison(given), pictures={"bytes": "x"})
+    assert "a\\|b \\<script\\>\\*c\\*" in said
+        comparison(given), pictures={"bytes": "x"}
+    )
 
 
 # The page.
@@ -394,7 +412,7 @@ def test_the_page_can_be_read_by_ear_and_keyboard(shown):
     labelled = [a["aria-labelledby"] for _, a in shown.tags if a.get("aria-labelledby")]
     assert set(labelled) <= by_id.keys()
     radios = [a["value"] for tag, a in shown.tags if tag == "input"]
-    assert radios == ["bytes", "latency_ms"]
+    assert radios == ["bytes", "latency_ms", "seconds"]
     options = [a["value"] for tag, a in shown.tags if tag == "option"]
     assert options == ["all", "best", "elastic", "bits", "search"]
 
@@ -422,9 +440,9 @@ def test_everything_is_written(tmp_path, metric, seeds):
     given = [o for o in given if o.seed < seeds]
     found = publish(tmp_path, given, metric, title="t", facts={"machine": "one"})
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "comparison.csv", "comparison.html", "comparison.png", "latency.png",
+        "comparison.csv", "comparison.html", "comparison.png", "cost.png", "latency.png",
     ]  # fmt: skip
-    for name in ("comparison.png", "latency.png"):
+    for name in ("comparison.png", "cost.png", "latency.png"):
         width, size = _size_of(tmp_path / name)
         assert width == 1200
         assert size > 20_000
@@ -433,9 +451,10 @@ def test_everything_is_written(tmp_path, metric, seeds):
 
 
 def test_without_latencies_there_is_no_picture_of_them(tmp_path):
-    given = [replace(o, latency_ms=0.0) for o in outcomes()]
+    given = [replace(o, latency_ms=0.0, shared_seconds=0.0, own_seconds=0.0) for o in outcomes()]
     found = publish(tmp_path, given, ACCURACY, title="t", facts={})
     assert not (tmp_path / "latency.png").exists()
+    assert not (tmp_path / "cost.png").exists()
     assert list(chart(found)["across"]) == ["bytes"]
     assert 'name="across" value' not in (tmp_path / "comparison.html").read_text()
 
@@ -518,4 +537,4 @@ def test_a_search_of_a_lower_loss_is_ahead():
 def test_a_comparison_without_searches_says_nothing_of_them():
     comparison = compare([made("4 bits", SMALL, 0, 0.9)], ACCURACY, title="t")
     assert "searches chose" not in page.page(comparison, facts={})
-    assert "search" not in markdown.section(comparison, picture="x.png")
+    assert "search" not in markdown.section(comparison, pictures={"bytes": "x.png"})

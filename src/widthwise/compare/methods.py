@@ -43,6 +43,11 @@ class Method:
     family: Family
     label: str
 
+    @property
+    def starts_anew(self) -> bool:
+        """Whether its networks begin with new weights, and share no training."""
+        return self.family in ("small-dense", "gradual pruning")
+
 
 def _elastic() -> list[Method]:
     made = []

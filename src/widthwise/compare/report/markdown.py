@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Final
 
 from widthwise.compare.report import choices, tables, words
+from widthwise.compare.report.places import Across
 from widthwise.compare.report.summary import Comparison
 from widthwise.compare.report.tables import Table
 
+_AGAINST: Final[Mapping[Across, str]] = {
+    "bytes": "bytes",
+    "latency_ms": "latency",
+    "seconds": "processor seconds",
+}
 
-def section(comparison: Comparison, *, picture: str) -> str:
-    """From its "## " heading on: the lead, the picture, and the tables.
 
-    picture: where it is, seen from the page.
+def section(comparison: Comparison, *, pictures: Mapping[Across, str]) -> str:
+    """From its "## " heading on: the lead, the pictures, and the tables.
+
+    pictures: where they are, seen from the page: against bytes, and others.
     """
     metric = comparison.metric
+    shown = {
+        across: f"![{_plain(metric.name)} against {_AGAINST[across]}: "
+        f"{_plain(comparison.title)}]({path})"
+        for across, path in pictures.items()
+    }
     parts = [
         f"## {_plain(comparison.title)}",
         words.lead(comparison),
-        f"![{_plain(metric.name)} against bytes: {_plain(comparison.title)}]({picture})",
+        shown["bytes"],
         f"The winner at each budget, chosen on validation data; {_plain(words.direction(metric))}:",
         table(tables.won(comparison)),
         f"By how much it is ahead of the best of every other family on test data, "
@@ -28,6 +42,7 @@ def section(comparison: Comparison, *, picture: str) -> str:
         table(tables.by_family(comparison)),
         words.COSTS,
         table(tables.cost(comparison)),
+        *(shown[across] for across in pictures if across != "bytes"),
         *_searches(comparison),
         "What the files of the winners hold, in bytes:",
         table(tables.inside(comparison)),

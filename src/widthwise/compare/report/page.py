@@ -83,8 +83,8 @@ def _choices(comparison: Comparison) -> str:
 
 
 def _across(comparison: Comparison) -> str:
-    """The choice between bytes and latency; nothing where latency was not measured."""
-    labels = {"bytes": "bytes", "latency_ms": "latency"}
+    """The choice between bytes, latency and costs; nothing where bytes alone are known."""
+    labels = {"bytes": "bytes", "latency_ms": "latency", "seconds": "cost"}
     found = ways(comparison)
     if len(found) < 2:
         return ""

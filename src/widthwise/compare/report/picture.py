@@ -125,6 +125,8 @@ def _below(comparison: Comparison, how: Scale, across: Across) -> str:
     what = "bytes of the stored file; dotted: the budgets"
     if across == "latency_ms":
         what = "milliseconds for one call with one example, one thread"
+    elif across == "seconds":
+        what = "processor seconds to make the network, with the training it begins with"
     said = f"{what}; faint: all other methods\n{words.direction(comparison.metric)}"
     if len(comparison.seeds) > 1:
         said += f"; bars: standard deviation over {len(comparison.seeds)} seeds"

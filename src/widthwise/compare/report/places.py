@@ -1,4 +1,4 @@
-"""Where networks of a comparison lie from left to right: by their bytes, or by their latency."""
+"""Where networks of a comparison lie from left to right: by bytes, latency, or what they cost."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from widthwise.compare.report import words
 from widthwise.compare.report.scale import round_places
 from widthwise.compare.report.summary import Comparison, Standing
 
-Across = Literal["bytes", "latency_ms"]
+Across = Literal["bytes", "latency_ms", "seconds"]
 
 
 def place(standing: Standing, across: Across) -> float | None:
-    """Bytes or milliseconds, the mean over seeds; None where there is no network or no latency."""
+    """The mean over seeds; None where there is no network, no latency, or no time was taken."""
     if not standing.reached:
         return None
+    if across == "seconds":
+        return standing.seconds or None
     return standing.bytes if across == "bytes" else standing.latency_ms
 
 
@@ -27,12 +29,14 @@ def reach(comparison: Comparison, across: Across) -> tuple[float, float] | None:
 
 
 def ticks(comparison: Comparison, across: Across, most: int) -> list[tuple[float, str]]:
-    """Places with their labels, at most about `most`: budgets, or round numbers of milliseconds."""
+    """Places with their labels, at most about `most`: budgets, or round numbers."""
     ends = reach(comparison, across)
     if ends is None:
         return []
     if across == "latency_ms":
         return [(t, f"{t:.3g} ms") for t in round_places(*ends)]
+    if across == "seconds":
+        return [(t, f"{t:.3g} s") for t in round_places(*ends)]
     apart = (ends[1] / ends[0]) ** (1 / most)
     kept: list[int] = []
     for budget in comparison.budgets:

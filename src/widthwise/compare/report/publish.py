@@ -24,16 +24,18 @@ def publish(
     title: str,
     facts: Mapping[str, str],
 ) -> Comparison:
-    """Write comparison.html, comparison.csv, comparison.png and latency.png into a folder.
+    """Write comparison.html, comparison.csv and the pictures into a folder.
 
-    There is no latency.png where no latency was measured. facts: what is said about the comparison
-    on the page, label -> text. Returns what was shown. Raises RunError for outcomes that cannot be
-    compared, and FileError when a file cannot be written.
+    The pictures are comparison.png, and latency.png and cost.png where these were measured.
+    facts: what is said about the comparison on the page, label -> text. Returns what was shown.
+    Raises RunError for outcomes that cannot be compared, and FileError when a file cannot be
+    written.
     """
     comparison = compare(outcomes, metric, title=title)
     write_whole(folder / "comparison.csv", [csvfile.rows(comparison).encode()])
     picture.draw(comparison, folder / "comparison.png")
-    if "latency_ms" in ways(comparison):
-        picture.draw(comparison, folder / "latency.png", across="latency_ms")
+    for across, name in (("latency_ms", "latency.png"), ("seconds", "cost.png")):
+        if across in ways(comparison):
+            picture.draw(comparison, folder / name, across=across)
     page.write(comparison, folder / "comparison.html", facts=facts)
     return comparison

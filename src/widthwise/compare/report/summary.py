@@ -68,7 +68,7 @@ class Standing:
     @property
     def seconds(self) -> float:
         """By the processor, to make one such network alone: shared and own."""
-        return _mean([o.shared_seconds + o.own_seconds for o in self.reached])
+        return _mean([shared_seconds(o) + o.own_seconds for o in self.reached])
 
     @property
     def parts(self) -> dict[str, float]:
@@ -165,7 +165,7 @@ class Cost:
     """What a family's networks took, in seconds by the processor.
 
     methods, networks: how many were tried, and how many there are. shared: `shared_seconds` of the
-    trainings that they came from, each once. own: `own_seconds` of all its outcomes.
+    trainings that they begin with, each once. own: `own_seconds` of all its outcomes.
     """
 
     family: Family
@@ -256,7 +256,7 @@ def costs(comparison: Comparison) -> list[Cost]:
         some = [o for o in comparison.outcomes if METHODS[o.method].family == family]
         shared: dict[tuple[int, str], float] = {}
         for outcome in (o for o in some if o.reached):
-            shared[outcome.seed, outcome.base] = outcome.shared_seconds
+            shared[outcome.seed, outcome.base] = shared_seconds(outcome)
         found.append(
             Cost(
                 family,
@@ -267,6 +267,22 @@ def costs(comparison: Comparison) -> list[Cost]:
             )
         )
     return found
+
+
+def shared_seconds(outcome: Outcome) -> float:
+    """Of the training that a network begins with, and others too."""
+    return 0.0 if METHODS[outcome.method].starts_anew else outcome.shared_seconds
+
+
+def together(comparison: Comparison, family: Family, count: int) -> float:
+    """Seconds by the processor for so many networks of a family's best methods, means over seeds.
+
+    Every training that networks begin with is counted once. nan where there is no network.
+    """
+    chosen = [families(comparison, budget).get(family) for budget in comparison.budgets]
+    made = [o for standing in chosen if standing for o in standing.reached]
+    bases = {o.base: [shared_seconds(p) for p in made if p.base == o.base] for o in made}
+    return sum(map(_mean, bases.values())) + count * _mean([o.own_seconds for o in made])
 
 
 def _check(outcomes: Sequence[Outcome]) -> None:

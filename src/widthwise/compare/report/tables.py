@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from widthwise.compare.report import words
-from widthwise.compare.report.summary import Comparison, Winner, costs, families, winners
+from widthwise.compare.report.summary import (
+    Comparison,
+    Winner,
+    costs,
+    families,
+    together,
+    winners,
+)
 from widthwise.report import text
+
+_COUNTS: Final = (1, 4, 12)  # networks that a family is asked for
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ def by_family(comparison: Comparison) -> Table:
 def cost(comparison: Comparison) -> Table:
     """What each family took."""
     heads = ["family", "methods", "networks", "shared trainings", "own work", "together"]
+    heads += [words.several(n, "network") for n in _COUNTS]
     rows = [
         [
             c.family,
@@ -101,6 +112,7 @@ def cost(comparison: Comparison) -> Table:
             words.duration(c.shared),
             words.duration(c.own),
             words.duration(c.total),
+            *(words.duration(together(comparison, c.family, n)) for n in _COUNTS),
         ]
         for c in costs(comparison)
     ]
