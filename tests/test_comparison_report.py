@@ -339,8 +339,6 @@ def test_markdown_says_signs_as_signs():
     given = [*outcomes(), missed("8 bits", SMALL, 0, "a|b\n<script>*c*")]
     said = markdown.section(comparison(given), pictures={"bytes": "x"})
     assert "a\\|b \\<script\\>\\*c\\*" in said
-        comparison(given), pictures={"bytes": "x"}
-    )
 
 
 # The page.
