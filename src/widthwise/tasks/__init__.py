@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from widthwise.tasks import (
+    characters,
     cifar10,
     cifar10_trained,
     digits,
@@ -34,5 +35,6 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
     "ptb-lstm": language.ptb,
     "ptb-lstm-large": language.ptb_large,
     "wikitext2-lstm": language.wikitext2,
+    "ptb-char-gpt": characters.ptb,
     "multi30k": multi30k.task,
 }

@@ -24,6 +24,7 @@ from widthwise.tasks.arrays import Arrays, example_batch
 from widthwise.tasks.data import Published, fetch, folders, remedy
 from widthwise.tasks.formats import read_cifar, read_jpegs
 from widthwise.tasks.task import Recipe, Splits, Task
+from widthwise.tasks.transformer import Block
 
 ARCHIVE: Final = Published(
     data_set="cifar-10",
@@ -158,48 +159,6 @@ def _stage(before: int, after: int, stride: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(ResidualBlock(before, after, stride), *rest)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with one linear layer for queries, keys and values.
-
-    forward: (B, T, dim) -> (B, T, dim). `heads` divides `dim`.
-    """
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.head_dim = dim // heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, t, _ = x.shape
-        qkv = self.qkv(x).reshape(b, t, 3, self.heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, T, head_dim)
-        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)  # (B, T, heads, head_dim)
-        y: Tensor = self.proj(x.reshape(b, t, self.heads * self.head_dim))
-        return y
-
-
-class EncoderBlock(nn.Module):
-    """Attention, then a two-layer perceptron, each after a layer norm and added to its input.
-
-    forward: (B, T, dim) -> (B, T, dim).
-    """
-
-    def __init__(self, dim: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        y: Tensor = self.fc2(F.gelu(self.fc1(self.norm2(x))))
-        return x + y
-
-
 class ViT(nn.Module):
     """A small vision transformer (Dosovitskiy et al., 2020) over the 64 patches of 4x4 pixels.
 
@@ -211,7 +170,7 @@ class ViT(nn.Module):
         super().__init__()
         self.patch = nn.Conv2d(3, dim, 4, stride=4)
         self.position = nn.Parameter(torch.randn(1, 64, dim) * 0.02)
-        self.blocks = nn.Sequential(*(EncoderBlock(dim, heads, hidden) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(dim, heads, hidden) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, 10)
 
