@@ -57,6 +57,7 @@ SIZES = {  # of files, in kB
     "fashion_cnn": (6, 10, 16, 25, 40, 60, 100, 150, 200, 250, 350, 500),
     "nsl_kdd": (4, 8, 16, 32, 64, 128),
     "resnet": (40, 60, 100, 200, 400, 700),
+    "gpt": (60, 125, 250, 500, 900, 1500),
 }
 KINDS = ("plain", "family", "ours", "equal", "longer")
 CELLS = Path(os.environ.get("FAMILY_CELLS", "build/family"))
@@ -249,7 +250,9 @@ def summary() -> dict[str, Any]:
             {step: seconds / unit for step, seconds in c["seconds"].items()}
             for c in cells["family"].values()
         ]
+        metric = _task(name).metric
         found[name] = {
+            "metric": {"name": metric.name, "higher_is_better": metric.higher_is_better},
             "plain_seconds": unit,
             "costs": {step: _spread([c[step] for c in costs]) for step in costs[0]},
             "cost": _spread([sum(c.values()) for c in costs]),
@@ -291,10 +294,10 @@ def show(found: dict[str, Any]) -> None:
     for name, task in found.items():
         costs = ", ".join(f"{step} {c['mean']:.2f}" for step, c in task["costs"].items())
         print(f"\n{name}: cost {task['cost']['mean']:.2f} plain trainings ({costs})")
-        full = {k: f"{100 * v['mean']:.2f}" for k, v in task["full"].items()}
+        full = {k: f"{v['mean']:.4f}" for k, v in task["full"].items()}
         print(f"  full width: plain {full['plain']}, family {full['family']}")
         for size, row in task["sizes"].items():
-            values = "  ".join(f"{k} {100 * v['mean']:6.2f}" for k, v in row.items())
+            values = "  ".join(f"{k} {v['mean']:.4f}" for k, v in row.items())
             print(f"  {int(size) / 1000:7.1f} kB  {values}")
 
 

@@ -6,12 +6,15 @@ widthwise train bench.family_tasks:fashion_cnn --out runs/x
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
-from widthwise.tasks import BUILT_IN
+from widthwise.tasks import BUILT_IN, characters
 from widthwise.tasks.arrays import Arrays
+from widthwise.tasks.language import PTB_FILES
 from widthwise.tasks.task import Recipe, Splits, Task
 
 FEW = 10_000  # training items
+CHARACTERS = 1_000_000
 
 
 def _few(task: Task) -> Splits:
@@ -44,6 +47,13 @@ def digits() -> Task:
 def nsl_kdd() -> Task:
     """An MLP 122-256-256-2 on connections of a network, as long as its own recipe says."""
     return BUILT_IN["nsl-kdd"]()
+
+
+def gpt() -> Task:
+    """A GPT of three blocks on a million characters of the Penn Treebank, 6 epochs."""
+    task = BUILT_IN["ptb-char-gpt"]()
+    splits = partial(characters.load_splits, PTB_FILES, CHARACTERS)
+    return replace(task, splits=splits, recipe=replace(task.recipe, epochs=6))
 
 
 def resnet() -> Task:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import results_family
 import results_faults
 import results_feedback
 import results_hostile
@@ -71,84 +72,10 @@ def quality_rows(found: dict[str, Any], widths: list[str], methods: list[str]) -
     return rows
 
 
-FAMILIES = {
-    "mlp": "MNIST, MLP 784-256-256-10",
-    "fashion_cnn": "Fashion-MNIST, 10,000 images, a CNN of two convolutions",
-    "nsl_kdd": "NSL-KDD, MLP 122-256-256-2",
-    "digits": "digits, MLP 64-64-64-10",
-    "resnet": "CIFAR-10, 10,000 images, ResNet-20",
-}
-WAYS = {
-    "family": "one training, cut",
-    "ours": "same shapes, each alone",
-    "equal": "equal shares, each alone",
-    "longer": "same shapes, each alone, twice as long",
-}
-
-
-def accuracy(cell: dict[str, Any] | None) -> str:
-    """Per cent, with the standard deviation where there are several seeds."""
-    if cell is None:
-        return ""
-    spread = "" if cell["spread"] is None else f" ± {100 * cell['spread']:.2f}"
-    return f"{100 * cell['mean']:.2f}{spread}"
-
-
-def family_rows(task: dict[str, Any], ways: list[str]) -> list[list[str]]:
-    """One row for each size."""
-    return [
-        [f"{int(size) / 1000:g} kB", *(accuracy(row.get(way)) for way in ways)]
-        for size, row in task["sizes"].items()
-    ]
-
-
-def behind(task: dict[str, Any], way: str) -> str:
-    """The sizes at which another way has a better mean than the family."""
-    sizes = [
-        f"{int(size) / 1000:g} kB"
-        for size, row in task["sizes"].items()
-        if way in row and row["family"]["mean"] < row[way]["mean"]
-    ]
-    return ", ".join(sizes) or "none"
-
-
 def family() -> str:
     """The section on the default training against networks trained alone."""
     found = load("family")
-    parts = []
-    for name, title in FAMILIES.items():
-        task = found["results"].get(name)
-        if task is None:
-            continue
-        ways = [way for way in WAYS if any(way in row for row in task["sizes"].values())]
-        costs = ", ".join(f"{step} {c['mean']:.2f}" for step, c in task["costs"].items())
-        alone = "; ".join(f"{WAYS[way]}: {c['mean']:.1f}" for way, c in task["alone_costs"].items())
-        lost = "".join(
-            f"\nThe family is behind *{WAYS[way]}* at: {behind(task, way)}."
-            for way in ways
-            if way != "family"
-        )
-        rivals = f"; {alone}" if alone else ""
-        seeds = task["full"]["family"]["seeds"]
-        parts.append(f"""### {title}
-
-{table(["bytes at most", *(WAYS[way] for way in ways)], family_rows(task, ways))}
-
-Full width: {accuracy(task["full"]["family"])}, trained alone {accuracy(task["full"]["plain"])}. Cost in trainings of the full
-network alone: {task["cost"]["mean"]:.2f} for all sizes together ({costs}){rivals}. {seeds} {"seed" if seeds == 1 else "seeds"}.{lost}
-""")
-    return f"""## One training against many
-
-What `widthwise train`, `sweep` and `cut` make by default, beside networks that are trained alone with the same recipe;
-test accuracy in per cent, mean ± standard deviation over seeds, at files of so many bytes (`bench/family.py`, which says
-what each column is).
-
-{"".join(f"{part}{chr(10)}" for part in parts)}**What is not reached.** Networks trained alone gain from longer trainings and from higher learning rates than the full
-network's recipe has; the tables show them only where a column says so. One or few seeds do not tell differences of a
-few tenths of a point apart.
-
-{measured(found)}
-"""
+    return f"{results_family.section(found, table)}{measured(found)}\n"
 
 
 def recipe() -> str:
@@ -642,9 +569,9 @@ def readme() -> str:
     before, _, rest = text.partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
     ways = ["equal", "ours", "family"]
-    rows = family_rows(load("family")["results"]["mlp"], ways)
+    rows = results_family.rows(load("family")["results"]["mlp"], ways)
     some = [*rows[:-1:2], rows[-1]]  # all are on the page
-    inner = table(["file of at most", *(WAYS[way] for way in ways)], some)
+    inner = table(["file of at most", *(results_family.WAYS[way] for way in ways)], some)
     return f"{before}{MARKS[0]}\n\n{inner}\n\n{MARKS[1]}{after}"
 
 

@@ -1,0 +1,102 @@
+"""The section of docs/results.md on one training of a family against networks trained alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+FAMILIES = {
+    "mlp": "MNIST, MLP 784-256-256-10",
+    "fashion_cnn": "Fashion-MNIST, 10,000 images, a CNN of two convolutions",
+    "nsl_kdd": "NSL-KDD, MLP 122-256-256-2",
+    "digits": "digits, MLP 64-64-64-10",
+    "resnet": "CIFAR-10, 10,000 images, ResNet-20",
+    "gpt": "Penn Treebank, a million characters, a GPT of three blocks",
+}
+WAYS = {
+    "family": "one training, cut",
+    "ours": "same shapes, each alone",
+    "equal": "equal shares, each alone",
+    "longer": "same shapes, each alone, twice as long",
+}
+LEAD = """## One training against many
+
+What `widthwise train`, `sweep` and `cut` make by default, beside networks that are trained alone
+with the same recipe; on test data, mean ± standard deviation over seeds, at files of so many bytes
+(`bench/family.py`, which says what each column is). Accuracies are in per cent.
+
+"""
+REST = """**What is not reached.** Networks trained alone gain from longer trainings and from higher
+learning rates than the full network's recipe has; the tables show them only where a column says so.
+One or few seeds do not tell differences of a few tenths of a point apart.
+
+"""
+Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
+
+
+def section(found: dict[str, Any], table: Table) -> str:
+    """From the heading on."""
+    shown = [
+        _family(title, found["results"][name], table)
+        for name, title in FAMILIES.items()
+        if name in found["results"]
+    ]
+    return f"{LEAD}{''.join(shown)}{REST}"
+
+
+def rows(task: dict[str, Any], ways: Sequence[str]) -> list[list[str]]:
+    """One row for each size."""
+    return [
+        [_size(size), *(value(task, row.get(way)) for way in ways)]
+        for size, row in task["sizes"].items()
+    ]
+
+
+def value(task: dict[str, Any], cell: dict[str, Any] | None) -> str:
+    """The metric, with the standard deviation where there are several seeds."""
+    if cell is None:
+        return ""
+    times, places = (100, 2) if task["metric"]["name"] == "accuracy" else (1, 3)
+    spread = "" if cell["spread"] is None else f" ± {times * cell['spread']:.{places}f}"
+    return f"{times * cell['mean']:.{places}f}{spread}"
+
+
+def _family(title: str, task: dict[str, Any], table: Table) -> str:
+    ways = [way for way in WAYS if any(way in row for row in task["sizes"].values())]
+    metric, full = task["metric"], task["full"]
+    what = metric["name"] + ("" if metric["higher_is_better"] else ", lower is better")
+    costs = ", ".join(f"{step} {c['mean']:.2f}" for step, c in task["costs"].items())
+    alone = "".join(f"; {WAYS[w]}: {c['mean']:.1f}" for w, c in task["alone_costs"].items())
+    lost = "".join(
+        f"\nThe family is behind *{WAYS[way]}* at: {_behind(task, way)}."
+        for way in ways
+        if way != "family"
+    )
+    count = full["family"]["seeds"]
+    seeds = f"{count} seed{'' if count == 1 else 's'}"
+    return f"""### {title}
+
+{what[0].upper()}{what[1:]}:
+
+{table(["bytes at most", *(WAYS[way] for way in ways)], rows(task, ways))}
+
+Full width: {value(task, full["family"])}, trained alone {value(task, full["plain"])}.
+Cost in trainings of the full network alone: {task["cost"]["mean"]:.2f} for all sizes together
+({costs}){alone}. {seeds}.{lost}
+
+"""
+
+
+def _behind(task: dict[str, Any], way: str) -> str:
+    """The sizes at which another way has a better mean than the family."""
+    sign = 1 if task["metric"]["higher_is_better"] else -1
+    sizes = [
+        _size(size)
+        for size, row in task["sizes"].items()
+        if way in row and sign * row["family"]["mean"] < sign * row[way]["mean"]
+    ]
+    return ", ".join(sizes) or "none"
+
+
+def _size(size: str) -> str:
+    return f"{int(size) / 1000:g} kB"
