@@ -29,10 +29,10 @@ from widthwise.compare.methods import METHODS, grouped
 from widthwise.compare.outcome import Outcome
 from widthwise.compare.spec import Spec, read
 from widthwise.compare.ways import from_training
-from widthwise.compare.ways.sizing import densest, largest, rungs
 from widthwise.errors import DataError, FileError, RunError, TaskError
 from widthwise.sparse import GradualPruner
 from widthwise.tasks.resolve import resolve
+from widthwise.vary.sizing import densest, largest, rungs
 
 SMALL = Spec("digits", (3_000, 12_000), seeds=1, epochs=2, fine_tune=1, trials=4)
 

@@ -71,7 +71,7 @@ def cut(
         writable(out)
     load_picks(opened.run.picks)  # damaged ones are found before the work is done
     data = opened.task.splits()
-    if touch_ups is None and not _judges_evaluation(opened, data):
+    if touch_ups is None and not judges_evaluation(opened, data):
         how = [usual_touch_ups(opened, w) for w in kept]
     swept = _swept(opened, how) if recalibrate else {}
     made = make(opened, kept, data, how, swept=swept, recalibrate=recalibrate, progress=progress)
@@ -248,7 +248,7 @@ def _store(opened: Opened, data: Splits, kept: Widths, made: Made, out: Path) ->
     return pick
 
 
-def _judges_evaluation(opened: Opened, data: Splits) -> bool:
+def judges_evaluation(opened: Opened, data: Splits) -> bool:
     """Whether the task's loss takes what the network gives in evaluation mode.
 
     Not where a network has outputs for training alone, such as auxiliary heads; then none teaches.

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from widthwise.bits import StraightThrough
 from widthwise.elastic import Elastic
 from widthwise.errors import FileError, ScoreError, TrainingError
 from widthwise.importance import compensate, merge
@@ -37,6 +38,7 @@ Batches = list[tuple[Any, Any]]
 EPOCHS: Final = 5  # of a fine-tuning
 TAUGHT: Final = 0.1  # of the recipe's epochs: a distillation
 TAUGHT_SMALL: Final = 0.3  # the same of small networks, which gain longer and take less time
+TAUGHT_IN_BITS: Final = 0.4  # the same of networks in few bits
 SMALL: Final = 0.1  # of the multiply-accumulates of the full network
 LARGE: Final = 0.5  # of them: larger networks gained nothing, and take the longest
 SLOWER: Final = 10  # times, than the recipe that trained the network
@@ -138,12 +140,8 @@ def touch_up(
                     epochs=epochs,
                     lr=how.lr or task.recipe.lr,
                     by_size=how.lr is None,
-                    batch_size=task.recipe.batch_size,
-                    how=task.distill or HALF,
-                    criterion=task.loss,
-                    distill_loss=task.distill_loss,
-                    seed=seed,
                     progress=progress,
+                    **_teaching(task, seed),
                 )
         for module, kept in zip(modules, widths, strict=True):
             if name is TouchUp.REFIT:
@@ -157,6 +155,59 @@ def touch_up(
                     recipe = _with(task.recipe, how.epochs, how.lr)
                 fit(module, train, task.loss, recipe=recipe, seed=seed, progress=progress)
             module.cpu()
+
+
+def teach_in_bits(
+    module: nn.Module,
+    net: Elastic,
+    task: Task,
+    train: Dataset[Any],
+    quantizer: StraightThrough,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> None:
+    """Train a cut network, or a ModuleList of several, whose weights are quantized, in place.
+
+    The full network teaches, as in a distillation; where the task wants none, the targets alone do.
+    quantizer: of `module`, whose `record` says what its weights are then. Raises TrainingError.
+    """
+    epochs = max(2, round(TAUGHT_IN_BITS * task.recipe.epochs))
+    several = list(module) if isinstance(module, nn.ModuleList) else [module]
+    if task.distill is None and len(several) == 1:
+        recipe = replace(task.recipe, epochs=epochs, ema=None)
+        fit(
+            module,
+            train,
+            task.loss,
+            recipe=recipe,
+            quantizer=quantizer,
+            seed=seed,
+            progress=progress,
+        )
+        return
+    distill(
+        module,
+        net,
+        train,
+        epochs=epochs,
+        lr=task.recipe.lr,
+        by_size=True,
+        quantizer=quantizer,
+        progress=progress,
+        **_teaching(task, seed),
+    )
+
+
+def _teaching(task: Task, seed: int) -> dict[str, Any]:
+    """What a distillation of a task is given, whatever it trains."""
+    return {
+        "batch_size": task.recipe.batch_size,
+        "how": task.distill or HALF,
+        "criterion": task.loss,
+        "distill_loss": task.distill_loss,
+        "seed": seed,
+    }
 
 
 def macs_kept(net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:

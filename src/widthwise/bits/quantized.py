@@ -135,3 +135,9 @@ class Shared:
 
 
 Quantized = Rounded | Shared
+
+
+def on_cpu(found: Quantized) -> Quantized:
+    """The same tensor with all its parts on the CPU."""
+    parts = {name: part.cpu() for name, part in found.parts.items()}
+    return replace(found.with_parts(parts), codes=found.codes.cpu())

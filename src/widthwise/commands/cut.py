@@ -1,12 +1,13 @@
 """`widthwise cut RUN`: one smaller network as a file, checked by reading it back."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from widthwise import cuts, steps
+from widthwise import cuts, fewbits, steps
 from widthwise.commands.common import (
     AnyClass,
     Budget,
@@ -44,6 +45,7 @@ EXAMPLES = (
     "widthwise cut runs/digits --max-bytes 10kB --out small.safetensors",
     "widthwise cut runs/digits --max-bytes 5kB --max-bytes 10kB --out small",
     "widthwise cut runs/digits --max-bytes 20kB --format onnx --out small.safetensors",
+    "widthwise cut runs/digits --max-bytes 2kB --bits 4 --bits 3 --out coded.safetensors",
     "widthwise cut runs/digits --fraction 0.25 --out quarter.safetensors --touch-up distill",
     "widthwise cut runs/digits --width fc1=16 --width fc2=8 --out own.safetensors",
     "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors",
@@ -70,6 +72,17 @@ def cut(
     form: Shipped = "safetensors",
     int8: Int8 = False,
     any_class: AnyClass = False,
+    bits: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            max=8,
+            help="Bits of every weight in the file, rather than 32: --max-bytes then takes the "
+            "widest network along the levels that fits, and the full network teaches it while its "
+            "weights are quantized. With --max-bytes it may be repeated, for the best of several.",
+        ),
+    ] = None,
     fraction: Annotated[
         float | None, typer.Option(metavar="X", help="Keep this share of every axis, such as 0.5.")
     ] = None,
@@ -129,32 +142,44 @@ def cut(
         raise typer.BadParameter("--format says which file --max-bytes counts; give --max-bytes.")
     named = Widths(dict(map(_parsed, width or [])))
     touch_ups = _touch_ups(touch_up, epochs, lr)
+    if bits and (touch_ups is not None or form != "safetensors" or not recalibrate):
+        raise typer.BadParameter(
+            "--bits has a training of its own and writes safetensors files; leave out --touch-up, "
+            "--epochs, --lr, --format and --no-recalibrate."
+        )
+    if bits and len(bits) > 1 and not max_bytes:
+        raise typer.BadParameter("several --bits are for --max-bytes; name one.")
+    if bits and max_bytes and budgets[0] != Budget(budgets[0].max_bytes):
+        raise typer.BadParameter("--bits takes --max-bytes alone, or limits without --max-bytes.")
     source = single(run)
     outs = files(out, max_bytes or (), ".safetensors")
     with all_or_nothing(), hold(source.folder):
         # Read before anything is written: a damaged file must not stop the work half-way.
-        swept = budgets[0].given or source.frontier.exists()
+        coded = bool(bits and max_bytes)  # found by its file, not in the frontier
+        swept = (budgets[0].given and not coded) or source.frontier.exists()
         frontier = read_frontier(source.folder) if swept else None
         opened = steps.open_run(source)
         points: list[Point] = []
         counted = None
-        if budgets[0].given and frontier is not None:
+        asked: list[Widths] = []
+        if budgets[0].given and not coded and frontier is not None:
             counted = size_of(opened, form, int8)
             points = [b.pick(frontier, counted, any_class=any_class) for b in budgets]
             asked = [point.widths for point in points]
             if counted is None:
                 both = zip(budgets, points, strict=True)
                 asked = [_filled(opened, frontier, b, point) for b, point in both]
-        else:
+        elif not coded:
             asked = [named if fraction is None else _fraction(opened.net, fraction, any_class)]
-        picks = cuts.cut(
-            opened,
-            asked,
-            outs,
-            touch_ups=touch_ups,
-            recalibrate=recalibrate,
-            progress=notes.is_terminal,
-        )
+        shown = notes.is_terminal
+        if not bits:
+            picks = cuts.cut(
+                opened, asked, outs, touch_ups=touch_ups, recalibrate=recalibrate, progress=shown
+            )
+        elif max_bytes:
+            picks = fewbits.cut_to_bytes(opened, bits, max_bytes, outs, progress=shown)
+        else:
+            picks = fewbits.cut_at(opened, bits[0], asked, outs, progress=shown)
         if frontier is not None:
             _republish(opened, frontier)
     for i, pick in enumerate(picks):
@@ -162,7 +187,8 @@ def cut(
         if counted is not None:
             said = f"As {shipped_words(form, int8)}: {format_size(counted(points[i]))}"
             console.print(said, markup=False, soft_wrap=True)
-        _say_when_nothing(opened.net, asked[i])
+        if not bits:
+            _say_when_nothing(opened.net, pick.widths)
     here = _task(opened, outs[0])
     target = shlex.quote(str(outs[0].with_suffix(".pt2" if form == "torch" else ".onnx")))
     kind = ("torch" if form == "torch" else "onnx") + (" --int8" if int8 else "")
@@ -237,7 +263,7 @@ def _republish(opened: steps.Opened, frontier: Frontier) -> None:
     steps.publish(opened.run.folder, frontier, title=title, facts=facts([opened.run], frontier))
 
 
-def _say_when_nothing(net: Elastic, asked: Widths) -> None:
+def _say_when_nothing(net: Elastic, asked: Mapping[str, int]) -> None:
     if net.complete(asked) == dict(net.full()):
         typer.echo("Note: nothing was cut, for these are the full widths.", err=True)
 

@@ -21,6 +21,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from widthwise.bits import StraightThrough
 from widthwise.elastic import Elastic
 from widthwise.errors import DataError, TrainingError
 from widthwise.measure.data import Items, Stream, adapt
@@ -92,6 +93,7 @@ def distill(
     how: Distill = _SOFT,
     criterion: Criterion | None = None,
     distill_loss: DistillLoss | None = None,
+    quantizer: StraightThrough | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> History:
@@ -107,30 +109,50 @@ def distill(
         cases the squared difference of the outputs is what is made small.
     by_size: train each network the faster the smaller it is beside `net`: up to eight times.
     how, distill_loss: as for `SandwichLoss`; a criterion is needed when `how.hard` is above 0.
+    quantizer: of the cut network, or of an `nn.ModuleList` of several: their weights are then
+        quantized, at every step and in the end, and `quantizer.record` is what `save` takes.
 
     The other arguments are those of `fit`, which does the training, and so are the errors. Raises
     TrainingError where there is nothing to learn, as the two networks give the same outputs.
     """
     if how.hard > 0 and criterion is None:
         raise ValueError("Distill.hard is above 0; give the criterion that the hard share has.")
-    students = [cut] if isinstance(cut, nn.Module) else list(cut)
+    students, trained = _several(cut)
     objective = Taught(students, net, how, criterion, distill_loss)
     if by_size:
-        objective.speeds = _speeds(students, net)
+        objective.speeds = _speeds(students, net, listed=trained is not students[0])
     recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr)
     with own_randomness():
         source = adapt(data, takes(net if isinstance(net, Elastic) else students[0]))
-    trained = students[0] if len(students) == 1 else nn.ModuleList(students)
     with evaluating(net), _brought_back(net):
-        history = fit(trained, source, objective, recipe=recipe, seed=seed, progress=progress)
+        history = fit(
+            trained,
+            source,
+            objective,
+            recipe=recipe,
+            quantizer=quantizer,
+            seed=seed,
+            progress=progress,
+        )
     for each in {module_of(net), *students} - {trained}:
         if not remembered(each):
             remember(each, remembered(trained))
     return history
 
 
-def _speeds(students: Sequence[nn.Module], net: nn.Module) -> dict[str, float]:
+def _several(cut: nn.Module | Sequence[nn.Module]) -> tuple[list[nn.Module], nn.Module]:
+    """The networks, and the module to train: one of them, or a list in which they are."""
+    if isinstance(cut, nn.ModuleList):
+        return list(cut), cut
+    if isinstance(cut, nn.Module):
+        return [cut], cut
+    return list(cut), cut[0] if len(cut) == 1 else nn.ModuleList(cut)
+
+
+def _speeds(students: Sequence[nn.Module], net: nn.Module, *, listed: bool) -> dict[str, float]:
     """How much faster narrow networks are trained, by parameter name as `distill` trains them.
+
+    listed: whether their parameters are named in a list of them.
 
     Adam's steps are as large whatever the width, and what they change in the outputs grows with it
     (Yang et al., "Tensor Programs V", 2022): narrow networks take larger ones. The power was found
@@ -140,7 +162,7 @@ def _speeds(students: Sequence[nn.Module], net: nn.Module) -> dict[str, float]:
     found: dict[str, float] = {}
     for i, student in enumerate(students):
         share = sum(p.numel() for p in student.parameters()) / whole
-        prefix = f"{i}." if len(students) > 1 else ""
+        prefix = f"{i}." if listed else ""
         speed = min(_FASTEST, max(1.0, _SPEED * share**-_POWER))
         found |= {prefix + name: speed for name, _ in student.named_parameters()}
     return found

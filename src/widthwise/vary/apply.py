@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from widthwise.bits import Quantized, StraightThrough, quantize
 from widthwise.bits.quantize import Calibration
+from widthwise.bits.quantized import on_cpu
 from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError, or_rather
 from widthwise.formats import Format
@@ -164,13 +165,7 @@ def _written(
     quantizer = StraightThrough(module, bits, calibration=how or "minmax") if bits else None
     train(module, quantizer)
     module.cpu()
-    return {} if quantizer is None else {n: _on_cpu(q) for n, q in quantizer.record.items()}
-
-
-def _on_cpu(found: Quantized) -> Quantized:
-    """The same, of a module that has been brought there."""
-    parts = {name: part.cpu() for name, part in found.parts.items()}
-    return replace(found.with_parts(parts), codes=found.codes.cpu())
+    return {} if quantizer is None else {n: on_cpu(q) for n, q in quantizer.record.items()}
 
 
 def variant_of(path: str | os.PathLike[str]) -> Variant:

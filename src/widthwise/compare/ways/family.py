@@ -5,48 +5,61 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from torch import nn
 
-from widthwise.bits import Uniform, quantizable
+from widthwise.bits import StraightThrough, Uniform
 from widthwise.compare.bench import Bench
 from widthwise.compare.ways.made import Made
-from widthwise.compare.ways.sizing import widest
 from widthwise.elastic import Elastic
-from widthwise.touchups import TouchUp, TouchUps, touch_up
+from widthwise.touchups import TouchUp, TouchUps, teach_in_bits, touch_up
 from widthwise.variant import Variant, Widths
-from widthwise.vary import apply
+from widthwise.vary import Applied, apply
+from widthwise.vary.sizing import coded, widest_file
+
+_TRIES: Final = 3  # trainings of a network in few bits, until its file fits
 
 
 def cuts(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     """The widest network along the levels that fits: as cut and touched up, or in few bits.
 
-    Quantized ones are touched up in floats first, and then trained straight-through with the full
-    network as the teacher.
+    Quantized ones are made as `widthwise cut --bits` makes them.
     """
     net = bench.net()
     bits = [int(word) for word in group.split() if word.isdigit()]
     form = Uniform(bits[0]) if bits else None
-    variant = partial(_variant, net, form)
-    widths = widest(
-        net,
-        lambda w: apply(net, variant(w), calibration="minmax", recalibrate=False).bytes <= budget,
-    )
+    variant = partial(coded, net, form)
+    widths = widest_file(net, variant, budget)
     if widths is None:
         return
-    touched = partial(_touched, bench, net)
     if form is None:
+        touched = partial(_touched, bench, net)
         yield Made("family", apply(net, variant(widths), prepare=bench.calibrated))
         yield Made("family, touched up", apply(net, variant(widths), prepare=touched))
         return
-    settle = bench.tuned(bench.spec.settling(bench.task), teacher=net)
-    made = apply(net, variant(widths), prepare=touched, train=settle)
-    if made.bytes <= budget:  # codes of trained weights may take a few bytes more
-        yield Made(group, made)
+    target = float(budget)
+    for _ in range(_TRIES):
+        made = _in_bits(bench, net, variant(widths))
+        if made.bytes <= budget:
+            yield Made(group, made)
+            return
+        target *= 0.995 * budget / made.bytes  # codes of trained weights take other bytes
+        narrower = widest_file(net, variant, target)
+        if narrower is None:
+            return
+        widths = narrower
 
 
-def _variant(net: Elastic, form: Uniform | None, widths: Widths) -> Variant:
-    return Variant(widths, {}, dict.fromkeys(quantizable(net), form) if form else {})
+def _in_bits(bench: Bench, net: Elastic, variant: Variant) -> Applied:
+    task = replace(bench.task, recipe=bench.spec.recipe(bench.task))
+    train, seed = bench.data.train, bench.seed
+
+    def teach(module: nn.Module, quantizer: StraightThrough | None) -> None:
+        assert quantizer is not None
+        teach_in_bits(module, net, task, train, quantizer, seed=seed)
+
+    return apply(net, variant, prepare=bench.calibrated, train=teach)
 
 
 def _touched(bench: Bench, net: Elastic, module: nn.Module, widths: Widths) -> nn.Module:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from widthwise import importance
 from widthwise.compare.bench import Bench
 from widthwise.compare.ways.made import Made
-from widthwise.compare.ways.sizing import densest, widest
 from widthwise.elastic import Elastic
 from widthwise.errors import ScoreError
 from widthwise.importance import by_name, keep
@@ -22,6 +21,7 @@ from widthwise.train.batches import own_randomness
 from widthwise.variant import Variant, Widths
 from widthwise.vary import Applied, apply
 from widthwise.vary.apply import Prepare
+from widthwise.vary.sizing import densest, widest
 
 
 def cuts(bench: Bench, kind: str, budget: int) -> Iterator[Made]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
 import torch
 from torch import nn
 
-from widthwise.bits import Uniform, quantizable
+from widthwise.bits import Uniform
 from widthwise.compare.bench import Bench
 from widthwise.compare.ways.from_trained import sparsest, weight_scores
 from widthwise.compare.ways.made import Made
-from widthwise.compare.ways.sizing import widest
 from widthwise.elastic import Elastic
 from widthwise.sparse import Gradual, GradualPruner, prunable
 from widthwise.touchups import initialise
 from widthwise.train.batches import own_randomness, planned
-from widthwise.variant import Variant, Widths
+from widthwise.variant import Variant
 from widthwise.vary import Applied, apply
+from widthwise.vary.sizing import coded, widest_file
 
 _TRIES: Final = 6
 _FULL: Final = 0.97  # of the budget: less is left to waste
@@ -35,11 +35,11 @@ def small_dense(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     net = bench.net()
     bits = [int(word) for word in group.split() if word.isdigit()]
     form = Uniform(bits[0]) if bits else None
-    variant = partial(_variant, net, form)
+    variant = partial(coded, net, form)
     target: float = budget
     best: Applied | None = None
     for _ in range(_TRIES):
-        widths = _widest(net, variant, target)
+        widths = widest_file(net, variant, target)
         if widths is None or (best is not None and best.variant == variant(widths)):
             break
         made = _trained(bench, net, variant(widths))
@@ -51,17 +51,6 @@ def small_dense(bench: Bench, group: str, budget: int) -> Iterator[Made]:
         target *= 0.995 * budget / made.bytes
     if best is not None:
         yield Made(group, best)
-
-
-def _widest(net: Elastic, variant: Callable[[Widths], Variant], target: float) -> Widths | None:
-    def size(widths: Widths) -> int:
-        return apply(net, variant(widths), calibration="minmax", recalibrate=False).bytes
-
-    return widest(net, lambda widths: size(widths) <= target)
-
-
-def _variant(net: Elastic, form: Uniform | None, widths: Widths) -> Variant:
-    return Variant(widths, {}, dict.fromkeys(quantizable(net), form) if form else {})
 
 
 def _trained(bench: Bench, net: Elastic, variant: Variant) -> Applied:

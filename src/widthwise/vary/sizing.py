@@ -11,8 +11,11 @@ import bisect
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
+from widthwise.bits import quantizable
 from widthwise.elastic import Elastic
-from widthwise.variant import Widths
+from widthwise.formats import Format
+from widthwise.variant import Variant, Widths
+from widthwise.vary.apply import apply
 
 T = TypeVar("T")
 _STEPS: Final = 12  # of a bisection: a four-thousandth of the range
@@ -38,6 +41,23 @@ def rungs(net: Elastic) -> list[Widths]:
 def widest(net: Elastic, fits: Callable[[Widths], bool]) -> Widths | None:
     """The widest of `rungs` that fits, None where none does."""
     return largest(rungs(net), fits)
+
+
+def widest_file(net: Elastic, variant: Callable[[Widths], Variant], most: float) -> Widths | None:
+    """The widest of `rungs` whose file has at most so many bytes before any training.
+
+    variant: what is made of the network at given widths.
+    """
+
+    def size(widths: Widths) -> int:
+        return apply(net, variant(widths), calibration="minmax", recalibrate=False).bytes
+
+    return widest(net, lambda widths: size(widths) <= most)
+
+
+def coded(net: Elastic, form: Format | None, widths: Widths) -> Variant:
+    """The network at these widths with all its matrices in one format; None leaves floats."""
+    return Variant(widths, {}, dict.fromkeys(quantizable(net), form) if form else {})
 
 
 def densest(fits: Callable[[float], bool], least: float = 0.0) -> float | None:
