@@ -55,6 +55,15 @@ def test_a_training_that_harms_makes_no_teacher(net, task, data):
     assert all(map(torch.equal, made.teacher.parameters(), net.model.parameters()))
 
 
+def test_what_was_trained_along_levels_teaches_as_it_is(net, task, data, found):
+    net.levels = (net.complete(net.widths(0.3)), net.full())
+    made = recovery(net, task, data, Recipe(epochs=1))
+    assert all(map(torch.equal, made.teacher.parameters(), net.model.parameters()))
+    best = made.best(found, max_bytes=3_000)
+    assert best is not None
+    assert best.bytes <= 3_000
+
+
 def test_variants_learn_from_the_teacher(net, task, data, monkeypatch):
     def taught_by(teacher):
         monkeypatch.setattr(Recovery, "teacher", teacher)

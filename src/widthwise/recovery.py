@@ -75,7 +75,7 @@ class Recovery:
         """The full network as it is, or trained on at this width alone: whichever is better.
 
         After a short elastic training the full width is behind a network that was trained for
-        itself, and holds back whom it teaches.
+        itself, and holds back whom it teaches; not so after one along levels.
         """
         return self._teacher[0]
 
@@ -95,13 +95,14 @@ class Recovery:
     ) -> Applied | None:
         """The best of the finalists, trained, or what the search found where that is better.
 
-        None where none of them fits. The first is cut from the network as it is, and from the
-        network trained on at full width; the other from the one of which the better network came.
+        None where none of them fits. The first is cut from the network as it is, and, unless that
+        was trained along levels, from the network trained on at full width; the other from the one
+        of which the better network came.
         max_bytes: of its file. Finalists whose trained codes take more are trained again, as much
         narrower; those that leave room also wider, where `widen` is set: not where there are other
         limits, which that could break. Raises TrainingError.
         """
-        own, _ = self._starts
+        own = self._starts[0]
         first = self._made(found.best.variant, own, train=self.brief)
         best = first if max_bytes is None or first.bytes <= max_bytes else None
         reached = self.valid(first.module)
@@ -118,11 +119,11 @@ class Recovery:
     def _teacher(self) -> tuple[nn.Module, State]:
         """It, and what the network holds where it is from."""
         full = Variant(self.net.full())
-        own, settled = (
+        own, *settled = (
             (self._made(full, start, train=None).module, start) for start in self._starts
         )
-        better = self.valid.metric.better(self.valid(settled[0]), self.valid(own[0]))
-        return settled if better else own
+        better = settled and self.valid.metric.better(self.valid(settled[0][0]), self.valid(own[0]))
+        return settled[0] if better else own
 
     def _finalists(self, best_first: Sequence[Variant]) -> list[Variant]:
         """Of the candidates, those that a short training makes best.
@@ -147,8 +148,10 @@ class Recovery:
 
     @cached_property
     def _starts(self) -> tuple[State, ...]:
-        """The network as it is, and trained on at full width alone."""
+        """The network as it is, and trained on at full width alone where that may help."""
         own = _copied(self.net)
+        if self.net.levels:
+            return (own,)
         with _holding(self.net, own):
             self._fit(self.net.model, self.task.loss, None, self.recipe)
             return own, _copied(self.net)

@@ -60,9 +60,9 @@ def needed(group: str) -> Kind:
     """The training that the methods of a group start from."""
     if group.startswith("published"):
         return "published"
-    if group.startswith("family"):
+    if group.startswith(("family", "search")):
         return "family"
-    return "elastic" if group.startswith(("elastic", "search")) else "plain"
+    return "elastic" if group.startswith("elastic") else "plain"
 
 
 def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:

@@ -1,31 +1,34 @@
-"""The searched combination of widths, zeros and bits, from one elastic training."""
+"""The searched combination of widths, zeros and bits, from one training along levels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from widthwise.compare.bench import Bench
 from widthwise.compare.ways.made import Made
 from widthwise.measure.sweep import Evaluation
 from widthwise.recovery import Recovery
+from widthwise.touchups import TAUGHT_IN_BITS
 from widthwise.vary.search import search as search_for
 
 _VALIDATED: Final = 3_000  # items that trials are judged on
 
 
 def search(bench: Bench, budget: int) -> Iterator[Made]:
-    """The best on validation data of the few best variants of a search.
+    """The best on validation data of the few best variants of a search along the levels.
 
-    Each of these is trained for as long as any training.
+    Each of these is trained for as long as a cut in few bits.
     """
     net = bench.net()
+    whole = bench.spec.recipe(bench.task)
     recovery = Recovery(
         net,
         bench.task,
         bench.data.train,
         bench.statistics,
-        bench.spec.recipe(bench.task),
+        replace(whole, epochs=max(2, round(TAUGHT_IN_BITS * whole.epochs))),
         bench.evaluation("valid"),
         bench.calibrated,
         bench.seed,
@@ -34,6 +37,7 @@ def search(bench: Bench, budget: int) -> Iterator[Made]:
         net,
         Evaluation(_some(bench), bench.task.metric),
         max_bytes=budget,
+        ladder=net.levels,
         prepare=bench.calibrated,
         train=recovery.brief,
         trials=bench.spec.trials,
