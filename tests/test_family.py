@@ -15,7 +15,7 @@ from widthwise.choose.draws import share_kept
 from widthwise.choose.levels import along, at_share
 from widthwise.measure.cost import params
 from widthwise.measure.sweep import usual_widths
-from widthwise.train import losses
+from widthwise.train import losses, run
 from widthwise.train.phases import LevelsWarning
 
 torch.manual_seed(0)
@@ -285,6 +285,26 @@ def test_a_sweep_goes_along_the_levels():
     assert len(usual_widths(net, 5)) == 5
     with pytest.raises(ww.WidthError, match="at least 1"):
         usual_widths(net, 0)
+
+
+def test_the_learning_rate_has_one_cycle_over_both_phases(monkeypatch, tmp_path):
+    asked = []
+
+    def noted(recipe, step, steps):
+        asked.append((step, steps))
+        return recipe_rate(recipe, step, steps)
+
+    recipe_rate = run.rate
+    monkeypatch.setattr(run, "rate", noted)
+    fit(network(), folder=tmp_path / "run")
+    assert asked == [(step, 16) for step in range(16)]
+    asked.clear()
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(network(), Failing(12), folder=tmp_path / "stopped", save_every=0.0)
+    before = len(asked)
+    fit(network(), Failing(-1), folder=tmp_path / "stopped")
+    assert asked[before:] == [(step, 16) for step in range(asked[before][0], 16)]
+    assert 4 <= asked[before][0] < 16  # in the second phase
 
 
 # Several networks that are taught in one go.

@@ -44,6 +44,7 @@ from widthwise.tasks.resolve import resolve
 from widthwise.tasks.task import Splits, Task
 from widthwise.touchups import TouchUp, compensation
 from widthwise.train.batches import drawn, evaluating, in_order, own_randomness
+from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
 from widthwise.zeros import meant
 
@@ -72,9 +73,15 @@ class Opened:
 
 
 def open_run(run: Run) -> Opened:
-    """The network that a finished run trained or ordered. Raises RunError, FileError, TaskError."""
+    """The network that a finished run trained or ordered. Raises RunError, FileError, TaskError.
+
+    The task's recipe is that of the training where it was along levels: what cuts still gain from
+    is a share of it.
+    """
     record = run.finished_record()
     task = resolve(record.settings.task)
+    if record.levels and record.settings.recipe:
+        task = replace(task, recipe=_recipe(run, record))
     try:
         draw = Draw(**record.draw) if record.draw else Draw(p=0)  # of ordered weights
     except (TypeError, ValueError) as error:
@@ -92,6 +99,16 @@ def open_run(run: Run) -> Opened:
             f"{run.record_file} holds levels of another network; train again with --overwrite."
         ) from error
     return Opened(run, record, task, net)
+
+
+def _recipe(run: Run, record: Record) -> Recipe:
+    try:
+        return Recipe(**record.settings.recipe)
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"{run.record_file} holds a recipe that cannot be ({str(error).rstrip('.')}); train "
+            "again with --overwrite."
+        ) from error
 
 
 def sweep_run(

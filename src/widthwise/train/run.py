@@ -50,7 +50,7 @@ class TrainingRun:
 
     notes: what checkpoints keep beside what the run is known by. fresh: whether it begins, in the
     place of what the folder holds, rather than goes on from there. before, after: epochs of a
-    longer training that this is a part of, for what is shown.
+    longer training that this is a part of, with one cycle of the learning rate for all of it.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class TrainingRun:
     def _step(self, batch: Sequence[_Part]) -> None:
         recipe = self.job.recipe
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(recipe, self.step, self.steps) * group["speed"]
+            group["lr"] = rate(recipe, self._shown(self.step), self.shown_steps) * group["speed"]
         loss = self._passes(batch)
         if recipe.clip is not None:
             self.accelerator.clip_grad_norm_(self.module.parameters(), recipe.clip)
