@@ -167,14 +167,14 @@ def teach_in_bits(
     seed: int = 0,
     progress: bool = False,
 ) -> None:
-    """Train a cut network, or a ModuleList of several, whose weights are quantized, in place.
+    """Train a cut network whose weights are quantized, in place, taught by the full network.
 
-    The full network teaches, as in a distillation; where the task wants none, the targets alone do.
+    module: it, or a ModuleList of several. Where the task wants no distillation it is one network,
+    and the targets alone teach.
     quantizer: of `module`, whose `record` says what its weights are then. Raises TrainingError.
     """
     epochs = max(2, round(TAUGHT_IN_BITS * task.recipe.epochs))
-    several = list(module) if isinstance(module, nn.ModuleList) else [module]
-    if task.distill is None and len(several) == 1:
+    if task.distill is None:
         recipe = replace(task.recipe, epochs=epochs, ema=None)
         fit(
             module,
