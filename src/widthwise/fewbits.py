@@ -31,7 +31,6 @@ from widthwise.variant import Widths
 from widthwise.vary import apply
 from widthwise.vary.sizing import coded, rungs, widest_file
 
-BITS: Final = range(2, 9)
 _TRIES: Final = 3  # trainings of one network, until its file fits
 
 
