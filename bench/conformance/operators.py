@@ -26,6 +26,7 @@ from torch import Tensor, nn
 SAMPLES = 4  # of each operator, spread evenly over torch's
 FED = 5  # features of the input of the first linear layer
 LARGEST = 4096  # entries of a tensor; larger samples only cost time
+LAYOUTS = (torch.strided, torch.sparse_coo)  # others cannot be copied as tensors are
 
 
 def names() -> list[str]:
@@ -75,7 +76,7 @@ def samples(name: str) -> Iterator[partial[Made]]:
     for number, (make, inputs) in enumerate(drawn):
         tensors = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
         first = next((x for x in tensors if _takes_features(x)), None)
-        if first is None or any(x.numel() > LARGEST for x in tensors):
+        if first is None or any(x.numel() > LARGEST or x.layout not in LAYOUTS for x in tensors):
             continue
         for dim in (-1, 1) if first.dim() > 2 else (-1,):
             built = partial(_between, make, inputs, dim, bool(number % 2))
