@@ -61,6 +61,7 @@ class Arm:
     hard: float = HALF.hard
 
 
+EARLIER = "a cycle for each phase"  # the default training when the other arms were measured
 _QUARTER = Arm(passes=3)
 ARMS = {
     "default": Arm(),
@@ -195,7 +196,7 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
                 show(row)
     if options.write:
-        arms = [*ARMS]
+        arms = ["default", EARLIER, *ARMS]
         found = sorted(rows().values(), key=lambda row: (row["task"], arms.index(row["arm"])))
         print(f"written to {record('recipe', found, added=True)}")
 

@@ -9,6 +9,7 @@ from typing import Any
 Row = dict[str, Any]
 
 DEFAULT = "default"
+EARLIER = "a cycle for each phase"  # the default when the other arms were measured
 UNIT = "three, one elastic epoch"  # the arm that is a plain training but for its last epoch
 CUT, TAUGHT = "least squares", "0.2 of the epochs, by size"
 SOLVED = f"{TAUGHT}, solved first"
@@ -28,13 +29,15 @@ def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]],
 
 The name of a training says what it changes in the default one, which has a warm-up of a quarter
 of the epochs and then trains the full width and a level in turns: "three, a half" trains the full
-width and two levels in every step, after a warm-up of half of the epochs.
+width and two levels in every step, after a warm-up of half of the epochs. The default has one cycle
+of the learning rate for both phases; it had a cycle for each, which is the arm of that name, when
+the others were measured, and they have that too.
 Accuracy on validation data in per cent, of the widest network along the levels that fits: cut and
 fitted by least squares → taught for a fifth of the epochs. Cost is in trainings of the arm
 *{UNIT}*, which is plain until its last epoch (`bench/recipe.py`); the arms ran at different times
 beside other work, for which alone costs differ by up to a third, and none is told of arms that ran
-on another processor. The second tables are of the default: its networks after touch-ups of three
-lengths.
+on another processor. The second tables are of the default, or of what it was: its networks after
+touch-ups of three lengths.
 
 {"".join(parts)}"""
 
@@ -43,7 +46,8 @@ def _task(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     sizes = list(rows[0]["widths"])
     unit = [row for row in rows if row["arm"] == UNIT]
-    default = [row for row in rows if row["arm"] == DEFAULT]
+    usual = DEFAULT if DEFAULT in arms else EARLIER
+    default = [row for row in rows if row["arm"] == usual]
     lines = [_arm(arm, [row for row in rows if row["arm"] == arm], sizes, unit) for arm in arms]
     return f"""### {rows[0]["task"]}
 
