@@ -15,11 +15,11 @@ from command_line import works
 from widthwise import steps
 from widthwise.compare import ladders
 from widthwise.compare.plan import Kind, Plan
-from widthwise.compare.ways import sizing
 from widthwise.importance import allocated_ladder, magnitude
 from widthwise.measure.frontier import Frontier
 from widthwise.runs import Run
 from widthwise.train.losses import SingleDraw
+from widthwise.vary import sizing
 from widthwise.vary.space import Line
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
