@@ -38,14 +38,15 @@ _TRIES: Final = 3  # trainings of one network, until its file fits
 class Coded:
     """A network in few bits.
 
-    record: its quantized tensors, for its file. bytes: of that file. valid: its metric on
-    validation data, where it was measured.
+    record: its quantized tensors, for its file. bytes: of that file. how: it was taught. valid: its
+    metric on validation data, where it was measured.
     """
 
     widths: Widths
     module: nn.Module
     record: Mapping[str, Quantized]
     bytes: int
+    how: TouchUp
     valid: float | None = None
 
 
@@ -178,7 +179,8 @@ def taught(
     found = []
     for i, (kept, module) in enumerate(zip(widths, modules, strict=True)):
         own = {n.removeprefix(f"{i}."): q for n, q in record.items() if n.startswith(f"{i}.")}
-        found.append(Coded(kept, module, own, prepare(net, kept, module, bits=own).bytes))
+        how = TouchUp.DISTILL if task.distill else TouchUp.FINE_TUNE
+        found.append(Coded(kept, module, own, prepare(net, kept, module, bits=own).bytes, how))
     return found
 
 
@@ -202,7 +204,6 @@ def _store(opened: Opened, data: Splits, made: Coded, out: Path) -> Pick:
     results = store_checked(
         net, made.widths, made.module, out, task, data, bits=made.record, valid=made.valid
     )
-    taught_by = [TouchUp.DISTILL.value] if task.distill else [TouchUp.FINE_TUNE.value]
     pick = Pick(
         name=out.stem,
         widths=dict(made.widths),
@@ -210,7 +211,7 @@ def _store(opened: Opened, data: Splits, made: Coded, out: Path) -> Pick:
         valid=results["valid"],
         test=results["test"],
         file=inside(out, run.folder),
-        touch_up=", ".join([*usual_touch_ups(opened, made.widths).names, *taught_by, "bits"]),
+        touch_up=", ".join([*usual_touch_ups(opened, made.widths).names, made.how, "bits"]),
     )
     note(run, pick)
     return pick

@@ -44,7 +44,7 @@ class Method:
     label: str
 
     @property
-    def starts_anew(self) -> bool:
+    def has_new_weights(self) -> bool:
         """Whether its networks begin with new weights, and share no training."""
         return self.family in ("small-dense", "gradual pruning")
 

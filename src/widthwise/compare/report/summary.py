@@ -271,7 +271,7 @@ def costs(comparison: Comparison) -> list[Cost]:
 
 def shared_seconds(outcome: Outcome) -> float:
     """Of the training that a network begins with, and others too."""
-    return 0.0 if METHODS[outcome.method].starts_anew else outcome.shared_seconds
+    return 0.0 if METHODS[outcome.method].has_new_weights else outcome.shared_seconds
 
 
 def together(comparison: Comparison, family: Family, count: int) -> float:
