@@ -122,8 +122,10 @@ def test_of_several_bits_the_best_on_validation_data_is_kept(opened, tmp_path):
 
 
 def test_a_budget_below_everything_names_the_smallest(trained, tmp_path):
-    said = fails("cut", trained, "--max-bytes", "300", "--bits", 4, "--out", tmp_path / "x")
+    budgets = ("--max-bytes", "2kB", "--max-bytes", "300")
+    said = fails("cut", trained, *budgets, "--bits", 4, "--out", tmp_path / "x")
     assert "the smallest has" in said
+    assert not [*tmp_path.glob("x/*")]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,7 @@ def test_a_budget_below_everything_names_the_smallest(trained, tmp_path):
     [
         (("--touch-up", "none"), "--bits has a training of its own"),
         (("--format", "onnx"), "--bits has a training of its own"),
+        (("--min-metric", 0.5), "--min-metric is of networks in floats"),
         (("--max-macs", 1000), "--bits takes --max-bytes alone"),
     ],
 )

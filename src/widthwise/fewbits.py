@@ -66,6 +66,8 @@ def cut_to_bytes(
     """
     limits = [parse_size(size) for size in sizes]
     _check(opened, outs)
+    for limit in limits:
+        _check_limit(opened, bits, limit)
     data = opened.task.splits()
     judge = evaluation(opened.task, data, "valid")
     best: dict[int, Coded] = {}
@@ -189,6 +191,20 @@ def _check(opened: Opened, outs: Sequence[Path]) -> None:
     for out in outs:
         writable(out)
     load_picks(opened.run.picks)
+
+
+def _check_limit(opened: Opened, bits: Sequence[int], limit: int) -> None:
+    """Raise BudgetError, before anything is trained, where no number of bits gives so few bytes."""
+    error: BudgetError | None = None
+    for each in bits:
+        try:
+            widest(opened, each, limit)
+        except BudgetError as raised:
+            error = raised
+        else:
+            return
+    if error is not None:
+        raise error
 
 
 def _better(opened: Opened, one: Coded, other: Coded) -> bool:

@@ -147,6 +147,8 @@ def cut(
             "--bits has a training of its own and writes safetensors files; leave out --touch-up, "
             "--epochs, --lr, --format and --no-recalibrate."
         )
+    if bits and min_metric is not None:
+        raise typer.BadParameter("--min-metric is of networks in floats; leave it out with --bits.")
     if bits and len(bits) > 1 and not max_bytes:
         raise typer.BadParameter("several --bits are for --max-bytes; name one.")
     if bits and max_bytes and budgets[0] != Budget(budgets[0].max_bytes):
