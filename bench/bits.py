@@ -25,19 +25,19 @@ from torch.nn import functional as F
 
 import widthwise as ww
 from common import record
-from widthwise import bits, importance
-from widthwise.bits.quantize import Calibration
-from widthwise.bits.quantized import grouped, ungrouped
-from widthwise.steps import evaluation
+from widthwise import pruning, quantization
+from widthwise.app.runs.steps import evaluation
+from widthwise.app.tasks import BUILT_IN
+from widthwise.app.tasks.task import Task
+from widthwise.quantization.quantize import Calibration
+from widthwise.quantization.quantized import grouped, ungrouped
 from widthwise.store.file import prepare
-from widthwise.tasks import BUILT_IN
-from widthwise.tasks.task import Task
 
 EPOCHS = 5
-SYMMETRIC = {f"{n} bits, symmetric": bits.Uniform(n, symmetric=True) for n in (8, 4)}
-UNIFORM = {f"{n} bits": bits.Uniform(n) for n in (4, 3, 2)}
-GROUPED = {f"{n} bits, groups of 64": bits.Uniform(n, per="group") for n in (3, 2)}
-SHARED = {f"{n} values": bits.Codebook(n) for n in (16, 8, 4)}
+SYMMETRIC = {f"{n} bits, symmetric": quantization.Uniform(n, symmetric=True) for n in (8, 4)}
+UNIFORM = {f"{n} bits": quantization.Uniform(n) for n in (4, 3, 2)}
+GROUPED = {f"{n} bits, groups of 64": quantization.Uniform(n, per="group") for n in (3, 2)}
+SHARED = {f"{n} values": quantization.Codebook(n) for n in (16, 8, 4)}
 TOLERANCES = (0.001, 0.01)
 EXTREMES = ", least and largest weight"
 
@@ -51,7 +51,7 @@ class Measured:
         self.found: dict[str, dict[str, float]] = {}
 
     def add(
-        self, name: str, module: nn.Module, quantized: Mapping[str, bits.Quantized] | None
+        self, name: str, module: nn.Module, quantized: Mapping[str, quantization.Quantized] | None
     ) -> None:
         """Store, load, measure."""
         size = ww.save(module, self.path, bits=quantized).stat().st_size
@@ -70,10 +70,10 @@ class Measured:
         print(name, {k: round(v, 4) for k, v in self.found[name].items()}, flush=True)
 
 
-def entropy(found: bits.Quantized) -> float:
+def entropy(found: quantization.Quantized) -> float:
     """Bytes of the codes of a tensor for an ideal coder that knows how often each occurs."""
     codes = found.codes.int()
-    if isinstance(found, bits.Rounded):  # steps from zero, as they are stored
+    if isinstance(found, quantization.Rounded):  # steps from zero, as they are stored
         shift = found.zero[..., None] - 256
         codes = ungrouped(grouped(found.codes, found.format).int() - shift, codes.shape)
     share = torch.bincount(codes.flatten().int()).double() / codes.numel()
@@ -84,23 +84,23 @@ def entropy(found: bits.Quantized) -> float:
 def one_shot(trained: nn.Module, measured: Measured, batches: list[Any]) -> None:
     """All that takes no training."""
     measured.add("float32", trained, None)
-    forms: dict[str, bits.Format] = {**SYMMETRIC, **UNIFORM, **GROUPED, **SHARED}
+    forms: dict[str, quantization.Format] = {**SYMMETRIC, **UNIFORM, **GROUPED, **SHARED}
     for name, form in forms.items():
         module = copy.deepcopy(trained)
-        measured.add(name, module, bits.quantize(module, form))
+        measured.add(name, module, quantization.quantize(module, form))
     for name, uniform in UNIFORM.items():
         module = copy.deepcopy(trained)
-        found = bits.quantize(module, uniform, calibration="minmax")
+        found = quantization.quantize(module, uniform, calibration="minmax")
         measured.add(name + EXTREMES, module, found)
-    slopes = importance.gradient_magnitude(trained, batches, F.cross_entropy)
+    slopes = pruning.gradient_magnitude(trained, batches, F.cross_entropy)
     for name, shared in SHARED.items():
         module = copy.deepcopy(trained)
-        found = bits.quantize(module, shared, weights=slopes)
+        found = quantization.quantize(module, shared, weights=slopes)
         measured.add(f"{name}, weighted by gradients", module, found)
     for tolerance in TOLERANCES:
         module = copy.deepcopy(trained)
-        chosen = importance.few_values(module, batches, F.cross_entropy, tolerance=tolerance)
-        found = bits.quantize(module, chosen)
+        chosen = pruning.few_values(module, batches, F.cross_entropy, tolerance=tolerance)
+        found = quantization.quantize(module, chosen)
         measured.add(f"values by sensitivity, loss + {tolerance:g}", module, found)
 
 
@@ -110,17 +110,19 @@ def trained_on(trained: nn.Module, measured: Measured, train: Any, seed: int) ->
     module = copy.deepcopy(trained)
     ww.fit(module, train, F.cross_entropy, recipe=recipe, seed=seed, progress=False)
     measured.add("float32, an epoch more", module, None)
-    forms: dict[str, bits.Format] = {n: f for n, f in UNIFORM.items() if f.bits <= 3}
-    forms |= {n + EXTREMES: f for n, f in forms.items()} | {"4 values": bits.Codebook(4)}
+    forms: dict[str, quantization.Format] = {n: f for n, f in UNIFORM.items() if f.bits <= 3}
+    forms |= {n + EXTREMES: f for n, f in forms.items()} | {"4 values": quantization.Codebook(4)}
     for name, form in forms.items():
         module = copy.deepcopy(trained)
         how: Calibration = "minmax" if name.endswith(EXTREMES) else "mse"
-        quantizer = bits.StraightThrough(module, form, calibration=how, frequency=50)
+        quantizer = quantization.StraightThrough(module, form, calibration=how, frequency=50)
         options: dict[str, Any] = {"recipe": recipe, "seed": seed, "progress": False}
         ww.fit(module, train, F.cross_entropy, quantizer=quantizer, **options)
         measured.add(f"{name}, trained straight-through", module, quantizer.record)
     module = copy.deepcopy(trained).train()
-    tuner = bits.SharedValues(module, bits.quantize(module, bits.Codebook(4)))
+    tuner = quantization.SharedValues(
+        module, quantization.quantize(module, quantization.Codebook(4))
+    )
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     for indices in order.split(128):

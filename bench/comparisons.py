@@ -19,11 +19,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common import RESULTS, commit, machines, today
-from widthwise.compare.cells import Unit, units
-from widthwise.compare.matrix import claim, keep, stored
-from widthwise.compare.methods import METHODS, grouped
-from widthwise.compare.outcome import Outcome
-from widthwise.compare.spec import Spec, read
+from widthwise.app.compare.cells import Unit, units
+from widthwise.app.compare.matrix import claim, keep, stored
+from widthwise.app.compare.methods import METHODS, grouped
+from widthwise.app.compare.outcome import Outcome
+from widthwise.app.compare.spec import Spec, read
 
 SPECS = Path(__file__).parent / "comparisons"
 FOLDER = Path(__file__).parents[1] / "build" / "comparisons"

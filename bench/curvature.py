@@ -22,7 +22,7 @@ from common import RESULTS, record
 from minified import FOLDER
 from minified_cells import SHORT, Reading, Trained
 from paired import paired, summary
-from widthwise.importance import held_at_zero, keep, obd_sd
+from widthwise.pruning import held_at_zero, keep, obd_sd
 
 SEEDS: Final = 5
 SPARSITIES: Final = {"mnist": (0.95, 0.98), "nsl-kdd": (0.98,)}

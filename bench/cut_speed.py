@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 import widthwise as ww
 from common import record
-from widthwise.store.export import export_onnx
-from widthwise.tasks.cifar10 import ResNet
-from widthwise.tasks.mlp import MLP
+from widthwise.app.tasks.cifar10 import ResNet
+from widthwise.app.tasks.mlp import MLP
+from widthwise.export.onnx import export_onnx
 
 BOUND = 1.05
 

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 import widthwise as ww
 from common import RESULTS, record
 from resnets import Bench
-from widthwise import importance
+from widthwise import pruning
 from widthwise.measure.cost import macs, params
 from widthwise.train.losses import SandwichLoss
 
@@ -73,9 +73,9 @@ def run(number: int, seed: int, split: str, lr: float) -> dict[str, Any]:
     """Both ways, at this number of widths, from the same ordered network."""
     bench = Bench("cifar10-resnet56", seed)
     net = ww.Elastic(bench.model, bench.task.example(), seed=seed).eval()
-    scores = importance.reconstruction(net, bench.scored, F.cross_entropy)
-    ladder = importance.allocated_ladder(net, scores, number, lowest=LOWEST)
-    importance.order(net, scores)
+    scores = pruning.reconstruction(net, bench.scored, F.cross_entropy)
+    ladder = pruning.allocated_ladder(net, scores, number, lowest=LOWEST)
+    pruning.order(net, scores)
     cost = [
         macs(net.cut(w), bench.task.example()) / macs(net.model, bench.task.example())
         for w in ladder
@@ -86,7 +86,7 @@ def run(number: int, seed: int, split: str, lr: float) -> dict[str, Any]:
         for w, c in zip(ladder, cost, strict=True)
     ]
     for row, widths in zip(rows, ladder, strict=True):
-        small = importance.compensate(net.cut(widths), net, widths, bench.calibrated)
+        small = pruning.compensate(net.cut(widths), net, widths, bench.calibrated)
         row["compensated"] = bench.accuracy(small, split, TESTED)
         tune(small, _plain(small), bench, IMAGES // BATCH, lr)
         row["alone"] = bench.accuracy(small, split, TESTED)
@@ -100,7 +100,7 @@ def run(number: int, seed: int, split: str, lr: float) -> dict[str, Any]:
         row["elastic, as cut"] = bench.accuracy(
             ww.recalibrate(copy.deepcopy(small), bench.calibrated), split, TESTED
         )
-        fitted = importance.compensate(small, net, widths, bench.calibrated)
+        fitted = pruning.compensate(small, net, widths, bench.calibrated)
         row["elastic"] = bench.accuracy(fitted, split, TESTED)
         print(row, flush=True)
     return {

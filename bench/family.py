@@ -38,16 +38,16 @@ import torch
 from torch import nn
 
 from common import RESULTS, record
-from widthwise import cuts, steps, training
-from widthwise.choose.draws import Draw
-from widthwise.elastic import Elastic
+from widthwise.app.runs import cuts, steps, training
+from widthwise.app.runs.folder import Settings, hold
+from widthwise.app.runs.touchups import initialise
+from widthwise.app.tasks.resolve import resolve
+from widthwise.app.tasks.task import Splits, Task
+from widthwise.elastic.network import Elastic
 from widthwise.errors import BudgetError
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.runs import Settings, hold
+from widthwise.sampling.draws import Draw
 from widthwise.store.file import prepare
-from widthwise.tasks.resolve import resolve
-from widthwise.tasks.task import Splits, Task
-from widthwise.touchups import initialise
 from widthwise.train.fit import fit
 from widthwise.variant import Widths
 

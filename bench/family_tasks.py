@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from widthwise.tasks import BUILT_IN, characters
-from widthwise.tasks.arrays import Arrays
-from widthwise.tasks.language import PTB_FILES
-from widthwise.tasks.task import Recipe, Splits, Task
+from widthwise.app.tasks import BUILT_IN, characters
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.app.tasks.language import PTB_FILES
+from widthwise.app.tasks.task import Recipe, Splits, Task
 
 FEW = 10_000  # training items
 CHARACTERS = 1_000_000

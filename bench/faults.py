@@ -146,7 +146,7 @@ def _import_all() -> None:
     import sklearn.datasets
     import torch
 
-    import widthwise.cli
+    import widthwise.app.cli.main
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     assert all((accelerate, matplotlib, onnxruntime, onnxscript, optuna, plotly, pydantic, sklearn))

@@ -119,7 +119,7 @@ def _child(
 
 
 def _run(words: tuple[str, ...]) -> int:
-    from widthwise.cli import app
+    from widthwise.app.cli.main import app
 
     try:
         app(list(words), prog_name="widthwise")
@@ -209,7 +209,7 @@ class _Moments:
 
 def _shift_clock(seconds: float) -> None:
     """What Python says of the time; monotonic clocks know of no change."""
-    from widthwise import runs
+    from widthwise.app.runs import folder
 
     now, nanoseconds = time.time, time.time_ns
     time.time = lambda: now() + seconds
@@ -220,4 +220,4 @@ def _shift_clock(seconds: float) -> None:
         def now(cls, tz: datetime.tzinfo | None = None) -> Any:
             return datetime.datetime.fromtimestamp(time.time(), tz)
 
-    runs.datetime = Shifted
+    folder.datetime = Shifted

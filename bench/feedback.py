@@ -20,8 +20,8 @@ import torch
 
 import widthwise as ww
 from common import record
-from widthwise.steps import evaluation
-from widthwise.tasks import BUILT_IN
+from widthwise.app.runs.steps import evaluation
+from widthwise.app.tasks import BUILT_IN
 from widthwise.train.batches import planned
 
 EPOCHS: Final = 5

@@ -19,7 +19,7 @@ from typing import Any
 import safetensors.torch
 
 from hostile_mutations import Pairs, Raw, changed, edited, emit, tree
-from widthwise.store.jsonfile import sealed
+from widthwise.common.jsonfile import sealed
 from widthwise.train.checkpoint import sums
 
 _ZEROS = b"0" * 64

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["widthwise.store", "widthwise.vary", "widthwise.train"]):
+with atheris.instrument_imports(
+    include=["widthwise.store", "widthwise.variants", "widthwise.train"]
+):
     from hostile_guard import Guard
     from hostile_loaders import LOADERS, seeds
 

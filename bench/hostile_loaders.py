@@ -21,26 +21,26 @@ import torch
 from torch import Tensor, nn
 
 import hostile_web
-from widthwise import bits
-from widthwise.compare import matrix, plan, spec
-from widthwise.compare.outcome import Outcome
-from widthwise.elastic import Elastic
+from widthwise import quantization
+from widthwise.app.compare import matrix, plan, spec
+from widthwise.app.compare.outcome import Outcome
+from widthwise.app.report.picks import Pick, load_picks, save_picks
+from widthwise.app.runs.folder import Record, Run, Settings
+from widthwise.app.runs.sources import Source, model_of
+from widthwise.app.tasks.task import Splits, Task
+from widthwise.elastic.network import Elastic
 from widthwise.formats import Codebook, Uniform
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.report.picks import Pick, load_picks, save_picks
-from widthwise.runs import Record, Run, Settings
-from widthwise.sources import Source, model_of
 from widthwise.store import inputs, scorefile, stream
 from widthwise.store.file import load, read, save
 from widthwise.store.manifest import Measured
-from widthwise.store.progressive import Progressive
-from widthwise.store.save_progressive import save_progressive
-from widthwise.tasks.task import Splits, Task
+from widthwise.store.progressive.reader import Progressive
+from widthwise.store.progressive.writer import save_progressive
 from widthwise.train import checkpoint
 from widthwise.train.history import Epoch
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
-from widthwise.vary import journal
+from widthwise.variants import journal
 
 MEASURED = Measured("accuracy", 0.875, "test")
 
@@ -201,7 +201,7 @@ def _networks(folder: Path) -> dict[str, list[bytes]]:
     plain.append(save(Net(), path).read_bytes())
     graph = [stored(odd, widths=odd.widths(0.5))]
     cut = net.cut(half)
-    made = bits.quantize(cut, {"fc1.weight": Uniform(4), "fc2.weight": Codebook(4)})
+    made = quantization.quantize(cut, {"fc1.weight": Uniform(4), "fc2.weight": Codebook(4)})
     coded = [stored(net, widths=half, module=cut, bits=made)]
     wide = net.cut(net.full())
     with torch.no_grad():
@@ -209,7 +209,7 @@ def _networks(folder: Path) -> dict[str, list[bytes]]:
             weight[torch.rand_like(weight) < 0.8] = 0
     packed = [stored(net, module=wide, pack=how) for how in ("zeros", "zstd")]
     forms = {"fc1.weight": Uniform(3, per="group", group=4), "fc2.weight": Uniform(8, True)}
-    coded.append(stored(net, module=wide, bits=bits.quantize(wide, forms), pack="zeros"))
+    coded.append(stored(net, module=wide, bits=quantization.quantize(wide, forms), pack="zeros"))
     rungs = [net.widths(f) for f in (0.25, 0.5, 1)]
     metrics = [MEASURED, None, MEASURED]
     beginnings = []

@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import nn
 
-from widthwise.store import connecting, ranges
-from widthwise.store.progressive import load_progressive
+from widthwise.common import web
+from widthwise.store.progressive import ranges
+from widthwise.store.progressive.reader import load_progressive
 
 PLAN = 16
 FAULTS = (
@@ -52,12 +53,12 @@ def load(path: Path, build: Callable[[], nn.Module]) -> nn.Module:
 @contextmanager
 def _hurried() -> Any:
     """Waiting times of a test rather than of the world."""
-    before = connecting.TIMEOUT, ranges.PAUSE
-    connecting.TIMEOUT, ranges.PAUSE = 0.2, 0.0  # type: ignore[misc]
+    before = web.TIMEOUT, ranges.PAUSE
+    web.TIMEOUT, ranges.PAUSE = 0.2, 0.0  # type: ignore[misc]
     try:
         yield
     finally:
-        connecting.TIMEOUT, ranges.PAUSE = before  # type: ignore[misc]
+        web.TIMEOUT, ranges.PAUSE = before  # type: ignore[misc]
 
 
 @contextmanager

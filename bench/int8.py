@@ -27,12 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from common import record
-from widthwise.measure.kernels import NothingFasterWarning
-from widthwise.measure.runtimes import RUNTIMES, compare, gains
-from widthwise.store.export_int8 import export_int8
-from widthwise.tasks.cifar10 import ResNet
-from widthwise.tasks.language import WordLSTM
-from widthwise.tasks.mlp import MLP
+from widthwise.app.tasks.cifar10 import ResNet
+from widthwise.app.tasks.language import WordLSTM
+from widthwise.app.tasks.mlp import MLP
+from widthwise.benchmark.kernels import NothingFasterWarning
+from widthwise.benchmark.runtimes import RUNTIMES, compare, gains
+from widthwise.export.int8_onnx import export_int8
 
 BATCHES = (1, 32)
 WORDS, STEPS = 2000, 20

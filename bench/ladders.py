@@ -28,12 +28,12 @@ import torch
 from sacrebleu.metrics.bleu import BLEU
 
 from common import RESULTS, record
-from widthwise.compare.ladders import NAME, run
-from widthwise.compare.plan import Cell, Kind, Plan, load, save
-from widthwise.runs import hold
-from widthwise.sparse import Gradual
-from widthwise.sparse.compete import Scope
-from widthwise.tasks import BUILT_IN
+from widthwise.app.compare.ladders import NAME, run
+from widthwise.app.compare.plan import Cell, Kind, Plan, load, save
+from widthwise.app.runs.folder import hold
+from widthwise.app.tasks import BUILT_IN
+from widthwise.pruning.gradual import Gradual
+from widthwise.pruning.gradual.compete import Scope
 
 FOLDER = Path(__file__).parents[1] / "build" / "ladders"
 

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from common import record
-from widthwise.compare.layout import channels_last
-from widthwise.elastic import Elastic
+from widthwise.app.compare.layout import channels_last
+from widthwise.app.tasks import BUILT_IN
+from widthwise.app.tasks.task import Task
+from widthwise.elastic.network import Elastic
 from widthwise.measure.cost import one_example
-from widthwise.tasks import BUILT_IN
-from widthwise.tasks.task import Task
 from widthwise.train.losses import SandwichLoss
 
 TASKS = ("fashion-mnist-cnn", "cifar10-resnet20", "fashion-mnist-mobilenet")

@@ -17,7 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import widthwise as ww
-from widthwise.importance import (
+from widthwise.app.tasks import BUILT_IN
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.app.tasks.mlp import MLP
+from widthwise.app.tasks.task import Splits
+from widthwise.pruning import (
     allocate,
     chance,
     compensate,
@@ -33,10 +37,6 @@ from widthwise.importance import (
     reconstruction,
     taylor,
 )
-from widthwise.tasks import BUILT_IN
-from widthwise.tasks.arrays import Arrays
-from widthwise.tasks.mlp import MLP
-from widthwise.tasks.task import Splits
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.touchup import distill
@@ -63,7 +63,7 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading of OBD-SD: the arguments of `importance.obd_sd`."""
+    """One reading of OBD-SD: the arguments of `pruning.obd_sd`."""
 
     curvature: str
     spread: float

@@ -23,7 +23,7 @@ from pathlib import Path
 import minified_cells
 from cells import Cells
 from minified_cells import LONG, SHORT, Found, Rates, Reading, Trained, weights
-from widthwise.importance import compensate, held_at_zero, keep, order
+from widthwise.pruning import compensate, held_at_zero, keep, order
 
 SEEDS = (100, 101)
 CANDIDATES: dict[str, tuple[float, ...]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from widthwise.compare.report import paired as intervals
+from widthwise.app.compare.report import paired as intervals
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
@@ -17,7 +17,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """`widthwise.compare.report.paired.paired`, rounded."""
+    """`widthwise.app.compare.report.paired.paired`, rounded."""
     found = intervals.paired(ours, theirs)
     return {
         "mean": round(found.mean, 3), "low": round(found.low, 3), "high": round(found.high, 3)

@@ -20,8 +20,8 @@ from torch import nn
 
 import widthwise as ww
 from common import record
-from widthwise.measure.metric import outputs_for
-from widthwise.tasks import BUILT_IN
+from widthwise.app.tasks import BUILT_IN
+from widthwise.common.calling import outputs_for
 from widthwise.train.batches import Plan, length, stream
 
 NETWORKS = ("mnist", "cifar10", "fashion-mnist-mobilenet", "ptb-lstm-small", "ptb-lstm")

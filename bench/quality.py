@@ -38,10 +38,10 @@ from torch.nn import functional as F
 
 import widthwise as ww
 from common import record
+from widthwise.app.tasks import BUILT_IN
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.app.tasks.mlp import MLP
 from widthwise.measure.sweep import Evaluation, sweep
-from widthwise.tasks import BUILT_IN
-from widthwise.tasks.arrays import Arrays
-from widthwise.tasks.mlp import MLP
 from widthwise.train.fit import fit
 from widthwise.train.losses import SandwichLoss, SingleDraw
 from widthwise.train.recipe import Recipe

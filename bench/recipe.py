@@ -26,13 +26,14 @@ from torch import nn
 
 from common import machine, record
 from family import SIZES
-from widthwise import importance, steps
-from widthwise.choose.draws import Sandwich
-from widthwise.choose.levels import along
-from widthwise.elastic import Elastic
+from widthwise import pruning
+from widthwise.app.runs import steps
+from widthwise.app.tasks.resolve import resolve
+from widthwise.app.tasks.task import Splits, Task
+from widthwise.elastic.network import Elastic
+from widthwise.sampling.draws import Sandwich
+from widthwise.sampling.levels import along
 from widthwise.store.file import prepare
-from widthwise.tasks.resolve import resolve
-from widthwise.tasks.task import Splits, Task
 from widthwise.train.family import FamilyLoss
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
@@ -112,7 +113,7 @@ def measure(name: str, arm: Arm, seed: int) -> dict[str, Any]:
     widths = {str(size): w for size, w in fitting.items() if w is not None}
     cuts = [net.cut(w, recalibrate=batches) for w in widths.values()]
     solved = [
-        importance.compensate(copy.deepcopy(module), net, w, batches)
+        pruning.compensate(copy.deepcopy(module), net, w, batches)
         for module, w in zip(cuts, widths.values(), strict=True)
     ]
     found = {"cut": _each(valid, cuts), "least squares": _each(valid, solved)}

@@ -36,12 +36,12 @@ from torch.nn import functional as F
 
 import widthwise as ww
 from common import record
-from widthwise import importance
+from widthwise import pruning
+from widthwise.app.tasks import BUILT_IN
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.app.tasks.task import Splits
+from widthwise.app.tasks.trained import trained_model
 from widthwise.measure.cost import params
-from widthwise.tasks import BUILT_IN
-from widthwise.tasks.arrays import Arrays
-from widthwise.tasks.task import Splits
-from widthwise.tasks.trained import trained_model
 
 ROWS = Path(__file__).parents[1] / "build" / "resnets.jsonl"
 NETWORKS = ("cifar10-resnet20", "cifar10-resnet56")
@@ -114,17 +114,17 @@ def ours(bench: Bench) -> Iterator[dict[str, Any]]:
     """Ordered, allocated, compensated."""
     net = ww.Elastic(bench.model, bench.task.example()).eval()
     began = time.process_time()
-    scores = importance.reconstruction(net, bench.scored, F.cross_entropy)
+    scores = pruning.reconstruction(net, bench.scored, F.cross_entropy)
     seconds = time.process_time() - began
     widths = {
-        r: importance.allocate(net, scores, max_params=int((1 - r) * bench.full)) for r in REMOVED
+        r: pruning.allocate(net, scores, max_params=int((1 - r) * bench.full)) for r in REMOVED
     }
-    importance.order(net, scores)
+    pruning.order(net, scores)
     for removed, kept in widths.items():
         cuts = {}
         for statistics in (False, True):
             began = time.process_time()
-            cuts[statistics] = importance.compensate(
+            cuts[statistics] = pruning.compensate(
                 net.cut(kept), net, kept, bench.calibrated, statistics=statistics
             )
             spent = time.process_time() - began

@@ -17,13 +17,13 @@ from typing import Any, Final
 import torch
 
 from common import record
+from widthwise.app.runs.sources import find, model_of
+from widthwise.app.runs.steps import evaluation
+from widthwise.app.tasks import BUILT_IN
 from widthwise.errors import ScoreError
-from widthwise.importance import held_at_zero, keep
-from widthwise.sources import find, model_of
-from widthwise.sparse import prunable
-from widthwise.sparse.compete import SCOPES
-from widthwise.steps import evaluation
-from widthwise.tasks import BUILT_IN
+from widthwise.pruning import held_at_zero, keep
+from widthwise.pruning.gradual import prunable
+from widthwise.pruning.gradual.compete import SCOPES
 
 BUILD: Final = Path(__file__).parents[1] / "build"
 NETWORKS: Final = {

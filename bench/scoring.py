@@ -20,7 +20,7 @@ from torch.nn import functional as F
 import widthwise as ww
 from common import record
 from resnets import Bench
-from widthwise import importance
+from widthwise import pruning
 
 BOUND = 1.5  # OBD with the Fisher information
 
@@ -51,7 +51,7 @@ def main() -> None:
             optimizer.step()
 
     def score(name: str) -> Callable[[], object]:
-        return lambda: getattr(importance, name)(net, bench.scored, F.cross_entropy)
+        return lambda: getattr(pruning, name)(net, bench.scored, F.cross_entropy)
 
     score("obd")()  # warm
     yardstick = seconds(epoch)

@@ -25,11 +25,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from common import record
-from widthwise.choose.draws import PUBLISHED, Draw
-from widthwise.elastic import Elastic
-from widthwise.tasks.arrays import Arrays
-from widthwise.tasks.cifar10 import ResNet
-from widthwise.tasks.mlp import MLP
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.app.tasks.cifar10 import ResNet
+from widthwise.app.tasks.mlp import MLP
+from widthwise.elastic.network import Elastic
+from widthwise.sampling.draws import PUBLISHED, Draw
 from widthwise.train.fit import fit
 from widthwise.train.losses import SingleDraw
 from widthwise.train.recipe import Recipe

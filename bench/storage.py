@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from common import record
-from widthwise.measure.kernels import NothingFasterWarning, run_sparse
+from widthwise.benchmark.kernels import NothingFasterWarning, run_sparse
 from widthwise.store.file import read, save
-from widthwise.store.packedfile import Pack
-from widthwise.store.packing import accounting
+from widthwise.store.packed.forms import accounting
+from widthwise.store.packed.tensors import Pack
 
 SPARSITIES = (0.5, 0.75, 0.8, 0.9, 0.95, 0.98, 0.99)
 BOUND, LOAD_BOUND = 1.02, 2.0

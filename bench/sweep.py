@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from common import record
-from widthwise.elastic import Elastic
+from widthwise.app.tasks.mlp import MLP
+from widthwise.elastic.network import Elastic
 from widthwise.measure.metric import ACCURACY
 from widthwise.measure.sweep import Evaluation, ladder, sweep
-from widthwise.tasks.mlp import MLP
 
 BOUND = 40.0  # full-width validations for all 256 widths
 IMAGES = 10_000

@@ -18,7 +18,7 @@ HEAD = "<!-- Written by scripts/cli_reference.py; change the commands, not this 
 
 def reference() -> str:
     """The reference as Markdown."""
-    command = [sys.executable, "-m", "typer", "widthwise.cli", "utils", "docs"]
+    command = [sys.executable, "-m", "typer", "widthwise.app.cli.main", "utils", "docs"]
     made = subprocess.run(  # noqa: S603 - this Python, with arguments of our own
         [*command, "--name", "widthwise"], capture_output=True, text=True, check=True
     ).stdout

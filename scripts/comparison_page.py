@@ -16,14 +16,14 @@ from functools import cache
 from typing import Any
 
 from results_page import RESULTS, ROOT, measured
-from widthwise.compare.methods import METHODS
-from widthwise.compare.outcome import Outcome
-from widthwise.compare.report import markdown, picture, words
-from widthwise.compare.report.places import Across
-from widthwise.compare.report.summary import Comparison, against, compare, families, winners
-from widthwise.compare.report.tables import Table
-from widthwise.compare.spec import Spec
-from widthwise.tasks import BUILT_IN
+from widthwise.app.compare.methods import METHODS
+from widthwise.app.compare.outcome import Outcome
+from widthwise.app.compare.report import markdown, picture, words
+from widthwise.app.compare.report.places import Across
+from widthwise.app.compare.report.summary import Comparison, against, compare, families, winners
+from widthwise.app.compare.report.tables import Table
+from widthwise.app.compare.spec import Spec
+from widthwise.app.tasks import BUILT_IN
 
 PAGE = ROOT / "docs" / "comparison.md"
 IMAGES = ROOT / "docs" / "images"
@@ -37,7 +37,7 @@ LEAD = f"""# Every method, at equal stored bytes
 Written by `scripts/comparison_page.py` from `bench/results/`. Each of {len(METHODS)} ways of compressing a network
 makes the best network that it can for every budget of *bytes of the file*, header included; the file is read
 back, and what was read is measured. `widthwise compare` does this for any task
-([how](design.md#comparing-compare)); settings are in `bench/comparisons/`.
+([how](design.md#comparing-appcompare)); settings are in `bench/comparisons/`.
 {NOT_THERE}
 How to read it: whatever is chosen (the best method of a family, the winner at a budget, variants in a search,
 how far a method's knob is turned) is chosen on validation data; figures are of test data, means over seeds with
@@ -57,7 +57,7 @@ more once it was trained. One small-dense network of nsl-kdd (2 bits, 16 kB, see
 tries to fit. Who teaches in a search, and what finalists are cut from, was changed after all seeds of the first
 three tasks had been seen, where on fashion-mnist-cnn the search was behind above 16 kB: both had been the elastic
 network, whose full width is, after so short a training, behind a network of one width
-([what is done now](design.md#variants-and-search-vary)). The change was chosen on validation data of seed 100, which
+([what is done now](design.md#variants-and-search-variants)). The change was chosen on validation data of seed 100, which
 is reported nowhere. Which variants a search trains to the end was changed last, when the searches of mnist had been
 run again, and two of three were behind at 2 kB: a moment's training had chosen three variants, and now chooses six, and
 a third of a training two of these. That was tried on validation data of mnist, seeds from 100 on. The searches of mnist

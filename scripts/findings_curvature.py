@@ -36,7 +36,7 @@ What each adds, paired over seeds, with 95 % intervals:
 
 {table(["network, zeros", *names], differences)}
 
-{_told(rows)} The default of `importance.obd_sd`, `--score obd-sd` and `compare` is the reading that was chosen on
+{_told(rows)} The default of `pruning.obd_sd`, `--score obd-sd` and `compare` is the reading that was chosen on
 validation data: Hessian, 0.5.
 
 {measured(found)}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from results_page import measured, table
-from widthwise.compare import shown
-from widthwise.compare.equal import against
-from widthwise.compare.plan import Cell, Kind
-from widthwise.tasks import BUILT_IN
+from widthwise.app.compare import shown
+from widthwise.app.compare.equal import against
+from widthwise.app.compare.plan import Cell, Kind
+from widthwise.app.tasks import BUILT_IN
 
 LEAD = """## Large and sparse, small and dense, or elastic
 
@@ -18,7 +18,7 @@ LEAD = """## Large and sparse, small and dense, or elastic
 without at equal memory. Here memory is the bytes of the stored file, read back and measured, and there are
 two more ladders: *elastic*, one training that is cut to every width, and *elastic-sparse*, one training
 that is pruned gradually besides ({sparsity:.0f} % zeros at every width), cut to every width
-(`bench/ladders.py`; [how](design.md#zeros-sparse)). All trainings of a task have the same recipe, shorter
+(`bench/ladders.py`; [how](design.md#zeros-pruninggradual)). All trainings of a task have the same recipe, shorter
 than the task's own. What *formula* says is the paper's accounting of the same networks. Differences are
 seed by seed, each network against the line between its neighbours of the other ladder; nothing is
 extrapolated, so networks smaller than the smallest of the other ladder are not compared.

@@ -15,7 +15,7 @@ from pathlib import Path
 import uvicorn
 from playwright.sync_api import Page, sync_playwright
 
-from widthwise.serve.app import create_app
+from widthwise.app.serve.app import create_app
 
 SIZES = {  # name -> width, height, colours
     "picker": (1280, 900, "light"),

@@ -2,7 +2,7 @@
 
 from typer.testing import CliRunner, Result
 
-from widthwise.cli import app
+from widthwise.app.cli.main import app
 
 
 def widthwise(*words: object) -> Result:

@@ -27,8 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import widthwise as ww
 from torchvision_operators import declare
-from widthwise.cli import app
-from widthwise.tasks.arrays import Arrays
+from widthwise.app.cli.main import app
+from widthwise.app.tasks.arrays import Arrays
 from widthwise.train.losses import SandwichLoss, SingleDraw, StepLoss
 
 STEPS = 20
@@ -265,8 +265,8 @@ def measured(engine: str) -> dict[str, Tensor]:
 def scores(items: slice) -> dict[str, Tensor]:
     """Scores on some of two batches, averaged over the processes."""
     many = list(zip(*batches(2), strict=True))
-    found = ww.importance.taylor(build(), many[items], F.cross_entropy)
-    return ww.importance.averaged(found)
+    found = ww.pruning.taylor(build(), many[items], F.cross_entropy)
+    return ww.pruning.averaged(found)
 
 
 SHARDS: dict[str, Callable[[ww.Elastic], Any]] = {

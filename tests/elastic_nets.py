@@ -9,7 +9,7 @@ from torch import Tensor
 
 import widthwise as ww
 from nets import net as find
-from widthwise import recalibration
+from widthwise.elastic import recalibration
 
 
 def made(name):

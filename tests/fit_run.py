@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from widthwise import Draw, Elastic, WidthwiseError
+from widthwise.app.tasks.arrays import Arrays
 from widthwise.measure.metric import ACCURACY
-from widthwise.tasks.arrays import Arrays
 from widthwise.train.fit import fit
 from widthwise.train.history import History
 from widthwise.train.losses import Distill, SandwichLoss

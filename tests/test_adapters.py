@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchvision_operators import declare
 from widthwise.errors import FileError
-from widthwise.sparse import GradualPruner, Schedule
+from widthwise.pruning.gradual import GradualPruner, Schedule
 
 declare()  # both libraries import torchvision
 PLAN = Schedule(0.8, begin=2, end=12, frequency=2)
@@ -217,7 +217,7 @@ def test_hugging_face_again_and_the_best_model(tmp_path: Path) -> None:
     from transformers import Trainer, TrainingArguments
 
     from widthwise.adapters.huggingface import PruningCallback
-    from widthwise.zeros import ZerosLostWarning
+    from widthwise.elastic.zeros import ZerosLostWarning
 
     def trainer(model: Net, pruner: GradualPruner, compute: Any = None, **more: Any) -> Trainer:
         settings: dict[str, Any] = {

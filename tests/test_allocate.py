@@ -6,10 +6,10 @@ from torch import nn
 
 import widthwise as ww
 from elastic_nets import made
+from widthwise.app.tasks.mlp import MLP
 from widthwise.errors import BudgetError, ScoreError
-from widthwise.importance import allocate, allocated_ladder, magnitude, order
 from widthwise.measure.cost import macs, params
-from widthwise.tasks.mlp import MLP
+from widthwise.pruning import allocate, allocated_ladder, magnitude, order
 
 X = torch.randn(4, 12)
 

@@ -12,17 +12,17 @@ from torch import nn
 
 import widthwise as ww
 from command_line import fails, widthwise, works
-from widthwise import benched
-from widthwise.cli import app
-from widthwise.commands.bench import EXAMPLES
+from widthwise.app.cli.bench import EXAMPLES
+from widthwise.app.cli.main import app
+from widthwise.app.report.picks import Pick, save_picks
+from widthwise.app.runs import timings
+from widthwise.app.runs.folder import Run
+from widthwise.app.tasks.mlp import MLP
+from widthwise.benchmark import granularity as grains
+from widthwise.benchmark import speed, timing
+from widthwise.benchmark.speed import BOTH, speeds
+from widthwise.benchmark.timing import Spread
 from widthwise.errors import CaptureError
-from widthwise.measure import granularity as grains
-from widthwise.measure import speed, timing
-from widthwise.measure.speed import BOTH, speeds
-from widthwise.measure.timing import Spread
-from widthwise.report.picks import Pick, save_picks
-from widthwise.runs import Run
-from widthwise.tasks.mlp import MLP
 
 
 @pytest.fixture(autouse=True)
@@ -246,8 +246,8 @@ def test_of_several_seeds_the_first_is_timed(swept, tmp_path, monkeypatch):
     shutil.copytree(swept, tmp_path / "seed-1")
     (tmp_path / "frontier.json").write_bytes(Run(swept).frontier.read_bytes())
     save_picks(Run(tmp_path).picks, [Pick("narrow", {"fc1": 8}, 9_000)])
-    monkeypatch.setattr(benched, "speeds", lambda *_, **__: speed.Speeds(()))
-    found = benched.bench(tmp_path, granular=False)
+    monkeypatch.setattr(timings, "speeds", lambda *_, **__: speed.Speeds(()))
+    found = timings.bench(tmp_path, granular=False)
     assert [(n.name, dict(n.widths)) for n in found.networks] == [
         ("full", {"fc1": 64, "fc2": 64}),
         ("narrow", {"fc1": 8, "fc2": 64}),
@@ -259,7 +259,7 @@ def test_a_run_of_one_width_has_nothing_to_compare():
     net = ww.Elastic(MLP(64, 64, 10), torch.randn(4, 8, 8))
     point = ww.Point(net.full(), 0.9, None, 36_000, 1, 1, None)
     frontier = ww.Frontier((point,), "accuracy", True, "valid", "none")
-    (only,) = benched.chosen(net, frontier, [])
+    (only,) = timings.chosen(net, frontier, [])
     assert (only.name, only.smaller) == ("full", 0)
 
 

@@ -10,19 +10,19 @@ from torch import nn
 from torch.nn import functional as F
 
 import widthwise as ww
-from widthwise import bits, importance
-from widthwise.bits.quantized import grouped
+from widthwise import pruning, quantization
 from widthwise.errors import QuantizationError, ScoreError
+from widthwise.quantization.quantized import grouped
 
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 UNIFORM = st.builds(
-    bits.Uniform,
+    quantization.Uniform,
     bits=st.integers(2, 8),
     symmetric=st.booleans(),
     per=st.sampled_from(["tensor", "channel", "group"]),
     group=st.integers(1, 12),
 )
-FORMATS = st.one_of(UNIFORM, st.builds(bits.Codebook, values=st.integers(2, 256)))
+FORMATS = st.one_of(UNIFORM, st.builds(quantization.Codebook, values=st.integers(2, 256)))
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -34,7 +34,7 @@ def drawn(shape, seed, zeros=0.3, dtype=torch.float32):
 
 
 def one(tensor, form, **more):
-    make = bits.uniform if isinstance(form, bits.Uniform) else bits.shared
+    make = quantization.uniform if isinstance(form, quantization.Uniform) else quantization.shared
     return make(tensor, form, **more)
 
 
@@ -50,7 +50,7 @@ def mlp(inputs=12, hidden=32, outputs=4):
 @given(shape=SHAPES, form=UNIFORM, seed=st.integers(0, 10**6))
 def test_a_weight_is_at_most_half_a_step_away(shape, form, seed):
     tensor = drawn(shape, seed)
-    found = bits.uniform(tensor, form, calibration="minmax")
+    found = quantization.uniform(tensor, form, calibration="minmax")
     error = grouped((found.dense() - tensor).abs(), form)
     assert (error <= 0.5001 * found.scales[..., None]).all()
     low, high = grouped(tensor, form).aminmax(dim=-1)
@@ -72,7 +72,7 @@ def test_a_weight_is_at_most_half_a_step_away(shape, form, seed):
 def test_zeros_stay_zero_and_codes_in_their_range(shape, form, seed, calibration, dtype):
     tensor = drawn(shape, seed, dtype=dtype)
     before = tensor.clone()
-    more = {"calibration": calibration} if isinstance(form, bits.Uniform) else {}
+    more = {"calibration": calibration} if isinstance(form, quantization.Uniform) else {}
     found = one(tensor, form, **more)
     dense = found.dense()
     assert torch.equal(tensor, before)
@@ -82,11 +82,11 @@ def test_zeros_stay_zero_and_codes_in_their_range(shape, form, seed, calibration
     assert found.codes.dtype == torch.uint8
     assert (dense[tensor == 0] == 0).all()
     assert not dense[tensor == 0].signbit().any()
-    most = 2**form.bits if isinstance(form, bits.Uniform) else len(found.values)
+    most = 2**form.bits if isinstance(form, quantization.Uniform) else len(found.values)
     assert int(found.codes.max()) < most
-    if isinstance(form, bits.Uniform) and form.symmetric:
+    if isinstance(form, quantization.Uniform) and form.symmetric:
         assert int(found.codes.min()) > 0
-    if isinstance(form, bits.Codebook):
+    if isinstance(form, quantization.Codebook):
         assert len(found.values) <= form.values
         assert (found.values == 0).any() or not (tensor == 0).any()
     assert torch.equal(found.of(dense).dense(), dense)  # what is on the grid stays there
@@ -100,7 +100,7 @@ def test_a_searched_range_is_never_worse(shape, form, seed, weighted):
     counts = torch.ones(shape) if weights is None else weights
     errors = []
     for calibration in ("minmax", "mse"):
-        found = bits.uniform(tensor, form, weights=weights, calibration=calibration)
+        found = quantization.uniform(tensor, form, weights=weights, calibration=calibration)
         errors.append(grouped((found.dense() - tensor).square() * counts, form).sum(-1))
     assert (errors[1] <= errors[0] * (1 + 1e-5) + 1e-12).all()
 
@@ -109,11 +109,13 @@ def test_a_searched_range_is_much_better_for_two_bits_and_sees_weights():
     tensor = drawn((64, 256), 0, zeros=0)
     errors = {}
     for calibration in ("minmax", "mse"):
-        found = bits.uniform(tensor, bits.Uniform(2), calibration=calibration)
+        found = quantization.uniform(tensor, quantization.Uniform(2), calibration=calibration)
         errors[calibration] = float((found.dense() - tensor).square().mean())
     assert errors["mse"] < 0.55 * errors["minmax"]
     large = (tensor.abs() > 2 * tensor.std()).float()
-    forms = [bits.uniform(tensor, bits.Uniform(2), weights=w) for w in (None, large)]
+    forms = [
+        quantization.uniform(tensor, quantization.Uniform(2), weights=w) for w in (None, large)
+    ]
     of_large = [float(((f.dense() - tensor) * large).square().sum()) for f in forms]
     assert of_large[1] < 0.7 * of_large[0]
 
@@ -123,7 +125,7 @@ def test_a_searched_range_is_much_better_for_two_bits_and_sees_weights():
 def test_shared_values_are_never_worse_than_evenly_spaced_ones(count, zeros):
     tensor = drawn((40, 50), count, zeros)
     tensor[0, 0] = 8 * tensor.abs().max()  # a straggler, on which evenly spaced ones are wasted
-    shared = bits.shared(tensor, bits.Codebook(count))
+    shared = quantization.shared(tensor, quantization.Codebook(count))
     error = float((shared.dense() - tensor).square().sum())
     low, high = tensor.min(), tensor.max()
     even = torch.linspace(float(low), float(high), count)
@@ -132,8 +134,8 @@ def test_shared_values_are_never_worse_than_evenly_spaced_ones(count, zeros):
     nearest = (tensor[..., None] - even).abs().amin(-1)
     assert error <= (1 + 1e-6) * float(nearest.square().sum())
     if count > 3:
-        form = bits.Uniform(int(math.log2(count)), per="tensor")
-        uniform = bits.uniform(tensor, form)
+        form = quantization.Uniform(int(math.log2(count)), per="tensor")
+        uniform = quantization.uniform(tensor, form)
         assert error < float((uniform.dense() - tensor).square().sum())
 
 
@@ -141,13 +143,13 @@ def test_k_means_finds_the_best_values_for_a_normal_tensor():
     """Squared errors of the optimal scalar quantizers of a normal variable (Max, 1960)."""
     tensor = torch.randn(300_000, generator=torch.Generator().manual_seed(1))
     for count, best in [(4, 0.1175), (8, 0.03454), (16, 0.009497)]:
-        found = bits.shared(tensor, bits.Codebook(count))
+        found = quantization.shared(tensor, quantization.Codebook(count))
         assert float((found.dense() - tensor).square().mean()) < 1.02 * best
 
 
 def test_few_different_weights_are_kept_exactly():
     tensor = torch.tensor([[0.0, 1.5, -0.25], [1.5, -0.0, 7.0]])
-    found = bits.shared(tensor, bits.Codebook(4))
+    found = quantization.shared(tensor, quantization.Codebook(4))
     assert found.values.tolist() == [-0.25, 0.0, 1.5, 7.0]
     assert torch.equal(found.dense(), tensor)
 
@@ -155,14 +157,18 @@ def test_few_different_weights_are_kept_exactly():
 def test_weights_draw_the_shared_values_to_what_matters():
     tensor = torch.cat([torch.linspace(0.9, 1.1, 100), torch.linspace(-9, -8, 100)])
     weights = torch.cat([torch.ones(100), torch.zeros(100)])
-    plain = bits.shared(tensor, bits.Codebook(4)).dense()
-    weighted = bits.shared(tensor, bits.Codebook(4), weights=weights).dense()
+    plain = quantization.shared(tensor, quantization.Codebook(4)).dense()
+    weighted = quantization.shared(tensor, quantization.Codebook(4), weights=weights).dense()
     error = [float((d - tensor)[:100].square().sum()) for d in (plain, weighted)]
     assert error[1] < 0.3 * error[0]
-    assert bits.shared(tensor, bits.Codebook(3), weights=weights * 0).values.isfinite().all()
+    assert (
+        quantization.shared(tensor, quantization.Codebook(3), weights=weights * 0)
+        .values.isfinite()
+        .all()
+    )
 
 
-@pytest.mark.parametrize("form", [bits.Uniform(4), bits.Codebook(4)])
+@pytest.mark.parametrize("form", [quantization.Uniform(4), quantization.Codebook(4)])
 def test_tensors_that_cannot_be_quantized(form):
     for value in (math.nan, math.inf):
         with pytest.raises(QuantizationError, match="not finite"):
@@ -182,14 +188,14 @@ def test_tensors_that_cannot_be_quantized(form):
 def test_formats_out_of_their_ranges():
     for wrong in ({"bits": 1}, {"bits": 9}, {"bits": 4.0}, {"group": 0}, {"per": "row"}):
         with pytest.raises(ValueError, match="give"):
-            bits.Uniform(**wrong)
+            quantization.Uniform(**wrong)
     for wrong in (1, 257, 4.0):
         with pytest.raises(ValueError, match="2 to 256"):
-            bits.Codebook(wrong)
+            quantization.Codebook(wrong)
     with pytest.raises(ValueError, match="symmetric"):
-        bits.Uniform(4, symmetric=1)
+        quantization.Uniform(4, symmetric=1)
     with pytest.raises(ValueError, match="calibration"):
-        bits.uniform(torch.ones(3), bits.Uniform(4), calibration="best")
+        quantization.uniform(torch.ones(3), quantization.Uniform(4), calibration="best")
 
 
 # ---------------------------------------------------------------- modules
@@ -199,8 +205,8 @@ def test_matrices_are_quantized_in_place_and_vectors_left_alone():
     module = mlp()
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     parameter = module[0].weight
-    found = bits.quantize(module, bits.Uniform(4))
-    assert found.keys() == {"0.weight", "2.weight"} == {*bits.quantizable(module)}
+    found = quantization.quantize(module, quantization.Uniform(4))
+    assert found.keys() == {"0.weight", "2.weight"} == {*quantization.quantizable(module)}
     assert module[0].weight is parameter
     assert parameter.requires_grad
     for name, p in module.named_parameters():
@@ -210,11 +216,13 @@ def test_matrices_are_quantized_in_place_and_vectors_left_alone():
 
 def test_each_tensor_can_have_its_own_format():
     module = mlp()
-    forms = {"0.weight": bits.Codebook(4), "2.bias": bits.Uniform(8)}
-    found = bits.quantize(module, forms)
+    forms = {"0.weight": quantization.Codebook(4), "2.bias": quantization.Uniform(8)}
+    found = quantization.quantize(module, forms)
     assert {name: each.format for name, each in found.items()} == forms
     assert len(module[0].weight.unique()) == 4
-    assert bits.quantize(module, bits.Uniform(8), tensors=["2.weight"]).keys() == {"2.weight"}
+    assert quantization.quantize(module, quantization.Uniform(8), tensors=["2.weight"]).keys() == {
+        "2.weight"
+    }
 
 
 def test_what_a_module_refuses_changes_nothing():
@@ -223,20 +231,20 @@ def test_what_a_module_refuses_changes_nothing():
         module[2].weight[0, 0] = math.nan
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     with pytest.raises(QuantizationError, match=r"'2\.weight' cannot be quantized: .*not finite"):
-        bits.quantize(module, bits.Uniform(4))
+        quantization.quantize(module, quantization.Uniform(4))
     with pytest.raises(QuantizationError, match=r"did you mean '0\.weight'"):
-        bits.quantize(module, bits.Uniform(4), tensors=["0.weigh"])
+        quantization.quantize(module, quantization.Uniform(4), tensors=["0.weigh"])
     with pytest.raises(QuantizationError, match="no matrix"):
-        bits.quantize(nn.LayerNorm(3), bits.Uniform(4))
+        quantization.quantize(nn.LayerNorm(3), quantization.Uniform(4))
     with pytest.raises(ValueError, match="not both"):
-        bits.quantize(module, {"0.weight": bits.Uniform(4)}, tensors=["0.weight"])
+        quantization.quantize(module, {"0.weight": quantization.Uniform(4)}, tensors=["0.weight"])
     for name, p in module.named_parameters():
         assert torch.equal(p.nan_to_num(), before[name].nan_to_num())
 
 
 def test_an_elastic_network_is_quantized_as_its_model():
     net = ww.Elastic(mlp(), (torch.randn(4, 12),))
-    found = bits.quantize(net, bits.Uniform(4))
+    found = quantization.quantize(net, quantization.Uniform(4))
     assert found.keys() == {"0.weight", "2.weight"}
     assert torch.equal(net.model[0].weight, found["0.weight"].dense())
 
@@ -274,7 +282,7 @@ def test_fewer_values_where_the_loss_allows():
     plain = loss_of(module)
     small = {}
     for tolerance in (0.0005, 0.01, 0.1):
-        chosen = importance.few_values(module, [task()], F.cross_entropy, tolerance=tolerance)
+        chosen = pruning.few_values(module, [task()], F.cross_entropy, tolerance=tolerance)
         small[tolerance] = sum(form.values for form in chosen.values())
         assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
         for name, form in chosen.items():
@@ -282,13 +290,13 @@ def test_fewer_values_where_the_loss_allows():
             for count in (form.values, max(2, form.values // 2)):
                 changed = mlp()
                 changed.load_state_dict(module.state_dict())
-                bits.quantize(changed, bits.Codebook(count), tensors=[name])
+                quantization.quantize(changed, quantization.Codebook(count), tensors=[name])
                 rises.append(loss_of(changed) - plain)
             assert rises[0] <= tolerance + 1e-6
             assert rises[1] > tolerance - 1e-6 or form.values == 2
     assert small[0.0005] > small[0.01] >= small[0.1]
     with pytest.raises(ScoreError, match="tolerance"):
-        importance.few_values(module, [task()], F.cross_entropy, tolerance=-1)
+        pruning.few_values(module, [task()], F.cross_entropy, tolerance=-1)
 
 
 def test_a_tied_tensor_changes_wherever_it_is_read():
@@ -306,21 +314,21 @@ def test_a_tied_tensor_changes_wherever_it_is_read():
     inputs, target = task()
     changed = Tied()
     changed.load_state_dict(module.state_dict())
-    bits.quantize(changed, bits.Codebook(2))
+    quantization.quantize(changed, quantization.Codebook(2))
     rise = loss_of(changed) - loss_of(module)
     assert rise > 1e-3
     for tolerance, wanted in ((rise + 1e-5, 2), (rise - 1e-5, 256)):
-        found = importance.few_values(
+        found = pruning.few_values(
             module, [(inputs, target)], F.cross_entropy, tolerance=tolerance, counts=(256, 2)
         )
-        assert found == {"inner.weight": bits.Codebook(wanted)}
+        assert found == {"inner.weight": quantization.Codebook(wanted)}
 
 
 def test_gradient_magnitudes_are_those_of_backward():
     module = trained(20)
     inputs, target = task()
     batches = [(inputs[:300], target[:300]), (inputs[300:], target[300:])]
-    found = importance.gradient_magnitude(module, batches, F.cross_entropy)
+    found = pruning.gradient_magnitude(module, batches, F.cross_entropy)
     wanted = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
     for x, y in batches:
         module.zero_grad()
@@ -330,7 +338,7 @@ def test_gradient_magnitudes_are_those_of_backward():
     assert found.keys() == wanted.keys()
     for name, each in found.items():
         assert torch.allclose(each, wanted[name], atol=1e-6)
-    record = bits.quantize(module, bits.Codebook(4), weights=found)
+    record = quantization.quantize(module, quantization.Codebook(4), weights=found)
     assert record.keys() == {"0.weight", "2.weight"}
 
 
@@ -349,13 +357,14 @@ def train(module, steps, lr, after, before=lambda: None):
 
 
 @pytest.mark.parametrize(
-    "form", [bits.Uniform(2), bits.Uniform(2, symmetric=True), bits.Codebook(2)]
+    "form",
+    [quantization.Uniform(2), quantization.Uniform(2, symmetric=True), quantization.Codebook(2)],
 )
 def test_training_straight_through_beats_one_shot(form):
     one_shot = trained()
-    bits.quantize(one_shot, form)
+    quantization.quantize(one_shot, form)
     module = trained()
-    quantizer = bits.StraightThrough(module, form, calibration="mse", frequency=20)
+    quantizer = quantization.StraightThrough(module, form, calibration="mse", frequency=20)
     assert loss_of(module) == loss_of(one_shot)
     train(module, 100, 3e-3, quantizer.step)
     assert quantizer.steps == 100
@@ -366,9 +375,9 @@ def test_training_straight_through_beats_one_shot(form):
 
 
 def test_straight_through_is_the_gradient_of_the_quantized_applied_to_the_float():
-    module, form = mlp(), bits.Uniform(3)
+    module, form = mlp(), quantization.Uniform(3)
     held = {name: p.detach().clone() for name, p in module.named_parameters()}
-    quantizer = bits.StraightThrough(module, form, frequency=3)
+    quantizer = quantization.StraightThrough(module, form, frequency=3)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     inputs, target = task()
     for step in range(1, 8):
@@ -386,15 +395,15 @@ def test_straight_through_is_the_gradient_of_the_quantized_applied_to_the_float(
             assert torch.equal(found.scales, before[name].scales) != anew
             wanted = before[name].of(close)
             if anew:
-                wanted = bits.uniform(close, form, calibration="minmax")
+                wanted = quantization.uniform(close, form, calibration="minmax")
             assert torch.equal(found.dense(), wanted.dense())
 
 
-@pytest.mark.parametrize("form", [bits.Uniform(2), bits.Codebook(4)])
+@pytest.mark.parametrize("form", [quantization.Uniform(2), quantization.Codebook(4)])
 def test_pruned_weights_stay_zero_in_training(form):
     module = trained()
     pruner = ww.GradualPruner(module, ww.Schedule(0.7, end=0))
-    quantizer = bits.StraightThrough(module, form, frequency=5)
+    quantizer = quantization.StraightThrough(module, form, frequency=5)
 
     def after():
         pruner.step()
@@ -403,17 +412,17 @@ def test_pruned_weights_stay_zero_in_training(form):
     train(module, 23, 1e-2, after)
     for name, mask in pruner.masks.items():
         assert not dict(module.named_parameters())[name][~mask].any()
-    with importance.held_at_zero(module, importance.zeros_of(module)):
+    with pruning.held_at_zero(module, pruning.zeros_of(module)):
         zeros = {n: p == 0 for n, p in module.named_parameters() if p.dim() == 2}
-        again = bits.StraightThrough(module, form, frequency=5)
+        again = quantization.StraightThrough(module, form, frequency=5)
         train(module, 23, 1e-2, again.step)
     assert all((dict(module.named_parameters())[n][zero] == 0).all() for n, zero in zeros.items())
 
 
-@pytest.mark.parametrize("form", [bits.Uniform(3), bits.Codebook(8)])
+@pytest.mark.parametrize("form", [quantization.Uniform(3), quantization.Codebook(8)])
 def test_a_stopped_training_goes_on(form):
     whole, stopped = trained(), trained()
-    quantizer = bits.StraightThrough(whole, form, frequency=7)
+    quantizer = quantization.StraightThrough(whole, form, frequency=7)
     optimizer = torch.optim.SGD(whole.parameters(), lr=0.05)
     inputs, target = task()
 
@@ -426,7 +435,7 @@ def test_a_stopped_training_goes_on(form):
     for _ in range(10):
         step(whole, optimizer, quantizer)
     stopped.load_state_dict(whole.state_dict())
-    again = bits.StraightThrough(stopped, form, frequency=7)
+    again = quantization.StraightThrough(stopped, form, frequency=7)
     again.load_state_dict(quantizer.state_dict())
     other = torch.optim.SGD(stopped.parameters(), lr=0.05)
     for _ in range(10):
@@ -435,15 +444,15 @@ def test_a_stopped_training_goes_on(form):
     for a, b in zip(whole.parameters(), stopped.parameters(), strict=True):
         assert torch.equal(a, b)
     with pytest.raises(QuantizationError, match="do not fit"):
-        bits.StraightThrough(mlp(hidden=8), form).load_state_dict(quantizer.state_dict())
+        quantization.StraightThrough(mlp(hidden=8), form).load_state_dict(quantizer.state_dict())
     with pytest.raises(ValueError, match="frequency"):
-        bits.StraightThrough(mlp(), form, frequency=0)
+        quantization.StraightThrough(mlp(), form, frequency=0)
 
 
-@pytest.mark.parametrize("form", [bits.Uniform(3), bits.Codebook(8)])
+@pytest.mark.parametrize("form", [quantization.Uniform(3), quantization.Codebook(8)])
 def test_weights_that_are_not_finite_any_more(form):
     module = mlp()
-    quantizer = bits.StraightThrough(module, form)
+    quantizer = quantization.StraightThrough(module, form)
     with torch.no_grad():
         module[0].weight[0, 0] = math.nan
     with pytest.raises(QuantizationError, match="lower learning rate"):
@@ -457,13 +466,13 @@ def test_fit_trains_quantized_weights_and_goes_on(tmp_path):
 
     def fitted(folder, width=2, **more):
         module = trained()
-        quantizer = bits.StraightThrough(module, bits.Uniform(width), frequency=5)
+        quantizer = quantization.StraightThrough(module, quantization.Uniform(width), frequency=5)
         options = {"recipe": recipe, "quantizer": quantizer, "progress": False, **more}
         ww.fit(module, data, F.cross_entropy, folder=folder, **options)
         return module, quantizer
 
     one_shot = trained()
-    bits.quantize(one_shot, bits.Uniform(2))
+    quantization.quantize(one_shot, quantization.Uniform(2))
     module, quantizer = fitted(tmp_path / "a")
     assert loss_of(module) < 0.7 * loss_of(one_shot)
     assert quantizer.steps == 24
@@ -482,7 +491,7 @@ def test_fit_trains_quantized_weights_and_goes_on(tmp_path):
 def test_an_elastic_network_trained_straight_through_and_cut(tmp_path):
     inputs, target = task()
     net = ww.Elastic(mlp(), (inputs[:4],))
-    quantizer = bits.StraightThrough(net, bits.Uniform(4), frequency=10)
+    quantizer = quantization.StraightThrough(net, quantization.Uniform(4), frequency=10)
     data = torch.utils.data.TensorDataset(inputs, target)
     loss = ww.SandwichLoss(net, F.cross_entropy)
     recipe = ww.Recipe(epochs=10, batch_size=100, lr=1e-2)
@@ -490,7 +499,7 @@ def test_an_elastic_network_trained_straight_through_and_cut(tmp_path):
     assert torch.equal(net.model[0].weight, quantizer.record["0.weight"].dense())
     widths = net.widths(0.5)
     small = net.cut(widths)
-    record = bits.quantize(small, bits.Uniform(4))
+    record = quantization.quantize(small, quantization.Uniform(4))
     path = ww.save(net, tmp_path / "a", widths=widths, module=small, bits=record)
     accuracy = ww.Evaluation([(inputs, target)], ww.ACCURACY)
     assert accuracy(ww.load(path, mlp)) == accuracy(small) > 0.8
@@ -500,8 +509,8 @@ def test_shared_values_move_together_by_the_sum_of_their_gradients():
     module = trained()
     with torch.no_grad():
         module[0].weight[:, :6] = 0
-    record = bits.quantize(module, bits.Codebook(4))
-    tuner = bits.SharedValues(module, record)
+    record = quantization.quantize(module, quantization.Codebook(4))
+    tuner = quantization.SharedValues(module, record)
     inputs, target = task()
     F.cross_entropy(module(inputs), target).backward()
     slope = module[0].weight.grad.clone()
@@ -523,8 +532,8 @@ def test_shared_values_move_together_by_the_sum_of_their_gradients():
 
 def test_shared_values_of_another_module_are_refused():
     module = mlp()
-    record = bits.quantize(module, bits.Codebook(4))
+    record = quantization.quantize(module, quantization.Codebook(4))
     with pytest.raises(QuantizationError, match="not what the record says"):
-        bits.SharedValues(mlp(), record)
+        quantization.SharedValues(mlp(), record)
     with pytest.raises(QuantizationError, match="no codebook"):
-        bits.SharedValues(module, bits.quantize(module, bits.Uniform(4)))
+        quantization.SharedValues(module, quantization.quantize(module, quantization.Uniform(4)))

@@ -15,24 +15,25 @@ from hypothesis import strategies as st
 from torch import nn
 
 import widthwise as ww
-from widthwise import bits
+from widthwise import quantization
 from widthwise.errors import FileError
-from widthwise.store import compact, tensorfile
-from widthwise.store.codedfile import code_tensors, decode_tensors
-from widthwise.store.coding import Coded, _bits_of, _bitwise, decode, encode
+from widthwise.store import tensorfile
 from widthwise.store.file import load, prepare, read, read_manifest, save
 from widthwise.store.manifest import Manifest
-from widthwise.store.packing import FORMS
+from widthwise.store.packed import container
+from widthwise.store.packed.coded import code_tensors, decode_tensors
+from widthwise.store.packed.coding import Coded, _bits_of, _bitwise, decode, encode
+from widthwise.store.packed.forms import FORMS
 
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 UNIFORM = st.builds(
-    bits.Uniform,
+    quantization.Uniform,
     bits=st.integers(2, 8),
     symmetric=st.booleans(),
     per=st.sampled_from(["tensor", "channel", "group"]),
     group=st.integers(1, 12),
 )
-QUANTIZERS = st.one_of(UNIFORM, st.builds(bits.Codebook, values=st.integers(2, 256)))
+QUANTIZERS = st.one_of(UNIFORM, st.builds(quantization.Codebook, values=st.integers(2, 256)))
 
 
 def drawn(shape, seed, zeros):
@@ -43,7 +44,7 @@ def drawn(shape, seed, zeros):
 
 
 def one(tensor, form):
-    make = bits.uniform if isinstance(form, bits.Uniform) else bits.shared
+    make = quantization.uniform if isinstance(form, quantization.Uniform) else quantization.shared
     return make(tensor, form)
 
 
@@ -108,9 +109,11 @@ def test_codes_of_more_than_a_chunk():
 @pytest.mark.parametrize("width", [2, 3, 4, 8])
 def test_codes_that_are_all_as_likely_take_their_bits(width):
     codes = torch.randint(0, 2**width, (100, 90), generator=torch.Generator().manual_seed(0))
-    form = bits.Uniform(width, per="tensor")
+    form = quantization.Uniform(width, per="tensor")
     point = torch.tensor([[2 ** (width - 1)]], dtype=torch.uint8)
-    found = bits.Rounded(form, codes.to(torch.uint8), torch.ones(1, 1), point, torch.float32)
+    found = quantization.Rounded(
+        form, codes.to(torch.uint8), torch.ones(1, 1), point, torch.float32
+    )
     coded, parts = encode(found)
     assert coded.form == "dense"
     assert coded.huffman == 0
@@ -118,7 +121,9 @@ def test_codes_that_are_all_as_likely_take_their_bits(width):
     assert size(parts) == 100 * 90 * width // 8 + 4 + 1
 
 
-@pytest.mark.parametrize("form", [bits.Uniform(4), bits.Codebook(16), bits.Codebook(4)])
+@pytest.mark.parametrize(
+    "form", [quantization.Uniform(4), quantization.Codebook(16), quantization.Codebook(4)]
+)
 def test_likely_codes_take_fewer_bytes(form):
     """Near the entropy of the codes, which no code of single codes gets below."""
     found = one(drawn((300, 400), 0, 0), form)
@@ -132,7 +137,9 @@ def test_likely_codes_take_fewer_bytes(form):
 
 
 @pytest.mark.parametrize("zeros", [0.5, 0.8, 0.9, 0.95, 0.99])
-@pytest.mark.parametrize("form", [bits.Uniform(8), bits.Uniform(4), bits.Codebook(8)])
+@pytest.mark.parametrize(
+    "form", [quantization.Uniform(8), quantization.Uniform(4), quantization.Codebook(8)]
+)
 def test_zeros_are_left_out_where_that_is_smaller(form, zeros):
     tensor = drawn((200, 300), 0, zeros)
     found = one(tensor, form)
@@ -170,19 +177,19 @@ def mlp():
 @pytest.mark.parametrize(
     ("form", "most"),
     [
-        (bits.Uniform(8, symmetric=True), 272_976),
-        (bits.Uniform(4), 140_664),
-        (bits.Uniform(3), 107_064),
-        (bits.Uniform(2), 73_464),
-        (bits.Codebook(16), 136_680),
-        (bits.Codebook(8), 102_984),
-        (bits.Codebook(4), 69_336),
+        (quantization.Uniform(8, symmetric=True), 272_976),
+        (quantization.Uniform(4), 140_664),
+        (quantization.Uniform(3), 107_064),
+        (quantization.Uniform(2), 73_464),
+        (quantization.Codebook(16), 136_680),
+        (quantization.Codebook(8), 102_984),
+        (quantization.Codebook(4), 69_336),
     ],
 )
 def test_a_file_is_hardly_more_than_its_tensors(form, most, tmp_path):
     """most: codes of whole bits, biases, and scales and zero points of 4 bytes each."""
     module = mlp()
-    found = bits.quantize(module, form)
+    found = quantization.quantize(module, form)
     path = save(module, tmp_path / "a", bits=found)
     stored = prepare(module, bits=found)
     assert stored.bytes == path.stat().st_size
@@ -195,13 +202,13 @@ def test_a_file_is_hardly_more_than_its_tensors(form, most, tmp_path):
 
 FORMATS = [
     *(
-        bits.Uniform(width, symmetric=symmetric, per=per, group=16)
+        quantization.Uniform(width, symmetric=symmetric, per=per, group=16)
         for width in (8, 4, 3, 2)
         for symmetric in (False, True)
         for per in ("tensor", "channel", "group")
     ),
-    bits.Codebook(16),
-    bits.Codebook(5),
+    quantization.Codebook(16),
+    quantization.Codebook(5),
 ]
 
 
@@ -221,11 +228,11 @@ NET = ww.Elastic(small(), (torch.randn(2, 3, 6, 6),))
 def test_widths_zeros_and_bits_together(form, share, zeros, tmp_path):
     widths = NET.widths(share)
     module = NET.cut(widths)
-    for name in bits.quantizable(module):
+    for name in quantization.quantizable(module):
         p = module.get_parameter(name).data
         p[torch.rand_like(p) < zeros] = 0
-    zero = {name: module.get_parameter(name) == 0 for name in bits.quantizable(module)}
-    found = bits.quantize(module, form)
+    zero = {name: module.get_parameter(name) == 0 for name in quantization.quantizable(module)}
+    found = quantization.quantize(module, form)
     path = save(NET, tmp_path / "a", widths=widths, module=module, bits=found, pack="zeros")
     loaded = load(path, small)
     assert dict(read_manifest(path).widths) == dict(widths)
@@ -243,7 +250,7 @@ def test_other_tensors_are_packed_as_asked(pack, tmp_path):
     module = mlp()
     with torch.no_grad():
         module.fc2.weight.view(-1)[torch.rand(256 * 256) < 0.9] = 0
-    found = bits.quantize(module, bits.Uniform(4), tensors=["fc1.weight"])
+    found = quantization.quantize(module, quantization.Uniform(4), tensors=["fc1.weight"])
     path = save(module, tmp_path / "a", bits=found, pack=pack)
     manifest = read_manifest(path)
     assert manifest.coded.keys() == {"fc1.weight"}
@@ -256,7 +263,7 @@ def test_other_tensors_are_packed_as_asked(pack, tmp_path):
 
 def test_an_elastic_network_quantized_at_full_width(tmp_path):
     net = ww.Elastic(small(), (torch.randn(2, 3, 6, 6),))
-    found = bits.quantize(net, bits.Uniform(4))
+    found = quantization.quantize(net, quantization.Uniform(4))
     loaded = load(save(net, tmp_path / "a", bits=found), small)
     assert same_bits(loaded[0].weight.detach(), net.model[0].weight.detach())
     with pytest.raises(FileError, match="cut or trained since"):
@@ -275,7 +282,7 @@ def test_tied_tensors_are_stored_once(tmp_path):
             return self.head(torch.relu(self.embed(x)))
 
     module = Tied()
-    found = bits.quantize(module, bits.Codebook(8))
+    found = quantization.quantize(module, quantization.Codebook(8))
     loaded = load(save(module, tmp_path / "a", bits=found), Tied)
     assert loaded.head.weight is loaded.embed.weight
     assert same_bits(loaded.head.weight.detach(), module.embed.weight.detach())
@@ -286,13 +293,13 @@ def test_files_without_quantized_tensors_are_what_they_were(tmp_path):
     plain, coded = (save(module, tmp_path / str(n), bits=b) for n, b in enumerate((None, {})))
     assert plain.read_bytes() == coded.read_bytes()
     assert json.loads(tensorfile.read(plain)[1])["version"] == 1
-    found = bits.quantize(module, bits.Uniform(4))
+    found = quantization.quantize(module, quantization.Uniform(4))
     assert json.loads(tensorfile.read(save(module, tmp_path / "b", bits=found))[1])[0] == 3
 
 
 def test_records_of_other_weights_are_refused(tmp_path):
     module = mlp()
-    found = bits.quantize(module, bits.Uniform(4))
+    found = quantization.quantize(module, quantization.Uniform(4))
     with torch.no_grad():
         module.fc1.weight[0, 0] += 1e-3
     with pytest.raises(FileError, match=r"fc1\.weight is not what the record says"):
@@ -305,8 +312,13 @@ def test_records_of_other_weights_are_refused(tmp_path):
 def golden():
     weight = torch.zeros(8, 24)
     weight[::2, ::3] = torch.arange(32.0).reshape(4, 8) - 11
-    forms = {"a": bits.Uniform(3), "b": bits.Uniform(4, symmetric=True, per="group", group=10)}
-    return {name: one(weight, form) for name, form in (forms | {"c": bits.Codebook(6)}).items()}
+    forms = {
+        "a": quantization.Uniform(3),
+        "b": quantization.Uniform(4, symmetric=True, per="group", group=10),
+    }
+    return {
+        name: one(weight, form) for name, form in (forms | {"c": quantization.Codebook(6)}).items()
+    }
 
 
 def test_golden_bytes(tmp_path):
@@ -315,7 +327,7 @@ def test_golden_bytes(tmp_path):
     found = code_tensors(dense, golden())
     coded = {name: how for name, (how, _) in found.items()}
     manifest = Manifest("class", "Model", torch="2", widthwise="0", coded=coded)
-    path = compact.write(tmp_path / "g", manifest, {n: parts for n, (_, parts) in found.items()})
+    path = container.write(tmp_path / "g", manifest, {n: parts for n, (_, parts) in found.items()})
     tensors, again = read(path)
     assert again == manifest
     assert all(same_bits(tensors[name], tensor) for name, tensor in dense.items())
@@ -333,7 +345,7 @@ def test_huffman_codes_of_long_ago_are_read():
     codes = torch.tensor([0, 0, 0, 1, 0, 0, 2, 0] * 12, dtype=torch.uint8)
     data = bytes.fromhex("05c101010000008220ecffe8003188410c62108318c420063188410c620e")
     values = torch.tensor([0.0, 1.5, -2.0, 3.0])
-    coded = Coded(bits.Codebook(4), "dense", (8, 12), torch.float32, 96, 0, 1, len(data))
+    coded = Coded(quantization.Codebook(4), "dense", (8, 12), torch.float32, 96, 0, 1, len(data))
     part = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     found = decode(coded, {"codes": part, "values": values})
     assert torch.equal(found.dense(), values[codes.long()].view(8, 12))
@@ -353,10 +365,10 @@ def deflated(*values):
 
 F32 = torch.float32
 PLAIN = {"codes": u8(0x12, 0x34), "scales": torch.ones(1), "zero_points": u8(0x80)}
-FOUR = bits.Uniform(4, per="tensor")
+FOUR = quantization.Uniform(4, per="tensor")
 RIGHT = Coded(FOUR, "dense", (2, 2), F32, 4)
 PAIRS = Coded(FOUR, "dense", (2, 2), F32, 4, 0, 2, 4)
-THREE = Coded(bits.Codebook(3), "dense", (4,), F32, 4)
+THREE = Coded(quantization.Codebook(3), "dense", (4,), F32, 4)
 SPARSE = Coded(FOUR, "bitmask", (2, 2), F32, 1)
 HUGE = Coded(FOUR, "bitmask", (10**9,), F32, 1)
 BROKEN = {
@@ -428,7 +440,7 @@ def test_any_parts_give_a_tensor_or_a_file_error(form, quantizer, shape, streams
     whole = [torch.tensor([*b], dtype=torch.uint8) for b in streams]
     parts = {"mask": whole[0], "gaps": whole[0], "codes": whole[2], "zero_points": whole[3]}
     parts |= {"rows": whole[0].int(), "columns": whole[1].int()}
-    floats = math.prod(shape) if isinstance(quantizer, bits.Uniform) else quantizer.values
+    floats = math.prod(shape) if isinstance(quantizer, quantization.Uniform) else quantizer.values
     parts |= {"scales": torch.ones(floats), "values": torch.ones(floats)}
     try:
         made = decode_tensors({"w": coded}, {"w": {n: parts[n] for n in coded.stored}}, "x")["w"]
@@ -449,8 +461,8 @@ def test_mnist_loses_nothing_at_four_bits(tmp_path):
     """One-shot: 8 and 4 bits are free, 2 bits are not."""
     from torch.nn import functional as F
 
-    from widthwise.steps import evaluation
-    from widthwise.tasks import BUILT_IN
+    from widthwise.app.runs.steps import evaluation
+    from widthwise.app.tasks import BUILT_IN
 
     task = BUILT_IN["mnist"]()
     data = task.splits()
@@ -462,12 +474,12 @@ def test_mnist_loses_nothing_at_four_bits(tmp_path):
 
     def stored(form):
         module.load_state_dict(state)
-        path = save(module, tmp_path / "a", bits=bits.quantize(module, form))
+        path = save(module, tmp_path / "a", bits=quantization.quantize(module, form))
         return score(load(path, task.model)), path.stat().st_size
 
-    eight, four = stored(bits.Uniform(8, symmetric=True)), stored(bits.Uniform(4))
+    eight, four = stored(quantization.Uniform(8, symmetric=True)), stored(quantization.Uniform(4))
     assert eight[0] > full - 0.001
     assert eight[1] < 276_000
     assert four[0] > full - 0.004
     assert four[1] < 143_000
-    assert stored(bits.Codebook(2))[0] < full - 0.01
+    assert stored(quantization.Codebook(2))[0] < full - 0.01

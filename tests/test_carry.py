@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import widthwise as ww
-from widthwise import importance
+from widthwise import pruning
 from widthwise.train.ema import Average
 
 OPTIMIZERS = {
@@ -75,7 +75,7 @@ def begun(make, kind=Images, ordered=False):
     model = kind()
     net = ww.Elastic(model, batch(model, 0)[0][:2])
     if ordered:
-        importance.order(net, importance.magnitude(net))
+        pruning.order(net, pruning.magnitude(net))
     optimizer = make(net.parameters())
     net.train()
     for seed in range(4):

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 import widthwise as ww
-from widthwise.bits import Codebook, Uniform
-from widthwise.compare import bases
-from widthwise.compare.bench import Bench
-from widthwise.compare.layout import channels_last
-from widthwise.compare.spec import Spec
+from widthwise.app.compare import bases
+from widthwise.app.compare.bench import Bench
+from widthwise.app.compare.layout import channels_last
+from widthwise.app.compare.spec import Spec
+from widthwise.app.tasks.mnist import CNN
+from widthwise.quantization import Codebook, Uniform
 from widthwise.store.file import load
-from widthwise.tasks.mnist import CNN
 from widthwise.variant import Variant
-from widthwise.vary import apply
+from widthwise.variants import apply
 
 EXAMPLE = torch.zeros(2, 1, 28, 28)
 
@@ -69,9 +69,9 @@ def test_scores_and_order_are_alike(both):
     outputs = []
     for model in both:
         net = ww.Elastic(model, EXAMPLE)
-        scores = ww.importance.magnitude(net)
+        scores = ww.pruning.magnitude(net)
         before = net(x)
-        ww.importance.order(net, scores)
+        ww.pruning.order(net, scores)
         torch.testing.assert_close(net(x), before)
         outputs.append(net.cut(net.widths(0.5))(x))
     torch.testing.assert_close(*outputs)

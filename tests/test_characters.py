@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import widthwise as ww
+from widthwise.app.tasks import characters
+from widthwise.app.tasks.characters import GPT, LONGEST, load_splits
+from widthwise.app.tasks.data import Published
+from widthwise.app.tasks.language import Windows
+from widthwise.app.tasks.resolve import resolve
+from widthwise.app.tasks.tokens import IGNORED
 from widthwise.errors import DataError
-from widthwise.tasks import characters
-from widthwise.tasks.characters import GPT, LONGEST, load_splits
-from widthwise.tasks.data import Published
-from widthwise.tasks.language import Windows
-from widthwise.tasks.resolve import resolve
-from widthwise.tasks.tokens import IGNORED
 
 TEXT = "the cat sat on the mat \n" * 30
 

@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import widthwise as ww
+from widthwise.app.tasks import cifar10, cifar10_trained, data
+from widthwise.app.tasks.cifar10_trained import PaddedBlock, PaddedResNet
+from widthwise.app.tasks.data import Published
+from widthwise.app.tasks.formats import read_jpegs
+from widthwise.app.tasks.resolve import resolve
+from widthwise.app.tasks.task import Task
+from widthwise.app.tasks.trained import trained_model
 from widthwise.errors import DataError, TaskError
-from widthwise.tasks import cifar10, cifar10_trained, data
-from widthwise.tasks.cifar10_trained import PaddedBlock, PaddedResNet
-from widthwise.tasks.data import Published
-from widthwise.tasks.formats import read_jpegs
-from widthwise.tasks.resolve import resolve
-from widthwise.tasks.task import Task
-from widthwise.tasks.trained import trained_model
 
 Tensors = dict[str, Tensor]
 

@@ -17,17 +17,17 @@ import torch
 import typer
 
 from command_line import fails, widthwise, works
-from widthwise import demo as demonstration
-from widthwise import steps, training
-from widthwise.cli import app
-from widthwise.commands import cut, demo, export, inspect, order, pick, prune, sweep, train
+from widthwise.app import demo as demonstration
+from widthwise.app.cli import cut, demo, export, inspect, order, pick, prune, sweep, train
+from widthwise.app.cli.main import app
+from widthwise.app.report.picks import Pick, load_picks, save_picks
+from widthwise.app.runs import steps, training
+from widthwise.app.runs.folder import Run, hold
+from widthwise.app.tasks import data as public_data
+from widthwise.app.tasks.resolve import resolve
+from widthwise.common.jsonfile import unsealed
 from widthwise.measure.frontier import Frontier
-from widthwise.report.picks import Pick, load_picks, save_picks
-from widthwise.runs import Run, hold
 from widthwise.store.file import load, read_manifest
-from widthwise.store.jsonfile import unsealed
-from widthwise.tasks import data as public_data
-from widthwise.tasks.resolve import resolve
 
 COMMANDS = {
     "demo": demo.EXAMPLES,
@@ -314,7 +314,7 @@ def test_inspect_as_json_holds_every_axis():
     assert found["staying"][0]["sizes"] == {"fc3": 10}
 
 
-@pytest.mark.filterwarnings("default::widthwise.elastic.NothingToCutWarning")
+@pytest.mark.filterwarnings("default::widthwise.elastic.network.NothingToCutWarning")
 def test_inspect_names_operators_without_a_rule(tasks):
     result = widthwise("inspect", f"{tasks}:strange")
     assert result.exit_code == 0

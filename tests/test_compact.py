@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 import widthwise as ww
-from widthwise import bits
+from widthwise import quantization
 from widthwise.errors import FileError
-from widthwise.graph.own_class import Patch
-from widthwise.store import compact, folding, tensorfile
-from widthwise.store.coding import Coded
+from widthwise.graph.rebuild.module import Patch
+from widthwise.store import tensorfile
 from widthwise.store.describing import coded_as, description, packed_as
 from widthwise.store.file import load, prepare, read, read_manifest, save
-from widthwise.store.folding import folded, unfolded
 from widthwise.store.manifest import Manifest, Measured, from_notes, to_body, to_notes
-from widthwise.store.packing import Packed
+from widthwise.store.packed import container, manifest_codec
+from widthwise.store.packed.coding import Coded
+from widthwise.store.packed.forms import Packed
+from widthwise.store.packed.manifest_codec import folded, unfolded
 
 RELAXED = settings(deadline=None, suppress_health_check=list(HealthCheck))
 F32 = torch.float32
@@ -99,10 +100,10 @@ def nets():
 def variant(net, widths, form, zeros):
     """A cut with so many zeros, quantized: the cut and the record."""
     module = net.cut(widths)
-    for name in bits.quantizable(module):
+    for name in quantization.quantizable(module):
         weight = module.get_parameter(name).data
         weight[torch.rand_like(weight) < zeros] = 0
-    return module, bits.quantize(module, form)
+    return module, quantization.quantize(module, form)
 
 
 def kept(net, build, widths, form, zeros, path):
@@ -124,12 +125,15 @@ def kept(net, build, widths, form, zeros, path):
 @pytest.mark.parametrize("zeros", [0, 0.9])
 def test_an_mlp_takes_hardly_more_than_its_tensors(width, count, zeros, nets, tmp_path):
     widths = {"fc1": width, "fc2": max(4, width - 3)}
-    assert kept(nets[MLP], MLP, widths, bits.Uniform(count), zeros, tmp_path / "a") < 570
+    assert kept(nets[MLP], MLP, widths, quantization.Uniform(count), zeros, tmp_path / "a") < 570
 
 
 @pytest.mark.parametrize("build", [CNN, LSTM])
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 1.0])
-@pytest.mark.parametrize("form", [bits.Uniform(2), bits.Uniform(4, per="group"), bits.Codebook(5)])
+@pytest.mark.parametrize(
+    "form",
+    [quantization.Uniform(2), quantization.Uniform(4, per="group"), quantization.Codebook(5)],
+)
 @pytest.mark.parametrize("zeros", [0, 0.9])
 def test_other_networks_do_too(build, fraction, form, zeros, nets, tmp_path):
     net = nets[build]
@@ -138,7 +142,7 @@ def test_other_networks_do_too(build, fraction, form, zeros, nets, tmp_path):
 
 def test_a_small_quantized_network_costs_a_few_hundred_bytes(nets, tmp_path):
     widths = {"fc1": 4, "fc2": 4}
-    module, record = variant(nets[MLP], widths, bits.Uniform(2), 0)
+    module, record = variant(nets[MLP], widths, quantization.Uniform(2), 0)
     path = save(nets[MLP], tmp_path / "a", widths=widths, module=module, bits=record)
     assert path.stat().st_size < 784 * 4 / 4 + 700
 
@@ -150,7 +154,7 @@ def test_blocks_alike_cost_little(tmp_path):
         module = CNN(blocks).eval()
         for p in module.parameters():
             nn.init.normal_(p)
-        stored = prepare(module, bits=bits.quantize(module, bits.Uniform(4)))
+        stored = prepare(module, bits=quantization.quantize(module, quantization.Uniform(4)))
         assert stored.bytes <= 1.01 * stored.data_bytes + 1_000
         over.append(stored.bytes - stored.data_bytes)
     assert over[1] - over[0] < 20 * 15
@@ -158,7 +162,7 @@ def test_blocks_alike_cost_little(tmp_path):
 
 def test_batches_that_were_counted_cost_nothing(nets, tmp_path):
     net = nets[CNN]
-    module, record = variant(net, net.full(), bits.Uniform(4), 0)
+    module, record = variant(net, net.full(), quantization.Uniform(4), 0)
     path = save(net, tmp_path / "a", module=module, bits=record)
     manifest = read_manifest(path)
     assert len(manifest.scalars) == 5
@@ -171,7 +175,7 @@ def test_batches_that_were_counted_cost_nothing(nets, tmp_path):
 
 def test_the_size_does_not_depend_on_the_metric(nets, tmp_path):
     net = nets[MLP]
-    module, record = variant(net, {"fc1": 4, "fc2": 4}, bits.Uniform(2), 0)
+    module, record = variant(net, {"fc1": 4, "fc2": 4}, quantization.Uniform(2), 0)
     sizes = set()
     for n, value in enumerate([None, 0.5, 1 / 3, -1e-300 / 3]):
         metric = None if value is None else Measured("balanced accuracy", value, "valid")
@@ -197,9 +201,9 @@ PACKED = st.one_of(
 )
 CODED = st.sampled_from(
     [
-        Coded(bits.Uniform(2, symmetric=True, per="group", group=9), "csr", (4, 2), F32, 2),
-        Coded(bits.Uniform(4), "relative", (4, 2), torch.float16, 2, 1, 2, 5),
-        Coded(bits.Codebook(3), "dense", (4,), F32, 4),
+        Coded(quantization.Uniform(2, symmetric=True, per="group", group=9), "csr", (4, 2), F32, 2),
+        Coded(quantization.Uniform(4), "relative", (4, 2), torch.float16, 2, 1, 2, 5),
+        Coded(quantization.Codebook(3), "dense", (4,), F32, 4),
     ]
 )
 VALUES = st.integers(0, 99) | st.lists(st.integers(-3, 9), max_size=3).map(tuple)
@@ -245,7 +249,7 @@ def test_every_manifest_is_folded_and_unfolded(
 
 
 def test_descriptions_are_short():
-    group = bits.Uniform(2, symmetric=True, per="group", group=9)
+    group = quantization.Uniform(2, symmetric=True, per="group", group=9)
     assert description(Coded(group, "csr", (4, 2), torch.bfloat16, 2, 0, 4, 7)) == {
         "form": "csr", "shape": [4, 2], "dtype": "BF16", "bits": 2, "symmetric": True,
         "per": "group", "group": 9, "huffman": 4, "numbers": [2, 7],
@@ -303,7 +307,7 @@ def whole(nets, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
     net = nets[CNN]
     widths = net.widths(0.2)
-    module, record = variant(net, widths, bits.Uniform(3), 0.8)
+    module, record = variant(net, widths, quantization.Uniform(3), 0.8)
     path = save(net, folder / "a", widths=widths, module=module, bits=record, pack="zeros")
     return path, folder / "changed"
 
@@ -519,9 +523,9 @@ def test_a_parameter_may_have_the_name_of_the_entry(tmp_path):
 
 
 def test_a_manifest_that_is_too_large_is_not_written(nets, tmp_path, monkeypatch):
-    monkeypatch.setattr(compact, "MOST", 200)
-    module, record = variant(nets[MLP], nets[MLP].full(), bits.Uniform(2), 0)
+    monkeypatch.setattr(container, "MOST", 200)
+    module, record = variant(nets[MLP], nets[MLP].full(), quantization.Uniform(2), 0)
     with pytest.raises(FileError, match="split it"):
         save(nets[MLP], tmp_path / "a", module=module, bits=record)
     assert not list(tmp_path.iterdir())
-    assert folding.MOST_NAMES > compact.MOST
+    assert manifest_codec.MOST_NAMES > container.MOST

@@ -16,23 +16,23 @@ from typer.testing import CliRunner
 
 import comparison_helpers
 import widthwise as ww
-from widthwise.cli import app
-from widthwise.compare import bases, cells
-from widthwise.compare.bases import train
-from widthwise.compare.bench import Bench
-from widthwise.compare.cells import Unit, measure, units
-from widthwise.compare.data import loaded
-from widthwise.compare.data import some as chosen_from
-from widthwise.compare.engines import Engine, Local, Ray
-from widthwise.compare.matrix import run, stored
-from widthwise.compare.methods import METHODS, grouped
-from widthwise.compare.outcome import Outcome
-from widthwise.compare.spec import Spec, read
-from widthwise.compare.ways import from_training
+from widthwise.app.cli.main import app
+from widthwise.app.compare import bases, cells
+from widthwise.app.compare.bases import train
+from widthwise.app.compare.bench import Bench
+from widthwise.app.compare.cells import Unit, measure, units
+from widthwise.app.compare.data import loaded
+from widthwise.app.compare.data import some as chosen_from
+from widthwise.app.compare.engines import Engine, Local, Ray
+from widthwise.app.compare.matrix import run, stored
+from widthwise.app.compare.methods import METHODS, grouped
+from widthwise.app.compare.outcome import Outcome
+from widthwise.app.compare.spec import Spec, read
+from widthwise.app.compare.ways import from_training
+from widthwise.app.tasks.resolve import resolve
 from widthwise.errors import DataError, FileError, RunError, TaskError
-from widthwise.sparse import GradualPruner
-from widthwise.tasks.resolve import resolve
-from widthwise.vary.sizing import densest, largest, rungs
+from widthwise.pruning.gradual import GradualPruner
+from widthwise.variants.sizing import densest, largest, rungs
 
 SMALL = Spec("digits", (3_000, 12_000), seeds=1, epochs=2, fine_tune=1, trials=4)
 

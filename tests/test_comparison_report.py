@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 from scipy.stats import t as student_t
 
-from widthwise.compare.methods import METHODS
-from widthwise.compare.outcome import Outcome
-from widthwise.compare.report import choices, csvfile, markdown, page, picture, tables, words
-from widthwise.compare.report.chart import chart
-from widthwise.compare.report.looks import LOOKS
-from widthwise.compare.report.paired import paired, student
-from widthwise.compare.report.places import place
-from widthwise.compare.report.publish import publish
-from widthwise.compare.report.scale import round_places, scale
-from widthwise.compare.report.summary import (
+from widthwise.app.compare.methods import METHODS
+from widthwise.app.compare.outcome import Outcome
+from widthwise.app.compare.report import choices, csvfile, markdown, page, picture, tables, words
+from widthwise.app.compare.report.chart import chart
+from widthwise.app.compare.report.looks import LOOKS
+from widthwise.app.compare.report.paired import paired, student
+from widthwise.app.compare.report.places import place
+from widthwise.app.compare.report.publish import publish
+from widthwise.app.compare.report.scale import round_places, scale
+from widthwise.app.compare.report.summary import (
     FAMILIES,
     Comparison,
     against,
@@ -32,7 +32,7 @@ from widthwise.compare.report.summary import (
     costs,
     families,
     winners,
-)  # fmt: skip
+)
 from widthwise.errors import FileError, RunError
 from widthwise.measure.metric import ACCURACY, Metric
 

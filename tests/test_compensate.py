@@ -9,11 +9,11 @@ import widthwise as ww
 from elastic_nets import made
 from nets import net as find
 from widthwise.errors import ScoreError, WidthError
-from widthwise.importance import compensate
-from widthwise.importance.compensate import _thin
-from widthwise.importance.linear import linear_readers
-from widthwise.importance.lockstep import Side
 from widthwise.measure.recalibrate import recalibrate
+from widthwise.pruning import compensate
+from widthwise.pruning.compensate import _thin
+from widthwise.pruning.linear import linear_readers
+from widthwise.pruning.paired import Side
 
 G = torch.Generator().manual_seed(0)
 

@@ -14,10 +14,10 @@ from torch import nn
 import widthwise as ww
 from elastic_nets import close, run
 from nets import net as find
-from widthwise.choose.draws import draw_widths, narrowest, one_per_octave, smallest
 from widthwise.graph import rules
 from widthwise.graph.axes import Axis, Grid
 from widthwise.graph.rules.op import Result
+from widthwise.sampling.draws import draw_widths, narrowest, one_per_octave, smallest
 from widthwise.store.file import prepare
 from widthwise.store.manifest import from_text, to_text
 

@@ -5,12 +5,12 @@ import torch
 
 import widthwise as ww
 from command_line import fails, widthwise, works
-from widthwise import steps
-from widthwise.commands.common import Budget, constrained
+from widthwise.app.cli.common import Budget, constrained
+from widthwise.app.runs import steps
+from widthwise.app.runs.folder import Run
 from widthwise.errors import BudgetError
 from widthwise.graph.constraints import Constraints
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.runs import Run
 from widthwise.variant import Widths
 
 TASK = """

@@ -9,6 +9,7 @@ from torch import nn
 
 import widthwise as ww
 from elastic_nets import made
+from widthwise.app.tasks.mlp import MLP
 from widthwise.measure.cost import (
     latency_ms,
     macs,
@@ -20,7 +21,6 @@ from widthwise.measure.cost import (
 )
 from widthwise.measure.metric import ACCURACY
 from widthwise.measure.sweep import Evaluation, ladder
-from widthwise.tasks.mlp import MLP
 
 
 class Attention(nn.Module):

@@ -18,10 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
+from widthwise.app.tasks import cifar10, data, formats, meshes, mnist, modelnet10, nsl_kdd
+from widthwise.app.tasks.arrays import Arrays, stratified
+from widthwise.app.tasks.data import Published
 from widthwise.errors import DataError
-from widthwise.tasks import cifar10, data, formats, meshes, mnist, modelnet10, nsl_kdd
-from widthwise.tasks.arrays import Arrays, stratified
-from widthwise.tasks.data import Published
 
 BODY = b"the bytes of the data set"
 

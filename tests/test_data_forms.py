@@ -20,7 +20,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from widthwise import ACCURACY, DataError, Elastic, Evaluation, Metric, Recipe, fit, importance
+from widthwise import ACCURACY, DataError, Elastic, Evaluation, Metric, Recipe, fit, pruning
 from widthwise.measure.data import adapt, pairs
 from widthwise.measure.pairs import Pair, pair, takes
 from widthwise.measure.recalibrate import recalibrate
@@ -182,7 +182,7 @@ def test_every_form_trains_and_is_measured(form: str) -> None:
     assert 0 <= Evaluation(data, ACCURACY)(net) <= 1
     if form != "data set of batches":  # whose entries a plain module takes for items
         recalibrate(net.cut(net.widths(0.5)), data)
-    assert importance.taylor(net, data, F.cross_entropy).keys() == net.free.keys()
+    assert pruning.taylor(net, data, F.cross_entropy).keys() == net.free.keys()
 
 
 def test_the_order_of_a_loader_is_kept_and_others_are_drawn() -> None:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from command_line import fails, widthwise, works
 from widthwise import Distill, Elastic, SandwichLoss, TrainingError, distill, fit
-from widthwise.choose.draws import sandwich
-from widthwise.tasks.arrays import Arrays
-from widthwise.tasks.objectives import DISTILLATIONS, elastic_loss, taught_by
-from widthwise.tasks.task import Task
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.app.tasks.objectives import DISTILLATIONS, elastic_loss, taught_by
+from widthwise.app.tasks.task import Task
+from widthwise.sampling.draws import sandwich
 from widthwise.train.losses import lesson
 from widthwise.train.recipe import Recipe
 from widthwise.train.soft import soft_target

@@ -34,7 +34,7 @@ from distributed_run import (
 )
 from elastic_nets import made
 from elastic_nets import tensors as tensors_in
-from widthwise.cli import app
+from widthwise.app.cli.main import app
 from widthwise.train.batches import Plan, pieces
 
 # What 20 steps of AdamW make of the rounding of sums that are added up in another order.

@@ -17,9 +17,9 @@ import typer
 
 from command_line import works
 from test_docs import ROOT
-from widthwise import tasks
-from widthwise.cli import app
-from widthwise.tasks.resolve import resolve
+from widthwise.app import tasks
+from widthwise.app.cli.main import app
+from widthwise.app.tasks.resolve import resolve
 
 BLOCK = re.compile(
     r"(<!-- not run in tests: (?P<why>.+?) -->\n)?```console\n(?P<text>.*?)```", re.S
@@ -84,7 +84,7 @@ def served(words):
     """Open the page for what a `serve` command names, without listening."""
     from fastapi.testclient import TestClient
 
-    from widthwise.serve.app import create_app
+    from widthwise.app.serve.app import create_app
 
     parse("serve", words)
     with TestClient(create_app([Path(words[0])], Path()), base_url="http://127.0.0.1") as client:

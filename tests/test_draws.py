@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from widthwise.choose.draws import (
+from widthwise.graph.axes import Axis
+from widthwise.sampling.draws import (
     PUBLISHED,
     Draw,
     Sandwich,
@@ -27,7 +28,6 @@ from widthwise.choose.draws import (
     smallest,
     uniforms,
 )
-from widthwise.graph.axes import Axis
 from widthwise.variant import Widths
 
 STEPS = 20_000

@@ -10,10 +10,10 @@ from torch import nn
 import widthwise as ww
 from elastic_nets import made, random_widths
 from widthwise.errors import ExportError
+from widthwise.export import settle
+from widthwise.export.elastic_onnx import export_elastic
+from widthwise.export.onnx import export_onnx, export_program
 from widthwise.measure.cost import onnx_latency_ms
-from widthwise.store import settle
-from widthwise.store.export import export_onnx, export_program
-from widthwise.store.export_elastic import export_elastic
 
 
 @pytest.mark.parametrize("same_class", [True, False])

@@ -11,8 +11,8 @@ from torch import nn
 
 import widthwise as ww
 from widthwise.errors import ExportError
-from widthwise.store import export, settle
-from widthwise.store.onnx_names import output_names
+from widthwise.export import onnx, settle
+from widthwise.export.names import output_names
 
 Gaussian = namedtuple("Gaussian", ["mean", "logvar"])
 
@@ -299,7 +299,7 @@ def test_a_size_at_which_the_file_differs_is_fixed(tmp_path, monkeypatch):
 
 
 def test_a_file_with_other_outputs_than_the_network_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "output_names", lambda outputs: ("a", "b"))
+    monkeypatch.setattr(onnx, "output_names", lambda outputs: ("a", "b"))
     with pytest.raises(ExportError, match="1 outputs"):
         ww.export_onnx(nn.Linear(3, 2), (torch.zeros(2, 3),), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 import widthwise as ww
 from nets.convolution import AuxiliaryHead
-from widthwise.choose.draws import share_kept
-from widthwise.choose.levels import along, at_share
 from widthwise.measure.cost import params
 from widthwise.measure.sweep import usual_widths
+from widthwise.sampling.draws import share_kept
+from widthwise.sampling.levels import along, at_share
 from widthwise.train import losses, run
 from widthwise.train.phases import LevelsWarning
 

@@ -19,11 +19,11 @@ import faults
 from faults_check import Finished, differences, fingerprint, finished, redone, unkept
 from faults_commands import COMMANDS
 from faults_strikes import complaints
-from widthwise.commands import common
-from widthwise.compare import matrix
+from widthwise.app.cli import common
+from widthwise.app.compare import matrix
+from widthwise.app.runs.folder import Settings, claim, hold
+from widthwise.common.atomic import beside, left_over, write_whole
 from widthwise.errors import FileError
-from widthwise.runs import Settings, claim, hold
-from widthwise.store.atomic import beside, left_over, write_whole
 from widthwise.store.tensorfile import write as write_tensors
 
 # ---------------------------------------------------------------- the harness

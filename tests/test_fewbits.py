@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 import widthwise as ww
 from command_line import fails, widthwise, works
-from widthwise import fewbits, steps
-from widthwise.bits import StraightThrough, Uniform, quantizable
+from widthwise.app.report.picks import load_picks
+from widthwise.app.runs import cuts_in_bits, steps
+from widthwise.app.runs.folder import Run
+from widthwise.app.tasks.resolve import resolve
 from widthwise.errors import BudgetError
-from widthwise.report.picks import load_picks
-from widthwise.runs import Run
+from widthwise.quantization import StraightThrough, Uniform, quantizable
 from widthwise.store.file import load
-from widthwise.tasks.resolve import resolve
-from widthwise.vary.apply import variant_of
+from widthwise.variants.apply import variant_of
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,10 @@ def test_few_bits_beat_floats_of_as_many_bytes(trained, tmp_path):
 def test_one_by_one_they_are_the_same(opened, tmp_path):
     names = ("2kB", "3kB")
     together = [tmp_path / f"{name}.safetensors" for name in names]
-    fewbits.cut_to_bytes(opened, [3], names, together)
+    cuts_in_bits.cut_to_bytes(opened, [3], names, together)
     for name, path in zip(names, together, strict=True):
         alone = tmp_path / f"alone-{name}.safetensors"
-        fewbits.cut_to_bytes(opened, [3], [name], [alone])
+        cuts_in_bits.cut_to_bytes(opened, [3], [name], [alone])
         assert alone.read_bytes() == path.read_bytes()
 
 
@@ -79,29 +79,29 @@ def test_widths_that_are_named_are_kept(trained, tmp_path):
 
 def test_what_grows_in_training_is_made_again_narrower(opened, tmp_path, monkeypatch):
     asked = []
-    honest = fewbits.taught
+    honest = cuts_in_bits.taught
 
     def grown(opened, bits, widths, data, **how):
         asked.append(widths)
         made = honest(opened, bits, widths, data, **how)
         return [replace(m, bytes=2100) for m in made] if len(asked) == 1 else made
 
-    monkeypatch.setattr(fewbits, "taught", grown)
+    monkeypatch.setattr(cuts_in_bits, "taught", grown)
     out = tmp_path / "small.safetensors"
-    fewbits.cut_to_bytes(opened, [4], ["2kB"], [out])
+    cuts_in_bits.cut_to_bytes(opened, [4], ["2kB"], [out])
     (first,), (second,) = asked
     assert second["fc1"] < first["fc1"]
     assert out.stat().st_size <= 2000
 
 
 def test_what_never_fits_is_one_sentence_and_leaves_nothing(opened, tmp_path, monkeypatch):
-    honest = fewbits.taught
+    honest = cuts_in_bits.taught
     monkeypatch.setattr(
-        fewbits, "taught", lambda *a, **k: [replace(m, bytes=2001) for m in honest(*a, **k)]
+        cuts_in_bits, "taught", lambda *a, **k: [replace(m, bytes=2001) for m in honest(*a, **k)]
     )
     out = tmp_path / "small.safetensors"
     with pytest.raises(BudgetError, match="once it is trained; allow a little more"):
-        fewbits.cut_to_bytes(opened, [4], ["2kB"], [out])
+        cuts_in_bits.cut_to_bytes(opened, [4], ["2kB"], [out])
     assert not out.exists()
 
 
@@ -109,14 +109,14 @@ def test_of_several_bits_the_best_on_validation_data_is_kept(opened, tmp_path):
     found = {}
     for bits in (2, 8):
         out = tmp_path / f"{bits}.safetensors"
-        (found[bits],) = fewbits.cut_to_bytes(opened, [bits], ["1kB"], [out])
+        (found[bits],) = cuts_in_bits.cut_to_bytes(opened, [bits], ["1kB"], [out])
     best = max(found, key=lambda bits: found[bits].valid or 0.0)
     out = tmp_path / "best.safetensors"
-    (pick,) = fewbits.cut_to_bytes(opened, [2, 8], ["1kB"], [out])
+    (pick,) = cuts_in_bits.cut_to_bytes(opened, [2, 8], ["1kB"], [out])
     assert out.read_bytes() == (tmp_path / f"{best}.safetensors").read_bytes()
     assert pick.valid == found[best].valid
     # Where one of them has nothing so small, the other is taken.
-    (small,) = fewbits.cut_to_bytes(opened, [8, 2], ["800"], [out])
+    (small,) = cuts_in_bits.cut_to_bytes(opened, [8, 2], ["800"], [out])
     assert small.bytes <= 800
     assert {*variant_of(out).bits.values()} == {Uniform(2)}
 
@@ -147,7 +147,7 @@ def test_what_does_not_go_with_bits_is_refused(trained, tmp_path, words, why):
 
 def test_a_task_without_distillation_teaches_nothing_but_targets(opened, tmp_path):
     alone = replace(opened, task=replace(opened.task, distill=None))
-    (pick,) = fewbits.cut_to_bytes(alone, [4], ["2kB"], [tmp_path / "small.safetensors"])
+    (pick,) = cuts_in_bits.cut_to_bytes(alone, [4], ["2kB"], [tmp_path / "small.safetensors"])
     assert pick.touch_up == "fine-tune, bits"
     assert (pick.test or 0) > 0.8
 

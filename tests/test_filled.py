@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import widthwise as ww
-from widthwise import cuts, steps
-from widthwise.choose.levels import along
+from widthwise.app.runs import cuts, steps
+from widthwise.app.runs.folder import Record, Run, Settings
+from widthwise.app.runs.touchups import TouchUp
+from widthwise.app.tasks import BUILT_IN
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.runs import Record, Run, Settings
+from widthwise.sampling.levels import along
 from widthwise.store.file import prepare
-from widthwise.tasks import BUILT_IN
-from widthwise.touchups import TouchUp
 
 
 class Halves(nn.Module):

@@ -25,10 +25,10 @@ from torch.utils.data import Dataset
 import fit_run
 from fit_run import RECIPE, data, run, weights
 from widthwise import DataError, Elastic, FileError, RunError, TrainingError
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.common import atomic
+from widthwise.common.lock import held
 from widthwise.measure.metric import ACCURACY, Metric
-from widthwise.store import atomic
-from widthwise.store.lock import held
-from widthwise.tasks.arrays import Arrays
 from widthwise.train import checkpoint
 from widthwise.train.batches import Plan, own_randomness, stream
 from widthwise.train.ema import Average

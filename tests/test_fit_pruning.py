@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import widthwise as ww
+from widthwise.app.tasks.arrays import Arrays
 from widthwise.errors import RunError
-from widthwise.sparse import GradualPruner, Schedule
-from widthwise.tasks.arrays import Arrays
+from widthwise.pruning.gradual import GradualPruner, Schedule
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import widthwise as ww
-from widthwise.importance import merge
 from widthwise.measure.sweep import AtWidths
+from widthwise.pruning import merge
 from widthwise.variant import Variant
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import widthwise as ww
+from widthwise.common.units import format_size, parse_size
 from widthwise.measure.frontier import Frontier, Point, combine
-from widthwise.measure.size import format_size, parse_size
 
 METRICS = st.floats(-1e6, 1e6, allow_nan=False)
 COUNTS = st.integers(0, 10**9)

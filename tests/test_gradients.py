@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import widthwise as ww
-from widthwise.graph.agreement import _close, check_agreement
+from widthwise.graph.capture.agreement import _close, check_agreement
 
 
 class Net(nn.Module):

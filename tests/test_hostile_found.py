@@ -18,19 +18,21 @@ import hostile_web
 import widthwise as ww
 from hostile_loaders import Net, seeds
 from hostile_mutations import emit, tree
-from widthwise.compare import matrix, spec
+from widthwise.app.compare import matrix, spec
+from widthwise.app.report.picks import load_picks
+from widthwise.app.runs.folder import Run
+from widthwise.common import jsonfile, web
 from widthwise.errors import FileError, TaskError, WidthwiseError
 from widthwise.measure.frontier import Frontier
-from widthwise.report.picks import load_picks
-from widthwise.runs import Run
-from widthwise.store import connecting, inputs, jsonfile, ranges, tensorfile
-from widthwise.store.compact import MOST
+from widthwise.store import inputs, tensorfile
 from widthwise.store.file import load
-from widthwise.store.ladder import Ladder
-from widthwise.store.progressive import Progressive, load_progressive
+from widthwise.store.packed.container import MOST
+from widthwise.store.progressive import ranges
+from widthwise.store.progressive.manifest import Ladder
+from widthwise.store.progressive.reader import Progressive, load_progressive
 from widthwise.store.stream import INDEX, _files
 from widthwise.train import checkpoint
-from widthwise.vary import journal
+from widthwise.variants import journal
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +290,7 @@ def test_the_page_of_a_redirect_is_not_read(valid):
 
 @pytest.mark.parametrize("fault", ["continues", "silent", "drip"])
 def test_a_server_that_goes_on_for_ever_is_given_up(fault, valid, monkeypatch):
-    monkeypatch.setattr(connecting, "TIMEOUT", 0.3)
+    monkeypatch.setattr(web, "TIMEOUT", 0.3)
     monkeypatch.setattr(ranges, "SLOWEST", 10_000)
     monkeypatch.setattr(ranges, "PAUSE", 0.0)
     data = valid["web"][-1][hostile_web.PLAN :]
@@ -316,8 +318,8 @@ def test_nothing_larger_than_the_users_model_is_downloaded(valid):
 
 def test_https_does_not_lead_to_http():
     answer = type("Answer", (), {"close": lambda self: None})()
-    asked = connecting.request.Request("https://example.org/a")
-    follow = connecting._Redirects().redirect_request
+    asked = web.request.Request("https://example.org/a")
+    follow = web._Redirects().redirect_request
     with pytest.raises(FileError, match="from https to http:"):
         follow(asked, answer, 302, "Found", {}, "http://example.org/b")
     assert follow(asked, answer, 302, "Found", {}, "https://example.org/b").full_url.endswith("/b")

@@ -10,13 +10,13 @@ from torch.func import functional_call
 import widthwise as ww
 from elastic_nets import close, made, random_widths, run, tensors
 from nets import NETS
-from widthwise import importance
-from widthwise.importance.allocate import removals
-from widthwise.importance.features import find_gates, opened
-from widthwise.importance.gradients import tensors_of
+from widthwise import pruning
 from widthwise.measure.cost import macs, params
-from widthwise.measure.costs import Costs
 from widthwise.measure.recalibrate import recalibrate
+from widthwise.measure.shape_costs import Costs
+from widthwise.pruning.allocate import removals
+from widthwise.pruning.scores.gates import find_gates, opened
+from widthwise.pruning.scores.gradients import tensors_of
 
 # Features meet in a product or a sum that no weight scales (of two activations, or the norm of a
 # weight), and some of them are read by weights besides.
@@ -106,7 +106,7 @@ def test_order_changes_nothing(case):
     drawn = not close(training, other, 1e-12)  # what is drawn at random goes by position
     case.restore(before)
 
-    found = importance.order(case.net, case.scores())
+    found = pruning.order(case.net, case.scores())
     assert any((old != torch.arange(len(old))).any() for old in found.values())
     assert close(case.outputs(), plain)
     assert close(case.outputs(case.net.model), own)
@@ -127,7 +127,7 @@ def test_a_cut_is_the_network_with_the_lowest_scores_masked(case):
     widths = {n: max(1, a.size // 2) for n, a in chosen.items()}
     kept = {n: s >= s.sort(descending=True).values[widths[n] - 1] for n, s in scores.items()}
     wanted = masked(case, kept)
-    importance.order(net, scores)
+    pruning.order(net, scores)
     assert close(case.outputs(widths=widths), wanted)
 
 
@@ -153,17 +153,15 @@ def test_another_mask_is_seen():
 
 
 SCORES = {
-    "chance": lambda net, batches: importance.chance(net),
-    "magnitude": lambda net, batches: importance.magnitude(net),
-    "activation": lambda net, batches: importance.activation(net, batches),
-    "taylor": lambda net, batches: importance.taylor(net, batches, squares),
-    "obd": lambda net, batches: importance.obd(net, batches, squares),
-    "hutchinson": lambda net, batches: importance.obd(
-        net, batches, squares, curvature="hutchinson"
-    ),
-    "obd_sd": lambda net, batches: importance.obd_sd(net, batches, squares),
-    "damage": lambda net, batches: importance.damage(net, batches, squares, passes=2),
-    "reconstruction": lambda net, batches: importance.reconstruction(net, batches, squares),
+    "chance": lambda net, batches: pruning.chance(net),
+    "magnitude": lambda net, batches: pruning.magnitude(net),
+    "activation": lambda net, batches: pruning.activation(net, batches),
+    "taylor": lambda net, batches: pruning.taylor(net, batches, squares),
+    "obd": lambda net, batches: pruning.obd(net, batches, squares),
+    "hutchinson": lambda net, batches: pruning.obd(net, batches, squares, curvature="hutchinson"),
+    "obd_sd": lambda net, batches: pruning.obd_sd(net, batches, squares),
+    "damage": lambda net, batches: pruning.damage(net, batches, squares, passes=2),
+    "reconstruction": lambda net, batches: pruning.reconstruction(net, batches, squares),
 }
 
 
@@ -181,7 +179,7 @@ def test_every_score_is_a_number_for_each_feature_and_changes_nothing(case):
         assert all(s.isfinite().all() for s in found.values()), name
         if name not in ("chance", "magnitude", "damage", "hutchinson", "obd_sd"):
             assert all((s >= 0).all() for s in found.values()), name
-    for of in (importance.taylor, importance.obd):
+    for of in (pruning.taylor, pruning.obd):
         found = of(net, list(case.batches(2)), squares, of="weights")
         assert {n: s.shape for n, s in found.items()} == {
             n: p.shape for n, p in net.model.named_parameters()
@@ -216,7 +214,7 @@ def test_compensation_comes_nearer_to_the_full_network(case):
     graph = net.cut_with_patches(widths, same_class=False)[0].eval()
     plain = relative_error(case, cut, batches)
     for module in (cut, graph):
-        assert importance.compensate(module, net, widths, iter(batches)) is module
+        assert pruning.compensate(module, net, widths, iter(batches)) is module
     found = relative_error(case, cut, batches)
     print(f"{case.name}: {plain:.3f} -> {found:.3f}")
     assert found < (1.01 if case.name in UNFITTED else 0.9) * plain
@@ -231,7 +229,7 @@ def test_budgets_count_what_is_counted_on_the_cut(case):
     assert totals == sorted(totals, reverse=True)
     assert totals[0] == params(net.model)
     limit = int((totals[0] + totals[-1]) / 2)
-    widths = importance.allocate(net, case.scores(2), max_params=limit)
+    widths = pruning.allocate(net, case.scores(2), max_params=limit)
     own = net.cut_with_patches(widths)[0]
     if type(own) is type(net.model):  # a graph module may leave out what only training runs
         assert params(own) == max(t for t in totals if t <= limit)

@@ -16,16 +16,16 @@ from torch.nn import functional as F
 import widthwise as ww
 from command_line import fails, works
 from elastic_nets import made
-from widthwise import steps
-from widthwise.bits import Uniform, quantize
+from widthwise.app.runs import steps
+from widthwise.app.tasks.mlp import MLP
+from widthwise.app.tasks.resolve import resolve
+from widthwise.benchmark import runtimes
+from widthwise.benchmark.kernels import NothingFasterWarning
+from widthwise.benchmark.runtimes import RUNTIMES, Timing, compare, gains
 from widthwise.errors import ExportError
-from widthwise.measure import runtimes
-from widthwise.measure.kernels import NothingFasterWarning
-from widthwise.measure.runtimes import RUNTIMES, Timing, compare, gains
-from widthwise.store import export_int8 as int8
-from widthwise.store.export_int8 import Int8File, export_int8
-from widthwise.tasks.mlp import MLP
-from widthwise.tasks.resolve import resolve
+from widthwise.export import int8_onnx as int8
+from widthwise.export.int8_onnx import Int8File, export_int8
+from widthwise.quantization import Uniform, quantize
 
 EIGHT = Uniform(8, symmetric=True, per="channel")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from widthwise.measure import kernels
-from widthwise.measure.kernels import NothingFasterWarning, SparseLinear, Timed, run_sparse
+from widthwise.benchmark import kernels
+from widthwise.benchmark.kernels import NothingFasterWarning, SparseLinear, Timed, run_sparse
 
 
 def sparse_linear(inputs, outputs, sparsity, **more):
@@ -137,7 +137,7 @@ def test_types_without_a_sparse_product_stay_dense(monkeypatch):
 def test_torch_does_not_say_that_sparse_rows_are_in_beta():
     """In a new process: torch warns only once in each."""
     code = (
-        "import torch; from torch import nn; from widthwise.measure.kernels import SparseLinear; "
+        "import torch; from torch import nn; from widthwise.benchmark.kernels import SparseLinear; "
         "print(SparseLinear(nn.Linear(3, 2))(torch.ones(1, 3)).shape)"
     )
     command = [sys.executable, "-W", "error", "-c", code]

@@ -13,10 +13,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from command_line import widthwise as command
 from command_line import works
-from widthwise.compare import bases, ladders, shown
-from widthwise.compare.equal import against, at_bytes
-from widthwise.compare.plan import Cell, Kind, Plan, load, save
-from widthwise.compare.spec import Spec
+from widthwise.app.compare import bases, ladders, shown
+from widthwise.app.compare.equal import against, at_bytes
+from widthwise.app.compare.plan import Cell, Kind, Plan, load, save
+from widthwise.app.compare.spec import Spec
 from widthwise.errors import FileError, RunError
 from widthwise.measure.metric import Metric
 from widthwise.store.file import read

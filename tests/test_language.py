@@ -8,13 +8,13 @@ import torch
 from torch.nn import functional as F
 
 import widthwise as ww
+from widthwise.app.runs.touchups import initialise
+from widthwise.app.tasks import data, language
+from widthwise.app.tasks.data import Published
+from widthwise.app.tasks.language import END, Vocabulary, Windows, WordLSTM, words_of
+from widthwise.app.tasks.resolve import resolve
+from widthwise.app.tasks.tokens import IGNORED, PERPLEXITY, summed_loss, token_loss
 from widthwise.errors import DataError
-from widthwise.tasks import data, language
-from widthwise.tasks.data import Published
-from widthwise.tasks.language import END, Vocabulary, Windows, WordLSTM, words_of
-from widthwise.tasks.resolve import resolve
-from widthwise.tasks.tokens import IGNORED, PERPLEXITY, summed_loss, token_loss
-from widthwise.touchups import initialise
 from widthwise.train.fit import fit
 from widthwise.train.losses import SandwichLoss
 from widthwise.train.recipe import Recipe

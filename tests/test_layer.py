@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from widthwise import Draw, Elastic, WidthError
-from widthwise.tasks.arrays import Arrays
+from widthwise.app.tasks.arrays import Arrays
 from widthwise.train.fit import fit
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.recipe import Recipe

@@ -6,9 +6,9 @@ from torch import nn
 
 import widthwise as ww
 from web_server import serving
-from widthwise import bits
+from widthwise import quantization
 from widthwise.errors import BudgetError, FileError
-from widthwise.store import ranges
+from widthwise.store.progressive import ranges
 
 
 class MLP(nn.Module):
@@ -36,7 +36,7 @@ def stored(net, folder, form: str) -> bytes:
     path = folder / "net.safetensors"
     small = net.cut({"fc1": 20})
     if form == "bits":
-        record = bits.quantize(small, bits.Uniform(4))
+        record = quantization.quantize(small, quantization.Uniform(4))
         ww.save(net, path, widths={"fc1": 20}, module=small, bits=record)
     else:
         if form == "zeros":

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from widthwise import PUBLISHED, Draw, Elastic, WidthError, Widths
-from widthwise.choose.draws import Sandwich, climb, draw_widths, sandwich
-from widthwise.tasks.mlp import MLP
+from widthwise.app.tasks.mlp import MLP
+from widthwise.sampling.draws import Sandwich, climb, draw_widths, sandwich
 from widthwise.train.losses import Distill, SandwichLoss, SingleDraw, name_of
 
 

@@ -12,15 +12,15 @@ from torch.nn import functional as F
 
 import widthwise as ww
 from command_line import works
-from widthwise import steps
-from widthwise.compare import ladders
-from widthwise.compare.plan import Kind, Plan
-from widthwise.importance import allocated_ladder, magnitude
+from widthwise.app.compare import ladders
+from widthwise.app.compare.plan import Kind, Plan
+from widthwise.app.runs import steps
+from widthwise.app.runs.folder import Run
 from widthwise.measure.frontier import Frontier
-from widthwise.runs import Run
+from widthwise.pruning import allocated_ladder, magnitude
 from widthwise.train.losses import SingleDraw
-from widthwise.vary import sizing
-from widthwise.vary.space import Line
+from widthwise.variants import sizing
+from widthwise.variants.space import Line
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
 Y = X[:, :3].argmax(1)

@@ -9,8 +9,8 @@ from torch import nn
 
 import widthwise as ww
 from widthwise.errors import ScoreError
-from widthwise.importance import held_at_zero, keep, magnitude, obd, prune
-from widthwise.sparse import lamp
+from widthwise.pruning import held_at_zero, keep, magnitude, obd, prune
+from widthwise.pruning.gradual import lamp
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(32, 6, generator=G)

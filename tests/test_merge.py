@@ -6,7 +6,7 @@ from torch import nn
 
 import widthwise as ww
 from widthwise.errors import ScoreError, WidthError
-from widthwise.importance import merge
+from widthwise.pruning import merge
 
 X = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
 

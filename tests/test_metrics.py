@@ -24,10 +24,10 @@ from widthwise import (
     search,
     sweep,
 )
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.app.tasks.judged import default_metric
+from widthwise.app.tasks.task import Task
 from widthwise.measure.metric import as_metric
-from widthwise.tasks.arrays import Arrays
-from widthwise.tasks.judged import default_metric
-from widthwise.tasks.task import Task
 from widthwise.train.recipe import Recipe
 
 sklearn = pytest.importorskip("sklearn.metrics")

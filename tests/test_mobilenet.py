@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import widthwise as ww
-from widthwise.tasks.mobilenet import MobileNet
-from widthwise.tasks.resolve import resolve
+from widthwise.app.tasks.mobilenet import MobileNet
+from widthwise.app.tasks.resolve import resolve
 from widthwise.train.losses import SandwichLoss
 
 NAMES = ("cifar10-mobilenet", "fashion-mnist-mobilenet")

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import widthwise as ww
+from widthwise.app.tasks import data, multi30k
+from widthwise.app.tasks.data import Published
+from widthwise.app.tasks.multi30k import aligned, bleu, learn_pieces
+from widthwise.app.tasks.resolve import resolve
+from widthwise.app.tasks.tokens import IGNORED, token_loss
+from widthwise.app.tasks.translation import BOS, EOS, PAD, Pairs, Translator, decode, translate
 from widthwise.errors import DataError
-from widthwise.tasks import data, multi30k
-from widthwise.tasks.data import Published
-from widthwise.tasks.multi30k import aligned, bleu, learn_pieces
-from widthwise.tasks.resolve import resolve
-from widthwise.tasks.tokens import IGNORED, token_loss
-from widthwise.tasks.translation import BOS, EOS, PAD, Pairs, Translator, decode, translate
 from widthwise.train.losses import SandwichLoss
 
 ENGLISH = ("A man sleeps.", "Two dogs run in the snow.", "A girl.", "Three children play.")

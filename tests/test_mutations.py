@@ -20,8 +20,8 @@ from elastic_nets import _randomise, close, random_widths, run, tensors
 from mutations import MUTATIONS, Mutation
 from random_nets.checks import _shapes
 from tiny_nets import network
-from widthwise.graph import captured as module
 from widthwise.graph import rules
+from widthwise.graph.capture import captured as module
 from widthwise.graph.slicing import layout, part
 
 FAMILIES = """

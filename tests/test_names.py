@@ -57,5 +57,11 @@ def test_every_name_is_there(path):
 
 
 def test_names_that_are_gone_are_found():
-    source = "from widthwise import steps, nothing\nimport widthwise as ww\nsteps.cat(ww.nix)\n"
-    assert missing(source) == ["widthwise.nothing", "widthwise.steps.cat", "widthwise.nix"]
+    source = (
+        "from widthwise.app.runs import steps, nothing\nimport widthwise as ww\nsteps.cat(ww.nix)\n"
+    )
+    assert missing(source) == [
+        "widthwise.app.runs.nothing",
+        "widthwise.app.runs.steps.cat",
+        "widthwise.nix",
+    ]

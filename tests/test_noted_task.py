@@ -5,10 +5,10 @@ from torch import nn
 
 import widthwise as ww
 from command_line import fails, works
+from widthwise.app.tasks.noted import task_of, without_folder
+from widthwise.app.tasks.resolve import resolve
 from widthwise.errors import TaskError
 from widthwise.store.file import read_manifest
-from widthwise.tasks.noted import task_of, without_folder
-from widthwise.tasks.resolve import resolve
 
 MINE = """
 from dataclasses import replace

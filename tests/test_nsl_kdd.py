@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from widthwise.app.tasks import data, nsl_kdd
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.app.tasks.data import Published
+from widthwise.app.tasks.nsl_kdd import Encoding, detection_scores, parse
+from widthwise.app.tasks.resolve import resolve
+from widthwise.app.tasks.task import Splits
 from widthwise.errors import DataError
-from widthwise.tasks import data, nsl_kdd
-from widthwise.tasks.arrays import Arrays
-from widthwise.tasks.data import Published
-from widthwise.tasks.nsl_kdd import Encoding, detection_scores, parse
-from widthwise.tasks.resolve import resolve
-from widthwise.tasks.task import Splits
 
 
 def row(label: str = "normal", service: str = "http", seconds: object = 0, rate: object = 1) -> str:

@@ -12,7 +12,8 @@ from broken_rules import no_unify
 from elastic_nets import close, made, run, tensors
 from nets import net as find
 from nets.operators import OPERATORS
-from widthwise.graph import chance, decompose, proof, rules
+from widthwise.graph import derandomize, proof, rules
+from widthwise.graph.capture import decompose
 from widthwise.graph.dims import fresh
 from widthwise.graph.rules import matrix, pointwise
 from widthwise.graph.rules.op import Result
@@ -185,10 +186,10 @@ def test_what_is_held_has_the_form_of_what_is_drawn():
         (aten.randperm.default, (5,)),
         (aten._sample_dirichlet.default, (x,)),
     ):
-        drawn, held = operator(*args), chance.held(operator, *args)
+        drawn, held = operator(*args), derandomize.held(operator, *args)
         assert held.shape == drawn.shape
         assert held.dtype == drawn.dtype
-        assert torch.equal(held, chance.held(operator, *args))
+        assert torch.equal(held, derandomize.held(operator, *args))
 
 
 # ---------------------------------------------------------------- the search for wrong axes

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import widthwise as ww
+from widthwise.app.tasks.mlp import MLP
 from widthwise.errors import ScoreError
-from widthwise.importance import order
-from widthwise.tasks.mlp import MLP
+from widthwise.pruning import order
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 

@@ -11,10 +11,10 @@ import widthwise as ww
 from elastic_nets import close, made, run
 from nets import NETS
 from nets import net as find
-from widthwise.graph import capture as capturing
-from widthwise.graph.capture import capture
-from widthwise.graph.class_sizes import Group, search, values
-from widthwise.graph.same import Outcome
+from widthwise.graph.capture import program as capturing
+from widthwise.graph.capture.program import capture
+from widthwise.graph.rebuild.attributes import Group, search, values
+from widthwise.graph.rebuild.equivalence import Outcome
 
 # What they compute in training differs by more than flags.
 TWO_GRAPHS = {"auxiliary", "chance", "stochastic_depth", "vae"}

@@ -16,11 +16,12 @@ from torch import nn
 
 import widthwise as ww
 from widthwise.errors import FileError
-from widthwise.store import compact, tensorfile
+from widthwise.store import tensorfile
 from widthwise.store.file import load, prepare, read, read_manifest, save
 from widthwise.store.manifest import Manifest
-from widthwise.store.packedfile import as_they_are, pack_tensors, unpack_tensors
-from widthwise.store.packing import FORMS, MOST_TIMES, PARTS, Packed, accounting, pack, unpack
+from widthwise.store.packed import container
+from widthwise.store.packed.forms import FORMS, MOST_TIMES, PARTS, Packed, accounting, pack, unpack
+from widthwise.store.packed.tensors import as_they_are, pack_tensors, unpack_tensors
 from widthwise.store.tensorfile import DTYPES
 
 SHAPES = st.lists(st.integers(1, 9), max_size=4).map(tuple)
@@ -278,7 +279,7 @@ def test_golden_bytes(tmp_path):
     }
     packed = {name: form for name, (form, _) in found.items()}
     manifest = Manifest("class", "Model", torch="2", widthwise="0", packed=packed)
-    path = compact.write(tmp_path / "g", manifest, {n: parts for n, (_, parts) in found.items()})
+    path = container.write(tmp_path / "g", manifest, {n: parts for n, (_, parts) in found.items()})
     notes, text, parts = pieces(path)
     assert notes == '[2,null,"2","0"]' + " " * (96 - 20)
     # Compressed bytes may differ between versions of zlib, and would still be read.

@@ -17,7 +17,7 @@ from torch import nn
 import torchvision_operators
 import widthwise as ww
 from widthwise.graph.cut import cut_state
-from widthwise.graph.from_config import rebuilt
+from widthwise.graph.rebuild.config import rebuilt
 
 torchvision_operators.declare()
 import transformers as hf  # noqa: E402 - torchvision must be importable before

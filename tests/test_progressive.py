@@ -25,15 +25,15 @@ from command_line import fails, works
 from elastic_nets import made, run
 from test_store import identical
 from web_server import serving
+from widthwise.app.runs.progressive import nested
+from widthwise.common.jsonfile import unsealed
 from widthwise.errors import BudgetError, FileError, WidthError
 from widthwise.graph.slicing import part
-from widthwise.laddered import nested
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.store import progressivefile, ranges, shells
 from widthwise.store.file import prepare, read, read_manifest, save
-from widthwise.store.jsonfile import unsealed
 from widthwise.store.manifest import Measured
-from widthwise.store.progressive import Progressive, load_progressive
+from widthwise.store.progressive import deltas, layout, ranges
+from widthwise.store.progressive.reader import Progressive, load_progressive
 
 RELAXED = settings(deadline=None, suppress_health_check=list(HealthCheck))
 ROOT = Path(__file__).parent.parent
@@ -123,21 +123,21 @@ def test_shells_are_what_a_rung_adds_and_give_it_back(drawn):
         tuple(terms_layout(d, [(n, w[k]) for n, w in zip(axes, widths, strict=True)]) for d in dims)
         for k in range(3)
     ]
-    full = torch.arange(float(np.prod(shells.full_shape(rungs[0])))).reshape(
-        shells.full_shape(rungs[0])
+    full = torch.arange(float(np.prod(deltas.full_shape(rungs[0])))).reshape(
+        deltas.full_shape(rungs[0])
     )
-    parts = shells.shells(full, rungs)
+    parts = deltas.shells(full, rungs)
     assert sum(map(len, parts)) == full.numel()
     kept = [part(full, tuple(enumerate(layout))) for layout in rungs]
     for k in range(3):
-        assert torch.equal(shells.assemble(parts[: k + 1], rungs[: k + 1]), kept[k])
+        assert torch.equal(deltas.assemble(parts[: k + 1], rungs[: k + 1]), kept[k])
         below = set(kept[k - 1].flatten().tolist()) if k else set()
         new = [v for v in kept[k].flatten().tolist() if v not in below]
         assert parts[k].tolist() == new
 
 
 def terms_layout(dim, axes):
-    from widthwise.store.terms import layout_as
+    from widthwise.store.progressive.dim_codec import layout_as
 
     return layout_as(dim, axes)
 
@@ -148,10 +148,10 @@ def test_bits_of_any_type_survive():
         full = torch.randn(8).to(dtype)
         if dtype.is_floating_point:
             full[0] = float("nan")
-        again = shells.assemble(shells.shells(full, rungs), rungs)
+        again = deltas.assemble(deltas.shells(full, rungs), rungs)
         assert torch.equal(again.view(torch.uint8), full.view(torch.uint8))
     with pytest.raises(ValueError):
-        shells.assemble(shells.shells(torch.randn(8), rungs)[1:], rungs[1:])
+        deltas.assemble(deltas.shells(torch.randn(8), rungs)[1:], rungs[1:])
 
 
 # ---------------------------------------------------------------- what it must reach
@@ -168,7 +168,7 @@ def check(net, build, path, rungs):
             with Progressive.open(web.url) as file:
                 loaded = file.load(build, rung=number)
                 needed = file.rungs[number].bytes
-            assert max(needed, progressivefile.FIRST) >= web.sent >= needed
+            assert max(needed, layout.FIRST) >= web.sent >= needed
             assert web.sent <= 1.02 * plain.stat().st_size + 1_000
             assert identical(loaded, prepare(net, widths).module)
             assert not loaded.training
@@ -464,7 +464,7 @@ def test_a_server_without_ranges_is_read_in_order_and_only_as_far_as_needed(web,
         read = answer.read1
         answer.read1 = lambda n: counted.append(read(n)) or counted[-1]
         file.load(MLP, max_bytes=third.bytes)
-        assert sum(map(len, counted)) == third.bytes - progressivefile.FIRST
+        assert sum(map(len, counted)) == third.bytes - layout.FIRST
         assert len(web.requests) == 1
         file.close()
         file.grow(MLP)
@@ -661,7 +661,7 @@ def test_a_header_that_does_not_fit_is_refused(change, small):
 
 def test_a_header_that_promises_much_is_refused_before_anything_is_read(small, tmp_path):
     data, path = small
-    for length in (0, 96, progressivefile.MAX_HEADER + 1, 2**40, 2**63):
+    for length in (0, 96, layout.MAX_HEADER + 1, 2**40, 2**63):
         path.write_bytes(length.to_bytes(8, "little") + data[8:])
         refuses(path)
 

@@ -32,13 +32,13 @@ from test_progressive import (
 )  # fmt: skip
 from test_store import identical
 from web_server import serving
-from widthwise import bits
+from widthwise import quantization
+from widthwise.common.jsonfile import unsealed
 from widthwise.errors import FileError, QuantizationError, WidthError
 from widthwise.graph.slicing import part
-from widthwise.store import codedshells, shells
 from widthwise.store.file import prepare, save
-from widthwise.store.jsonfile import unsealed
-from widthwise.store.progressive import Progressive
+from widthwise.store.progressive import coded_deltas, deltas
+from widthwise.store.progressive.reader import Progressive
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +62,15 @@ def test_what_a_rung_adds_is_near_and_in_its_order(drawn, count):
         tuple(terms_layout(d, [(n, w[k]) for n, w in zip(axes, widths, strict=True)]) for d in dims)
         for k in range(3)
     ]
-    full = torch.randn(shells.full_shape(rungs[0]), generator=torch.Generator().manual_seed(0))
+    full = torch.randn(deltas.full_shape(rungs[0]), generator=torch.Generator().manual_seed(0))
     if len(dims) < 2 or not full.numel():
         return
-    plain = shells.shells(full, rungs)
+    plain = deltas.shells(full, rungs)
     for k, (wide, below) in enumerate(zip(rungs, [None, *rungs], strict=False)):
         kept = part(full, tuple(enumerate(wide)))
-        data = codedshells.encode(kept, wide, below, count)
-        assert len(data) == codedshells.size(wide, below, count, torch.float32)
-        found = codedshells.decode(data, wide, below, count, torch.float32)
+        data = coded_deltas.encode(kept, wide, below, count)
+        assert len(data) == coded_deltas.size(wide, below, count, torch.float32)
+        found = coded_deltas.decode(data, wide, below, count, torch.float32)
         assert found.shape == plain[k].shape
         # Half a step of a range that reaches from the least to the largest weight, and to zero; a
         # range that is cut shorter has a smaller squared error.
@@ -81,8 +81,8 @@ def test_what_a_rung_adds_is_near_and_in_its_order(drawn, count):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_weights_keep_their_type(dtype):
     wide, below = (((4, 4),), ((6, 6),)), (((4, 2),), ((6, 3),))
-    data = codedshells.encode(torch.randn(4, 6).to(dtype), wide, below, 8)
-    found = codedshells.decode(data, wide, below, 8, dtype)
+    data = coded_deltas.encode(torch.randn(4, 6).to(dtype), wide, below, 8)
+    found = coded_deltas.decode(data, wide, below, 8, dtype)
     assert (found.dtype, found.shape) == (dtype, (24 - 6,))
 
 
@@ -109,7 +109,7 @@ def test_an_mlp(count, mlp, tmp_path):
     path = ww.save_progressive(mlp, tmp_path / "p", rungs, bits=count)
     loaded = check(mlp, MLP, path, rungs)
     first = mlp.cut(rungs[0])
-    bits.quantize(first, bits.Uniform(count))
+    quantization.quantize(first, quantization.Uniform(count))
     assert identical(loaded[0], first)
     plain = save(mlp, tmp_path / "plain").stat().st_size
     # A code for each weight; for eight rungs 9 bytes at most for each row and rung, and biases.

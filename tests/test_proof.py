@@ -8,7 +8,8 @@ import torch
 import widthwise as ww
 from elastic_nets import close, run
 from nets import net as find
-from widthwise.graph import decompose, rules
+from widthwise.graph import rules
+from widthwise.graph.capture import decompose
 from widthwise.graph.dims import fresh, size
 from widthwise.graph.rules import normalisation, shape
 from widthwise.graph.rules.op import Result

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 import widthwise as ww
 from widthwise.errors import ScoreError, WidthError
-from widthwise.sparse import Gradual, GradualPruner, Schedule, lamp, prunable, shells
-from widthwise.sparse.compete import SCOPES, lowest_by_lamp
-from widthwise.sparse.select import lowest
+from widthwise.pruning.gradual import Gradual, GradualPruner, Schedule, lamp, prunable, shells
+from widthwise.pruning.gradual.compete import SCOPES, lowest_by_lamp
+from widthwise.pruning.gradual.select import lowest
 
 
 def mlp() -> nn.Sequential:

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import widthwise as ww
-from widthwise import importance, recalibration
+from widthwise import pruning
+from widthwise.elastic import recalibration
+from widthwise.elastic.recalibration import StatisticsWarning, remembered
 from widthwise.errors import DataError
-from widthwise.recalibration import StatisticsWarning, remembered
 
-pytestmark = pytest.mark.filterwarnings("error::widthwise.recalibration.StatisticsWarning")
+pytestmark = pytest.mark.filterwarnings("error::widthwise.elastic.recalibration.StatisticsWarning")
 
 
 class Images(nn.Module):
@@ -213,7 +214,7 @@ def test_a_network_trained_before_it_was_made_elastic_and_ordered():
     recipe = ww.Recipe(epochs=1, batch_size=32)
     ww.fit(model, TensorDataset(x, y), F.cross_entropy, recipe=recipe, progress=False)
     net = ww.Elastic(model, x[:4])
-    importance.order(net, importance.taylor(net, batches(), F.cross_entropy))
+    pruning.order(net, pruning.taylor(net, batches(), F.cross_entropy))
     widths = net.widths(0.4)
     torch.testing.assert_close(
         deep(net.cut(widths)), seen_by(net, widths, batches(96)), rtol=0.05, atol=0.05
@@ -223,10 +224,10 @@ def test_a_network_trained_before_it_was_made_elastic_and_ordered():
 def test_scores_and_merging_have_data_at_hand():
     x, _ = data()
     net = ww.Elastic(Images(), x[:4])
-    importance.order(net, importance.reconstruction(net, batches(), F.cross_entropy))
+    pruning.order(net, pruning.reconstruction(net, batches(), F.cross_entropy))
     net.cut(net.widths(0.5))
     net = ww.Elastic(Images(), x[:4])
-    importance.merge(net, net.widths(0.5), batches())
+    pruning.merge(net, net.widths(0.5), batches())
 
 
 def test_dict_inputs():
@@ -277,7 +278,7 @@ def test_a_norm_of_what_no_width_changes_is_left_alone():
     assert torch.equal(net.cut(net.widths(0.5))[0].running_mean, model[0].running_mean)
 
 
-@pytest.mark.filterwarnings("ignore::widthwise.graph.capture.EvaluationOnlyWarning")
+@pytest.mark.filterwarnings("ignore::widthwise.graph.capture.program.EvaluationOnlyWarning")
 def test_cumulative_and_synchronised_norms():
     x, _ = data()
     for model in (Images(momentum=None), nn.SyncBatchNorm.convert_sync_batchnorm(Images())):

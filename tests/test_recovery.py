@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 import widthwise as ww
+from widthwise.app.runs.finalists import Recovery, candidates
+from widthwise.app.runs.steps import evaluation, statistics_batches
+from widthwise.app.tasks import BUILT_IN
 from widthwise.formats import Uniform
 from widthwise.measure.sweep import Evaluation
-from widthwise.recovery import Recovery, candidates
-from widthwise.steps import evaluation, statistics_batches
-from widthwise.tasks import BUILT_IN
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Variant
-from widthwise.vary import search
+from widthwise.variants import search
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_a_short_training_chooses_the_finalists(net, task, data, found, monkeypa
 
     evaluated = Evaluation.__call__
     monkeypatch.setattr(Evaluation, "__call__", valid)
-    monkeypatch.setattr("widthwise.recovery.fit", fitting)
+    monkeypatch.setattr("widthwise.app.runs.finalists.fit", fitting)
     chosen = made._finalists([t.variant for t in found.tried])
     assert noted == [("_shortly", variant, True) for variant in some]
     assert epochs == [2 for _ in some]

@@ -16,8 +16,8 @@ from torch.nn.utils.prune import l1_unstructured
 from torch.utils.checkpoint import checkpoint
 
 import widthwise as ww
-from widthwise.graph.capture import capture
-from widthwise.graph.tryout import try_out
+from widthwise.graph.capture.preflight import try_out
+from widthwise.graph.capture.program import capture
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 CONTROL = ["control flow depends on data", "torch.where", "give widthwise the part"]
@@ -312,7 +312,10 @@ MODELS = {
     ),
     "scripted": (lambda: torch.jit.script(mlp()), MADE_FROM),
     "traced": (lambda: torch.jit.trace(mlp(), X), MADE_FROM),
-    "elastic": (lambda: ww.Elastic(mlp(), X), ["widthwise.elastic.Elastic", INSIDE, ".model"]),
+    "elastic": (
+        lambda: ww.Elastic(mlp(), X),
+        ["widthwise.elastic.network.Elastic", INSIDE, ".model"],
+    ),
     "lazy": (lazy, ["0.weight has no size yet", "call the model once"]),
     "quantized": (
         lambda: torch.ao.quantization.quantize_dynamic(mlp().eval()),

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-import widthwise.report
+import widthwise.app.report
+from widthwise.app.report import html, plot, text
+from widthwise.app.report.curve import best_that_fits, place_labels, size_ticks, what_fits
+from widthwise.app.report.picks import Pick, load_picks, position, save_picks, size_range
+from widthwise.common.units import format_size
 from widthwise.errors import FileError
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.measure.size import format_size
-from widthwise.report import html, plot, text
-from widthwise.report.curve import best_that_fits, place_labels, size_ticks, what_fits
-from widthwise.report.picks import Pick, load_picks, position, save_picks, size_range
 from widthwise.variant import Widths
 
 
@@ -215,7 +215,7 @@ def test_a_folder_that_is_missing_is_one_sentence(tmp_path):
 
 
 def test_the_report_imports_no_torch():
-    for path in Path(widthwise.report.__file__).parent.glob("*.py"):
+    for path in Path(widthwise.app.report.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in getattr(node, "names", [])] + [
                 getattr(node, "module", "") or ""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from widthwise.app.runs.folder import Record, Run, Settings, begin, claim, hold, members, single
 from widthwise.errors import RunError
-from widthwise.runs import Record, Run, Settings, begin, claim, hold, members, single
 from widthwise.train.recipe import Recipe
 
 SETTINGS = Settings("digits", "default", 0, asdict(Recipe(epochs=3)))

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import widthwise as ww
-from widthwise.sparse import GradualPruner, Schedule
-from widthwise.tasks.arrays import Arrays
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.pruning.gradual import GradualPruner, Schedule
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.sam import SAM

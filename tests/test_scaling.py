@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import widthwise as ww
 from elastic_nets import close, random_widths, run
 from nets import net as described
+from widthwise.elastic.scaling import in_front
 from widthwise.errors import CaptureError
-from widthwise.scaling import in_front
 from widthwise.train.layer import StructuralDropout
 
 X = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))

@@ -12,11 +12,11 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call, hessian
 
 import widthwise as ww
-from widthwise import importance
+from widthwise import pruning
 from widthwise.errors import ScoreError
-from widthwise.importance import by_name
-from widthwise.importance.readings import Moments
-from widthwise.importance.reconstruction import _eliminate
+from widthwise.pruning.scores import registry
+from widthwise.pruning.scores.activations import Moments
+from widthwise.pruning.scores.reconstruction import _eliminate
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(8, 5, generator=G)
@@ -75,14 +75,14 @@ def test_fisher_is_the_mean_square_of_the_samples_derivatives(net):
     """With samples one by one there is nothing left to chance."""
     ones = torch.ones(7)
     slopes = torch.stack([torch.func.grad(gated(net, x, y))(ones) for x, y in ONE_BY_ONE])
-    same(importance.obd(net, ONE_BY_ONE, F.cross_entropy), by_axis(slopes.square().mean(0) / 2))
+    same(pruning.obd(net, ONE_BY_ONE, F.cross_entropy), by_axis(slopes.square().mean(0) / 2))
 
     total = {n: torch.zeros_like(p) for n, p in net.model.named_parameters()}
     for x, y in ONE_BY_ONE:
         for n, g in weight_slopes(net, x, y).items():
             total[n] += g.square() / 8
     wanted = {n: total[n] * p.square() / 2 for n, p in net.model.named_parameters()}
-    same(importance.obd(net, ONE_BY_ONE, F.cross_entropy, of="weights"), wanted)
+    same(pruning.obd(net, ONE_BY_ONE, F.cross_entropy, of="weights"), wanted)
 
 
 def mean_within_errors(found, deviations, wanted, count):
@@ -106,11 +106,11 @@ def test_random_signs_are_right_on_average(net, of, curvature):
     count = 400
     batches = [(X, Y)] * count
     mean, deviation = many(
-        lambda spread: importance.obd_sd(
+        lambda spread: pruning.obd_sd(
             net, batches, F.cross_entropy, of=of, curvature=curvature, spread=spread
         )
     )
-    exact = importance.obd(net, ONE_BY_ONE, F.cross_entropy, of=of)
+    exact = pruning.obd(net, ONE_BY_ONE, F.cross_entropy, of=of)
     if curvature == "hutchinson":
         exact = second_derivatives(net, of)
     mean_within_errors(mean, deviation, exact, count)
@@ -139,13 +139,13 @@ def second_derivatives(net, of):
 def test_taylor_is_the_squared_derivative_by_the_gate(net):
     ones = torch.ones(7)
     slopes = torch.stack([torch.func.grad(gated(net, x, y))(ones) for x, y in BATCHES])
-    same(importance.taylor(net, BATCHES, F.cross_entropy), by_axis(slopes.square().mean(0)))
+    same(pruning.taylor(net, BATCHES, F.cross_entropy), by_axis(slopes.square().mean(0)))
     both = [weight_slopes(net, x, y) for x, y in BATCHES]
     wanted = {
         n: torch.stack([(g[n] * p).square() for g in both]).mean(0)
         for n, p in net.model.named_parameters()
     }
-    same(importance.taylor(net, BATCHES, F.cross_entropy, of="weights"), wanted)
+    same(pruning.taylor(net, BATCHES, F.cross_entropy, of="weights"), wanted)
 
 
 def test_magnitude_by_hand(net):
@@ -154,18 +154,18 @@ def test_magnitude_by_hand(net):
         "fc1": m.fc1.weight.abs().sum(1) + m.fc1.bias.abs() + m.fc2.weight.abs().sum(0),
         "fc2": m.fc2.weight.abs().sum(1) + m.fc2.bias.abs() + m.fc3.weight.abs().sum(0),
     }
-    same(importance.magnitude(net, norm=1), sums)
+    same(pruning.magnitude(net, norm=1), sums)
     squares = m.fc1.weight.square().sum(1) + m.fc1.bias.square() + m.fc2.weight.square().sum(0)
-    same({"fc1": importance.magnitude(net)["fc1"]}, {"fc1": squares.sqrt()})
-    weights = importance.magnitude(net, of="weights")
+    same({"fc1": pruning.magnitude(net)["fc1"]}, {"fc1": squares.sqrt()})
+    weights = pruning.magnitude(net, of="weights")
     same(weights, {n: p.abs() for n, p in m.named_parameters()})
 
 
 def test_chance_is_a_function_of_its_seed(net):
-    first, again, other = (importance.chance(net, seed=s) for s in (0, 0, 1))
+    first, again, other = (pruning.chance(net, seed=s) for s in (0, 0, 1))
     same(first, again)
     assert not torch.equal(first["fc1"], other["fc1"])
-    assert {n: v.shape for n, v in importance.chance(net, of="weights").items()} == {
+    assert {n: v.shape for n, v in pruning.chance(net, of="weights").items()} == {
         n: p.shape for n, p in net.model.named_parameters()
     }
 
@@ -180,10 +180,10 @@ def test_a_planted_feature_is_found_and_a_dead_one_is_nothing(net):
         target = net.model(X).argmax(1)
     batches = [(X, target)] * 40
     scores = {
-        "damage": importance.damage(net, batches, F.cross_entropy, dropped=0.3, passes=50),
-        "obd": importance.obd(net, batches, F.cross_entropy),
-        "taylor": importance.taylor(net, batches, F.cross_entropy),
-        "reconstruction": importance.reconstruction(net, batches, F.cross_entropy),
+        "damage": pruning.damage(net, batches, F.cross_entropy, dropped=0.3, passes=50),
+        "obd": pruning.obd(net, batches, F.cross_entropy),
+        "taylor": pruning.taylor(net, batches, F.cross_entropy),
+        "reconstruction": pruning.reconstruction(net, batches, F.cross_entropy),
     }
     for name, found in scores.items():
         first = found["fc1"]
@@ -208,28 +208,28 @@ def test_damage_is_the_difference_of_mean_losses():
         kept * (loss[0, 1] - loss[1, 1]) + (1 - kept) * (loss[0, 0] - loss[1, 0]),
         kept * (loss[1, 0] - loss[1, 1]) + (1 - kept) * (loss[0, 0] - loss[0, 1]),
     ]
-    found = importance.damage(net, [(X, Y)], F.cross_entropy, dropped=1 - kept, passes=2000)["0"]
+    found = pruning.damage(net, [(X, Y)], F.cross_entropy, dropped=1 - kept, passes=2000)["0"]
     spread = max(loss.values()) - min(loss.values())
     assert ((found - torch.stack(wanted)).abs() < 0.02 * spread).all()
     assert (found - torch.stack(wanted[::-1])).abs().max() > 0.05 * spread
-    never = importance.damage(net, [(X, Y)], F.cross_entropy, dropped=1e-9, passes=1)
+    never = pruning.damage(net, [(X, Y)], F.cross_entropy, dropped=1e-9, passes=1)
     assert never["0"].tolist() == [0, 0]
     for wrong in (0.0, 1.0, -1.0):
         with pytest.raises(ValueError, match="give a probability between 0 and 1"):
-            importance.damage(net, BATCHES, F.cross_entropy, dropped=wrong)
+            pruning.damage(net, BATCHES, F.cross_entropy, dropped=wrong)
 
 
 def test_activation_is_that_of_the_values(net):
     with torch.no_grad():
         net.model.fc1.weight[1] = 0
         values = torch.tanh(net.model.fc1(X))
-    found = importance.activation(net, BATCHES)
+    found = pruning.activation(net, BATCHES)
     torch.testing.assert_close(found["fc1"], values.var(0, correction=0))
     assert found["fc1"][1].abs() < 1e-6 < found["fc1"].max()
-    mean = importance.activation(net, BATCHES, statistic="mean")["fc1"]
+    mean = pruning.activation(net, BATCHES, statistic="mean")["fc1"]
     torch.testing.assert_close(mean, values.abs().mean(0))
     with pytest.raises(ValueError, match="give 'mean' or 'variance'"):
-        importance.activation(net, BATCHES, statistic="median")
+        pruning.activation(net, BATCHES, statistic="median")
 
 
 class Recurrent(nn.Module):
@@ -248,9 +248,9 @@ def test_recurrent_features_are_judged_by_what_they_become():
     net = ww.Elastic(Recurrent(), x).eval()
     with torch.no_grad():
         last = net.model.rnn(x)[0][:, -1]
-    found = importance.activation(net, [(x, None)])
+    found = pruning.activation(net, [(x, None)])
     torch.testing.assert_close(found["rnn"], last.var(0, correction=0))
-    scores = importance.reconstruction(net, [(x, torch.tensor([0, 1, 2, 0]))], F.cross_entropy)
+    scores = pruning.reconstruction(net, [(x, torch.tensor([0, 1, 2, 0]))], F.cross_entropy)
     assert (scores["rnn"] > 0).all()
 
 
@@ -263,7 +263,7 @@ def test_the_recurrence_reads_features_too():
         net.model.out.weight[:, 2] = 0
         net.model.out.weight[:, 4] = 0
         net.model.rnn.weight_hh_l0[:, 4] = 0
-    found = importance.obd(net, [(x, y)], F.cross_entropy)["rnn"]
+    found = pruning.obd(net, [(x, y)], F.cross_entropy)["rnn"]
     assert found[2] > 0
     assert found[4] == 0
 
@@ -307,8 +307,8 @@ def test_what_others_say_too_goes_first(net):
             tensor[3] = tensor[1]
         net.model.fc2.weight[:, [0, 2]] *= 0.05
     batches = [(torch.randn(64, 5, generator=G), torch.randint(0, 3, (64,), generator=G))] * 4
-    alone = importance.obd(net, batches, F.cross_entropy)["fc1"]
-    found = importance.reconstruction(net, batches, F.cross_entropy, ridge=1e-8)["fc1"]
+    alone = pruning.obd(net, batches, F.cross_entropy)["fc1"]
+    found = pruning.reconstruction(net, batches, F.cross_entropy, ridge=1e-8)["fc1"]
     assert set(alone.topk(2).indices.tolist()) == {1, 3}
     assert int(found.argmin()) in (1, 3)
     assert found.min() < 1e-3 * found.max()
@@ -338,8 +338,8 @@ def test_tied_weights_count_once():
     (axis,) = net.free
     m = net.model
     wanted = m.embed.weight.abs().sum(0) + m.fc.weight.abs().sum((0,)) + m.fc.weight.abs().sum(1)
-    same(importance.magnitude(net, norm=1), {axis: wanted + m.fc.bias.abs()})
-    found = importance.taylor(net, [(tokens, tokens)], F.cross_entropy, of="weights")
+    same(pruning.magnitude(net, norm=1), {axis: wanted + m.fc.bias.abs()})
+    found = pruning.taylor(net, [(tokens, tokens)], F.cross_entropy, of="weights")
     assert set(found) == {"embed.weight", "fc.weight", "fc.bias"}
     F.cross_entropy(m(tokens), tokens).backward()
     torch.testing.assert_close(found["embed.weight"], (m.embed.weight.grad * m.embed.weight) ** 2)
@@ -347,7 +347,7 @@ def test_tied_weights_count_once():
 
 @pytest.mark.parametrize("name", ["taylor", "obd", "obd_sd", "damage", "reconstruction"])
 def test_nothing_is_changed_and_frozen_parameters_count(net, name):
-    score = getattr(importance, name)
+    score = getattr(pruning, name)
     wanted = score(net, BATCHES, F.cross_entropy)
     net.train()
     net.model.fc2.eval()
@@ -369,11 +369,11 @@ def test_nothing_is_changed_and_frozen_parameters_count(net, name):
 
 def test_batches_may_be_a_stream_where_one_pass_is_enough(net):
     for name in ("taylor", "obd", "obd_sd", "damage"):
-        score = getattr(importance, name)
+        score = getattr(pruning, name)
         same(score(net, iter(BATCHES), F.cross_entropy), score(net, BATCHES, F.cross_entropy))
-    same(importance.activation(net, iter(BATCHES)), importance.activation(net, BATCHES))
+    same(pruning.activation(net, iter(BATCHES)), pruning.activation(net, BATCHES))
     with pytest.raises(ScoreError, match="can be gone through again"):
-        importance.reconstruction(net, iter(BATCHES), F.cross_entropy)
+        pruning.reconstruction(net, iter(BATCHES), F.cross_entropy)
 
 
 LOSSES = ("taylor", "obd", "obd_sd", "damage", "reconstruction")
@@ -383,12 +383,12 @@ LOSSES = ("taylor", "obd", "obd_sd", "damage", "reconstruction")
 def test_no_batch_is_refused(net, name):
     more = () if name == "activation" else (F.cross_entropy,)
     with pytest.raises(ScoreError, match="There is no batch"):
-        getattr(importance, name)(net, [], *more)
+        getattr(pruning, name)(net, [], *more)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_that_cannot_be_used_are_one_sentence(net, name):
-    score = getattr(importance, name)
+    score = getattr(pruning, name)
     with pytest.raises(ScoreError, match="labels from 0 to the number of classes minus 1"):
         score(net, [(X, Y + 1)], F.cross_entropy)
     with pytest.raises(ScoreError, match=r"of shape \(8,\); it must be one finite number"):
@@ -406,7 +406,7 @@ def test_a_loss_of_detached_outputs_is_refused(net, curvature):
         return F.cross_entropy(o.detach(), t)
 
     with pytest.raises(ScoreError, match="does not depend on the network's parameters"):
-        importance.obd(net, BATCHES, detached, curvature=curvature)
+        pruning.obd(net, BATCHES, detached, curvature=curvature)
 
 
 def test_obd_sd_means_the_reading_that_was_chosen(net):
@@ -414,13 +414,13 @@ def test_obd_sd_means_the_reading_that_was_chosen(net):
     stored = Path(__file__).parents[1] / "bench" / "results" / "minified.json"
     reading = json.loads(stored.read_text())["results"]["choices"]["reading"]
     for of, found in (
-        ("features", by_name.features(net, "obd-sd", BATCHES, F.cross_entropy, seed=3)),
-        ("weights", by_name.weights(net, "obd-sd", BATCHES, F.cross_entropy, seed=3)),
+        ("features", registry.features(net, "obd-sd", BATCHES, F.cross_entropy, seed=3)),
+        ("weights", registry.weights(net, "obd-sd", BATCHES, F.cross_entropy, seed=3)),
     ):
-        wanted = importance.obd_sd(net, BATCHES, F.cross_entropy, of=of, seed=3, **reading)
+        wanted = pruning.obd_sd(net, BATCHES, F.cross_entropy, of=of, seed=3, **reading)
         same(found, wanted)
-        same(importance.obd_sd(net, BATCHES, F.cross_entropy, of=of, seed=3), wanted)
-        plain = importance.obd(net, BATCHES, F.cross_entropy, of=of, seed=3)  # Fisher, no spread
+        same(pruning.obd_sd(net, BATCHES, F.cross_entropy, of=of, seed=3), wanted)
+        plain = pruning.obd(net, BATCHES, F.cross_entropy, of=of, seed=3)  # Fisher, no spread
         assert any(not torch.allclose(plain[n], wanted[n]) for n in plain)
 
 
@@ -464,11 +464,11 @@ def test_networks_without_a_second_derivative_are_told_of(model):
     torch.manual_seed(0)
     net = ww.Elastic(model(), X[:4])
     batches = [(X, Y)]
-    for score in (importance.obd_sd, partial(importance.obd, curvature="hutchinson")):
+    for score in (pruning.obd_sd, partial(pruning.obd, curvature="hutchinson")):
         with pytest.raises(ScoreError, match=r"no second derivative \(.*\); use the score obd"):
             score(net, batches, F.cross_entropy, of="weights")
-    importance.obd(net, batches, F.cross_entropy, of="weights")
-    importance.obd_sd(net, batches, F.cross_entropy, of="weights", curvature="fisher")
+    pruning.obd(net, batches, F.cross_entropy, of="weights")
+    pruning.obd_sd(net, batches, F.cross_entropy, of="weights", curvature="fisher")
 
 
 class Remembering(nn.Module):
@@ -491,7 +491,7 @@ def test_curvature_of_recurrent_layers_goes_without_cudnn():
         seen.append(torch.backends.cudnn.enabled)
         return F.cross_entropy(outputs, target)
 
-    importance.obd_sd(net, [(x, y)], loss)
+    pruning.obd_sd(net, [(x, y)], loss)
     assert seen == [False]
     assert torch.backends.cudnn.enabled
 
@@ -500,20 +500,20 @@ def test_weights_that_are_not_numbers_are_named(net):
     with torch.no_grad():
         net.model.fc2.weight[0, 0] = torch.nan
     for found in (
-        lambda: importance.magnitude(net),
-        lambda: importance.magnitude(net, of="weights"),
-        lambda: importance.activation(net, BATCHES),
+        lambda: pruning.magnitude(net),
+        lambda: pruning.magnitude(net, of="weights"),
+        lambda: pruning.activation(net, BATCHES),
     ):
         with pytest.raises(ScoreError, match="not a finite number"):
             found()
     for name in LOSSES:
         with pytest.raises(ScoreError, match="loss of a batch is nan"):
-            getattr(importance, name)(net, BATCHES, F.cross_entropy)
+            getattr(pruning, name)(net, BATCHES, F.cross_entropy)
 
 
 def test_inputs_of_another_form_are_refused(net):
     for wrong in ((X, X), {"y": X}):
         with pytest.raises(ScoreError, match="does not fit"):
-            importance.activation(net, [(wrong, Y)])
-    by_name = importance.activation(net, [({"x": x}, y) for x, y in BATCHES])
-    same(by_name, importance.activation(net, BATCHES))
+            pruning.activation(net, [(wrong, Y)])
+    by_name = pruning.activation(net, [({"x": x}, y) for x, y in BATCHES])
+    same(by_name, pruning.activation(net, BATCHES))

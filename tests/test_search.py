@@ -16,14 +16,14 @@ from torch.utils.data import TensorDataset
 
 import widthwise as ww
 from elastic_nets import made
-from widthwise.bits import Codebook, Uniform
+from widthwise.common.lock import held
 from widthwise.errors import BudgetError, FileError, RunError, TrainingError, WidthError
-from widthwise.importance import allocated_ladder, magnitude
 from widthwise.measure.metric import Metric
 from widthwise.measure.sweep import Evaluation
-from widthwise.store.lock import held
-from widthwise.vary.budget import STEPS, largest
-from widthwise.vary.space import MOST, Line, Space, grouped, weights
+from widthwise.pruning import allocated_ladder, magnitude
+from widthwise.quantization import Codebook, Uniform
+from widthwise.variants.budget import STEPS, largest
+from widthwise.variants.space import MOST, Line, Space, grouped, weights
 
 LOSS = Metric("loss", lambda out, y: (F.cross_entropy(out, y, reduction="sum"), len(y)), False)
 
@@ -120,7 +120,7 @@ def test_a_search_begins_with_uniform_networks(net, valid, begun):
     kinds = {(*{*t.variant.sparsity.values()}, *{*t.variant.bits.values()}) for t in begun.tried}
     assert len(kinds) == SEEDS
     # What a sweep of four-bit networks would find is among them.
-    four = dict.fromkeys(ww.bits.quantizable(net.model), Uniform(4))
+    four = dict.fromkeys(ww.quantization.quantizable(net.model), Uniform(4))
     swept = [ww.apply(net, ww.Variant(w, {}, four)) for w in ww.ladder(net, 200)]
     widest = max((s for s in swept if s.bytes <= 3000), key=lambda s: s.bytes)
     ((mine),) = (t for t in begun.tried if t.variant.bits == four and not t.variant.sparsity)
@@ -297,7 +297,7 @@ def test_deep_networks_are_searched_in_groups(data, valid):
     space = Space.of(net, FORMATS, ())
     for groups in (space.axes, space.pruned, space.quantized):
         assert 4 <= len(groups) <= MOST
-    assert [n for g in space.quantized for n in g] == list(ww.bits.quantizable(net.model))
+    assert [n for g in space.quantized for n in g] == list(ww.quantization.quantizable(net.model))
     found = searched(net, valid, 10, max_bytes=9000)
     assert len(found.tried) == 10
     for one, group in itertools.product(found.tried, space.quantized):
@@ -377,7 +377,7 @@ def test_tied_tensors_are_chosen_once(name):
     _, net, _, _ = made(name)
     space = Space.of(net, FORMATS, ())
     assert [n for g in space.pruned for n in g] == list(ww.prunable(net.model))
-    assert [n for g in space.quantized for n in g] == list(ww.bits.quantizable(net.model))
+    assert [n for g in space.quantized for n in g] == list(ww.quantization.quantizable(net.model))
     total = sum(weights(net, net.full())[n] for n, _ in net.model.named_parameters())
     assert total == sum(p.numel() for p in net.model.parameters())
 

@@ -8,12 +8,12 @@ import pytest
 
 import widthwise as ww
 from command_line import fails, widthwise, works
-from widthwise import searched
+from widthwise.app.report.picks import load_picks
+from widthwise.app.runs import searches
+from widthwise.app.runs.folder import Run
+from widthwise.app.runs.steps import evaluation, open_run
+from widthwise.app.tasks.resolve import resolve
 from widthwise.measure.sweep import Evaluation
-from widthwise.report.picks import load_picks
-from widthwise.runs import Run
-from widthwise.steps import evaluation, open_run
-from widthwise.tasks.resolve import resolve
 
 BUDGET = ("--max-bytes", "4kB")
 
@@ -82,9 +82,9 @@ def test_a_stopped_search_says_how_to_go_on(
 
 def test_it_searches_along_the_frontier(folder: Path) -> None:
     opened = open_run(Run(folder))
-    assert searched.RunSearch(opened, searched.Limits(max_bytes=4000))._ladder() == ()
+    assert searches.RunSearch(opened, searches.Limits(max_bytes=4000))._ladder() == ()
     works("sweep", folder, "--ladder", 4, "--no-latency")
-    ladder = searched.RunSearch(opened, searched.Limits(max_bytes=4000))._ladder()
+    ladder = searches.RunSearch(opened, searches.Limits(max_bytes=4000))._ladder()
     assert 1 <= len(ladder) <= 4
     assert {*ladder[-1]} == {*opened.net.free}
 

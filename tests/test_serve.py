@@ -22,22 +22,22 @@ from fastapi.testclient import TestClient
 from torch.utils.data import TensorDataset
 
 from command_line import fails, works
-from widthwise import cuts, steps
+from widthwise.app.report.picks import Pick, load_picks, save_picks
+from widthwise.app.runs import cuts, steps
+from widthwise.app.runs.folder import Run
+from widthwise.app.runs.touchups import TouchUp
+from widthwise.app.serve import networks as made
+from widthwise.app.serve.answers import answer
+from widthwise.app.serve.app import create_app
+from widthwise.app.serve.drawing import Frame, as_data
+from widthwise.app.serve.examples import Gallery
+from widthwise.app.serve.guard import LARGEST
+from widthwise.app.serve.runs_view import Views, read
+from widthwise.app.serve.words import MADE, gives_up, how_made, smaller
+from widthwise.app.tasks.resolve import resolve
+from widthwise.common.units import format_size
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.measure.size import format_size
-from widthwise.report.picks import Pick, load_picks, save_picks
-from widthwise.runs import Run
-from widthwise.serve import networks as made
-from widthwise.serve.answers import answer
-from widthwise.serve.app import create_app
-from widthwise.serve.drawing import Frame, as_data
-from widthwise.serve.examples import Gallery
-from widthwise.serve.guard import LARGEST
-from widthwise.serve.runs_view import Views, read
-from widthwise.serve.words import MADE, gives_up, how_made, smaller
 from widthwise.store.file import load
-from widthwise.tasks.resolve import resolve
-from widthwise.touchups import TouchUp
 from widthwise.variant import Widths
 
 HOST = "http://127.0.0.1:8765"
@@ -181,7 +181,9 @@ def test_a_run_is_read_again_only_when_it_changed(run, monkeypatch):
     views = Views()
     first = views.view(0, run)
     counted = []
-    monkeypatch.setattr("widthwise.serve.runs_view.read", lambda f: counted.append(f) or read(f))
+    monkeypatch.setattr(
+        "widthwise.app.serve.runs_view.read", lambda f: counted.append(f) or read(f)
+    )
     assert views.view(0, run) is first
     assert counted == []
     save_picks(run / "picks.json", [Pick("a", {"fc1": 9}, 6, 0.5, 0.5, file="a.safetensors")])
@@ -799,20 +801,21 @@ def test_the_command_says_what_is_wrong(tmp_path, trained):
 
 def test_without_fastapi_it_says_what_to_install(trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "widthwise.serve.server", raising=False)
+    monkeypatch.delitem(sys.modules, "widthwise.app.serve.server", raising=False)
     assert "widthwise[serve]" in fails("serve", trained)
 
 
 def test_the_command_line_needs_no_fastapi_until_it_serves():
     code = (
-        "import sys, widthwise.cli; print([m for m in ('fastapi', 'uvicorn') if m in sys.modules])"
+        "import sys, widthwise.app.cli.main;"
+        "print([m for m in ('fastapi', 'uvicorn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_every_part_of_the_page_is_packaged():
-    names = {p.name for p in files("widthwise.serve").iterdir()}
+    names = {p.name for p in files("widthwise.app.serve").iterdir()}
     assert {"page.html", "page.css", "page.js", "chart.js", "tryit.js"} <= names
-    for path in Path(str(files("widthwise.serve"))).glob("*.py"):
+    for path in Path(str(files("widthwise.app.serve"))).glob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text())), path.name

@@ -13,14 +13,14 @@ import pytest
 import uvicorn
 
 from command_line import works
-from widthwise import steps
+from widthwise.app.report.picks import load_picks
+from widthwise.app.runs import steps
+from widthwise.app.runs.folder import Run
+from widthwise.app.serve.app import create_app
+from widthwise.app.tasks.resolve import resolve
+from widthwise.common.units import format_size
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.measure.size import format_size
-from widthwise.report.picks import load_picks
-from widthwise.runs import Run
-from widthwise.serve.app import create_app
 from widthwise.store.file import load
-from widthwise.tasks.resolve import resolve
 from widthwise.variant import Widths
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

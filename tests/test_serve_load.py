@@ -16,7 +16,7 @@ from fastapi import FastAPI, Response
 
 import serve_load
 from command_line import works
-from widthwise.serve import server as limits
+from widthwise.app.serve import server as limits
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import widthwise as ww
 from elastic_nets import close, made, random_widths, run
 from nets import NETS
 from widthwise.measure.cost import params
-from widthwise.measure.costs import Costs
+from widthwise.measure.shape_costs import Costs
 from widthwise.store import shapes as shapes_file
 from widthwise.store.file import prepare
 from widthwise.store.shapes import Shapes

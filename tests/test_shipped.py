@@ -5,10 +5,10 @@ import json
 import pytest
 
 from command_line import fails, works
-from widthwise import steps
+from widthwise.app.runs import steps
+from widthwise.app.runs.folder import Run, read_frontier
 from widthwise.errors import BudgetError
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.runs import Run, read_frontier
 from widthwise.variant import Widths
 
 

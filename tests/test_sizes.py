@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import widthwise as ww
-from widthwise.graph.guards import _only_at_one
-from widthwise.graph.listening import Looks
+from widthwise.graph.capture.guards import _only_at_one
+from widthwise.graph.capture.listening import Looks
 
 
 class Base(nn.Module):

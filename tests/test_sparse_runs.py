@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from command_line import fails, widthwise, works
-from widthwise import steps
-from widthwise.report.picks import load_picks
-from widthwise.runs import Run
+from widthwise.app.report.picks import load_picks
+from widthwise.app.runs import steps
+from widthwise.app.runs.folder import Run
 from widthwise.store.file import read
 
 SPARSE = ("--epochs", 6, "--batch-size", 64, "--sparsity", 0.8)

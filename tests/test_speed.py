@@ -5,12 +5,12 @@ import random
 
 import pytest
 
-from widthwise.measure import granularity as grains
-from widthwise.measure import timing
-from widthwise.measure.granularity import Granularity, coarsest_for, longer, offsets
-from widthwise.measure.speed import BOTH, Speed
-from widthwise.measure.speed_words import advice, interval, verdict_on
-from widthwise.measure.timing import Spread, in_turns, judged, spread
+from widthwise.benchmark import granularity as grains
+from widthwise.benchmark import timing
+from widthwise.benchmark.granularity import Granularity, coarsest_for, longer, offsets
+from widthwise.benchmark.speed import BOTH, Speed
+from widthwise.benchmark.timing import Spread, in_turns, judged, spread
+from widthwise.benchmark.words import advice, interval, verdict_on
 
 STILL = Spread(1.0, 0.99, 1.01)
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import widthwise as ww
-from widthwise.graph.agreement import KeptTableWarning
+from widthwise.graph.capture.agreement import KeptTableWarning
 
 
 class Base(nn.Module):

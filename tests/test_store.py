@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import widthwise as ww
 from elastic_nets import made, random_widths, run
+from widthwise.common.atomic import write_whole
 from widthwise.store import inputs, tensorfile
-from widthwise.store.atomic import write_whole
 from widthwise.store.file import load, prepare, read_manifest, save
 from widthwise.store.manifest import Manifest, Measured, from_text, to_text
 

@@ -14,13 +14,7 @@ from elastic_nets import close, made, random_widths, run, tensors
 from widthwise.graph.shared import shared_nodes
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.measure.recalibrate import has_statistics, recalibrate
-from widthwise.measure.sweep import (
-    AtWidths,
-    Evaluation,
-    NotMeasuredWarning,
-    ladder,
-    sweep,
-)
+from widthwise.measure.sweep import AtWidths, Evaluation, NotMeasuredWarning, ladder, sweep
 from widthwise.store.file import save
 
 # One for each way in which a shared part can end.

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 import widthwise as ww
-from widthwise.graph.capture import EvaluationOnlyWarning
+from widthwise.graph.capture.program import EvaluationOnlyWarning
 
 X = torch.randn(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from widthwise.app.tasks import BUILT_IN
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.app.tasks.resolve import resolve
+from widthwise.app.tasks.task import Task
+from widthwise.common.calling import outputs_for
 from widthwise.errors import DataError, TaskError
-from widthwise.measure.metric import outputs_for
-from widthwise.tasks import BUILT_IN
-from widthwise.tasks.arrays import Arrays
-from widthwise.tasks.resolve import resolve
-from widthwise.tasks.task import Task
 
 NAMES = sorted(BUILT_IN)
 
@@ -150,7 +150,7 @@ def test_tasks_can_be_sent_to_another_process(name: str) -> None:
 
 
 def test_t_net_starts_as_the_identity() -> None:
-    from widthwise.tasks.modelnet10 import TransformNet
+    from widthwise.app.tasks.modelnet10 import TransformNet
 
     net = TransformNet(3).eval()
     assert torch.equal(net(torch.randn(2, 3, 50)), torch.eye(3).expand(2, 3, 3))

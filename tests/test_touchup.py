@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from widthwise import Elastic, TrainingError
-from widthwise.tasks.arrays import Arrays
-from widthwise.tasks.mlp import MLP
+from widthwise.app.tasks.arrays import Arrays
+from widthwise.app.tasks.mlp import MLP
 from widthwise.train.fit import fit
 from widthwise.train.losses import Distill, SandwichLoss
 from widthwise.train.recipe import Recipe

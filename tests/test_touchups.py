@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import widthwise as ww
-from widthwise import touchups
-from widthwise.tasks.task import Recipe
-from widthwise.touchups import TouchUp, TouchUps, touch_up
+from widthwise.app.runs import touchups
+from widthwise.app.runs.touchups import TouchUp, TouchUps, touch_up
+from widthwise.app.tasks.task import Recipe
 
 RECIPE = Recipe(epochs=40, batch_size=16)
 SHARES = (0.9, 0.05, 0.5, 0.02)

@@ -13,18 +13,19 @@ from torch import nn
 
 import widthwise as ww
 from command_line import fails, widthwise, works
-from widthwise import cuts, importance, steps, touchups, trained, training
+from widthwise import pruning
+from widthwise.app.report.picks import load_picks
+from widthwise.app.runs import cuts, steps, touchups, trained, training
+from widthwise.app.runs.folder import ORDERED, Run, hold
+from widthwise.app.runs.sources import find, model_of
+from widthwise.app.runs.touchups import EPOCHS, TouchUp, TouchUps, fine_tuning, initialise
+from widthwise.app.tasks.resolve import resolve
+from widthwise.common.units import format_size
 from widthwise.errors import ScoreError, TrainingError
-from widthwise.importance import by_name
 from widthwise.measure.frontier import Frontier
-from widthwise.measure.size import format_size
-from widthwise.report.picks import load_picks
-from widthwise.runs import ORDERED, Run, hold
-from widthwise.sources import find, model_of
+from widthwise.pruning.scores import registry
 from widthwise.store import scorefile
 from widthwise.store.file import load, read_manifest
-from widthwise.tasks.resolve import resolve
-from widthwise.touchups import EPOCHS, TouchUp, TouchUps, fine_tuning, initialise
 from widthwise.train.recipe import Recipe
 
 TASKS = """
@@ -251,9 +252,9 @@ def test_the_first_features_are_better_than_the_last(made):
     widths = net.widths(0.15)
     values = []
     for _ in ("first", "last"):
-        small = importance.compensate(net.cut(widths), net, widths, batches)
+        small = pruning.compensate(net.cut(widths), net, widths, batches)
         values.append(steps.evaluation(task, data, "valid")(small))
-        importance.order(net, {name: torch.arange(64.0) for name in net.free})  # turns it round
+        pruning.order(net, {name: torch.arange(64.0) for name in net.free})  # turns it round
     assert values[0] > values[1] + 0.04
 
 
@@ -261,7 +262,7 @@ def test_a_sweep_by_scores_gives_each_axis_a_width_of_its_own(made):
     frontier = Frontier.load(Run(made).frontier)
     assert 10 <= len(frontier.points) <= 16
     opened = steps.open_run(Run(made))
-    ladder = importance.allocated_ladder(opened.net, scorefile.read(Run(made).scores), 16)
+    ladder = pruning.allocated_ladder(opened.net, scorefile.read(Run(made).scores), 16)
     assert {p.widths for p in frontier.points} == set(ladder)
     assert any(p.widths["fc1"] != p.widths["fc2"] for p in frontier.points)
     assert min(min(p.widths.values()) for p in frontier.points) < 8
@@ -389,7 +390,7 @@ def test_an_interrupted_order_leaves_nothing_and_is_begun_again(plain, tmp_path,
         raise KeyboardInterrupt
 
     words = ["order", "digits", "--from", plain, "--out", tmp_path / "run", "--score", "magnitude"]
-    monkeypatch.setattr(by_name, "magnitude", stopped)
+    monkeypatch.setattr(registry, "magnitude", stopped)
     result = widthwise(*words)
     assert result.exit_code == 130
     assert "Interrupted; the same command begins again" in result.stderr
@@ -412,7 +413,7 @@ def test_an_order_in_a_folder_in_use_or_of_other_things_is_refused(plain, ordere
     assert "holds no run" in fails(*words, tmp_path / "notes", "--overwrite")
 
 
-@pytest.mark.filterwarnings("default::widthwise.elastic.NothingToCutWarning")
+@pytest.mark.filterwarnings("default::widthwise.elastic.network.NothingToCutWarning")
 def test_a_network_with_nothing_to_cut_is_not_ordered(tmp_path):
     (tmp_path / "mine.py").write_text(TASKS)
     task = f"{tmp_path}/mine.py:bare"
@@ -656,7 +657,7 @@ def test_a_pruned_network_is_packed_compressed_or_dense(plain, tmp_path):
 
 def test_a_missing_package_is_said_before_the_work_is_done(plain, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    monkeypatch.setattr(importance, "prune", None)
+    monkeypatch.setattr(pruning, "prune", None)
     words = ["prune", "digits", "--from", plain, "--sparsity", 0.5, "--compress", "zstd"]
     said = fails(*words, "--out", tmp_path / "x.safetensors")
     assert "pip install 'widthwise[zstd]'" in said
@@ -702,6 +703,6 @@ def test_what_pruning_cannot_do_is_one_sentence(plain, tmp_path, monkeypatch):
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importance, "prune", stopped)
+    monkeypatch.setattr(pruning, "prune", stopped)
     assert widthwise(*words, 0.5, "--out", out).exit_code == 130
     assert list(tmp_path.iterdir()) == []

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import widthwise as ww
 from elastic_nets import made as elastic
-from widthwise.bits import Codebook, Uniform
 from widthwise.errors import QuantizationError, ScoreError, WidthError
+from widthwise.quantization import Codebook, Uniform
 
 X = torch.randn(32, 20, generator=torch.Generator().manual_seed(1))
 Y = torch.randint(4, (32,), generator=torch.Generator().manual_seed(2))
@@ -232,7 +232,7 @@ def test_graph_modules_and_other_networks_keep_their_names(name, tmp_path):
     variant = ww.Variant(
         net.widths(0.5),
         dict.fromkeys(tensors, 0.5),
-        dict.fromkeys(ww.bits.quantizable(net.model), Uniform(4)),
+        dict.fromkeys(ww.quantization.quantizable(net.model), Uniform(4)),
     )
     made = ww.apply(net, variant)
     path = made.save(tmp_path / "x.safetensors")

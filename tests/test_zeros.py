@@ -14,9 +14,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
 import widthwise as ww
-from widthwise import importance, zeros
-from widthwise.sparse import GradualPruner, Schedule
-from widthwise.zeros import ZerosLostWarning
+from widthwise import pruning
+from widthwise.elastic import zeros
+from widthwise.elastic.zeros import ZerosLostWarning
+from widthwise.pruning.gradual import GradualPruner, Schedule
 
 X = torch.randn(96, 12, generator=torch.Generator().manual_seed(0))
 DATA = TensorDataset(X, X[:, :3].argmax(1))
@@ -92,7 +93,7 @@ def test_after_a_pruner_and_after_masks_fit_keeps_zeros():
     fit(module)
     assert share(module) == reached > 0.75
     module = mlp()
-    importance.prune(module, lambda m: {n: p.abs() for n, p in m.named_parameters()}, 0.7)
+    pruning.prune(module, lambda m: {n: p.abs() for n, p in m.named_parameters()}, 0.7)
     reached = share(module)
     fit(module)
     assert share(module) == reached > 0.5
@@ -114,7 +115,7 @@ def test_gradients_that_a_loop_has_left_are_no_part_of_a_fit():
     assert share(module) > 0.79
 
 
-@pytest.mark.filterwarnings("ignore::widthwise.zeros.ZerosLostWarning")
+@pytest.mark.filterwarnings("ignore::widthwise.elastic.zeros.ZerosLostWarning")
 def test_a_second_pruner_begins_with_the_zeros_of_the_first():
     def seen(module, **more):
         pruner = GradualPruner(module, Schedule(0.9, begin=2, end=8, frequency=2), **more)

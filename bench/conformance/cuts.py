@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import widthwise as ww
 from widthwise.graph.cut import cut_state
-from widthwise.importance.order import order
+from widthwise.pruning.order import order
 
 
 def cuts(

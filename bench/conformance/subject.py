@@ -16,8 +16,8 @@ from bench.conformance.verdicts import Finding
 from torch import Tensor, nn
 
 import widthwise as ww
-from widthwise.graph.agreement import KeptTableWarning
-from widthwise.graph.capture import EvaluationOnlyWarning
+from widthwise.graph.capture.agreement import KeptTableWarning
+from widthwise.graph.capture.program import EvaluationOnlyWarning
 
 Made = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
 Around = Callable[[nn.Module], AbstractContextManager[Any]]

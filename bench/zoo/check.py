@@ -32,7 +32,7 @@ from bench.zoo.network import Made, Network
 from torch import Tensor, nn
 
 import widthwise as ww
-from widthwise.graph.capture import name_leaves
+from widthwise.graph.capture.program import name_leaves
 
 SEEDS = (0, 1, 2)
 DISPROVED = ("shuffling its features changes", "cut to a few features the network does not run")

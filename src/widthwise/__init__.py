@@ -1,8 +1,10 @@
 """widthwise: train once, cut to any width."""
 
-from widthwise import bits, importance
-from widthwise.choose.draws import PUBLISHED, Draw, Sandwich
-from widthwise.elastic import Elastic, GraphModuleWarning, NothingToCutWarning
+from widthwise import pruning, quantization
+from widthwise.benchmark.kernels import NothingFasterWarning, run_sparse
+from widthwise.elastic.network import Elastic, GraphModuleWarning, NothingToCutWarning
+from widthwise.elastic.recalibration import StatisticsWarning
+from widthwise.elastic.zeros import ZerosLostWarning
 from widthwise.errors import (
     BudgetError,
     CaptureError,
@@ -17,22 +19,21 @@ from widthwise.errors import (
     WidthError,
     WidthwiseError,
 )
+from widthwise.export.elastic_onnx import export_elastic
+from widthwise.export.int8_onnx import export_int8
+from widthwise.export.onnx import export_onnx, export_program
 from widthwise.graph.axes import Axis
 from widthwise.graph.constraints import Constraints
 from widthwise.graph.explain import Inspection
 from widthwise.measure.frontier import Frontier, Point
-from widthwise.measure.kernels import NothingFasterWarning, run_sparse
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.measure.recalibrate import recalibrate
 from widthwise.measure.sweep import Evaluation, ladder, sweep
-from widthwise.recalibration import StatisticsWarning
-from widthwise.sparse import GradualPruner, Schedule, prunable
-from widthwise.store.export import export_onnx, export_program
-from widthwise.store.export_elastic import export_elastic
-from widthwise.store.export_int8 import export_int8
+from widthwise.pruning.gradual import GradualPruner, Schedule, prunable
+from widthwise.sampling.draws import PUBLISHED, Draw, Sandwich
 from widthwise.store.file import load, save
-from widthwise.store.progressive import Progressive
-from widthwise.store.save_progressive import save_progressive
+from widthwise.store.progressive.reader import Progressive
+from widthwise.store.progressive.writer import save_progressive
 from widthwise.store.stream import cut_file
 from widthwise.train.carry import carry_average, carry_optimizer
 from widthwise.train.family import FamilyLoss
@@ -43,9 +44,8 @@ from widthwise.train.recipe import Recipe
 from widthwise.train.sam import SAM
 from widthwise.train.touchup import distill, refit_output
 from widthwise.variant import Variant, Widths
-from widthwise.vary import apply, search, variant_of
+from widthwise.variants import apply, search, variant_of
 from widthwise.version import VERSION
-from widthwise.zeros import ZerosLostWarning
 
 __version__ = VERSION
 
@@ -93,7 +93,6 @@ __all__ = [
     "WidthwiseError",
     "ZerosLostWarning",
     "apply",
-    "bits",
     "carry_average",
     "carry_optimizer",
     "cut_file",
@@ -103,10 +102,11 @@ __all__ = [
     "export_onnx",
     "export_program",
     "fit",
-    "importance",
     "ladder",
     "load",
     "prunable",
+    "pruning",
+    "quantization",
     "recalibrate",
     "refit_output",
     "run_sparse",

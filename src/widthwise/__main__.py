@@ -1,6 +1,6 @@
 """`python -m widthwise` is `widthwise`."""
 
-from widthwise.cli import main
+from widthwise.app.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -98,8 +98,8 @@ class Variant:
         for name, form in self.bits.items():
             if not isinstance(form, Uniform | Codebook):
                 raise ValueError(
-                    f"The bits of {name!r} are {form!r}; give bits.Uniform(...) or "
-                    "bits.Codebook(...)."
+                    f"The bits of {name!r} are {form!r}; give quantization.Uniform(...) or "
+                    "quantization.Codebook(...)."
                 )
         object.__setattr__(self, "widths", Widths(self.widths))
         object.__setattr__(self, "sparsity", _Frozen(self.sparsity))

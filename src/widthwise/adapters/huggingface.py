@@ -17,11 +17,11 @@ import safetensors.torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from widthwise.common.atomic import write_whole
+from widthwise.elastic.recalibration import caller
+from widthwise.elastic.zeros import ZerosLostWarning
 from widthwise.errors import FileError
-from widthwise.recalibration import caller
-from widthwise.sparse import GradualPruner
-from widthwise.store.atomic import write_whole
-from widthwise.zeros import ZerosLostWarning
+from widthwise.pruning.gradual import GradualPruner
 
 NAME: Final = "pruner.safetensors"
 

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from widthwise.sparse import GradualPruner
+from widthwise.pruning.gradual import GradualPruner
 
 
 class PruningCallback(Callback):

@@ -19,7 +19,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.nn.modules.batchnorm import _NormBase
 
 from widthwise.graph.axes import Axes
-from widthwise.graph.capture import Program
+from widthwise.graph.capture.program import Program
 from widthwise.graph.dims import fully_fixed, size
 from widthwise.graph.relate import Related, Relations
 from widthwise.graph.rewrite import cut_graph, keeper

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, fx
 
 from widthwise.graph.axes import Axes, find_axes
-from widthwise.graph.chance import without_chance
+from widthwise.graph.capture.own_functions import inline_bodies
+from widthwise.graph.derandomize import without_chance
 from widthwise.graph.dims import Factor, fix, fully_fixed
-from widthwise.graph.own_functions import inline_bodies
 from widthwise.graph.relate import Related, Relations
 from widthwise.graph.rewrite import cut_graph
 from widthwise.graph.single import in_single

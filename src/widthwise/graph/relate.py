@@ -15,9 +15,9 @@ import torch
 from torch import fx
 
 from widthwise.graph import rules
-from widthwise.graph.capture import Program
+from widthwise.graph.capture.own_functions import Whole
+from widthwise.graph.capture.program import Program
 from widthwise.graph.dims import Dims, Term, fix, fresh, fully_fixed
-from widthwise.graph.own_functions import Whole
 from widthwise.graph.rules.op import Op, module_path
 
 

@@ -14,9 +14,9 @@ import torch.utils._pytree as pytree
 from torch import fx, nn
 
 from widthwise.graph.axes import Axes
-from widthwise.graph.capture import Program
-from widthwise.graph.captured import Captured
-from widthwise.graph.form import Form
+from widthwise.graph.capture.captured import Captured
+from widthwise.graph.capture.form import Form
+from widthwise.graph.capture.program import Program
 from widthwise.graph.rewrite import elastic_graph
 from widthwise.graph.sharded import gathered
 from widthwise.graph.shared import split_graph

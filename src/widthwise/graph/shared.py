@@ -16,9 +16,9 @@ import torch
 from torch import fx
 
 from widthwise.graph.axes import Axes
+from widthwise.graph.capture.own_functions import Whole
 from widthwise.graph.dims import fully_fixed
 from widthwise.graph.memory import arguments, memory, written
-from widthwise.graph.own_functions import Whole
 from widthwise.graph.partial_sums import use_partial_sums
 from widthwise.graph.relate import Related, is_shareable
 from widthwise.graph.rewrite import elastic_graph

@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from widthwise.graph.capture import Program
+from widthwise.graph.capture.program import Program
 from widthwise.graph.rules.op import module_path
 
 aten = torch.ops.aten

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
+from widthwise.common.modes import evaluating
 from widthwise.errors import FileError
-from widthwise.measure.modes import evaluating
 
 Inputs = tuple[Any, ...]
 

@@ -28,16 +28,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from widthwise.errors import DataError, WidthwiseError
 from widthwise.measure.collate import collated
-from widthwise.measure.pairs import (
-    ANYTHING,
-    Pair,
-    Takes,
-    pair,
-    placed,
-    rank_of,
-    size_of,
-    takes,
-)
+from widthwise.measure.pairs import ANYTHING, Pair, Takes, pair, placed, rank_of, size_of, takes
 
 SIZE: Final = 256  # items in a batch of data that is not in batches
 _ARRAYS: Final = (Tensor, np.ndarray)

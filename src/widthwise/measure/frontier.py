@@ -20,10 +20,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from widthwise.common.atomic import write_whole
+from widthwise.common.jsonfile import contents, sealed, unsealed
+from widthwise.common.units import format_size, parse_size
 from widthwise.errors import BudgetError, FileError, WidthError
-from widthwise.measure.size import format_size, parse_size
-from widthwise.store.atomic import write_whole
-from widthwise.store.jsonfile import contents, sealed, unsealed
 from widthwise.variant import Widths
 
 FORMAT = "widthwise frontier"

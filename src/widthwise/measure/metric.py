@@ -183,12 +183,3 @@ def _class_dim(outputs: Tensor, target: Tensor) -> int:
 
 
 ACCURACY = Metric("accuracy", correct, additive=True)
-
-
-def outputs_for(module: Callable[..., Any], inputs: Any) -> Any:
-    """Call `module` with one batch's inputs: a tensor, a tuple of arguments, or a dict."""
-    if isinstance(inputs, dict):
-        return module(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return module(*inputs)
-    return module(inputs)

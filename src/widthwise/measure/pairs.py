@@ -28,7 +28,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from widthwise.elastic import Elastic
+from widthwise.elastic.network import Elastic
 from widthwise.errors import DataError
 
 LABELS: Final = ("labels", "label", "target", "targets", "y")

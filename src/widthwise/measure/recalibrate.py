@@ -1,6 +1,6 @@
 """Batch-norm statistics of a cut network, re-estimated on data that are given.
 
-`Elastic.cut` does so by itself where the network remembers data (`widthwise.recalibration`). This
+`Elastic.cut` does so by itself where the network remembers data (`elastic/recalibration.py`). This
 is for networks that were cut without, or whose data are others now.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from widthwise.elastic.recalibration import estimate, has_statistics
 from widthwise.measure.data import pairs
 from widthwise.measure.pairs import size_of
-from widthwise.recalibration import estimate, has_statistics
 
 
 def recalibrate(module: nn.Module, batches: Iterable[tuple[Any, Any]]) -> nn.Module:

@@ -25,27 +25,28 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from widthwise.choose.levels import along
-from widthwise.elastic import Elastic
-from widthwise.errors import DataError, TrainingError, WidthError
-from widthwise.graph.axes import Grid
-from widthwise.graph.sharded import whole
-from widthwise.measure.cost import batch_size, latency_ms, one_example, runtime
-from widthwise.measure.costs import Costs
-from widthwise.measure.data import pairs
-from widthwise.measure.frontier import Frontier, Point
-from widthwise.measure.metric import Metric, as_metric, outputs_for
-from widthwise.measure.modes import evaluating
-from widthwise.measure.running import measured
-from widthwise.recalibration import (
+from widthwise.common.calling import outputs_for
+from widthwise.common.modes import evaluating
+from widthwise.elastic.network import Elastic
+from widthwise.elastic.recalibration import (
     Recalibrate,
     StatisticsWarning,
     has_statistics,
     noted,
     remembered,
 )
+from widthwise.errors import DataError, TrainingError, WidthError
+from widthwise.graph.axes import Grid
+from widthwise.graph.sharded import whole
+from widthwise.measure.cost import batch_size, latency_ms, one_example, runtime
+from widthwise.measure.data import pairs
+from widthwise.measure.frontier import Frontier, Point
+from widthwise.measure.metric import Metric, as_metric
+from widthwise.measure.running import measured
+from widthwise.measure.shape_costs import Costs
+from widthwise.sampling.levels import along
 from widthwise.store.file import Stored
-from widthwise.store.packedfile import Pack
+from widthwise.store.packed.tensors import Pack
 from widthwise.store.shapes import Shapes
 from widthwise.variant import AnyWidths, Widths
 
@@ -315,7 +316,7 @@ def sweep(
         does it and takes it; every width is then cut and evaluated by itself. A network that
         remembers no data sees those of the `Evaluation`; a cut later gets the same statistics.
     touch_up: changes each cut before it is measured, after its statistics were estimated, such as
-        `importance.compensate`; every width is then evaluated by itself, too.
+        `pruning.compensate`; every width is then evaluated by itself, too.
     pack: how files are written whose bytes are told, as `save` takes it.
     progress: say on stderr what is being measured. seed: of the training, noted in the frontier.
 

@@ -1,0 +1,1 @@
+"""Files of networks: plain, packed, progressive. Nothing in them is ever executed."""

@@ -17,8 +17,8 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from widthwise.formats import Codebook, Format, Uniform
-from widthwise.store.coding import Coded
-from widthwise.store.packing import FORMS, PARTS, Packed
+from widthwise.store.packed.coding import Coded
+from widthwise.store.packed.forms import FORMS, PARTS, Packed
 from widthwise.store.tensorfile import DTYPES
 
 _MOST_DIMS = 64  # as in torch

@@ -4,7 +4,8 @@
     small = load("half.safetensors", build=make_model)     # make_model() -> the full-size module
 
     save(net, "sparse.safetensors", pack="zeros")          # without the zeros, where there are many
-    save(net, "few.safetensors", bits=bits.quantize(net, bits.Uniform(4)))   # in four bits each
+    record = quantization.quantize(net, quantization.Uniform(4))
+    save(net, "few.safetensors", bits=record)              # in four bits each
 
 The file holds only the cut tensors. Loading builds the user's model as it always is, sets the
 sizes that the cut changed and puts the tensors in; where the class cannot express the cut, its
@@ -22,21 +23,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from widthwise.bits.quantized import Quantized
-from widthwise.elastic import Elastic
+from widthwise.common.units import parse_size
+from widthwise.elastic.network import Elastic
+from widthwise.elastic.recalibration import Recalibrate
 from widthwise.errors import BudgetError, FileError
-from widthwise.graph.own_class import Patch, held_sizes
-from widthwise.measure.size import parse_size
-from widthwise.recalibration import Recalibrate
-from widthwise.store import compact, inputs, tensorfile
-from widthwise.store.codedfile import code_tensors, decode_tensors
+from widthwise.graph.rebuild.module import Patch, held_sizes
+from widthwise.quantization.quantized import Quantized
+from widthwise.store import inputs, tensorfile
 from widthwise.store.install import attributes, expected, installed, tensors_of
 from widthwise.store.manifest import Manifest, Measured, from_text, to_text
-from widthwise.store.packedfile import Pack, as_they_are, pack_tensors, unpack_tensors
-from widthwise.store.packing import Parts
-from widthwise.store.progressive import Progressive, is_progressive, load_progressive
-from widthwise.store.progressivefile import FIRST, progressive
-from widthwise.store.ranges import Begun, on_the_web, opened, whole
+from widthwise.store.packed import container
+from widthwise.store.packed.coded import code_tensors, decode_tensors
+from widthwise.store.packed.forms import Parts
+from widthwise.store.packed.tensors import Pack, as_they_are, pack_tensors, unpack_tensors
+from widthwise.store.progressive.layout import FIRST, progressive
+from widthwise.store.progressive.ranges import Begun, on_the_web, opened, whole
+from widthwise.store.progressive.reader import Progressive, is_progressive, load_progressive
 from widthwise.variant import AnyWidths, Widths
 
 # The sizes of torch's layers that a cut can change; of the user's classes every integer counts.
@@ -66,7 +68,7 @@ class Stored:
     def bytes(self) -> int:
         """Bytes of the file that `save` writes."""
         if self.manifest.version > 1:
-            return compact.size(self.manifest)
+            return container.size(self.manifest)
         return tensorfile.size(self.tensors, to_text(self.manifest))
 
     @property
@@ -101,7 +103,7 @@ class Stored:
         """Write it to one file, whole or not at all; returns the path. Raises FileError."""
         manifest = replace(self.manifest, measured=metric, task=task)
         if manifest.version > 1:
-            return compact.write(path, manifest, self.parts)
+            return container.write(path, manifest, self.parts)
         return tensorfile.write(path, self.tensors, to_text(manifest))
 
 
@@ -128,11 +130,10 @@ def save(
     module: the network's cut at these widths, whose tensors are stored in the place of the
         network's, for example fine-tuned or with statistics estimated anew.
     metric: what was measured of it, noted in the file; it does not change the file's size.
-    pack: "zeros" stores tensors without their zeros, each in its smallest form (store/packing.py);
-        "zstd" compresses that too, and needs the package zstandard. The network that is loaded has
-        the same bits.
-    bits: what `bits.quantize` returned for the network that is stored, whose tensors then take as
-        many bits as their codes, and no bytes for zeros where that is smaller (store/coding.py).
+    pack: "zeros" stores tensors without their zeros, each in its smallest form; "zstd" compresses
+        that too, and needs the package zstandard. The network that is loaded has the same bits.
+    bits: what `quantization.quantize` returned for the network that is stored, whose tensors then
+        take as many bits as their codes, and no bytes for zeros where that is smaller.
     recalibrate: running statistics of what is cut here are re-estimated, as `Elastic.cut` does it
         and takes it.
     task: the task that made it, such as "digits" or "mine.py:task", noted in the file too.
@@ -233,9 +234,9 @@ def _tensors(
     module: nn.Module | None = None,
 ) -> tuple[dict[str, Tensor], Manifest]:
     """module: the user's, at full size; nothing larger is then unpacked of a small file."""
-    if not compact.packed(text):
+    if not container.packed(text):
         return stored, from_text(text, str(path))
-    manifest, parts = compact.read(stored, text, path)
+    manifest, parts = container.read(stored, text, path)
     if module is not None:
         shapes = {name: form.shape for name, form in manifest.packed.items()}
         shapes |= {name: form.shape for name, form in manifest.coded.items()}
@@ -250,9 +251,9 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     if is_progressive(path):
         return read(path)[1]
     stored, text = tensorfile.read(path)
-    if not compact.packed(text):
+    if not container.packed(text):
         return from_text(text, str(path))
-    return compact.read(stored, text, path)[0]
+    return container.read(stored, text, path)[0]
 
 
 def prepare(

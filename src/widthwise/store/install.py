@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
-from widthwise.elastic import Elastic, NothingToCutWarning
+from widthwise.elastic.network import Elastic, NothingToCutWarning
+from widthwise.elastic.zeros import mean
 from widthwise.errors import FileError, WidthwiseError
-from widthwise.graph.own_class import apply_patches, held_sizes
+from widthwise.graph.rebuild.module import apply_patches, held_sizes
 from widthwise.store import inputs
 from widthwise.store.manifest import Manifest
-from widthwise.zeros import mean
 
 _CONSTANTS = 1_000_000  # numbers that a captured graph may hold beside the tensors of its module
 

@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 
 import torch
 
+from widthwise.common.jsonfile import parsed
 from widthwise.errors import FileError, WidthError
 from widthwise.graph.constraints import Constraints
-from widthwise.graph.own_class import Patch
-from widthwise.store.coding import Coded
+from widthwise.graph.rebuild.module import Patch
 from widthwise.store.describing import coded_as, description, packed_as
-from widthwise.store.jsonfile import parsed
-from widthwise.store.packing import Packed
+from widthwise.store.packed.coding import Coded
+from widthwise.store.packed.forms import Packed
 from widthwise.variant import Widths
 from widthwise.version import VERSION
 

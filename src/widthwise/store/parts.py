@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from widthwise.store import compact, tensorfile
+from widthwise.store import tensorfile
+from widthwise.store.packed import container
 
 _CODED: Final = {"codes": "codes", "scales": "scales", "zero_points": "scales", "values": "values"}
 _PLACES: Final = "places of weights"  # which are not zero
@@ -22,8 +23,8 @@ def parts_of(path: str | os.PathLike[str]) -> dict[str, int]:
     """
     tensors, text = tensorfile.read(path)
     found: Counter[str] = Counter()
-    if compact.packed(text):
-        manifest, parts = compact.read(tensors, text, path)
+    if container.packed(text):
+        manifest, parts = container.read(tensors, text, path)
         for name, some in parts.items():
             for part, tensor in some.items():
                 found[_what(part, coded=name in manifest.coded)] += tensor.nbytes

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from widthwise import zeros
-from widthwise.elastic import Elastic
+from widthwise.elastic import zeros
+from widthwise.elastic.network import Elastic
 from widthwise.graph.cut import cut_state
 from widthwise.graph.dims import Term, resolve, size
-from widthwise.graph.own_class import Patch, apply_patches, held_sizes
+from widthwise.graph.rebuild.module import Patch, apply_patches, held_sizes
 from widthwise.graph.rewrite import keeper
 from widthwise.graph.sharded import whole
 from widthwise.graph.slicing import count

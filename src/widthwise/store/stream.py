@@ -23,13 +23,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from widthwise.elastic import Elastic
+from widthwise.common.jsonfile import contents, parsed
+from widthwise.elastic.network import Elastic
+from widthwise.elastic.recalibration import caller, no_data
 from widthwise.errors import FileError
 from widthwise.graph.slicing import KeptDim, part, simple
-from widthwise.recalibration import caller, no_data
 from widthwise.store import tensorfile
 from widthwise.store.file import prepare
-from widthwise.store.jsonfile import contents, parsed
 from widthwise.store.manifest import to_text
 
 INDEX = "model.safetensors.index.json"

@@ -21,9 +21,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from widthwise.common.atomic import write_whole
+from widthwise.common.jsonfile import contents, parsed, too_many
 from widthwise.errors import FileError
-from widthwise.store.atomic import write_whole
-from widthwise.store.jsonfile import contents, parsed, too_many
 
 MAX_HEADER = 16 * 1024**2  # bytes; a thousand layers need less than one MiB
 _START = b'{"__metadata__":{"sha256":"'

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from widthwise.choose.draws import hashed
 from widthwise.errors import DataError
 from widthwise.measure.data import SIZE, Batched, Items, Stream, adapt, length
 from widthwise.measure.pairs import Pair, placed
+from widthwise.sampling.draws import hashed
 
 
 @dataclass(frozen=True)

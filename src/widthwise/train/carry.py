@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from widthwise.elastic import Elastic
+from widthwise.elastic.network import Elastic
 from widthwise.errors import TrainingError, WidthError
 from widthwise.graph.slicing import KeptDim, part
 from widthwise.train.ema import Average

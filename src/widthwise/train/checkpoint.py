@@ -24,9 +24,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from widthwise.common.atomic import write_whole
+from widthwise.common.jsonfile import parsed
 from widthwise.errors import FileError, RunError
-from widthwise.store.atomic import write_whole
-from widthwise.store.jsonfile import parsed
 from widthwise.train.history import Epoch
 from widthwise.train.identity import differences
 from widthwise.version import VERSION

@@ -20,14 +20,14 @@ from typing import Any
 
 from torch import nn
 
-from widthwise.bits import StraightThrough
-from widthwise.choose.draws import Draw
-from widthwise.elastic import Elastic
+from widthwise.common.lock import held
+from widthwise.elastic.network import Elastic
 from widthwise.measure.data import adapt
 from widthwise.measure.metric import Metric, as_metric
 from widthwise.measure.pairs import takes
-from widthwise.sparse import GradualPruner
-from widthwise.store.lock import held
+from widthwise.pruning.gradual import GradualPruner
+from widthwise.quantization import StraightThrough
+from widthwise.sampling.draws import Draw
 from widthwise.train.batches import own_randomness
 from widthwise.train.family import FamilyLoss
 from widthwise.train.history import History
@@ -77,7 +77,7 @@ def fit(
     pruner: prunes the network while it is trained, a step for each of the optimizer's; its schedule
         counts from the beginning of the run, and the run goes on only with the same.
     Zeros that are meant (of a pruner before, of masks, of a file stored without them) stay zero
-        with and without one; `widthwise.zeros.free(module)` gives them up.
+        with and without one; `widthwise.elastic.zeros.free(module)` gives them up.
     quantizer: trains with quantized weights, which the network has at the end; likewise. Averages
         of them would be none, so that it goes without `Recipe(ema=)`.
     folder: where the run is kept, after every epoch and (unless there are several processes) every

@@ -22,7 +22,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from widthwise.elastic import Elastic
+from widthwise.elastic.network import Elastic
 from widthwise.measure.data import Items, Stream
 from widthwise.train.batches import own_randomness, reseed, reseed_others
 

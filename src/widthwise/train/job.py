@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from widthwise.bits import StraightThrough
-from widthwise.elastic import Elastic
+from widthwise.common.calling import outputs_for
+from widthwise.elastic.network import Elastic
+from widthwise.elastic.zeros import meant
 from widthwise.measure.data import Items, Stream
-from widthwise.measure.metric import Metric, outputs_for
-from widthwise.sparse import GradualPruner
+from widthwise.measure.metric import Metric
+from widthwise.pruning.gradual import GradualPruner
+from widthwise.quantization import StraightThrough
 from widthwise.train.family import FamilyLoss
 from widthwise.train.identity import configured, described, sampled
 from widthwise.train.layer import StructuralDropout
@@ -22,7 +24,6 @@ from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDra
 from widthwise.train.recipe import Recipe
 from widthwise.train.state import state_of
 from widthwise.train.teaching import one_number
-from widthwise.zeros import meant
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from widthwise.choose.draws import Draw, drawn_width, uniforms
 from widthwise.errors import WidthError
-from widthwise.graph.agreement import elastic_draws
+from widthwise.graph.capture.agreement import elastic_draws
+from widthwise.sampling.draws import Draw, drawn_width, uniforms
 
 
 class StructuralDropout(nn.Module):

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from widthwise.choose.draws import Sandwich, climb, one_per_octave, sandwich, share_kept
-from widthwise.elastic import Elastic
-from widthwise.measure.metric import outputs_for
+from widthwise.common.calling import outputs_for
+from widthwise.elastic.network import Elastic
+from widthwise.sampling.draws import Sandwich, climb, one_per_octave, sandwich, share_kept
 from widthwise.train.soft import soft_target
 from widthwise.train.teaching import (
     HALF,
@@ -135,7 +135,7 @@ class SandwichLoss(Objective):
         criterion and of the temperature, not of the hard share.
     rungs: widths to draw the narrow passes from, narrow ones first, in the place of `net.draw`; for
         a network whose axes should not all keep the same share, such as one ordered by scores
-        (`importance.allocated_ladder`). Then `passes` is 4 by default, and `net.rungs` are these.
+        (`pruning.allocated_ladder`). Then `passes` is 4 by default, and `net.rungs` are these.
 
     Running statistics (batch norm) are those of the full width: each step's narrow passes leave
     them alone, so estimate them anew for a cut network.

@@ -10,10 +10,10 @@ import warnings
 from dataclasses import asdict, replace
 from typing import Any
 
+from widthwise.elastic.recalibration import caller
 from widthwise.errors import ScoreError
 from widthwise.measure.pairs import placed
 from widthwise.measure.sweep import ladder
-from widthwise.recalibration import caller
 from widthwise.train import checkpoint
 from widthwise.train.batches import drawn
 from widthwise.train.clock import Clock

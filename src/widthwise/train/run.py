@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from widthwise import zeros
-from widthwise.choose.draws import hashed
+from widthwise.elastic import zeros
+from widthwise.elastic.recalibration import caller, remember
 from widthwise.errors import TrainingError
 from widthwise.graph.sharded import make_whole
-from widthwise.importance.masks import held_at_zero
 from widthwise.measure.pairs import needing
-from widthwise.recalibration import caller, remember
+from widthwise.pruning.masks import held_at_zero
+from widthwise.sampling.draws import hashed
 from widthwise.train import checkpoint
 from widthwise.train.batches import pieces, placed, planned, reseed, stream
 from widthwise.train.checkpoint import Checkpoint

@@ -21,13 +21,13 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from widthwise.bits import StraightThrough
-from widthwise.elastic import Elastic
+from widthwise.common.calling import outputs_for
+from widthwise.elastic.network import Elastic
+from widthwise.elastic.recalibration import remember, remembered
 from widthwise.errors import DataError, TrainingError
 from widthwise.measure.data import Items, Stream, adapt
-from widthwise.measure.metric import outputs_for
 from widthwise.measure.pairs import takes
-from widthwise.recalibration import remember, remembered
+from widthwise.quantization import StraightThrough
 from widthwise.train.batches import evaluating, in_order, own_randomness, placed
 from widthwise.train.fit import fit
 from widthwise.train.history import History

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from widthwise.common.calling import outputs_for
 from widthwise.errors import TrainingError
 from widthwise.graph.sharded import whole
-from widthwise.measure.metric import outputs_for
 from widthwise.measure.running import measured
 from widthwise.train.batches import in_order, placed
 from widthwise.train.job import Job

@@ -1,0 +1,1 @@
+"""The application, one user of the library: command line, runs, tasks, comparison, pages."""

@@ -1,0 +1,288 @@
+"""`widthwise cut RUN`: one smaller network as a file, checked by reading it back."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from widthwise.app.cli.common import (
+    AnyClass,
+    Budget,
+    Int8,
+    MaxLatency,
+    MaxMacs,
+    MaxParams,
+    MinMetric,
+    RunFolder,
+    SeveralMaxBytes,
+    Shipped,
+    all_or_nothing,
+    console,
+    facts,
+    notes,
+    one_line,
+    shipped_words,
+    size_of,
+    told,
+)
+from widthwise.app.cli.several import files
+from widthwise.app.report import text
+from widthwise.app.report.picks import Pick
+from widthwise.app.runs import cuts, cuts_in_bits, steps
+from widthwise.app.runs.folder import hold, read_frontier, single
+from widthwise.app.runs.touchups import (
+    EPOCHS,
+    LARGE,
+    SMALL,
+    TAUGHT,
+    TAUGHT_SMALL,
+    TouchUp,
+    TouchUps,
+)
+from widthwise.app.tasks.noted import task_of
+from widthwise.common.units import format_size
+from widthwise.elastic.network import Elastic
+from widthwise.errors import TaskError
+from widthwise.measure.frontier import Frontier, Point
+from widthwise.store.file import prepare, read_manifest
+from widthwise.variant import Widths
+
+EXAMPLES = (
+    "widthwise cut runs/digits --max-bytes 10kB --out small.safetensors",
+    "widthwise cut runs/digits --max-bytes 5kB --max-bytes 10kB --out small",
+    "widthwise cut runs/digits --max-bytes 20kB --format onnx --out small.safetensors",
+    "widthwise cut runs/digits --max-bytes 2kB --bits 4 --bits 3 --out coded.safetensors",
+    "widthwise cut runs/digits --fraction 0.25 --out quarter.safetensors --touch-up distill",
+    "widthwise cut runs/digits --width fc1=16 --width fc2=8 --out own.safetensors",
+    "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors",
+    "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors --touch-up compensate "
+    "--touch-up fine-tune --epochs 3",
+)
+
+
+@told
+def cut(
+    run: RunFolder,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="The safetensors file to write; with several --max-bytes, a folder of them.",
+        ),
+    ],
+    max_bytes: SeveralMaxBytes = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    max_latency_ms: MaxLatency = None,
+    min_metric: MinMetric = None,
+    form: Shipped = "safetensors",
+    int8: Int8 = False,
+    any_class: AnyClass = False,
+    bits: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            max=8,
+            help="Bits of every weight in the file, rather than 32: --max-bytes then takes the "
+            "widest network along the levels that fits, and the full network teaches it while its "
+            "weights are quantized. With --max-bytes it may be repeated, for the best of several.",
+        ),
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option(metavar="X", help="Keep this share of every axis, such as 0.5.")
+    ] = None,
+    width: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS=N", help="Keep N features of an axis; may be repeated."),
+    ] = None,
+    touch_up: Annotated[
+        list[TouchUp] | None,
+        typer.Option(
+            help="May be repeated, in the order wanted; by default what the sweep did to every "
+            "width (before any sweep, compensate for runs of order) and, for runs trained along "
+            f"levels and networks below {LARGE:.0%} of the MACs, distill. distill is kept "
+            "where the validation data say so. none: the plain cut. refit: fit the output layer "
+            "anew. distill: train on what the full network gives. compensate: fit every layer to "
+            "the full network's, without labels. fine-tune: train on with the task's loss. merge: "
+            "add the features that go to those that stay. scratch: the same shape newly "
+            "initialised and trained with the task's recipe, for comparison."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help=f"Of distill (by default {TAUGHT:.0%} of the recipe's, and {TAUGHT_SMALL:.0%} for "
+            f"networks below {SMALL:.0%} of the MACs), fine-tune ({EPOCHS}) or scratch (all "
+            "of the recipe's).",
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Of distill (by default the recipe's for the full network, and more for small "
+            "ones), fine-tune (a tenth of it) or scratch (the recipe's).",
+        ),
+    ] = None,
+    recalibrate: Annotated[
+        bool, typer.Option(help="Estimate batch-norm statistics anew for the cut network.")
+    ] = True,
+) -> None:
+    """Cut a run's network to a budget, a fraction or given widths, and store it.
+
+    For runs trained along levels, a budget of bytes is filled: what is cut may lie between two
+    measured widths. The file is read back and measured on the test split before it is put in its
+    place.
+    """
+    sizes: list[str | None] = [*max_bytes] if max_bytes else [None]
+    budgets = [Budget(b, max_params, max_macs, max_latency_ms, min_metric) for b in sizes]
+    if budgets[0].given + (fraction is not None) + bool(width) != 1:
+        raise typer.BadParameter(
+            "say how much to keep in one way: by limits such as --max-bytes 10kB, by --fraction, "
+            "or by --width AXIS=N."
+        )
+    if (form != "safetensors" or int8) and not max_bytes:
+        raise typer.BadParameter("--format says which file --max-bytes counts; give --max-bytes.")
+    named = Widths(dict(map(_parsed, width or [])))
+    touch_ups = _touch_ups(touch_up, epochs, lr)
+    if bits and (touch_ups is not None or form != "safetensors" or not recalibrate):
+        raise typer.BadParameter(
+            "--bits has a training of its own and writes safetensors files; leave out --touch-up, "
+            "--epochs, --lr, --format and --no-recalibrate."
+        )
+    if bits and min_metric is not None:
+        raise typer.BadParameter("--min-metric is of networks in floats; leave it out with --bits.")
+    if bits and len(bits) > 1 and not max_bytes:
+        raise typer.BadParameter("several --bits are for --max-bytes; name one.")
+    if bits and max_bytes and budgets[0] != Budget(budgets[0].max_bytes):
+        raise typer.BadParameter("--bits takes --max-bytes alone, or limits without --max-bytes.")
+    source = single(run)
+    outs = files(out, max_bytes or (), ".safetensors")
+    with all_or_nothing(), hold(source.folder):
+        # Read before anything is written: a damaged file must not stop the work half-way.
+        coded = bool(bits and max_bytes)  # found by its file, not in the frontier
+        swept = (budgets[0].given and not coded) or source.frontier.exists()
+        frontier = read_frontier(source.folder) if swept else None
+        opened = steps.open_run(source)
+        points: list[Point] = []
+        counted = None
+        asked: list[Widths] = []
+        if budgets[0].given and not coded and frontier is not None:
+            counted = size_of(opened, form, int8)
+            points = [b.pick(frontier, counted, any_class=any_class) for b in budgets]
+            asked = [point.widths for point in points]
+            if counted is None:
+                both = zip(budgets, points, strict=True)
+                asked = [_filled(opened, frontier, b, point) for b, point in both]
+        elif not coded:
+            asked = [named if fraction is None else _fraction(opened.net, fraction, any_class)]
+        shown = notes.is_terminal
+        if not bits:
+            picks = cuts.cut(
+                opened, asked, outs, touch_ups=touch_ups, recalibrate=recalibrate, progress=shown
+            )
+        elif max_bytes:
+            picks = cuts_in_bits.cut_to_bytes(opened, bits, max_bytes, outs, progress=shown)
+        else:
+            picks = cuts_in_bits.cut_at(opened, bits[0], asked, outs, progress=shown)
+        if frontier is not None:
+            _republish(opened, frontier)
+    for i, pick in enumerate(picks):
+        _say(outs[i], pick, opened.record.metric)
+        if counted is not None:
+            said = f"As {shipped_words(form, int8)}: {format_size(counted(points[i]))}"
+            console.print(said, markup=False, soft_wrap=True)
+        if not bits:
+            _say_when_nothing(opened.net, pick.widths)
+    here = _task(opened, outs[0])
+    target = shlex.quote(str(outs[0].with_suffix(".pt2" if form == "torch" else ".onnx")))
+    kind = ("torch" if form == "torch" else "onnx") + (" --int8" if int8 else "")
+    console.print(
+        f"Next: widthwise export {shlex.quote(str(outs[0]))}{here} --format {kind} --out {target}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _filled(opened: steps.Opened, frontier: Frontier, budget: Budget, point: Point) -> Widths:
+    """What to cut: wider than the measured network, where only bytes are limited and leave room."""
+    if budget.max_bytes is None or budget != Budget(budget.max_bytes):
+        return point.widths
+    return cuts.filled(opened, frontier, point, budget.max_bytes)
+
+
+def _say(out: Path, pick: Pick, metric: str) -> None:
+    touched = f"; touch-up {pick.touch_up}" if pick.touch_up else ""
+    console.print(
+        f"Wrote {out}: {format_size(pick.bytes)}, {text.widths(pick.widths)}{touched}\n"
+        f"{metric} of the file read back: valid {text.value(metric, pick.valid)}, "
+        f"test {text.value(metric, pick.test)}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _touch_ups(
+    names: list[TouchUp] | None, epochs: int | None, lr: float | None
+) -> TouchUps | None:
+    """The touch-ups asked for; None where nothing was said of them."""
+    if not names and (epochs, lr) == (None, None):
+        return None
+    try:
+        return TouchUps(tuple(names or ()), epochs, lr)
+    except ValueError as error:
+        raise typer.BadParameter(one_line(error)) from error
+
+
+def _fraction(net: Elastic, fraction: float, any_class: bool) -> Widths:
+    """The widths of a fraction, or near ones at which the network is of its class."""
+    wanted = net.complete(net.widths(fraction))
+    if any_class:
+        return wanted
+    near = net.expressible(wanted)
+    if dict(near) in (dict(wanted), dict(net.full())):
+        return wanted
+    sizes = [format_size(prepare(net, widths).bytes) for widths in (near, wanted)]
+    typer.echo(
+        f"Note: these widths keep the model's class, in {sizes[0]}; a graph module of this "
+        f"fraction has {sizes[1]} (--any-class).",
+        err=True,
+    )
+    return near
+
+
+def _parsed(said: str) -> tuple[str, int]:
+    """'fc1=64' as ("fc1", 64)."""
+    axis, equals, number = said.rpartition("=")
+    try:
+        if axis and equals:
+            return axis, int(number)
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"{said!r} is not a width; write AXIS=N, such as fc1=64.")
+
+
+def _republish(opened: steps.Opened, frontier: Frontier) -> None:
+    """Mark the pick in the picture and the page."""
+    title = f"{opened.task.name}: {frontier.metric} at every size"
+    steps.publish(opened.run.folder, frontier, title=title, facts=facts([opened.run], frontier))
+
+
+def _say_when_nothing(net: Elastic, asked: Mapping[str, int]) -> None:
+    if net.complete(asked) == dict(net.full()):
+        typer.echo("Note: nothing was cut, for these are the full widths.", err=True)
+
+
+def _task(opened: steps.Opened, out: Path) -> str:
+    """The option that a file needs because its task is not found by what it notes."""
+    task = opened.record.settings.task
+    try:
+        near = task_of(read_manifest(out).task, out) == task
+    except TaskError:
+        near = out.resolve().parent == opened.run.folder.resolve()
+    return "" if near else f" --task {shlex.quote(task)}"

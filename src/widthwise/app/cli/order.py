@@ -1,0 +1,105 @@
+"""`widthwise order TASK`: a trained network with its best features first, as a run folder."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from widthwise.app.cli.common import (
+    From,
+    Keep,
+    MultipleOf,
+    Samples,
+    Seed,
+    TaskName,
+    absolute,
+    all_or_nothing,
+    console,
+    constrained,
+    notes,
+    recorded,
+    told,
+)
+from widthwise.app.report import text
+from widthwise.app.runs import trained
+from widthwise.app.runs.folder import ORDERED, Settings, hold
+from widthwise.app.runs.sources import find
+from widthwise.app.tasks.resolve import resolve
+from widthwise.pruning.scores import registry
+
+EXAMPLES = (
+    "widthwise order digits --from runs/digits --out runs/ordered",
+    "widthwise order mine.py:task --from mine.safetensors --out runs/mine --score obd",
+    "widthwise order cifar10-resnet20 --out runs/resnet20 --samples 1000",
+)
+
+
+@told
+def order(
+    task: TaskName,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
+    source: From = None,
+    score: Annotated[
+        registry.FeatureScore,
+        typer.Option(
+            help="How features are judged. reconstruction: the loss that a feature costs when the "
+            "others make up for it. obd, obd-sd, taylor, damage: other estimates of that loss. "
+            "magnitude: its weights. activation: how varied its values are. chance: at random, "
+            "for comparison."
+        ),
+    ] = "reconstruction",
+    samples: Samples = trained.SAMPLES,
+    seed: Seed = 0,
+    keep: Keep = None,
+    multiple_of: MultipleOf = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
+    ] = False,
+) -> None:
+    """Order a trained network by importance, so that every width can be cut from it.
+
+    What it computes at full width stays the same. sweep, pick, cut and export take the run as one
+    that was trained; train --from goes on from it.
+    """
+    found = resolve(task)
+    start = find(found, source)
+    constraints = recorded(constrained(found.constraints, keep, multiple_of))
+    chosen = {"score": score, "samples": samples}
+    settings = Settings(absolute(task), ORDERED, seed, {}, start.sha256, chosen)
+    settings = replace(settings, constraints=constraints)
+    command = _command(task, out, source, score, samples, seed)
+    command += "".join(f" --keep {shlex.quote(axis)}" for axis in keep or ())
+    command += f" --multiple-of {multiple_of}" if multiple_of else ""
+    with all_or_nothing(), hold(out):
+        run, state = trained.order(
+            settings,
+            start,
+            out,
+            command=command,
+            overwrite=overwrite,
+            progress=notes.is_terminal,
+        )
+    record = run.record()
+    values = ", ".join(
+        f"{split} {text.value(record.metric, value)}" for split, value in record.results.items()
+    )
+    console.print(
+        f"{'Finished before' if state == 'finished' else 'Ordered'}: {out}, by {score} scores, "
+        f"{record.metric} at full width: {values}\n"
+        f"Next: widthwise sweep {shlex.quote(str(out))}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _command(task: str, out: Path, source: Path | None, score: str, samples: int, seed: int) -> str:
+    """The command that makes this run, without what it leaves as it is by itself."""
+    words = ["widthwise", "order", task, "--out", str(out)]
+    words += [] if source is None else ["--from", str(source)]
+    given = {"--score": score, "--samples": samples, "--seed": seed}
+    usual = {"--score": "reconstruction", "--samples": trained.SAMPLES, "--seed": 0}
+    for name, value in given.items():
+        words += [] if value == usual[name] else [name, str(value)]
+    return shlex.join(words)

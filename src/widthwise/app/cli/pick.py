@@ -1,0 +1,84 @@
+"""`widthwise pick RUN`: the best measured width within a budget."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from widthwise.app.cli.common import (
+    AnyClass,
+    Budget,
+    Int8,
+    MaxBytes,
+    MaxLatency,
+    MaxMacs,
+    MaxParams,
+    MinMetric,
+    RunFolder,
+    Shipped,
+    console,
+    shipped_words,
+    size_of,
+    told,
+)
+from widthwise.app.report import text
+from widthwise.app.runs import steps
+from widthwise.app.runs.folder import members, read_frontier
+from widthwise.common.units import format_size
+
+EXAMPLES = (
+    "widthwise pick runs/digits --max-bytes 10kB",
+    "widthwise pick runs/digits --max-bytes 20kB --format onnx",
+    "widthwise pick runs/digits --min-metric 0.95 --max-latency-ms 0.5 --json",
+)
+
+
+@told
+def pick(
+    run: RunFolder,
+    max_bytes: MaxBytes = None,
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    max_latency_ms: MaxLatency = None,
+    min_metric: MinMetric = None,
+    form: Shipped = "safetensors",
+    int8: Int8 = False,
+    any_class: AnyClass = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print the best measured width that meets every limit given; of equals, the smallest.
+
+    With --format, the bytes are those of a real file in that format, exported to see. In runs
+    trained along levels, widthwise cut fills --max-bytes: it goes on from there to the widest
+    network that fits, where no other limit is given.
+    """
+    frontier = read_frontier(run)
+    counted = None
+    if form != "safetensors" or int8:
+        counted = size_of(steps.open_run(members(run)[0]), form, int8)
+    budget = Budget(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
+    point = budget.pick(frontier, counted, any_class=any_class)
+    shipped = {} if counted is None else {shipped_words(form, int8): counted(point)}
+    if as_json:
+        data = asdict(point) | {"widths": dict(point.widths)}
+        data |= {"metric_name": frontier.metric, "split": frontier.split}
+        data |= {"touch_up": frontier.touch_up}
+        data |= {} if counted is None else {"shipped_bytes": counted(point)}
+        typer.echo(json.dumps(data))
+        return
+    rows = {
+        f"{frontier.metric} ({frontier.split})": text.value(
+            frontier.metric, point.metric, point.spread
+        ),
+        "size": format_size(point.bytes),
+        **{f"as {name}": format_size(size) for name, size in shipped.items()},
+        "parameters": text.count(point.params),
+        "MACs": text.count(point.macs),
+        "latency": f"{text.milliseconds(point.latency_ms)} ms" if point.latency_ms else "-",
+        "widths": text.widths(point.widths),
+        **({"touch-up": frontier.touch_up} if frontier.touch_up else {}),
+    }
+    longest = max(map(len, rows))
+    for label, said in rows.items():
+        console.print(f"{label:<{longest}}  {said}", markup=False, soft_wrap=True)

@@ -1,0 +1,131 @@
+"""`widthwise sweep RUN`: measure every width of a run, and write the report."""
+
+import math
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from widthwise.app.cli.common import all_or_nothing, console, facts, fits_table, notes, told
+from widthwise.app.report.curve import proposed
+from widthwise.app.runs import steps
+from widthwise.app.runs.folder import Run, hold, members
+from widthwise.errors import RunError
+from widthwise.measure.frontier import Frontier, combine
+
+EXAMPLES = (
+    "widthwise sweep runs/digits",
+    "widthwise sweep runs/seed-0 runs/seed-1 --out runs/both --ladder 12",
+    "widthwise sweep runs/ordered --by scores --ladder 24",
+    "widthwise sweep runs/ordered --no-compensate",
+)
+
+_QUARTER = 0.25  # of the largest network: what the next command proposes
+
+
+@told
+def sweep(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Folders that train or order wrote; several are averaged."
+        ),
+    ],
+    ladder: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="How many widths, down to the narrowest that training drew; by default every "
+            "level and two between each pair, or all widths of a small network, else 16.",
+        ),
+    ] = None,
+    by: Annotated[
+        steps.By | None,
+        typer.Option(
+            help="levels goes along the widths that the run was trained at, which is the default "
+            "where there are some. fraction keeps the same share of every axis. scores gives each "
+            "axis a width of its own, which is the default for a run of order whose scores compare "
+            "across axes (all but magnitude, activation and chance)."
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["valid", "test"], typer.Option(help="The data to measure on; choose on valid.")
+    ] = "valid",
+    latency: Annotated[bool, typer.Option(help="Measure the time of a call, too.")] = True,
+    recalibrate: Annotated[
+        bool, typer.Option(help="Estimate batch-norm statistics anew for each width.")
+    ] = True,
+    compensate: Annotated[
+        bool | None,
+        typer.Option(
+            "--compensate/--no-compensate",
+            help="Fit every cut's layers to the full network's before it is measured, as cut then "
+            "does by itself. By default on for runs of order alone.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the average of several runs goes.")
+    ] = None,
+) -> None:
+    """Measure a run at every width and write frontier.json, frontier.png and report.html.
+
+    Several runs, or a folder of several seeds, give the mean and its spread.
+    """
+    found = [run for folder in runs for run in members(folder)]
+    folder = _target(runs, found, out)
+    frontiers: list[Frontier] = []
+    title = ""
+    chosen: steps.By = by or "fraction"
+    for run in found:
+        with all_or_nothing(), hold(run.folder):
+            opened = steps.open_run(run)
+            name, metric = opened.task.name, opened.task.metric.name
+            title = f"{name}: {metric} at every size"
+            chosen = by or steps.widths_by(opened.record)
+            frontiers.append(
+                steps.sweep_run(
+                    opened,
+                    count=ladder,
+                    by=chosen,
+                    split=split,
+                    latency=latency,
+                    recalibrate=recalibrate,
+                    compensate=compensate,
+                    progress=notes.is_terminal,
+                )
+            )
+            pages = steps.publish(
+                run.folder, frontiers[-1], title=title, facts=facts([run], frontiers[-1])
+            )
+    frontier = frontiers[0]
+    if len(found) > 1:
+        with hold(folder):
+            frontier = combine(frontiers)
+            frontier.save(Run(folder).frontier)
+            pages = steps.publish(folder, frontier, title=title, facts=facts(found, frontier))
+    how = {"levels": ", along its levels", "scores": ", widths by scores"}.get(chosen, "")
+    how += f", touch-up {frontier.touch_up}" if frontier.touch_up else ""
+    console.print(f"[bold]{title}[/] ({frontier.split}{how}); what fits:")
+    console.print(fits_table(frontier))
+    for path in (Run(folder).frontier, *pages):
+        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    point = proposed(frontier, _QUARTER)
+    console.print(
+        f"Next: widthwise cut {shlex.quote(str(found[0].folder))} --max-bytes "
+        f"{math.ceil(point.bytes / 100) / 10:g}kB --out small.safetensors",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _target(given: list[Path], found: list[Run], out: Path | None) -> Path:
+    """The folder that the result goes to: the run's own, that of its seeds, or the one named."""
+    if len(given) == 1 and out is None:
+        return given[0]
+    if len(found) > 1 and out is not None:
+        return out
+    if out is None:
+        raise RunError("Several runs were given; name a folder for their average with --out.")
+    raise RunError("A single run keeps its frontier in its own folder; leave out --out.")

@@ -1,0 +1,223 @@
+"""`widthwise train TASK`: one training from which every width can be cut."""
+
+import shlex
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from widthwise.app.cli.common import (
+    BatchSize,
+    Begin,
+    Competing,
+    End,
+    Epochs,
+    Keep,
+    MultipleOf,
+    Rate,
+    Seed,
+    TaskName,
+    absolute,
+    console,
+    constrained,
+    interruptible,
+    one_line,
+    recorded,
+    told,
+)
+from widthwise.app.report import text
+from widthwise.app.runs import steps, training
+from widthwise.app.runs.folder import Run, Settings, hold
+from widthwise.app.runs.sources import Source, find
+from widthwise.app.tasks.resolve import resolve
+from widthwise.app.tasks.task import Recipe
+from widthwise.errors import RunError
+from widthwise.pruning.gradual import Gradual
+from widthwise.pruning.gradual.compete import Scope
+from widthwise.train.ranks import is_first
+
+EXAMPLES = (
+    "widthwise train digits --out runs/digits",
+    "widthwise train mine.py:task --out runs/mine --epochs 30 --seeds 3",
+    "widthwise train digits --from runs/ordered --out runs/elastic --epochs 10 --lr 0.001",
+    "widthwise train digits --out runs/sparse --sparsity 0.8",
+)
+Method = Literal["default", "published", "plain"]
+Distillation = Literal["auto", "outputs", "none"]
+
+
+@told
+def train(
+    task: TaskName,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The folder to make and to train in.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE_OR_RUN",
+            help="Start from these trained weights: a run (one that order wrote, best of all), or "
+            "a safetensors file.",
+        ),
+    ] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    seed: Seed = 0,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Train this many seeds, each in a folder inside RUN."
+        ),
+    ] = 1,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="default: the full width first, then levels that its scores choose, taught by the "
+            "full width. published: structural dropout (Knodt 2022). plain: full width only."
+        ),
+    ] = "default",
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Prune gradually while training, to this share of zeros, such as 0.8: of the "
+            "full width and of narrower ones alike. Files of the run are stored without zeros.",
+        ),
+    ] = None,
+    begin: Begin = Gradual.begin,
+    end: End = Gradual.end,
+    scope: Competing = Gradual.scope,
+    feedback: Annotated[
+        bool,
+        typer.Option(
+            "--feedback",
+            help="Let weights come back that were pruned wrongly (DPF, Lin 2020): masks are remade "
+            "every 4 steps.",
+        ),
+    ] = False,
+    sam: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RHO",
+            help="Look for flat minima, which compress better (SAM, Foret 2021), such as 0.05; "
+            "takes twice as long.",
+        ),
+    ] = None,
+    keep: Keep = None,
+    multiple_of: MultipleOf = None,
+    distillation: Annotated[
+        Distillation,
+        typer.Option(
+            help="What narrow widths learn from the full one. auto: as the task says, else what "
+            "follows from its loss. outputs: to give the same outputs (mean squared difference). "
+            "none: nothing, they have the loss alone."
+        ),
+    ] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
+    ] = False,
+) -> None:
+    """Train a task so that every width can be cut from it.
+
+    The same command continues a run that was interrupted. Started by torchrun or accelerate launch,
+    the processes share each batch.
+
+    What is not given is as the task's recipe says.
+    """
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "sam": sam}
+    changed = {name: value for name, value in given.items() if value is not None}
+    found = resolve(task)
+    recipe = _recipe(found.recipe, changed)
+    constraints = recorded(constrained(found.constraints, keep, multiple_of))
+    if distillation != "auto" and method != "default":
+        raise typer.BadParameter("--distillation is for --method default; leave one of them out.")
+    pruning = _pruning(sparsity, begin, end, scope, feedback)
+    more: dict[str, Any] = {"method": method, "distillation": distillation, "seed": seed}
+    more |= {"seeds": seeds}
+    more |= {**pruning, "keep": keep or [], "multiple_of": multiple_of}
+    command = _command(task, out, source, changed, more)
+    start = None if source is None else find(found, source)
+    if seeds > 1 and Run(out).record_file.exists():
+        raise RunError(f"{out} holds a run of one seed; give another --out for several.")
+    for s in range(seed, seed + seeds):
+        digest = start.sha256 if start else ""
+        order = start.order if start and method == "default" else {}
+        comparable = order if order.get("score") in steps.COMPARABLE else {}
+        settings = Settings(absolute(task), method, s, asdict(recipe), digest, comparable, pruning)
+        settings = replace(settings, constraints=constraints, distillation=distillation)
+        folder = out if seeds == 1 else out / f"seed-{s}"
+        _one(settings, start, folder, command, overwrite)
+    if is_first():
+        console.print(
+            f"Next: widthwise sweep {shlex.quote(str(out))}", markup=False, soft_wrap=True
+        )
+
+
+def _one(
+    settings: Settings, start: Source | None, folder: Path, command: str, overwrite: bool
+) -> None:
+    with interruptible(command), hold(folder) if is_first() else nullcontext():
+        run, state = training.train(
+            settings, folder, command=command, source=start, overwrite=overwrite
+        )
+    if not is_first():
+        return
+    record = run.record()
+    done = {"new": "Trained", "continued": "Continued and finished", "finished": "Finished before"}
+    done["longer"] = "Trained on"
+    values = ", ".join(
+        f"{split} {text.value(record.metric, value)}" for split, value in record.results.items()
+    )
+    console.print(
+        f"{done[state]}: {folder}, {record.metric} at full width: {values}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _recipe(recipe: Recipe, changed: dict[str, int | float]) -> Recipe:
+    try:
+        return replace(recipe, **changed)  # type: ignore[arg-type]  # the options' types fit
+    except ValueError as error:
+        raise typer.BadParameter(one_line(error)) from error
+
+
+def _pruning(
+    sparsity: float | None, begin: float, end: float, scope: Scope, feedback: bool
+) -> dict[str, Any]:
+    """The fields of `Gradual`, none for a dense training."""
+    others = (begin, end, scope, feedback)
+    if sparsity is None:
+        if others != (Gradual.begin, Gradual.end, Gradual.scope, Gradual.feedback):
+            raise typer.BadParameter(
+                "--begin, --end, --scope and --feedback say how to prune; give --sparsity too."
+            )
+        return {}
+    try:
+        return asdict(Gradual(sparsity, begin, end, scope=scope, feedback=feedback))
+    except ValueError as error:
+        raise typer.BadParameter(one_line(error)) from error
+
+
+_USUAL: dict[str, Any] = {"method": "default", "distillation": "auto", "seed": 0, "seeds": 1}
+_USUAL |= asdict(Gradual(0.5)) | {"keep": [], "multiple_of": None}
+
+
+def _command(
+    task: str,
+    out: Path,
+    source: Path | None,
+    changed: Mapping[str, Any],
+    more: Mapping[str, Any],
+) -> str:
+    """The command that makes this run, without what it leaves as it is by itself."""
+    words = ["widthwise", "train", task, "--out", str(out)]
+    words += [] if source is None else ["--from", str(source)]
+    said = {name: v for name, v in more.items() if name == "sparsity" or v != _USUAL[name]}
+    for name, value in {**changed, **said}.items():
+        for each in value if isinstance(value, list) else [value]:
+            words += [f"--{name.replace('_', '-')}"] + ([] if each is True else [str(each)])
+    return shlex.join(words)

@@ -1,0 +1,108 @@
+"""The trainings that many methods start from: one of each kind for each seed.
+
+base = train(spec, "elastic", seed=0, folder=Path("work/elastic-0"))
+net = network(task, base)                   # the trained network, as an Elastic
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+
+from widthwise.app.compare.data import loaded
+from widthwise.app.compare.layout import channels_last
+from widthwise.app.compare.spec import Spec
+from widthwise.app.tasks.objectives import elastic_loss, family_loss
+from widthwise.app.tasks.task import Task
+from widthwise.elastic.network import Elastic
+from widthwise.sampling.draws import PUBLISHED, Draw
+from widthwise.store.file import load, save
+from widthwise.train.batches import own_randomness
+from widthwise.train.fit import fit
+from widthwise.train.losses import Objective, SingleDraw
+from widthwise.variant import Widths
+
+Kind = Literal["plain", "elastic", "published", "family"]
+"""plain: full width only. elastic: sandwich passes and distillation. published: one drawn width a
+step (Knodt, 2022). family: the full width first, then levels that its scores choose."""
+
+_DRAWS: Final = {
+    "plain": Draw(p=0), "elastic": Draw(), "published": PUBLISHED, "family": Draw()
+}  # fmt: skip
+
+_LOSSES: Final[Mapping[str, Callable[[Elastic, Task], Objective]]] = {
+    "elastic": elastic_loss,
+    "family": family_loss,
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """One shared training, done.
+
+    weights: its file, or the bytes of it. seconds: of processor. levels: that it went along.
+    """
+
+    kind: Kind
+    seed: int
+    weights: Path | bytes
+    seconds: float
+    levels: tuple[Widths, ...] = ()
+
+
+def needed(group: str) -> Kind:
+    """The training that the methods of a group start from."""
+    if group.startswith("published"):
+        return "published"
+    if group.startswith(("family", "search")):
+        return "family"
+    return "elastic" if group.startswith("elastic") else "plain"
+
+
+def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:
+    """Train one base; returns it with its file's bytes.
+
+    folder: for checkpoints, from which the same call goes on; None keeps none. Raises TaskError,
+    DataError, CaptureError, TrainingError, FileError.
+    """
+    torch.set_num_threads(1)
+    task, data = loaded(spec.task, spec.examples)
+    with own_randomness():
+        torch.manual_seed(seed)
+        model = channels_last(task.model().train())
+    net = Elastic(model, task.example(), draw=_DRAWS[kind], seed=seed, constraints=task.constraints)
+    loss = _LOSSES.get(kind, lambda net, task: SingleDraw(net, task.loss))(net, task)
+    recipe = spec.recipe(task)
+    history = fit(net, data.train, loss, recipe=recipe, folder=folder, seed=seed, progress=False)
+    net.cpu()
+    with tempfile.TemporaryDirectory() as place:
+        path = save(net.model.eval(), Path(place) / "base.safetensors")
+        return Base(kind, seed, path.read_bytes(), history.processor, net.levels)
+
+
+def network(task: Task, base: Base) -> Elastic:
+    """A network of its own with the base's weights. Raises FileError, CaptureError."""
+    with _file(base.weights) as path:
+        model = channels_last(load(path, build=task.model))
+    net = Elastic(
+        model, task.example(), draw=_DRAWS[base.kind], seed=base.seed, constraints=task.constraints
+    ).eval()
+    net.levels = tuple(net.complete(level) for level in base.levels)
+    return net
+
+
+@contextmanager
+def _file(weights: Path | bytes) -> Iterator[Path]:
+    if isinstance(weights, Path):
+        yield weights
+        return
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "base.safetensors"
+        path.write_bytes(weights)
+        yield path

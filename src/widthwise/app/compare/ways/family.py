@@ -1,0 +1,74 @@
+"""Cuts of one training along levels, touched up as `widthwise cut` does it, or in few bits too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from torch import nn
+
+from widthwise.app.compare.bench import Bench
+from widthwise.app.compare.ways.made import Made
+from widthwise.app.runs.touchups import TouchUp, TouchUps, teach_in_bits, touch_up
+from widthwise.elastic.network import Elastic
+from widthwise.quantization import StraightThrough, Uniform
+from widthwise.variant import Variant, Widths
+from widthwise.variants import Applied, apply
+from widthwise.variants.sizing import coded, widest_file
+
+_TRIES: Final = 3  # trainings of a network in few bits, until its file fits
+
+
+def cuts(bench: Bench, group: str, budget: int) -> Iterator[Made]:
+    """The widest network along the levels that fits: as cut and touched up, or in few bits.
+
+    Quantized ones are made as `widthwise cut --bits` makes them.
+    """
+    net = bench.net()
+    bits = [int(word) for word in group.split() if word.isdigit()]
+    form = Uniform(bits[0]) if bits else None
+    variant = partial(coded, net, form)
+    widths = widest_file(net, variant, budget)
+    if widths is None:
+        return
+    if form is None:
+        touched = partial(_touched, bench, net)
+        yield Made("family", apply(net, variant(widths), prepare=bench.calibrated))
+        yield Made("family, touched up", apply(net, variant(widths), prepare=touched))
+        return
+    target = float(budget)
+    for _ in range(_TRIES):
+        made = _in_bits(bench, net, variant(widths))
+        if made.bytes <= budget:
+            yield Made(group, made)
+            return
+        target *= 0.995 * budget / made.bytes  # codes of trained weights take other bytes
+        narrower = widest_file(net, variant, target)
+        if narrower is None:
+            return
+        widths = narrower
+
+
+def _in_bits(bench: Bench, net: Elastic, variant: Variant) -> Applied:
+    task = replace(bench.task, recipe=bench.spec.recipe(bench.task))
+    train, seed = bench.data.train, bench.seed
+
+    def teach(module: nn.Module, quantizer: StraightThrough | None) -> None:
+        assert quantizer is not None
+        teach_in_bits(module, net, task, train, quantizer, seed=seed)
+
+    return apply(net, variant, prepare=bench.calibrated, train=teach)
+
+
+def _touched(bench: Bench, net: Elastic, module: nn.Module, widths: Widths) -> nn.Module:
+    """A cut, distilled from the full network."""
+    module = bench.calibrated(module, widths)
+    if net.complete(widths) == net.full() or bench.task.distill is None:
+        return module
+    task = replace(bench.task, recipe=bench.spec.recipe(bench.task))
+    how = TouchUps((TouchUp.DISTILL,))
+    train, batches = bench.data.train, lambda: bench.batches
+    touch_up([module], net, [widths], task, train, how, batches, seed=bench.seed)
+    return module

@@ -1,0 +1,150 @@
+"""Methods that take features or weights from a network that is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from widthwise import pruning
+from widthwise.app.compare.bench import Bench
+from widthwise.app.compare.ways.made import Made
+from widthwise.elastic.network import Elastic
+from widthwise.errors import ScoreError
+from widthwise.pruning import keep
+from widthwise.pruning.gradual import lamp
+from widthwise.pruning.scores import registry
+from widthwise.pruning.scores.registry import FeatureScore, WeightScore
+from widthwise.train.batches import own_randomness
+from widthwise.variant import Variant, Widths
+from widthwise.variants import Applied, apply
+from widthwise.variants.apply import Prepare
+from widthwise.variants.sizing import densest, widest
+
+
+def cuts(bench: Bench, kind: str, budget: int) -> Iterator[Made]:
+    """Of a network trained for all widths: the widest that fits, as cut and touched up."""
+    net = bench.net()
+    widths = _widest(net, budget)
+    if widths is None:
+        return
+    made = partial(apply, net, Variant(widths), prepare=bench.calibrated)
+    yield Made(kind, made())
+    yield Made(f"{kind}, touched up", made(train=bench.tuned(teacher=net)))
+
+
+def _widest(net: Elastic, budget: int) -> Widths | None:
+    return widest(net, lambda w: apply(net, Variant(w), recalibrate=False).bytes <= budget)
+
+
+def neurons(bench: Bench, score: str, budget: int) -> Iterator[Made]:
+    """Features removed by a score, all axes by the same share; as cut and fine-tuned.
+
+    By reconstruction each axis has its own share, and the cut is compensated.
+    """
+    net = bench.net()
+    name = f"neurons {score}"
+    prepare: Prepare = bench.calibrated
+    if score == "merge":
+        widths = _widest(net, budget)
+        if widths is None:
+            return
+        merged = pruning.merge(net, widths, bench.batches)
+        prepare = lambda module, w: bench.calibrated(merged, w)  # noqa: E731
+    else:
+        given = cast(FeatureScore, score)
+        scores = registry.features(net, given, bench.batches, bench.task.loss, seed=bench.seed)
+        allocated = score == "reconstruction"
+        if allocated:
+            widths = pruning.allocate(net, scores, max_bytes=budget)
+            prepare = partial(_compensated, bench, net)
+        pruning.order(net, scores)
+        if not allocated:
+            widths = _widest(net, budget)
+        if widths is None:
+            return
+    as_cut = apply(net, Variant(widths), prepare=prepare)
+    yield Made(name, as_cut)
+    yield Made(f"{name}, fine-tuned", _again(net, as_cut, bench))
+
+
+def _compensated(bench: Bench, net: Elastic, module: nn.Module, widths: Widths) -> nn.Module:
+    return pruning.compensate(module, net, widths, bench.batches)
+
+
+def _again(net: Elastic, made: Applied, bench: Bench) -> Applied:
+    """The same network, fine-tuned."""
+    return apply(net, made.variant, prepare=lambda module, widths: made.module, train=bench.tuned())
+
+
+def weights(bench: Bench, score: str, budget: int) -> Iterator[Made]:
+    """Single weights removed by a score, in the whole network: as cut, tuned, trained anew."""
+    net = bench.net()
+    scores = weight_scores(bench, net, cast(WeightScore, score))
+    variant = sparsest(net, net.model, scores, budget)
+    if variant is None:
+        return
+    made = partial(apply, net, variant, score=lambda module: scores)
+    name = f"weights {score}"
+    yield Made(name, made())
+    yield Made(f"{name}, fine-tuned", made(train=bench.tuned()))
+    with own_randomness():
+        torch.manual_seed(1_000 + bench.seed)
+        fresh = bench.task.model()
+    anew = made(
+        prepare=lambda module, widths: fresh, train=lambda module, quantizer: bench.train(module)
+    )
+    yield Made(f"{name}, from scratch", anew)
+
+
+def weight_scores(bench: Bench, net: Elastic, score: WeightScore) -> dict[str, Tensor]:
+    """Of single weights, such that those of different tensors compete."""
+    scores = registry.weights(net, score, bench.batches, bench.task.loss, seed=bench.seed)
+    if score == "magnitude" and bench.spec.scope == "lamp":
+        return {name: lamp(value) for name, value in scores.items()}
+    return scores
+
+
+def sparsest(
+    net: Elastic, module: nn.Module, scores: Mapping[str, Tensor], budget: int
+) -> Variant | None:
+    """The fewest zeros with which a module's file fits, as the share of each tensor.
+
+    module: of the net at full width. scores: of weights, which compete in the whole network.
+    """
+
+    def variant(share: float) -> Variant:
+        masks = keep(scores, share)
+        shares = {n: 1 - int(m.sum()) / m.numel() for n, m in masks.items()}
+        return Variant(net.full(), {n: s for n, s in shares.items() if s > 0})
+
+    def fits(share: float) -> bool:
+        try:
+            some = variant(share)
+        except ScoreError:  # nothing would be left of a tensor
+            return False
+        made = apply(net, some, prepare=lambda m, w: _copy(net, module), score=lambda m: scores)
+        return made.bytes <= budget
+
+    # With too many zeros it does not "fit" either, so that the upper end is looked for first.
+    most = _most(scores)
+    share = densest(lambda s: fits(min(s, most)))
+    return None if share is None else variant(min(share, most))
+
+
+def _most(scores: Mapping[str, Tensor]) -> float:
+    """The largest share of zeros with which every tensor keeps a weight."""
+    pruned = [value.flatten() for value in scores.values() if value.dim() >= 2]
+    least = min(float(value.max()) for value in pruned)
+    every = torch.cat(pruned)
+    return max(0.0, (int((every < least).sum()) - 1) / len(every))
+
+
+def _copy(net: Elastic, module: nn.Module) -> nn.Module:
+    """A module like the net's cut at full width, with the values of `module`."""
+    made = net.cut(net.full())
+    made.load_state_dict(module.state_dict())
+    return made

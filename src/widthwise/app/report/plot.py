@@ -1,0 +1,110 @@
+"""The frontier as a picture: the metric against stored bytes, with the picks marked."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from widthwise.app.report import text
+from widthwise.app.report.curve import best_that_fits, place_labels, size_ticks
+from widthwise.app.report.picks import Pick, position, size_range
+from widthwise.common.atomic import write_whole
+from widthwise.common.units import format_size
+from widthwise.measure.frontier import Frontier
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK, _MUTED, _GRID = "#1b1f24", "#8a94a0", "#e3e7ec"
+_CURVE, _PICK = "#0b62d6", "#c2410c"
+
+
+def draw(frontier: Frontier, path: Path, *, title: str, picks: Sequence[Pick] = ()) -> None:
+    """Write a PNG of the frontier to `path`; raises FileError when that cannot be done."""
+    # The figure classes alone: pyplot would pick a window system and keep every figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _curve(axes, frontier)
+    _picks(axes, frontier, picks)
+    _dress(axes, frontier, title, *size_range(frontier, picks))
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Title": title})
+    write_whole(path, [image.getvalue()])
+
+
+def _curve(axes: Axes, frontier: Frontier) -> None:
+    points, line = frontier.points, best_that_fits(frontier)
+    axes.scatter(
+        [p.bytes for p in points],
+        [p.metric for p in points],
+        s=14,
+        color=_MUTED,
+        linewidths=0,
+        label=f"measured ({len(points)})",
+    )
+    sizes = [p.bytes for p in line]
+    axes.plot(sizes, [p.metric for p in line], color=_CURVE, linewidth=2, label="best that fits")
+    if any(p.spread for p in line):
+        low = [p.metric - (p.spread or 0) for p in line]
+        high = [p.metric + (p.spread or 0) for p in line]
+        axes.fill_between(
+            sizes, low, high, color=_CURVE, alpha=0.18, linewidth=0, label="spread over seeds"
+        )
+
+
+def _picks(axes: Axes, frontier: Frontier, picks: Sequence[Pick]) -> None:
+    if not picks:
+        return
+    marks = [position(frontier, pick) for pick in picks]
+    axes.scatter(
+        [size for size, _ in marks],
+        [value for _, value in marks],
+        s=70,
+        color=_PICK,
+        edgecolors="white",
+        linewidths=1.2,
+        zorder=3,
+        label="chosen",
+    )
+    # The curve bends towards large and good, so away from it there is room for words.
+    down = -1 if frontier.higher_is_better else 1
+    places = place_labels(frontier, marks)
+    for pick, mark, (ends, row) in zip(picks, marks, places, strict=True):
+        axes.annotate(
+            f"{pick.name}\n{format_size(mark[0])}",
+            mark,
+            xytext=(-8 if ends else 8, down * (28 + 28 * row)),
+            arrowprops={"arrowstyle": "-", "color": _PICK, "linewidth": 0.8, "shrinkB": 5},
+            textcoords="offset points",
+            ha="right" if ends else "left",
+            va="top" if down < 0 else "bottom",
+            color=_PICK,
+            fontsize=9,
+            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5},
+        )
+
+
+def _dress(axes: Axes, frontier: Frontier, title: str, low: int, high: int) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_xlim(low / 1.15, high * 1.15)
+    axes.xaxis.set_major_locator(FixedLocator(size_ticks(low, high, 9)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text.tick(round(x))))
+    if text.is_share(frontier.metric):
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
+    axes.set_xlabel("stored size (logarithmic)", color=_INK)
+    axes.set_ylabel(f"{frontier.metric} ({frontier.split})", color=_INK)
+    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    place = "lower right" if frontier.higher_is_better else "upper right"
+    axes.legend(loc=place, frameon=False, fontsize=9)

@@ -1,0 +1,251 @@
+"""Cuts of a run's network, touched up and stored: functions that neither parse nor print.
+
+    opened = open_run(run)
+    picks = cut(opened, [point.widths], [Path("small.safetensors")])
+    picks = cut(opened, several, paths)          # all taught in one go
+
+What is stored has been read back, and the numbers of a pick are those of the network that was read.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from widthwise.sampling.levels import along
+from widthwise.pruning import (held_at_zero, zeros_of)
+from widthwise.measure.frontier import (Frontier, Point)
+from widthwise.common.calling import outputs_for
+from widthwise.common.units import parse_size
+from widthwise.app.report.picks import (Pick, load_picks)
+from widthwise.app.runs.steps import (SAMPLES, Opened, compensates, evaluation, inside, note, sample, statistics_of, store_checked, writable)
+from widthwise.store.shapes import Shapes
+from widthwise.app.tasks.task import Splits
+from widthwise.app.runs.touchups import (LARGE, TouchUp, TouchUps, begun, macs_kept, touch_up, usual)
+from widthwise.train.batches import (drawn, evaluating)
+from widthwise.variant import Widths
+
+_TAUGHT: Final = (TouchUp.DISTILL,)
+_BETWEEN: Final = 12  # networks from one measured width to the next
+
+
+def cut(
+    opened: Opened,
+    widths: Sequence[Mapping[str, int]],
+    outs: Sequence[Path],
+    *,
+    touch_ups: TouchUps | None = None,
+    recalibrate: bool = True,
+    progress: bool = False,
+) -> list[Pick]:
+    """Cut a run's network, store the cuts in `outs`, and note them among the picks of the run.
+
+    touch_ups: what is done to the cut networks before they are stored; None as `shipped_touch_ups`
+        says. A distillation is kept for those that are no worse with it on validation data.
+    recalibrate: estimate batch-norm statistics on training data, as `sweep_run` does.
+
+    Raises WidthError, DataError, FileError, ScoreError, TrainingError.
+    """
+    kept = [opened.net.complete(w) for w in widths]
+    how = shipped_touch_ups(opened, kept) if touch_ups is None else [touch_ups] * len(kept)
+    for out in outs:
+        writable(out)
+    load_picks(opened.run.picks)  # damaged ones are found before the work is done
+    data = opened.task.splits()
+    if touch_ups is None and not judges_evaluation(opened, data):
+        how = [usual_touch_ups(opened, w) for w in kept]
+    swept = _swept(opened, how) if recalibrate else {}
+    made = make(opened, kept, data, how, swept=swept, recalibrate=recalibrate, progress=progress)
+    return [
+        _store(opened, data, w, each, out) for w, each, out in zip(kept, made, outs, strict=True)
+    ]
+
+
+def make(
+    opened: Opened,
+    widths: Sequence[Widths],
+    data: Splits,
+    how: Sequence[TouchUps],
+    *,
+    swept: Mapping[Widths, float] = MappingProxyType({}),
+    recalibrate: bool = True,
+    progress: bool = False,
+) -> list[Made]:
+    """The cut networks that `cut` stores, each with its touch-ups; the run is left as it is.
+
+    swept: what is known of them on validation data before their last distillation.
+
+    Raises WidthError, ScoreError, TrainingError.
+    """
+    task, net, seed = opened.task, opened.net, opened.record.settings.seed
+    samples: list[Any] = []
+
+    def batches() -> list[Any]:
+        if not samples:
+            samples.extend(sample(task, data, SAMPLES, seed))
+        return samples
+
+    statistics = statistics_of(net, task, data) if recalibrate else False
+    modules = [begun(net, w, h, batches, statistics) for w, h in zip(widths, how, strict=True)]
+    judge = evaluation(task, data, "valid")
+
+    def touched(places: Sequence[int], steps: TouchUps) -> None:
+        with ExitStack() as stack:
+            for i in places:
+                zeros = zeros_of(modules[i]) if opened.pack == "zeros" else {}
+                stack.enter_context(held_at_zero(modules[i], zeros))
+            touch_up(
+                [modules[i] for i in places],
+                net,
+                [widths[i] for i in places],
+                task,
+                data.train,
+                steps,
+                batches,
+                statistics=recalibrate,
+                seed=seed,
+                progress=progress,
+            )
+
+    done = [h.names for h in how]
+    known: dict[int, float] = {}
+    last = {i: h for i, h in enumerate(how) if h.names[-1:] == _TAUGHT}
+    for i, each in enumerate(how):
+        touched([i], each.without_last() if i in last else each)
+    if last:
+        before = {i: copy.deepcopy(modules[i]) for i in last}
+        touched([*last], replace(next(iter(last.values())), names=(TouchUp.DISTILL,)))
+        for i, module in before.items():
+            first = swept[widths[i]] if widths[i] in swept else judge(module)
+            known[i] = judge(modules[i])
+            if task.metric.better(first, known[i]):
+                modules[i], done[i], known[i] = module, done[i][:-1], first
+    return [
+        Made(m.cpu(), names, known.get(i))
+        for i, (m, names) in enumerate(zip(modules, done, strict=True))
+    ]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A cut network on the CPU, the touch-ups that it has, and its metric on validation data where
+    these were chosen by it.
+    """
+
+    module: nn.Module
+    touch_ups: tuple[TouchUp, ...]
+    valid: float | None = None
+
+
+def filled(opened: Opened, frontier: Frontier, point: Point, max_bytes: int | str) -> Widths:
+    """The widest network of a run along levels between a measured one and the next that still fits.
+
+    The next larger one is at least as wide in every axis. Where it fits, too, it is no better, and
+    the measured network is left as it is; and so it is where only graph modules lie between and it
+    is of the user's class, or where files tell of zeros, which are counted in made networks alone.
+
+    Args:
+        opened: a run.
+        frontier: what was measured of it.
+        point: as the frontier picked it for `max_bytes`.
+        max_bytes: bytes of the file that `save` writes, or a text such as '300kB'.
+
+    Raises:
+        WidthError, FileError: when the frontier is of another network.
+        BudgetError: when `max_bytes` is no size.
+    """
+    net, most = opened.net, parse_size(max_bytes)
+    low = net.complete(point.widths)
+    points = {net.complete(p.widths): p.bytes for p in frontier.points if p.bytes > point.bytes}
+    wider = [w for w in points if all(w[name] >= n for name, n in low.items())]
+    above = min(wider, key=points.__getitem__, default=low)
+    if not opened.record.levels or opened.pack != "none" or points.get(above, 0) <= most:
+        return low
+    between = along(net.free, (low, above), _BETWEEN)[1:-1]
+    shapes = Shapes(net, between)
+
+    def fits(widths: Widths) -> bool:
+        stored = shapes.stored(widths)
+        return stored.bytes <= most and (stored.reason is None or not point.own_class)
+
+    return next((w for w in reversed(between) if fits(w)), low)
+
+
+def shipped_touch_ups(opened: Opened, widths: Sequence[Mapping[str, int]]) -> list[TouchUps]:
+    """What `cut` does at each of these widths where nothing is named: the usual touch-ups, and for
+    runs along levels a distillation after them, unless most of the network is left.
+    """
+    usual_ones = [usual_touch_ups(opened, w) for w in widths]
+    if not opened.record.levels or opened.task.distill is None:
+        return usual_ones
+    return [
+        how if kept > LARGE else TouchUps((*how.names, TouchUp.DISTILL))
+        for how, kept in zip(usual_ones, macs_kept(opened.net, widths), strict=True)
+    ]
+
+
+def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
+    """Those of a cut where none are named: what the points of the run's frontier had.
+
+    Without a frontier, those that a sweep would give it. Raises WidthError, FileError.
+    """
+    if opened.net.complete(widths) == dict(opened.net.full()):
+        return TouchUps()  # nothing went that could be made up for
+    path = opened.run.frontier
+    frontier = Frontier.load(path) if path.exists() else None
+    return usual(frontier, compensated=compensates(opened.record))
+
+
+def _swept(opened: Opened, how: Sequence[TouchUps]) -> dict[Widths, float]:
+    """What the run's sweep found on validation data, where it did to networks what `how` does
+    before a last distillation. Raises FileError.
+    """
+    before = {h.names[:-1] for h in how if h.names[-1:] == _TAUGHT}
+    if not before or not opened.run.frontier.exists():
+        return {}
+    frontier = Frontier.load(opened.run.frontier)
+    same = before == {(frontier.touch_up,) if frontier.touch_up else ()}
+    if frontier.split != "valid" or len(frontier.seeds) > 1 or not same:
+        return {}
+    return {opened.net.complete(p.widths): p.metric for p in frontier.points}
+
+
+def _store(opened: Opened, data: Splits, kept: Widths, made: Made, out: Path) -> Pick:
+    """Store one cut network and note it."""
+    run = opened.run
+    results = store_checked(
+        opened.net, kept, made.module, out, opened.task, data, opened.pack, valid=made.valid
+    )
+    pick = Pick(
+        name=out.stem,
+        widths=dict(kept),
+        bytes=out.stat().st_size,
+        valid=results["valid"],
+        test=results["test"],
+        file=inside(out, run.folder),
+        touch_up=", ".join(name for name in made.touch_ups if name is not TouchUp.NONE),
+    )
+    note(run, pick)
+    return pick
+
+
+def judges_evaluation(opened: Opened, data: Splits) -> bool:
+    """Whether the task's loss takes what the network gives in evaluation mode.
+
+    Not where a network has outputs for training alone, such as auxiliary heads; then none teaches.
+    """
+    inputs, target = next(iter(drawn(data.train, 2, 2, 0)))
+    with torch.no_grad(), evaluating(opened.net):
+        try:
+            opened.task.loss(outputs_for(opened.net, inputs), target)
+        except Exception:  # noqa: BLE001  a user's function may fail in any way
+            return False
+    return True

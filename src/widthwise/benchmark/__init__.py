@@ -1,0 +1,1 @@
+"""What is faster on this machine: widths, runtimes, sparse products."""

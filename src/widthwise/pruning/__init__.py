@@ -1,0 +1,61 @@
+"""Networks already trained: scores, order, allocation, compensation, merging, masks.
+
+    scores = pruning.reconstruction(net, batches, criterion)      # {"fc1": (256,), ...}
+    widths = pruning.allocate(net, scores, max_bytes="300kB")
+    pruning.order(net, scores)                                    # every width is now a prefix
+    small = net.cut(widths)
+    pruning.compensate(small, net, widths, batches)               # the rest takes over
+
+| score | what it estimates | unit | needs |
+|---|---|---|---|
+| `chance` | nothing | | |
+| `magnitude` | the L1 or L2 norm of the weights | of weights | |
+| `activation` | how large, or how varied, a feature's values are | of values | inputs |
+| `taylor` | the squared first-order change of the loss | loss squared | batches, loss |
+| `obd` | the second-order change of the loss | loss | batches, loss |
+| `obd_sd` | the same plus its spread over batches | loss | batches, loss |
+| `damage` | the loss without the feature minus that with it | loss | batches, loss |
+| `reconstruction` | what of `obd` the features that stay do not explain | loss | batches, loss |
+
+`chance`, `magnitude`, `taylor`, `obd` and `obd_sd` also score single weights, `of="weights"`, for
+`keep` and `prune`; `gradient_magnitude` scores them for `quantization.quantize`, and `few_values`
+says how many values each tensor needs. All go through the batches once, in evaluation mode, change
+nothing, and hold a few numbers for each thing scored. The loss is a criterion (outputs, target) ->
+mean over the samples. All raise ScoreError when there is no batch, when the loss cannot be computed
+or does not depend on the network, and when a score is not a number.
+"""
+
+from widthwise.pruning.allocate import allocate, allocated_ladder
+from widthwise.pruning.compensate import compensate
+from widthwise.pruning.masks import held_at_zero, keep, prune, zeros_of
+from widthwise.pruning.merge import merge
+from widthwise.pruning.order import order
+from widthwise.pruning.scores.activations import activation, moments
+from widthwise.pruning.scores.dropout_ablation import damage
+from widthwise.pruning.scores.reconstruction import reconstruction
+from widthwise.pruning.scores.sensitivity import few_values, gradient_magnitude
+from widthwise.pruning.scores.weights import averaged, chance, magnitude, obd, obd_sd, taylor
+
+__all__ = [
+    "activation",
+    "allocate",
+    "allocated_ladder",
+    "averaged",
+    "chance",
+    "compensate",
+    "damage",
+    "few_values",
+    "gradient_magnitude",
+    "held_at_zero",
+    "keep",
+    "magnitude",
+    "merge",
+    "moments",
+    "obd",
+    "obd_sd",
+    "order",
+    "prune",
+    "reconstruction",
+    "taylor",
+    "zeros_of",
+]

@@ -1,0 +1,1 @@
+"""Scores: how important each feature, or each weight, is."""

@@ -1,0 +1,84 @@
+"""Scores by the names that the command line and comparisons have for them.
+
+scores = features(net, "obd-sd", batches, F.cross_entropy)       # {"fc1": (256,), ...}
+scores = weights(net, "magnitude", batches, F.cross_entropy)     # {"fc1.weight": (256, 784), ...}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+
+from torch import Tensor
+
+from widthwise.elastic.network import Elastic
+from widthwise.pruning.gradual.compete import Scope
+from widthwise.pruning.scores.activations import activation
+from widthwise.pruning.scores.dropout_ablation import damage
+from widthwise.pruning.scores.gradients import Criterion
+from widthwise.pruning.scores.reconstruction import reconstruction
+from widthwise.pruning.scores.weights import chance, magnitude, obd, obd_sd, taylor
+
+FeatureScore = Literal[
+    "reconstruction", "obd", "obd-sd", "taylor", "damage", "magnitude", "activation", "chance"
+]
+WeightScore = Literal["magnitude", "obd", "obd-sd", "taylor", "chance"]
+
+_WITH_LOSS: Final[Mapping[str, Callable[..., dict[str, Tensor]]]] = {
+    "reconstruction": reconstruction,
+    "obd": obd,
+    "obd-sd": obd_sd,
+    "taylor": taylor,
+    "damage": damage,
+}
+_RANDOM: Final = ("reconstruction", "obd", "obd-sd", "damage")  # take a seed
+
+
+def features(
+    net: Elastic,
+    score: FeatureScore,
+    batches: Any,
+    criterion: Criterion,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """The scores of all features, by axis. Raises ScoreError."""
+    if score == "chance":
+        return chance(net, seed=seed)
+    if score == "magnitude":
+        return magnitude(net)
+    if score == "activation":
+        return activation(net, batches, progress=progress)
+    return _WITH_LOSS[score](net, batches, criterion, progress=progress, **_seeded(score, seed))
+
+
+def weights(
+    net: Elastic,
+    score: WeightScore,
+    batches: Any,
+    criterion: Criterion,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """The scores of single weights, by tensor. Raises ScoreError."""
+    if score == "chance":
+        return chance(net, of="weights", seed=seed)
+    if score == "magnitude":
+        return magnitude(net, of="weights")
+    more = {"of": "weights", **_seeded(score, seed)}
+    return _WITH_LOSS[score](net, batches, criterion, progress=progress, **more)
+
+
+def competing(score: WeightScore) -> Scope:
+    """How scores of different tensors are compared unless told otherwise.
+
+    Estimates of a loss as they are. Magnitudes by `lamp`: of an LSTM nothing would be left beside
+    the large weights of embeddings, and the same share everywhere is too much of small kernels.
+    """
+    return "lamp" if score == "magnitude" else "global"
+
+
+def _seeded(score: str, seed: int) -> dict[str, Any]:
+    return {"seed": seed} if score in _RANDOM else {}

@@ -1,0 +1,1 @@
+"""How training draws widths: structural dropout, the sandwich, and the levels of a family."""

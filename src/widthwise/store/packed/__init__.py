@@ -1,0 +1,1 @@
+"""Packed files: tensors without zeros, quantized weights as codes, a short manifest."""

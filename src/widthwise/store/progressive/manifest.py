@@ -1,0 +1,287 @@
+"""What a progressive file says of itself: its rungs, and which entries of which tensors each adds.
+
+ladder = Ladder.read(body, "1.2.3", "0.1.0")     # of the manifest's JSON (docs/format.md)
+ladder.widths[2], ladder.metrics[2]              # of the third rung
+ladder.entries["fc1.weight"].bytes(2)            # of a tensor in its shell
+ladder.manifest(2)                               # how to build its network
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
+
+import torch
+
+from widthwise.quantization.quantize import DTYPES as WEIGHTS
+from widthwise.store.manifest import Manifest, Measured, from_body, measured_as
+from widthwise.store.progressive import coded_deltas, deltas
+from widthwise.store.progressive.dim_codec import layout_as
+from widthwise.store.tensorfile import DTYPES
+from widthwise.variant import Widths
+
+MOST_RUNGS: Final = 255
+MOST_TENSORS: Final = 20_000
+MOST_PARTS: Final = 60_000  # tensors times rungs, which take half a second to look at
+
+_TYPES: Final = {name: dtype for dtype, name in DTYPES.items()}
+_SCALED: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64)
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
+_NEEDED: Final = {"class", "axes", "tensors", "patches", "metrics", "sha256"}
+_SHARED: Final = ("inputs", "constraints", "outputs")  # as in the manifest of a plain file
+_CODED: Final = ("bits", "coded")  # both or none
+_OPTIONAL: Final = {
+    "kinds",
+    "tied",
+    "whole",
+    "scaled",
+    "scalars",
+    "absent",
+    "task",
+    *_CODED,
+    *_SHARED,
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor that is stored.
+
+    dims: as terms.py has them. axes: for each rung the size of each axis and its width. whole:
+    whether each shell holds all that its rung keeps, because it is another tensor in every rung,
+    rather than what is new. scaled: the dims for which what is kept is multiplied by full size /
+    kept size. bits: for each rung those of a weight in its shell, None as it is; empty for a tensor
+    that has no codes.
+    """
+
+    dtype: torch.dtype
+    dims: tuple[Any, ...]
+    axes: Sequence[Sequence[tuple[int, int]]]
+    whole: bool
+    scaled: tuple[int, ...]
+    bits: tuple[int | None, ...] = ()
+
+    def layouts(self, rung: int) -> deltas.Layouts:
+        """What a rung keeps of it."""
+        return tuple(layout_as(dim, self.axes[rung]) for dim in self.dims)
+
+    def items(self, rung: int) -> int:
+        """How many numbers of it are in the shell of a rung."""
+        below = 0 if self.whole or not rung else self._kept[rung - 1]
+        return self._kept[rung] - below
+
+    def bytes(self, rung: int) -> int:
+        """How many bytes of it are in the shell of a rung."""
+        bits = self.bits[rung] if self.bits else None
+        if bits is None:
+            return self.items(rung) * self.dtype.itemsize
+        return coded_deltas.size(*self.step(rung), bits, self.dtype)
+
+    def step(self, rung: int) -> tuple[deltas.Layouts, deltas.Layouts | None]:
+        """What a rung keeps of it, and the rung below; None below the first."""
+        return self.layouts(rung), self.layouts(rung - 1) if rung else None
+
+    @cached_property
+    def _kept(self) -> list[int]:
+        """How many numbers each rung keeps."""
+        return [math.prod(deltas.shape(self.layouts(rung))) for rung in range(len(self.axes))]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The manifest of a progressive file.
+
+    widths, metrics, sha256: of the rungs, from narrow to wide; sha256 is that of a shell's bytes.
+    entries: by name, ordered by it (Unicode code points). body: the JSON. torch, widthwise: the
+    versions that wrote it.
+    """
+
+    widths: tuple[Widths, ...]
+    metrics: tuple[Measured | None, ...]
+    sha256: tuple[str, ...]
+    entries: Mapping[str, Entry]
+    body: Mapping[str, Any]
+    torch: str
+    widthwise: str
+
+    @staticmethod
+    def read(body: Any, torch: str, widthwise: str) -> Ladder:
+        """From JSON. Raises ValueError, TypeError, LookupError, OverflowError, RecursionError or
+        WidthError for what is none."""
+        _need(isinstance(body, dict), "a table is missing")
+        odd = {*body} - _OPTIONAL ^ _NEEDED
+        _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
+        digests = body["sha256"]
+        _need(isinstance(digests, list) and 1 <= len(digests) <= MOST_RUNGS, "it has no rungs")
+        _need(all(isinstance(d, str) and _DIGEST.fullmatch(d) for d in digests), "a checksum")
+        count = len(digests)
+        metrics = _each(body["metrics"], count)
+        axes = {name: _axis(numbers, count) for name, numbers in _table(body["axes"]).items()}
+        widths = [Widths({n: numbers[k + 1] for n, numbers in axes.items()}) for k in range(count)]
+        tensors = sum(len(_table(body.get(name, {}))) for name in ("tensors", "whole"))
+        _need(isinstance(body.get("task", ""), str), "the task is not text")
+        most = min(MOST_TENSORS, MOST_PARTS // count)
+        _need(tensors <= most, "it has too many tensors for so many rungs")
+        return Ladder(
+            widths=tuple(widths),
+            metrics=tuple(map(measured_as, metrics)),
+            sha256=tuple(digests),
+            entries=dict(sorted(_entries(body, axes))),
+            body=body,
+            torch=torch,
+            widthwise=widthwise,
+        )
+
+    def __len__(self) -> int:
+        return len(self.sha256)
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """Further names of tensors -> their names."""
+        return _table(self.body.get("tied", {}))
+
+    @property
+    def coded(self) -> bool:
+        """Whether weights are quantized."""
+        return "bits" in self.body
+
+    @property
+    def bits(self) -> tuple[int | None, ...]:
+        """Those of quantized weights in each shell, None where all are as they were."""
+        return _bits(self.body, len(self)) or (None,) * len(self)
+
+    def sizes(self) -> list[int]:
+        """Bytes of each shell, which holds its part of each of `entries`, in their order."""
+        return [sum(e.bytes(k) for e in self.entries.values()) for k in range(len(self))]
+
+    def absent(self, rung: int) -> set[str]:
+        """The tensors that the network of a rung has not."""
+        table = _table(self.body.get("absent", {}))
+        return {name for name, rungs in table.items() if rung in list(rungs)}
+
+    def scalars(self, rung: int) -> dict[str, int]:
+        """The int64 tensors without dims of a rung. Raises ValueError for other numbers."""
+        found: dict[str, int] = {}
+        for name, value in _table(self.body.get("scalars", {})).items():
+            number = _each(value, len(self))[rung] if isinstance(value, list) else value
+            _need(type(number) is int and -(2**63) <= number < 2**63, "a number of 64 bits")
+            found[name] = number
+        return found
+
+    def manifest(self, rung: int) -> Manifest:
+        """How to build the network of a rung, of tensors by each of their names.
+
+        Raises as `read`.
+        """
+        body = self.body
+        full = {n: list(deltas.full_shape(e.layouts(0))) for n, e in self.entries.items()}
+        kinds = _each(body["kinds"], len(self)) if "kinds" in body else ["class"] * len(self)
+        data = {
+            "kind": kinds[rung],
+            "class": body["class"],
+            "widths": dict(self.widths[rung]),
+            "sizes": {name: numbers[0] for name, numbers in body["axes"].items()},
+            "patches": {m: dict(_set_at(_table(t), rung, len(self))) for m, t in _patches(body)},
+            "full": full | {name: full[to] for name, to in self.tied.items() if to in full},
+            "tied": {},
+            "inputs": None,
+            **{name: body[name] for name in _SHARED if name in body},
+        }
+        found = from_body(data, 1, body["metrics"][rung], self.torch, self.widthwise)
+        return replace(found, task=body.get("task", ""))
+
+
+def by_rung(axes: Iterable[Sequence[int]], rungs: int) -> list[list[tuple[int, int]]]:
+    """Size and width of every axis, for each rung. axes: the size of each and its widths."""
+    every = list(axes)
+    return [[(numbers[0], numbers[k + 1]) for numbers in every] for k in range(rungs)]
+
+
+def _patches(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return list(_table(body["patches"]).items())
+
+
+def _set_at(table: Mapping[str, Any], rung: int, count: int) -> Iterator[tuple[str, Any]]:
+    """The sizes of a module's attributes at a rung; null for those that stay as they are."""
+    for name, values in table.items():
+        value = _each(values, count)[rung]
+        if value is not None:
+            yield name, value
+
+
+def _entries(
+    body: Mapping[str, Any], axes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Entry]]:
+    nested, whole = _table(body["tensors"]), _table(body.get("whole", {}))
+    scaled = _table(body.get("scaled", {}))
+    names = {*nested, *whole, *_table(body.get("scalars", {}))}
+    said = len(nested) + len(whole) + len(body.get("scalars", {}))
+    _need(len(names) == said and {*scaled} <= {*nested}, "a tensor is there twice, or not at all")
+    kept = by_rung(axes.values(), len(body["sha256"]))
+    bits, coded = _bits(body, len(kept)), _coded(body, nested)
+    for name, described in (nested | whole).items():
+        _need(isinstance(described, list) and described[0] in _TYPES, "a tensor has no type")
+        _need(len(described) <= 65, "a tensor has too many dims")
+        dims = tuple(scaled.get(name, ()))
+        _need(all(type(d) is int and 0 <= d < len(described) - 1 for d in dims), "a dim")
+        dtype, *terms = described
+        codes = bits if name in coded else ()
+        entry = Entry(_TYPES[dtype], tuple(terms), kept, name in whole, dims, codes)
+        _need(not dims or _TYPES[dtype] in _SCALED, "its type cannot be multiplied")
+        shape = deltas.shape(entry.layouts(0))
+        _need(all(shape[d] for d in dims), "a dim of no entries cannot be multiplied")
+        # torch counts in 64 bits, and multiplies the other dims where one is zero.
+        full = math.prod(max(1, n) for n in deltas.full_shape(entry.layouts(0)))
+        _need(full < 2**63, "a shape is not one of a tensor")
+        weights = entry.dtype in WEIGHTS and len(terms) > 1 and all(shape)
+        _need(name not in coded or weights, "codes of no weights")
+        yield name, entry
+
+
+def _bits(body: Mapping[str, Any], count: int) -> tuple[int | None, ...]:
+    """Those of each rung; empty where there are none."""
+    if "bits" not in body:
+        return ()
+    found = tuple(_each(body["bits"], count))
+    right = all(b is None or (type(b) is int and 2 <= b <= 8) for b in found)
+    _need(right and any(found), "codes of other bits")
+    return found
+
+
+def _coded(body: Mapping[str, Any], nested: Mapping[str, Any]) -> set[str]:
+    """The tensors that have codes."""
+    _need(("bits" in body) == ("coded" in body), "bits without codes")
+    if "coded" not in body:
+        return set()
+    names = body["coded"]
+    right = isinstance(names, list) and names and all(isinstance(n, str) for n in names)
+    _need(right and len({*names}) == len(names) and {*names} <= {*nested}, "codes of no tensor")
+    return {*names}
+
+
+def _axis(numbers: Any, count: int) -> tuple[int, ...]:
+    """The size of an axis, and its widths in order."""
+    right = isinstance(numbers, list) and all(type(n) is int and n >= 1 for n in numbers)
+    _need(right and len(numbers) == count + 1, "an axis has other widths than rungs")
+    full, *widths = numbers
+    _need(sorted(widths) == widths and widths[-1] <= full, "rungs do not lie inside each other")
+    return tuple(numbers)
+
+
+def _each(values: Any, count: int) -> list[Any]:
+    _need(isinstance(values, list) and len(values) == count, "it says more or less than its rungs")
+    return list(values)
+
+
+def _table(data: Any) -> dict[str, Any]:
+    _need(isinstance(data, dict), "a table is missing")
+    return dict(data)
+
+
+def _need(condition: object, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)

@@ -1,0 +1,74 @@
+"""The largest network of a kind whose file fits a budget.
+
+largest([1, 2, 4, 8], fits)                       # by bisection
+widths = widest(net, lambda w: apply(net, Variant(w), recalibrate=False).bytes <= budget)
+sparse = densest(lambda share: made(share).bytes <= budget)
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from widthwise.elastic.network import Elastic
+from widthwise.formats import Format
+from widthwise.quantization import quantizable
+from widthwise.variant import Variant, Widths
+from widthwise.variants.apply import apply
+
+T = TypeVar("T")
+_STEPS: Final = 12  # of a bisection: a four-thousandth of the range
+_MOST: Final = 0.999  # zeros
+
+
+def largest(ascending: Sequence[T], fits: Callable[[T], bool]) -> T | None:
+    """The last one that fits, where all before it do; None where not even the first does."""
+    count = bisect.bisect_left(ascending, True, key=lambda candidate: not fits(candidate))
+    return ascending[count - 1] if count else None
+
+
+def rungs(net: Elastic) -> list[Widths]:
+    """All widths at which every axis keeps the same share, from one feature of the widest on.
+
+    None is narrower than training draws.
+    """
+    widest = max((a.size for a in net.free.values() if a.inner_of is None), default=1)
+    every = (net.raised(k / widest) for k in range(1, widest + 1))
+    return list(dict.fromkeys(every))
+
+
+def widest(net: Elastic, fits: Callable[[Widths], bool]) -> Widths | None:
+    """The widest of `rungs` that fits, None where none does."""
+    return largest(rungs(net), fits)
+
+
+def widest_file(net: Elastic, variant: Callable[[Widths], Variant], most: float) -> Widths | None:
+    """The widest of `rungs` whose file has at most so many bytes before any training.
+
+    variant: what is made of the network at given widths.
+    """
+
+    def size(widths: Widths) -> int:
+        return apply(net, variant(widths), calibration="minmax", recalibrate=False).bytes
+
+    return widest(net, lambda widths: size(widths) <= most)
+
+
+def coded(net: Elastic, form: Format | None, widths: Widths) -> Variant:
+    """The network at these widths with all its matrices in one format; None leaves floats."""
+    return Variant(widths, {}, dict.fromkeys(quantizable(net), form) if form else {})
+
+
+def densest(fits: Callable[[float], bool], least: float = 0.0) -> float | None:
+    """The smallest share of zeros, from `least` to 99.9 %, with which it fits; None for none."""
+    if fits(least):
+        return least
+    if not fits(_MOST):
+        return None
+    low, high = least, _MOST
+    for _ in range(_STEPS):
+        # The geometric mean of what is kept: halves of small networks matter as those of large.
+        middle = 1 - ((1 - low) * (1 - high)) ** 0.5
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high

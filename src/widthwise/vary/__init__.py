@@ -1,6 +1,0 @@
-"""Variants: widths, zeros and bits together, applied to a network and searched for."""
-
-from widthwise.vary.apply import Applied, apply, variant_of
-from widthwise.vary.search import Found, Tried, search
-
-__all__ = ["Applied", "Found", "Tried", "apply", "search", "variant_of"]
