@@ -20,17 +20,28 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from widthwise.sampling.levels import along
-from widthwise.pruning import (held_at_zero, zeros_of)
-from widthwise.measure.frontier import (Frontier, Point)
+from widthwise.app.report.picks import Pick, load_picks
+from widthwise.app.runs.steps import (
+    SAMPLES,
+    Opened,
+    compensates,
+    evaluation,
+    inside,
+    note,
+    sample,
+    statistics_of,
+    store_checked,
+    writable,
+)
+from widthwise.app.runs.touchups import LARGE, TouchUp, TouchUps, begun, macs_kept, touch_up, usual
+from widthwise.app.tasks.task import Splits
 from widthwise.common.calling import outputs_for
 from widthwise.common.units import parse_size
-from widthwise.app.report.picks import (Pick, load_picks)
-from widthwise.app.runs.steps import (SAMPLES, Opened, compensates, evaluation, inside, note, sample, statistics_of, store_checked, writable)
+from widthwise.measure.frontier import Frontier, Point
+from widthwise.pruning import held_at_zero, zeros_of
+from widthwise.sampling.levels import along
 from widthwise.store.shapes import Shapes
-from widthwise.app.tasks.task import Splits
-from widthwise.app.runs.touchups import (LARGE, TouchUp, TouchUps, begun, macs_kept, touch_up, usual)
-from widthwise.train.batches import (drawn, evaluating)
+from widthwise.train.batches import drawn, evaluating
 from widthwise.variant import Widths
 
 _TAUGHT: Final = (TouchUp.DISTILL,)

@@ -22,21 +22,21 @@ from typing import Any, Final
 from torch import nn
 from torch.utils.data import Dataset
 
-from widthwise.quantization import StraightThrough
+from widthwise.app.tasks.objectives import taught_by
+from widthwise.app.tasks.task import Task
 from widthwise.elastic.network import Elastic
 from widthwise.formats import Uniform
 from widthwise.measure.sweep import Evaluation
-from widthwise.app.tasks.objectives import taught_by
-from widthwise.app.tasks.task import Task
+from widthwise.quantization import StraightThrough
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
 from widthwise.train.loop import loop
 from widthwise.train.losses import Criterion
 from widthwise.train.recipe import Recipe
 from widthwise.train.touchup import Taught
-from widthwise.variant import (Variant, Widths)
-from widthwise.variants import (Applied, Found, apply)
-from widthwise.variants.apply import (Prepare, Train)
+from widthwise.variant import Variant, Widths
+from widthwise.variants import Applied, Found, apply
+from widthwise.variants.apply import Prepare, Train
 
 State = dict[str, Any]
 """What the tensors of a network hold, by name."""

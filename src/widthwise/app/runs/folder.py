@@ -32,12 +32,12 @@ from typing import Any, Final, Literal
 
 import torch
 
+from widthwise.common.atomic import left_over, tidy, write_whole
+from widthwise.common.jsonfile import contents, sealed, unsealed
+from widthwise.common.lock import held
 from widthwise.errors import RunError
 from widthwise.graph.constraints import Constraints
 from widthwise.measure.frontier import Frontier
-from widthwise.common.atomic import (left_over, tidy, write_whole)
-from widthwise.common.jsonfile import (contents, sealed, unsealed)
-from widthwise.common.lock import held
 from widthwise.train.identity import differences
 from widthwise.variant import Widths
 from widthwise.version import VERSION

@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import nn
 
+from widthwise.app.runs.steps import Opened, evaluation, same, statistics_batches, writable
+from widthwise.app.tasks.noted import without_folder
 from widthwise.errors import FileError
-from widthwise.measure.frontier import (Frontier, Point)
-from widthwise.app.runs.steps import (Opened, evaluation, same, statistics_batches, writable)
+from widthwise.measure.frontier import Frontier, Point
 from widthwise.store.manifest import Measured
 from widthwise.store.progressive.reader import Progressive
 from widthwise.store.progressive.writer import save_progressive
-from widthwise.app.tasks.noted import without_folder
 
 
 def nested(points: Sequence[Point], most: int) -> list[Point]:

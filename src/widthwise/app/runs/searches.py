@@ -12,18 +12,32 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from widthwise.app.report.picks import Pick, load_picks
 from widthwise.app.runs.cuts import usual_touch_ups
-from widthwise.errors import BudgetError
-from widthwise.pruning import allocated_ladder
-from widthwise.measure.frontier import Frontier
-from widthwise.measure.recalibrate import (has_statistics, recalibrate)
-from widthwise.common.units import (format_size, parse_size)
 from widthwise.app.runs.finalists import Recovery
-from widthwise.app.report.picks import (Pick, load_picks)
-from widthwise.app.runs.steps import (RUNGS, SAMPLES, Opened, evaluation, inside, know_rungs, note, sample, scores_of, statistics_batches, store_checked, widths_by, writable)
+from widthwise.app.runs.steps import (
+    RUNGS,
+    SAMPLES,
+    Opened,
+    evaluation,
+    inside,
+    know_rungs,
+    note,
+    sample,
+    scores_of,
+    statistics_batches,
+    store_checked,
+    widths_by,
+    writable,
+)
+from widthwise.app.runs.touchups import TouchUp, compensation
 from widthwise.app.tasks.task import Splits
-from widthwise.app.runs.touchups import (TouchUp, compensation)
-from widthwise.variants import (Applied, Found, apply, search)
+from widthwise.common.units import format_size, parse_size
+from widthwise.errors import BudgetError
+from widthwise.measure.frontier import Frontier
+from widthwise.measure.recalibrate import has_statistics, recalibrate
+from widthwise.pruning import allocated_ladder
+from widthwise.variants import Applied, Found, apply, search
 from widthwise.variants.apply import Prepare
 
 

@@ -20,34 +20,33 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from widthwise.quantization import Quantized
-from widthwise.sampling.draws import Draw
-from widthwise.elastic.network import Elastic
-from widthwise.errors import (FileError, RunError, TrainingError, WidthError)
-from widthwise.pruning import allocated_ladder
-from widthwise.measure.frontier import (Frontier, Point)
-from widthwise.common.calling import outputs_for
-from widthwise.measure.sweep import (Evaluation, ladder, sweep, usual_widths)
-from widthwise.elastic.recalibration import (ITEMS, Recalibrate, has_statistics)
-from widthwise.app.report import html
-from widthwise.app.report import plot
-from widthwise.app.report.picks import (Pick, load_picks, save_picks)
-from widthwise.app.runs.folder import (Record, Run, constraints_of)
-from widthwise.store import scorefile
-from widthwise.common.atomic import beside
-from widthwise.export.onnx import (export_onnx, export_program)
-from widthwise.export.int8_onnx import export_int8
-from widthwise.store.file import (load, save)
-from widthwise.store.manifest import Measured
-from widthwise.store.packed.tensors import Pack
+from widthwise.app.report import html, plot
+from widthwise.app.report.picks import Pick, load_picks, save_picks
+from widthwise.app.runs.folder import Record, Run, constraints_of
+from widthwise.app.runs.touchups import TouchUp, compensation
 from widthwise.app.tasks.noted import without_folder
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import (Splits, Task)
-from widthwise.app.runs.touchups import (TouchUp, compensation)
-from widthwise.train.batches import (drawn, evaluating, in_order, own_randomness)
+from widthwise.app.tasks.task import Splits, Task
+from widthwise.common.atomic import beside
+from widthwise.common.calling import outputs_for
+from widthwise.elastic.network import Elastic
+from widthwise.elastic.recalibration import ITEMS, Recalibrate, has_statistics
+from widthwise.elastic.zeros import meant
+from widthwise.errors import FileError, RunError, TrainingError, WidthError
+from widthwise.export.int8_onnx import export_int8
+from widthwise.export.onnx import export_onnx, export_program
+from widthwise.measure.frontier import Frontier, Point
+from widthwise.measure.sweep import Evaluation, ladder, sweep, usual_widths
+from widthwise.pruning import allocated_ladder
+from widthwise.quantization import Quantized
+from widthwise.sampling.draws import Draw
+from widthwise.store import scorefile
+from widthwise.store.file import load, save
+from widthwise.store.manifest import Measured
+from widthwise.store.packed.tensors import Pack
+from widthwise.train.batches import drawn, evaluating, in_order, own_randomness
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
-from widthwise.elastic.zeros import meant
 
 By = Literal["levels", "scores", "fraction"]
 # Scores that estimate a change of the loss can be compared across axes.

@@ -16,15 +16,15 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from widthwise.elastic.network import Elastic
-from widthwise.measure.cost import (onnx_runtime, runtime)
-from widthwise.measure.frontier import Frontier
-from widthwise.benchmark.granularity import (Granularities, Granularity, granularity)
-from widthwise.benchmark.speed import (REPEATS, Speed, Speeds, speeds)
 from widthwise.app.report.curve import what_fits
-from widthwise.app.report.picks import (Pick, load_picks)
-from widthwise.app.runs.folder import (Run, members, read_frontier)
+from widthwise.app.report.picks import Pick, load_picks
+from widthwise.app.runs.folder import Run, members, read_frontier
 from widthwise.app.runs.steps import open_run
+from widthwise.benchmark.granularity import Granularities, Granularity, granularity
+from widthwise.benchmark.speed import REPEATS, Speed, Speeds, speeds
+from widthwise.elastic.network import Elastic
+from widthwise.measure.cost import onnx_runtime, runtime
+from widthwise.measure.frontier import Frontier
 from widthwise.variant import Widths
 
 SHARES: Final = (0.5, 0.25, 0.1)  # of the full bytes, where nothing was picked yet

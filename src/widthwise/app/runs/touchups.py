@@ -18,19 +18,19 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from widthwise.quantization import StraightThrough
-from widthwise.elastic.network import Elastic
-from widthwise.errors import (FileError, ScoreError, TrainingError)
-from widthwise.pruning import (compensate, merge)
-from widthwise.measure.shape_costs import Costs
-from widthwise.measure.frontier import Frontier
-from widthwise.elastic.recalibration import Recalibrate
 from widthwise.app.tasks.task import Task
+from widthwise.elastic.network import Elastic
+from widthwise.elastic.recalibration import Recalibrate
+from widthwise.errors import FileError, ScoreError, TrainingError
+from widthwise.measure.frontier import Frontier
+from widthwise.measure.shape_costs import Costs
+from widthwise.pruning import compensate, merge
+from widthwise.quantization import StraightThrough
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.teaching import HALF
-from widthwise.train.touchup import (distill, refit_output)
+from widthwise.train.touchup import distill, refit_output
 from widthwise.variant import Widths
 
 Batches = list[tuple[Any, Any]]

@@ -19,21 +19,31 @@ from typing import Final
 from torch import Tensor, nn
 
 from widthwise import pruning
-from widthwise.elastic.network import (Elastic, NothingToCutWarning)
-from widthwise.errors import (FileError, ScoreError)
-from widthwise.pruning.scores import registry
-from widthwise.pruning.scores.registry import WeightScore
 from widthwise.app.report.picks import Pick
-from widthwise.app.runs.folder import (Record, Run, Settings, State, begin, claim, clear, constraints_of, now)
-from widthwise.app.runs.sources import (Source, apart, model_of)
-from widthwise.pruning.gradual.compete import Scope
-from widthwise.app.runs.steps import (evaluation, note, sample, store_checked, writable)
-from widthwise.store import scorefile
-from widthwise.store.packed.tensors import (Pack, check)
-from widthwise.store.packed.forms import accounting
+from widthwise.app.runs.folder import (
+    Record,
+    Run,
+    Settings,
+    State,
+    begin,
+    claim,
+    clear,
+    constraints_of,
+    now,
+)
+from widthwise.app.runs.sources import Source, apart, model_of
+from widthwise.app.runs.steps import evaluation, note, sample, store_checked, writable
+from widthwise.app.runs.touchups import fine_tuning
 from widthwise.app.tasks.resolve import resolve
 from widthwise.app.tasks.task import Task
-from widthwise.app.runs.touchups import fine_tuning
+from widthwise.elastic.network import Elastic, NothingToCutWarning
+from widthwise.errors import FileError, ScoreError
+from widthwise.pruning.gradual.compete import Scope
+from widthwise.pruning.scores import registry
+from widthwise.pruning.scores.registry import WeightScore
+from widthwise.store import scorefile
+from widthwise.store.packed.forms import accounting
+from widthwise.store.packed.tensors import Pack, check
 from widthwise.train.fit import fit
 
 SAMPLES: Final = 2000  # of the training data, that scores are computed on
@@ -162,7 +172,9 @@ def prune(
     batches = sample(task, data, how.samples, how.seed)
 
     def score(module: nn.Module) -> Mapping[str, Tensor]:
-        return registry.weights(net, how.score, batches, task.loss, seed=how.seed, progress=progress)
+        return registry.weights(
+            net, how.score, batches, task.loss, seed=how.seed, progress=progress
+        )
 
     def train(module: nn.Module) -> None:
         recipe = fine_tuning(task.recipe, how.fine_tune)

@@ -13,29 +13,39 @@ from typing import Any, Final
 
 import torch
 
-from widthwise.sampling.draws import (PUBLISHED, Draw)
+from widthwise.app.runs.folder import (
+    Record,
+    Run,
+    Settings,
+    State,
+    begin,
+    claim,
+    clear,
+    constraints_of,
+    now,
+)
+from widthwise.app.runs.sources import Source, apart, model_of
+from widthwise.app.runs.steps import RUNGS, scores_of, store_checked
+from widthwise.app.tasks.objectives import DISTILLATIONS, elastic_loss, family_loss
+from widthwise.app.tasks.resolve import resolve
+from widthwise.app.tasks.task import Splits, Task
+from widthwise.app.tasks.tryout import try_out
 from widthwise.elastic.network import Elastic
-from widthwise.pruning import allocated_ladder
+from widthwise.elastic.zeros import meant
 from widthwise.measure.data import adapt
 from widthwise.measure.sweep import ladder
-from widthwise.app.runs.folder import (Record, Run, Settings, State, begin, claim, clear, constraints_of, now)
-from widthwise.app.runs.sources import (Source, apart, model_of)
-from widthwise.pruning.gradual import (Gradual, GradualPruner)
-from widthwise.app.runs.steps import (RUNGS, scores_of, store_checked)
+from widthwise.pruning import allocated_ladder
+from widthwise.pruning.gradual import Gradual, GradualPruner
+from widthwise.sampling.draws import PUBLISHED, Draw
 from widthwise.store import scorefile
 from widthwise.store.packed.tensors import Pack
-from widthwise.app.tasks.objectives import (DISTILLATIONS, elastic_loss, family_loss)
-from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import (Splits, Task)
-from widthwise.app.tasks.tryout import try_out
-from widthwise.train.batches import (own_randomness, planned)
+from widthwise.train.batches import own_randomness, planned
 from widthwise.train.fit import fit
-from widthwise.train.identity import (configured, described, sampled)
-from widthwise.train.losses import (Objective, SingleDraw)
-from widthwise.train.ranks import (processes, told)
+from widthwise.train.identity import configured, described, sampled
+from widthwise.train.losses import Objective, SingleDraw
+from widthwise.train.ranks import processes, told
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
-from widthwise.elastic.zeros import meant
 
 METHODS: Final[Mapping[str, Draw]] = {
     "default": Draw(),  # along levels, with distillation; a pruned run in sandwich passes
