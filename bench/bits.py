@@ -26,12 +26,12 @@ from torch.nn import functional as F
 import widthwise as ww
 from common import record
 from widthwise import pruning, quantization
-from widthwise.app.runs.steps import evaluation
+from widthwise.app.runs.measuring import evaluation
 from widthwise.app.tasks import BUILT_IN
-from widthwise.app.tasks.task import Task
 from widthwise.quantization.quantize import Calibration
 from widthwise.quantization.quantized import grouped, ungrouped
 from widthwise.store.file import prepare
+from widthwise.task import Task
 
 EPOCHS = 5
 SYMMETRIC = {f"{n} bits, symmetric": quantization.Uniform(n, symmetric=True) for n in (8, 4)}

@@ -38,16 +38,16 @@ import torch
 from torch import nn
 
 from common import RESULTS, record
-from widthwise.app.runs import cuts, steps, training
+from widthwise.app.runs import cuts, measuring, opening, sweeps, training
 from widthwise.app.runs.folder import Settings, hold
 from widthwise.app.runs.touchups import initialise
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Splits, Task
 from widthwise.elastic.network import Elastic
 from widthwise.errors import BudgetError
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.sampling.draws import Draw
 from widthwise.store.file import prepare
+from widthwise.task import Splits, Task
 from widthwise.train.fit import fit
 from widthwise.variant import Widths
 
@@ -95,8 +95,8 @@ def family(name: str, seed: int) -> dict[str, Any]:
             run, _ = training.train(settings, folder, command="", progress=False)
             spent["train"] = time.process_time() - began
             began = time.process_time()
-            opened = steps.open_run(run)
-            frontier = steps.sweep_run(opened, latency=False)
+            opened = opening.open_run(run)
+            frontier = sweeps.sweep_run(opened, latency=False)
             spent["sweep"] = time.process_time() - began
             found = {s: _best(frontier, s) for s in limits}
             points = {s: point for s, point in found.items() if point is not None}
@@ -109,7 +109,7 @@ def family(name: str, seed: int) -> dict[str, Any]:
         full = opened.net.full()
         return {
             "seconds": spent,
-            "test": steps.evaluation(task, data, "test")(opened.net),
+            "test": measuring.evaluation(task, data, "test")(opened.net),
             "compensated": frontier.touch_up,
             "sizes": {
                 str(s): {
@@ -194,7 +194,7 @@ def _trained(module: nn.Module, task: Task, data: Splits, seed: int) -> None:
 
 
 def _tested(task: Task, data: Splits, module: nn.Module) -> float:
-    return steps.evaluation(task, data, "test")(module)
+    return measuring.evaluation(task, data, "test")(module)
 
 
 def _timed(work: Callable[[], object]) -> float:

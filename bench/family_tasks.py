@@ -11,7 +11,7 @@ from functools import partial
 from widthwise.app.tasks import BUILT_IN, characters
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.language import PTB_FILES
-from widthwise.app.tasks.task import Recipe, Splits, Task
+from widthwise.task import Recipe, Splits, Task
 
 FEW = 10_000  # training items
 CHARACTERS = 1_000_000

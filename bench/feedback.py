@@ -20,7 +20,7 @@ import torch
 
 import widthwise as ww
 from common import record
-from widthwise.app.runs.steps import evaluation
+from widthwise.app.runs.measuring import evaluation
 from widthwise.app.tasks import BUILT_IN
 from widthwise.train.batches import planned
 

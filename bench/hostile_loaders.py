@@ -27,7 +27,6 @@ from widthwise.app.compare.outcome import Outcome
 from widthwise.app.report.picks import Pick, load_picks, save_picks
 from widthwise.app.runs.folder import Record, Run, Settings
 from widthwise.app.runs.sources import Source, model_of
-from widthwise.app.tasks.task import Splits, Task
 from widthwise.elastic.network import Elastic
 from widthwise.formats import Codebook, Uniform
 from widthwise.measure.frontier import Frontier, Point
@@ -36,6 +35,7 @@ from widthwise.store.file import load, read, save
 from widthwise.store.manifest import Measured
 from widthwise.store.progressive.reader import Progressive
 from widthwise.store.progressive.writer import save_progressive
+from widthwise.task import Splits, Task
 from widthwise.train import checkpoint
 from widthwise.train.history import Epoch
 from widthwise.train.recipe import Recipe

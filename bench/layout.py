@@ -21,9 +21,9 @@ from torch import nn
 from common import record
 from widthwise.app.compare.layout import channels_last
 from widthwise.app.tasks import BUILT_IN
-from widthwise.app.tasks.task import Task
 from widthwise.elastic.network import Elastic
 from widthwise.measure.cost import one_example
+from widthwise.task import Task
 from widthwise.train.losses import SandwichLoss
 
 TASKS = ("fashion-mnist-cnn", "cifar10-resnet20", "fashion-mnist-mobilenet")

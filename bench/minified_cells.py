@@ -20,7 +20,6 @@ import widthwise as ww
 from widthwise.app.tasks import BUILT_IN
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.mlp import MLP
-from widthwise.app.tasks.task import Splits
 from widthwise.pruning import (
     allocate,
     chance,
@@ -37,6 +36,7 @@ from widthwise.pruning import (
     reconstruction,
     taylor,
 )
+from widthwise.task import Splits
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.touchup import distill

@@ -27,13 +27,14 @@ from torch import nn
 from common import machine, record
 from family import SIZES
 from widthwise import pruning
-from widthwise.app.runs import steps
+from widthwise.app.runs import measuring
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Splits, Task
 from widthwise.elastic.network import Elastic
+from widthwise.measure.sweep import Evaluation
 from widthwise.sampling.draws import Sandwich
 from widthwise.sampling.levels import along
 from widthwise.store.file import prepare
+from widthwise.task import Splits, Task
 from widthwise.train.family import FamilyLoss
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
@@ -106,8 +107,8 @@ def measure(name: str, arm: Arm, seed: int) -> dict[str, Any]:
     began = time.process_time()
     fit(net, data.train, loss, recipe=recipe, seed=seed, progress=False)
     seconds = time.process_time() - began
-    valid = steps.evaluation(task, data, "valid")
-    batches = steps.sample(task, data, steps.SAMPLES, seed)
+    valid = measuring.evaluation(task, data, "valid")
+    batches = measuring.sample(task, data, measuring.SAMPLES, seed)
     path = along(net.free, net.levels, 16 * len(net.levels))
     fitting = {size: _widest(net, path, size) for size in SIZES[name]}
     widths = {str(size): w for size, w in fitting.items() if w is not None}
@@ -146,7 +147,7 @@ def _widest(net: Elastic, path: list[Widths], size: float) -> Widths | None:
     return path[low - 1] if low else None
 
 
-def _each(valid: steps.Evaluation, modules: list[nn.Module]) -> list[float]:
+def _each(valid: Evaluation, modules: list[nn.Module]) -> list[float]:
     return [valid(module) for module in modules]
 
 

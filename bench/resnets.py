@@ -39,9 +39,9 @@ from common import record
 from widthwise import pruning
 from widthwise.app.tasks import BUILT_IN
 from widthwise.app.tasks.arrays import Arrays
-from widthwise.app.tasks.task import Splits
 from widthwise.app.tasks.trained import trained_model
 from widthwise.measure.cost import params
+from widthwise.task import Splits
 
 ROWS = Path(__file__).parents[1] / "build" / "resnets.jsonl"
 NETWORKS = ("cifar10-resnet20", "cifar10-resnet56")

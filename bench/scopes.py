@@ -17,8 +17,8 @@ from typing import Any, Final
 import torch
 
 from common import record
+from widthwise.app.runs.measuring import evaluation
 from widthwise.app.runs.sources import find, model_of
-from widthwise.app.runs.steps import evaluation
 from widthwise.app.tasks import BUILT_IN
 from widthwise.errors import ScoreError
 from widthwise.pruning import held_at_zero, keep

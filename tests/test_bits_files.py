@@ -461,7 +461,7 @@ def test_mnist_loses_nothing_at_four_bits(tmp_path):
     """One-shot: 8 and 4 bits are free, 2 bits are not."""
     from torch.nn import functional as F
 
-    from widthwise.app.runs.steps import evaluation
+    from widthwise.app.runs.measuring import evaluation
     from widthwise.app.tasks import BUILT_IN
 
     task = BUILT_IN["mnist"]()

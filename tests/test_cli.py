@@ -21,7 +21,7 @@ from widthwise.app import demo as demonstration
 from widthwise.app.cli import cut, demo, export, inspect, order, pick, prune, sweep, train
 from widthwise.app.cli.main import app
 from widthwise.app.report.picks import Pick, load_picks, save_picks
-from widthwise.app.runs import steps, training
+from widthwise.app.runs import exports, measuring, storing, training
 from widthwise.app.runs.folder import Run, hold
 from widthwise.app.tasks import data as public_data
 from widthwise.app.tasks.resolve import resolve
@@ -43,7 +43,7 @@ COMMANDS = {
 TASKS = """
 import torch
 from torch.nn import functional as F
-from widthwise.tasks.digits import task as digits
+from widthwise.app.tasks.digits import task as digits
 from dataclasses import replace
 
 class Branching(torch.nn.Module):
@@ -129,7 +129,7 @@ def test_a_trained_run_says_what_made_it(trained):
     reloaded = load(Run(trained).model, build=resolve("digits").model)
     task = resolve("digits")
     for split in ("valid", "test"):
-        assert steps.evaluation(task, task.splits(), split)(reloaded) == record.results[split]
+        assert measuring.evaluation(task, task.splits(), split)(reloaded) == record.results[split]
 
 
 def test_a_sweep_writes_the_frontier_the_picture_and_the_page(trained):
@@ -179,7 +179,7 @@ def test_pick_cut_and_export_agree_on_the_numbers(run, tmp_path):
 
     task = resolve("digits")
     works("export", small, "--task", "digits", "--out", tmp_path / "small.onnx")
-    served = steps.onnx_metric(tmp_path / "small.onnx", task, task.splits())
+    served = exports.onnx_metric(tmp_path / "small.onnx", task, task.splits())
     assert served == noted[0].test
     works("export", run, "--format", "torch", "--out", tmp_path / "full.pt2")
     program = torch.export.load(tmp_path / "full.pt2").module()
@@ -235,7 +235,7 @@ def test_several_budgets_are_several_files_made_in_one_go(run, tmp_path):
     assert {"2.00kB", "20.0kB"} <= picks.keys()
     task = resolve("digits")
     read = load(out / "2.00kB.safetensors", build=task.model)
-    assert steps.evaluation(task, task.splits(), "valid")(read) == picks["2.00kB"].valid
+    assert measuring.evaluation(task, task.splits(), "valid")(read) == picks["2.00kB"].valid
 
 
 def test_several_budgets_are_exported_in_one_go(run, tmp_path):
@@ -584,23 +584,24 @@ def test_the_demo_shows_three_sizes_and_writes_their_files(shown):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"), [("onnx_metric", lambda *_: 0.5), ("same", lambda a, b: False)]
+    ("module", "name", "wrong"),
+    [(exports, "onnx_metric", lambda *_: 0.5), (measuring, "same", lambda a, b: False)],
 )
-def test_the_demo_fails_when_a_file_gives_another_number(shown, monkeypatch, name, wrong):
-    monkeypatch.setattr(steps, name, wrong)
+def test_the_demo_fails_when_a_file_gives_another_number(shown, monkeypatch, module, name, wrong):
+    monkeypatch.setattr(module, name, wrong)
     said = fails("demo", "--out", shown[0], "--epochs", 4)
     assert "and not" in said
 
 
 def test_a_file_that_reads_back_worse_is_not_kept(run, tmp_path, monkeypatch):
-    real = steps.load
+    real = storing.load
 
     def forgetful(path: Path, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
         return (
             build() if path.suffix == ".safetensors" and "half" in path.name else real(path, build)
         )
 
-    monkeypatch.setattr(steps, "load", forgetful)
+    monkeypatch.setattr(storing, "load", forgetful)
     out = tmp_path / "half.safetensors"
     out.write_text("what was there before")
     assert "read back" in fails("cut", run, "--fraction", 0.5, "--out", out)

@@ -6,7 +6,7 @@ import torch
 import widthwise as ww
 from command_line import fails, widthwise, works
 from widthwise.app.cli.common import Budget, constrained
-from widthwise.app.runs import steps
+from widthwise.app.runs import opening, sweeps
 from widthwise.app.runs.folder import Run
 from widthwise.errors import BudgetError
 from widthwise.graph.constraints import Constraints
@@ -17,9 +17,9 @@ TASK = """
 from dataclasses import replace
 from functools import partial
 from widthwise.graph.constraints import Constraints
-from widthwise.tasks.digits import task as digits
-from widthwise.tasks.mlp import MLP
-from widthwise.tasks.task import Recipe
+from widthwise.app.tasks.digits import task as digits
+from widthwise.app.tasks.mlp import MLP
+from widthwise.task import Recipe
 
 def plain():
     return replace(digits(), name="plain", recipe=Recipe(epochs=1))
@@ -36,7 +36,7 @@ def tasks(tmp_path, monkeypatch):
 
 
 def allowed(run):
-    return steps.open_run(Run(run)).net.free
+    return opening.open_run(Run(run)).net.free
 
 
 def test_constraints_of_a_task_hold_in_every_command(tasks, tmp_path):
@@ -112,14 +112,14 @@ class Heads(torch.nn.Module):
 def test_a_sweep_measures_widths_that_keep_the_class_beside():
     net = ww.Elastic(Heads(), torch.randn(2, 5, 6))
     odd = net.complete({**net.widths(0.5), "embed": 7})
-    found = steps.with_own_class(net, [Widths(odd), net.full()])
+    found = sweeps.with_own_class(net, [Widths(odd), net.full()])
     assert Widths(odd) in found
     reasons = [net.cut_with_patches(w)[2] for w in found]
     assert [r is None for r in reasons].count(True) == len(found) - 1 >= 2
     layers = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Linear(8, 2))
     plain = ww.Elastic(layers, torch.randn(2, 3))
     ladder = [plain.widths(0.5), plain.full()]
-    assert steps.with_own_class(plain, ladder) == ladder
+    assert sweeps.with_own_class(plain, ladder) == ladder
 
 
 def test_usage(tasks):

@@ -18,8 +18,8 @@ from command_line import fails, widthwise, works
 from widthwise import Distill, Elastic, SandwichLoss, TrainingError, distill, fit
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.objectives import DISTILLATIONS, elastic_loss, taught_by
-from widthwise.app.tasks.task import Task
 from widthwise.sampling.draws import sandwich
+from widthwise.task import Task
 from widthwise.train.losses import lesson
 from widthwise.train.recipe import Recipe
 from widthwise.train.soft import soft_target

@@ -29,9 +29,9 @@ MINE = """
 from dataclasses import replace
 from functools import partial
 from torch.utils.data import Subset
-from widthwise.tasks.digits import task as digits
-from widthwise.tasks.mlp import MLP
-from widthwise.tasks.task import Recipe, Splits
+from widthwise.app.tasks.digits import task as digits
+from widthwise.app.tasks.mlp import MLP
+from widthwise.task import Recipe, Splits
 
 def few():
     data = digits().splits()

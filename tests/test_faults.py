@@ -133,7 +133,7 @@ def test_failures_without_a_sentence_are_told():
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from widthwise.store.atomic import beside, write_whole
+from widthwise.common.atomic import beside, write_whole
 
 def chunks():
     yield b"half"
@@ -218,7 +218,7 @@ def test_checkpoints_of_a_training_that_is_done_do_not_stay(tmp_path):
 PARENT = """
 import os, sys, time
 from comparison_helpers import sleeps
-from widthwise.compare.engines import Local
+from widthwise.app.compare.engines import Local
 
 if __name__ == "__main__":
     with Local(2) as engine:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import widthwise as ww
 from command_line import fails, widthwise, works
 from widthwise.app.report.picks import load_picks
-from widthwise.app.runs import cuts_in_bits, steps
+from widthwise.app.runs import cuts_in_bits, measuring, opening
 from widthwise.app.runs.folder import Run
 from widthwise.app.tasks.resolve import resolve
 from widthwise.errors import BudgetError
@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def opened(trained):
-    return steps.open_run(Run(trained))
+    return opening.open_run(Run(trained))
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -46,7 +46,7 @@ def test_budgets_are_kept_in_few_bits(trained, tmp_path, bits):
         read = load(path, build=task.model)
         for weight in (p for p in read.parameters() if p.dim() >= 2):
             assert all(len(row.unique()) <= 2**bits for row in weight)
-        test = steps.evaluation(task, task.splits(), "test")(read)
+        test = measuring.evaluation(task, task.splits(), "test")(read)
         assert test == noted[name].test
 
 

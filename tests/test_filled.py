@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import widthwise as ww
-from widthwise.app.runs import cuts, steps
+from widthwise.app.runs import cuts, opening
 from widthwise.app.runs.folder import Record, Run, Settings
 from widthwise.app.runs.touchups import TouchUp
 from widthwise.app.tasks import BUILT_IN
@@ -33,7 +33,7 @@ def opened(net, levels):
     task = BUILT_IN["digits"]()
     settings = Settings("digits", "default", 0, asdict(task.recipe))
     record = Record(settings, "", {}, "finished", "", levels=[dict(w) for w in levels])
-    return steps.Opened(Run(Path("nowhere")), record, task, net)
+    return opening.Opened(Run(Path("nowhere")), record, task, net)
 
 
 def mlp():

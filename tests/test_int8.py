@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import widthwise as ww
 from command_line import fails, works
 from elastic_nets import made
-from widthwise.app.runs import steps
+from widthwise.app.runs import exports, measuring
 from widthwise.app.tasks.mlp import MLP
 from widthwise.app.tasks.resolve import resolve
 from widthwise.benchmark import runtimes
@@ -120,9 +120,9 @@ def test_a_trained_network_is_as_good(digits, tmp_path):
     model, task, data = digits
     x = torch.stack([data.train[i][0] for i in range(64)])
     written = export_int8(model, (x,), tmp_path / "a.onnx")
-    before = steps.evaluation(task, data, "test")(model)
+    before = measuring.evaluation(task, data, "test")(model)
     assert before > 0.9
-    assert steps.onnx_metric(written.path, task, data) == pytest.approx(before, abs=0.01)
+    assert exports.onnx_metric(written.path, task, data) == pytest.approx(before, abs=0.01)
 
 
 def test_convolutions_may_stay(tmp_path):
@@ -297,8 +297,8 @@ def test_the_command_says_size_metric_and_speed(digits, tmp_path, monkeypatch):
     timed(monkeypatch, 3.0, 2.0, 4.0)  # slower: the line says so, and nothing else does
     said = works("export", file, "--task", "digits", "--int8", "--out", out)
     assert said.count("\n") == 1
-    before = steps.evaluation(task, data, "test")(model)
-    after = steps.onnx_metric(out, task, data)
+    before = measuring.evaluation(task, data, "test")(model)
+    after = exports.onnx_metric(out, task, data)
     assert f"test accuracy {100 * after:.2f} %, {100 * before:.2f} % in float32" in said
     assert "float32 here: 0.50 at batch 1, 0.50 at batch 32" in said
     assert "gives what PyTorch gives" not in said

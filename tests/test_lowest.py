@@ -14,7 +14,7 @@ import widthwise as ww
 from command_line import works
 from widthwise.app.compare import ladders
 from widthwise.app.compare.plan import Kind, Plan
-from widthwise.app.runs import steps
+from widthwise.app.runs import opening
 from widthwise.app.runs.folder import Run
 from widthwise.measure.frontier import Frontier
 from widthwise.pruning import allocated_ladder, magnitude
@@ -166,8 +166,8 @@ def test_sweeps_of_what_is_trained_along_rungs(tmp_path: Path) -> None:
     works("train", "digits", "--out", plain, "--epochs", 1, "--method", "plain")
     works("order", "digits", "--from", plain, "--out", ordered, "--score", "taylor")
     works("train", "digits", "--from", ordered, "--out", out, "--epochs", 1)
-    opened = steps.open_run(Run(out))
-    steps.know_rungs(opened)
+    opened = opening.open_run(Run(out))
+    opening.know_rungs(opened)
     lowest = opened.net.lowest
     assert min(lowest.values()) < 64
     for by in ("fraction", "scores"):

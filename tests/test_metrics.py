@@ -25,9 +25,9 @@ from widthwise import (
     sweep,
 )
 from widthwise.app.tasks.arrays import Arrays
-from widthwise.app.tasks.judged import default_metric
-from widthwise.app.tasks.task import Task
 from widthwise.measure.metric import as_metric
+from widthwise.task import Task
+from widthwise.train.default_metric import default_metric
 from widthwise.train.recipe import Recipe
 
 sklearn = pytest.importorskip("sklearn.metrics")

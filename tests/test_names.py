@@ -57,11 +57,5 @@ def test_every_name_is_there(path):
 
 
 def test_names_that_are_gone_are_found():
-    source = (
-        "from widthwise.app.runs import steps, nothing\nimport widthwise as ww\nsteps.cat(ww.nix)\n"
-    )
-    assert missing(source) == [
-        "widthwise.app.runs.nothing",
-        "widthwise.app.runs.steps.cat",
-        "widthwise.nix",
-    ]
+    source = "from widthwise import pruning, none\nimport widthwise as ww\npruning.cat(ww.nix)\n"
+    assert missing(source) == ["widthwise.none", "widthwise.pruning.cat", "widthwise.nix"]

@@ -12,7 +12,7 @@ from widthwise.store.file import read_manifest
 
 MINE = """
 from dataclasses import replace
-from widthwise.tasks.digits import task as digits
+from widthwise.app.tasks.digits import task as digits
 
 def mine():
     return replace(digits(), name="mine")

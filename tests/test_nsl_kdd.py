@@ -15,8 +15,8 @@ from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.data import Published
 from widthwise.app.tasks.nsl_kdd import Encoding, detection_scores, parse
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Splits
 from widthwise.errors import DataError
+from widthwise.task import Splits
 
 
 def row(label: str = "normal", service: str = "http", seconds: object = 0, rate: object = 1) -> str:

@@ -8,7 +8,7 @@ from torch import nn
 
 import widthwise as ww
 from widthwise.app.runs.finalists import Recovery, candidates
-from widthwise.app.runs.steps import evaluation, statistics_batches
+from widthwise.app.runs.measuring import evaluation, statistics_batches
 from widthwise.app.tasks import BUILT_IN
 from widthwise.formats import Uniform
 from widthwise.measure.sweep import Evaluation

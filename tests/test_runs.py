@@ -136,7 +136,7 @@ def test_seeds_come_in_the_order_of_their_numbers(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from widthwise.runs import hold
+from widthwise.app.runs.folder import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

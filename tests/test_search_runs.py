@@ -11,7 +11,8 @@ from command_line import fails, widthwise, works
 from widthwise.app.report.picks import load_picks
 from widthwise.app.runs import searches
 from widthwise.app.runs.folder import Run
-from widthwise.app.runs.steps import evaluation, open_run
+from widthwise.app.runs.measuring import evaluation
+from widthwise.app.runs.opening import open_run
 from widthwise.app.tasks.resolve import resolve
 from widthwise.measure.sweep import Evaluation
 

@@ -23,7 +23,7 @@ from torch.utils.data import TensorDataset
 
 from command_line import fails, works
 from widthwise.app.report.picks import Pick, load_picks, save_picks
-from widthwise.app.runs import cuts, steps
+from widthwise.app.runs import cuts, exports, measuring, opening
 from widthwise.app.runs.folder import Run
 from widthwise.app.runs.touchups import TouchUp
 from widthwise.app.serve import networks as made
@@ -320,7 +320,7 @@ def test_answers_are_those_of_the_cut_network(web, trained):
     ids = [e["id"] for e in examples["examples"]]
     chosen = view["choices"][1]
     said_ = web.post("/api/runs/0/predict", json={"point": chosen["id"], "examples": ids}).json()
-    opened = steps.open_run(Run(trained))
+    opened = opening.open_run(Run(trained))
     data = opened.task.splits()
     test = data.test
     points = Frontier.load(trained / "frontier.json").points
@@ -385,7 +385,7 @@ def test_a_drawing_is_read(web):
 def test_drawings_become_as_the_data_are(trained):
     """Test images, enlarged, moved and thinned as a hand would, are read nearly as well."""
     task = resolve("digits")
-    opened = steps.open_run(Run(trained))
+    opened = opening.open_run(Run(trained))
     data = task.splits().test
     images = (data.inputs * 0.3760 + 0.3053).clamp(0, 1)  # type: ignore[attr-defined]
     frame = Frame.of(images)
@@ -452,14 +452,14 @@ def test_a_download_gives_the_metric_that_was_shown(web, trained, tmp_path, form
     if form == "safetensors":
         assert len(got.content) == chosen["bytes"]
         module = load(path, build=task.model)
-        value = steps.evaluation(task, task.splits(), "valid")(module)
+        value = measuring.evaluation(task, task.splits(), "valid")(module)
         assert value == pytest.approx(chosen["metric"], abs=1e-9)
     else:
         again = web.get(f"/api/runs/0/download/{chosen['id']}.safetensors")
         (tmp_path / "plain").write_bytes(again.content)
         module = load(tmp_path / "plain", build=task.model)
-        value = steps.evaluation(task, task.splits(), "test")(module)
-        assert steps.onnx_metric(path, task, task.splits()) == pytest.approx(value, abs=1e-9)
+        value = measuring.evaluation(task, task.splits(), "test")(module)
+        assert exports.onnx_metric(path, task, task.splits()) == pytest.approx(value, abs=1e-9)
     assert sorted(p.name for p in trained.iterdir()) == before  # the run is left as it is
 
 
@@ -729,7 +729,7 @@ def test_what_is_not_installed_is_named(web, monkeypatch):
     def lacking(*_):
         raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
 
-    monkeypatch.setattr(steps, "export", lacking)
+    monkeypatch.setattr(exports, "export", lacking)
     full = web.get("/api/runs/0").json()["full"]
     assert "widthwise[onnx]" in said(web.get(f"/api/runs/0/download/{full}.onnx"), 501)
 

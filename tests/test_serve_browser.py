@@ -14,7 +14,7 @@ import uvicorn
 
 from command_line import works
 from widthwise.app.report.picks import load_picks
-from widthwise.app.runs import steps
+from widthwise.app.runs import exports, measuring
 from widthwise.app.runs.folder import Run
 from widthwise.app.serve.app import create_app
 from widthwise.app.tasks.resolve import resolve
@@ -396,11 +396,11 @@ def test_a_download_is_the_network_that_was_shown(opened, tmp_path, form):
     assert "Checked" in opened.text("take-note")
     task = resolve("digits")
     if form == "safetensors":
-        value = steps.evaluation(task, task.splits(), "valid")(load(path, build=task.model))
+        value = measuring.evaluation(task, task.splits(), "valid")(load(path, build=task.model))
         assert f"{100 * value:.2f} %" == quality
         expect(page.locator("#code")).to_contain_text(path.name)
     else:
-        assert steps.onnx_metric(path, task, task.splits()) > 0.5
+        assert exports.onnx_metric(path, task, task.splits()) > 0.5
 
 
 def test_a_download_that_fails_says_why(opened, many):

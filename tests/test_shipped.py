@@ -5,7 +5,7 @@ import json
 import pytest
 
 from command_line import fails, works
-from widthwise.app.runs import steps
+from widthwise.app.runs import exports, opening
 from widthwise.app.runs.folder import Run, read_frontier
 from widthwise.errors import BudgetError
 from widthwise.measure.frontier import Frontier, Point
@@ -60,8 +60,8 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("int8", [False, True])
 def test_pick_cut_and_export_count_the_same_file(run, int8, tmp_path):
-    opened = steps.open_run(Run(run))
-    real = steps.shipped_size(opened, "onnx", int8=int8)
+    opened = opening.open_run(Run(run))
+    real = exports.shipped_size(opened, "onnx", int8=int8)
     points = sorted(read_frontier(run).points, key=lambda p: p.bytes)
     most = real(points[-2])  # the largest is too large by its ONNX file
     budget = ["--max-bytes", most, "--format", "onnx", *(["--int8"] if int8 else [])]

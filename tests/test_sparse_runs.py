@@ -9,7 +9,7 @@ import pytest
 
 from command_line import fails, widthwise, works
 from widthwise.app.report.picks import load_picks
-from widthwise.app.runs import steps
+from widthwise.app.runs import opening
 from widthwise.app.runs.folder import Run
 from widthwise.store.file import read
 
@@ -63,7 +63,7 @@ def test_touch_ups_leave_zeros_alone(folder: Path, tmp_path: Path, touch_up: str
 def test_a_dense_run_is_stored_dense(tmp_path: Path) -> None:
     works("train", "digits", "--out", tmp_path / "run", "--epochs", 1)
     assert Run(tmp_path / "run").record().settings.pruning == {}
-    assert steps.open_run(Run(tmp_path / "run")).pack == "none"
+    assert opening.open_run(Run(tmp_path / "run")).pack == "none"
 
 
 def test_feedback_and_sam(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from widthwise.app.tasks import BUILT_IN
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Task
 from widthwise.common.calling import outputs_for
 from widthwise.errors import DataError, TaskError
+from widthwise.task import Task
 
 NAMES = sorted(BUILT_IN)
 
@@ -254,7 +254,7 @@ MINE = """
     from torch.utils.data import TensorDataset
 
     from neighbour import CLASSES
-    from widthwise.tasks.task import Splits, Task
+    from widthwise.task import Splits, Task
 
     @dataclass
     class Settings:

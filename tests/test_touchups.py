@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import widthwise as ww
 from widthwise.app.runs import touchups
 from widthwise.app.runs.touchups import TouchUp, TouchUps, touch_up
-from widthwise.app.tasks.task import Recipe
+from widthwise.task import Recipe
 
 RECIPE = Recipe(epochs=40, batch_size=16)
 SHARES = (0.9, 0.05, 0.5, 0.02)

@@ -15,7 +15,7 @@ import widthwise as ww
 from command_line import fails, widthwise, works
 from widthwise import pruning
 from widthwise.app.report.picks import load_picks
-from widthwise.app.runs import cuts, steps, touchups, trained, training
+from widthwise.app.runs import cuts, measuring, opening, prunings, touchups, training
 from widthwise.app.runs.folder import ORDERED, Run, hold
 from widthwise.app.runs.sources import find, model_of
 from widthwise.app.runs.touchups import EPOCHS, TouchUp, TouchUps, fine_tuning, initialise
@@ -33,7 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from torch import nn
-from widthwise.tasks.digits import task as digits
+from widthwise.app.tasks.digits import task as digits
 
 class Net(nn.Module):
     def __init__(self):
@@ -248,12 +248,12 @@ def test_the_first_features_are_better_than_the_last(made):
     task = resolve("digits")
     net = ww.Elastic(network(made), task.example())
     data = task.splits()
-    batches = steps.sample(task, data, 1000, 0)
+    batches = measuring.sample(task, data, 1000, 0)
     widths = net.widths(0.15)
     values = []
     for _ in ("first", "last"):
         small = pruning.compensate(net.cut(widths), net, widths, batches)
-        values.append(steps.evaluation(task, data, "valid")(small))
+        values.append(measuring.evaluation(task, data, "valid")(small))
         pruning.order(net, {name: torch.arange(64.0) for name in net.free})  # turns it round
     assert values[0] > values[1] + 0.04
 
@@ -261,7 +261,7 @@ def test_the_first_features_are_better_than_the_last(made):
 def test_a_sweep_by_scores_gives_each_axis_a_width_of_its_own(made):
     frontier = Frontier.load(Run(made).frontier)
     assert 10 <= len(frontier.points) <= 16
-    opened = steps.open_run(Run(made))
+    opened = opening.open_run(Run(made))
     ladder = pruning.allocated_ladder(opened.net, scorefile.read(Run(made).scores), 16)
     assert {p.widths for p in frontier.points} == set(ladder)
     assert any(p.widths["fc1"] != p.widths["fc2"] for p in frontier.points)
@@ -282,7 +282,7 @@ def test_a_sweep_shows_what_cuts_deliver(made, ordered, tmp_path):
     compensated, bare = (f.pick(max_bytes=7000) for f in swept)
     assert compensated.metric > bare.metric + 0.2
     wider = swept[0].pick(max_bytes=15_000)
-    opened = steps.open_run(Run(ordered))
+    opened = opening.open_run(Run(ordered))
     for frontier, point in ((swept[1], bare), (swept[0], compensated), (swept[0], wider)):
         frontier.save(opened.run.frontier)
         (pick,) = cuts.cut(opened, [point.widths], [out])
@@ -580,8 +580,8 @@ def test_elastic_fine_tuning_makes_narrow_widths_work(made, tmp_path):
     works("sweep", out, "--no-latency", "--ladder", 6, "--no-compensate")
     assert Run(out).record().settings.order == Run(made).record().settings.order
     task = resolve("digits")
-    evaluate = steps.evaluation(task, task.splits(), "valid")
-    net = steps.open_run(Run(made)).net
+    evaluate = measuring.evaluation(task, task.splits(), "valid")
+    net = opening.open_run(Run(made)).net
     for point in Frontier.load(Run(out).frontier).points[1:3]:
         assert point.metric > evaluate(net.cut(point.widths))
 
@@ -617,7 +617,7 @@ def test_pruning_leaves_the_share_of_zeros_asked_for(plain, tmp_path, score):
     # 4,554 non-zeros, the weights' bit mask
     assert f"{format_size(size)}; {format_size(4 * 4554 + 8832 // 8)} by the formula" in said
     task = resolve("digits")
-    value = steps.evaluation(task, task.splits(), "test")(pruned)
+    value = measuring.evaluation(task, task.splits(), "test")(pruned)
     assert f"{100 * value:.2f} % after" in said
     assert f"valid {100 * Run(plain).record().results['valid']:.2f} % before" in said
     works("export", out, "--task", "digits", "--out", tmp_path / "sparse.onnx")
@@ -668,10 +668,10 @@ def test_rounds_with_fine_tuning_are_better_and_keep_the_zeros(plain, tmp_path):
     task = resolve("digits")
     source = find(task, plain)
     done = [
-        trained.prune(task, source, tmp_path / "x.safetensors", how)
+        prunings.prune(task, source, tmp_path / "x.safetensors", how)
         for how in (
-            trained.Pruning(0.9),
-            trained.Pruning(0.9, "obd", rounds=2, fine_tune=4, samples=500),
+            prunings.Pruning(0.9),
+            prunings.Pruning(0.9, "obd", rounds=2, fine_tune=4, samples=500),
         )
     ]
     assert done[0].zeros == done[1].zeros == round(0.9 * 8832)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 from widthwise import Metric
-from widthwise.tasks.task import Recipe, Splits, Task
+from widthwise.task import Recipe, Splits, Task
 
 def model():
     return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))

@@ -35,6 +35,7 @@ from widthwise.store.file import load, save
 from widthwise.store.progressive.reader import Progressive
 from widthwise.store.progressive.writer import save_progressive
 from widthwise.store.stream import cut_file
+from widthwise.task import Splits, Task
 from widthwise.train.carry import carry_average, carry_optimizer
 from widthwise.train.family import FamilyLoss
 from widthwise.train.fit import fit
@@ -82,9 +83,11 @@ __all__ = [
     "Schedule",
     "ScoreError",
     "SingleDraw",
+    "Splits",
     "StatisticsWarning",
     "StepLoss",
     "StructuralDropout",
+    "Task",
     "TaskError",
     "TrainingError",
     "Variant",

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from widthwise.app.tasks.task import Recipe, Splits, Task
 from widthwise.measure.metric import Metric
+from widthwise.task import Recipe, Splits, Task
 
 
 class Segmenter(nn.Module):

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from widthwise.app.tasks.task import Recipe, Splits, Task
 from widthwise.measure.metric import Metric
+from widthwise.task import Recipe, Splits, Task
 
 _SERIES = torch.sin(torch.arange(360) / 5.0) + 0.1 * torch.sin(torch.arange(360) / 1.7)
 

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from widthwise.app.tasks.task import Recipe, Splits, Task
 from widthwise.measure.metric import Metric
+from widthwise.task import Recipe, Splits, Task
 
 _RANDOM = np.random.default_rng(0)
 _X = _RANDOM.normal(size=(400, 6))  # float64, as numpy and pandas give it

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, SubsetRandomSampler
 
-from widthwise.app.tasks.task import Recipe, Splits, Task
+from widthwise.task import Recipe, Splits, Task
 
 _RANDOM = torch.Generator().manual_seed(0)
 

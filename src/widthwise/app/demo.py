@@ -15,7 +15,7 @@ from typing import Final
 import torch
 
 from widthwise.app.report.picks import Pick
-from widthwise.app.runs import cuts, steps, training
+from widthwise.app.runs import cuts, exports, measuring, opening, sweeps, training
 from widthwise.app.runs.folder import Settings, hold
 from widthwise.app.runs.touchups import TouchUp
 from widthwise.app.tasks.resolve import resolve
@@ -42,7 +42,7 @@ class Demo:
     """What the demo made."""
 
     frontier: Frontier
-    opened: steps.Opened
+    opened: opening.Opened
     cuts: tuple[Cut, ...]
 
 
@@ -64,20 +64,20 @@ def run(
         found, _ = training.train(
             settings, folder, command=command, overwrite=overwrite, progress=progress
         )
-        opened = steps.open_run(found)
-        frontier = steps.sweep_run(opened, progress=progress)
+        opened = opening.open_run(found)
+        frontier = sweeps.sweep_run(opened, progress=progress)
         full = max(p.bytes for p in frontier.points)
         cuts = tuple(_cut(opened, frontier, name, round(share * full)) for name, share in SIZES)
     return Demo(frontier, opened, cuts)
 
 
-def _cut(opened: steps.Opened, frontier: Frontier, name: str, budget: int) -> Cut:
+def _cut(opened: opening.Opened, frontier: Frontier, name: str, budget: int) -> Cut:
     folder, task = opened.run.folder, opened.task
     point = frontier.pick(max_bytes=budget)
     stored, exported = folder / f"{name}.safetensors", folder / f"{name}.onnx"
     (pick,) = cuts.cut(opened, [point.widths], [stored])
-    steps.export(load(stored, build=task.model), task, exported, "onnx")
-    served = steps.onnx_metric(exported, task, task.splits())
+    exports.export(load(stored, build=task.model), task, exported, "onnx")
+    served = exports.onnx_metric(exported, task, task.splits())
     _agree(stored.name, "bytes", pick.bytes, point.bytes)
     if TouchUp.DISTILL not in pick.touch_up:  # with which it is better than what was measured
         _agree(stored.name, f"valid {frontier.metric}", pick.valid, point.metric)
@@ -86,7 +86,7 @@ def _cut(opened: steps.Opened, frontier: Frontier, name: str, budget: int) -> Cu
 
 
 def _agree(file: str, what: str, found: float | None, reported: float | None) -> None:
-    if found is None or reported is None or not steps.same(found, reported):
+    if found is None or reported is None or not measuring.same(found, reported):
         raise FileError(
             f"{file} has {what} {found} and not {reported} as was reported; this is a mistake in "
             "widthwise, please report it."

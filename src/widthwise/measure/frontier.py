@@ -88,9 +88,8 @@ class Frontier:
         max_bytes: bytes, or a text such as '300kB' (1000 bytes a kB). min_metric: the point is at
         least this good: at least the value, or at most where lower is better.
         size_of: (point) -> the bytes that `max_bytes` counts, where another file than that of
-        `save` is shipped (`steps.shipped_size` exports it); asked for few points, and for the one
-        that is returned. keep_class: only points whose cut is of the user's class, where it is
-        known of any.
+        `save` is shipped; asked for few points, and for the one that is returned. keep_class: only
+        points whose cut is of the user's class, where it is known of any.
 
         Raises BudgetError when no limit is given, or when nothing meets them; it then names the
         nearest point.

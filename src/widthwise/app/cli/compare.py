@@ -31,7 +31,7 @@ from widthwise.app.compare.report.publish import publish
 from widthwise.app.compare.spec import Spec, read
 from widthwise.app.runs.folder import hold
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Task
+from widthwise.task import Task
 from widthwise.version import VERSION
 
 EXAMPLES = (

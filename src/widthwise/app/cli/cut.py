@@ -30,7 +30,7 @@ from widthwise.app.cli.common import (
 from widthwise.app.cli.several import files
 from widthwise.app.report import text
 from widthwise.app.report.picks import Pick
-from widthwise.app.runs import cuts, cuts_in_bits, steps
+from widthwise.app.runs import cuts, cuts_in_bits, opening, reports
 from widthwise.app.runs.folder import hold, read_frontier, single
 from widthwise.app.runs.touchups import (
     EPOCHS,
@@ -168,7 +168,7 @@ def cut(
         coded = bool(bits and max_bytes)  # found by its file, not in the frontier
         swept = (budgets[0].given and not coded) or source.frontier.exists()
         frontier = read_frontier(source.folder) if swept else None
-        opened = steps.open_run(source)
+        opened = opening.open_run(source)
         points: list[Point] = []
         counted = None
         asked: list[Widths] = []
@@ -209,7 +209,7 @@ def cut(
     )
 
 
-def _filled(opened: steps.Opened, frontier: Frontier, budget: Budget, point: Point) -> Widths:
+def _filled(opened: opening.Opened, frontier: Frontier, budget: Budget, point: Point) -> Widths:
     """What to cut: wider than the measured network, where only bytes are limited and leave room."""
     if budget.max_bytes is None or budget != Budget(budget.max_bytes):
         return point.widths
@@ -267,10 +267,10 @@ def _parsed(said: str) -> tuple[str, int]:
     raise typer.BadParameter(f"{said!r} is not a width; write AXIS=N, such as fc1=64.")
 
 
-def _republish(opened: steps.Opened, frontier: Frontier) -> None:
+def _republish(opened: opening.Opened, frontier: Frontier) -> None:
     """Mark the pick in the picture and the page."""
     title = f"{opened.task.name}: {frontier.metric} at every size"
-    steps.publish(opened.run.folder, frontier, title=title, facts=facts([opened.run], frontier))
+    reports.publish(opened.run.folder, frontier, title=title, facts=facts([opened.run], frontier))
 
 
 def _say_when_nothing(net: Elastic, asked: Mapping[str, int]) -> None:
@@ -278,7 +278,7 @@ def _say_when_nothing(net: Elastic, asked: Mapping[str, int]) -> None:
         typer.echo("Note: nothing was cut, for these are the full widths.", err=True)
 
 
-def _task(opened: steps.Opened, out: Path) -> str:
+def _task(opened: opening.Opened, out: Path) -> str:
     """The option that a file needs because its task is not found by what it notes."""
     task = opened.record.settings.task
     try:

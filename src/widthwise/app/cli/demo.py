@@ -11,7 +11,7 @@ import typer
 from widthwise.app import demo as demonstration
 from widthwise.app.cli.common import console, facts, interruptible, notes, table, told
 from widthwise.app.report import text
-from widthwise.app.runs import steps
+from widthwise.app.runs import reports
 from widthwise.common.units import format_size
 
 EXAMPLES = ("widthwise demo", "widthwise demo --out runs/first")
@@ -41,7 +41,7 @@ def demo(
         )
     frontier, run = made.frontier, made.opened.run
     title = f"{made.opened.task.name}: {frontier.metric} at every size"
-    pages = steps.publish(out, frontier, title=title, facts=facts([run], frontier))
+    pages = reports.publish(out, frontier, title=title, facts=facts([run], frontier))
     rows = table(
         "name", "budget", "size", frontier.split, "test", "ONNX", "test in ONNX Runtime", "widths",
         names=("name",), text=("widths",),

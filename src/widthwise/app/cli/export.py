@@ -11,12 +11,11 @@ from torch import nn
 from widthwise.app.cli.common import Budget, SeveralMaxBytes, all_or_nothing, console, size_of, told
 from widthwise.app.cli.several import files
 from widthwise.app.report import text
-from widthwise.app.runs import cuts, steps
+from widthwise.app.runs import cuts, exports, measuring, opening
 from widthwise.app.runs.folder import Run, read_frontier, single
 from widthwise.app.runs.progressive import export_progressive
 from widthwise.app.tasks.noted import task_of, without_folder
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Task
 from widthwise.benchmark.kernels import NothingFasterWarning
 from widthwise.benchmark.runtimes import compare, gains
 from widthwise.common.units import format_size
@@ -25,6 +24,7 @@ from widthwise.export.elastic_onnx import export_elastic
 from widthwise.export.int8_onnx import export_int8
 from widthwise.store.file import load, read_manifest
 from widthwise.store.progressive.reader import Progressive
+from widthwise.task import Task
 
 EXAMPLES = (
     "widthwise export small.safetensors --out small.onnx",
@@ -137,7 +137,7 @@ def _export(module: nn.Module, task: Task, out: Path, form: Graph, int8: bool) -
     """Write the file; what is to be said of it."""
     if int8:
         return _export_int8(module, task, out)
-    steps.export(module, task, out, form)
+    exports.export(module, task, out, form)
     return "gives what PyTorch gives"
 
 
@@ -146,7 +146,7 @@ def _fitting(
 ) -> tuple[list[nn.Module], Task]:
     """The best networks of a run whose files in this format have at most so many bytes each."""
     run = single(folder)
-    frontier, opened = read_frontier(run.folder), steps.open_run(run)
+    frontier, opened = read_frontier(run.folder), opening.open_run(run)
     counted = size_of(opened, form, int8)
     points = [Budget(most).pick(frontier, counted) for most in budgets]
     kept = [opened.net.complete(point.widths) for point in points]
@@ -160,14 +160,14 @@ def _export_elastic(source: Path, out: Path) -> None:
         raise ExportError(
             f"{source} is one cut network; give the run folder to export it at all widths."
         )
-    export_elastic(steps.open_run(single(source)).net, out)
+    export_elastic(opening.open_run(single(source)).net, out)
 
 
 def _export_progressive(source: Path, out: Path, most: int, bits: int | None) -> str:
     """Write the file; what is in it."""
     if not source.is_dir():
         raise ExportError(f"{source} is one cut network; give the run folder, once it was swept.")
-    opened = steps.open_run(single(source))
+    opened = opening.open_run(single(source))
     first, *_ = export_progressive(opened, out, most, bits)
     with Progressive.open(out) as file:
         count, smallest = len(file.rungs), file.rungs[0]
@@ -190,8 +190,8 @@ def _export_int8(module: nn.Module, task: Task, out: Path) -> str:
     """Write the file; what came of it."""
     written = export_int8(module, task.example(), out)
     data, name = task.splits(), task.metric.name
-    before = text.value(name, steps.evaluation(task, data, "test")(module))
-    after = text.value(name, steps.onnx_metric(out, task, data))
+    before = text.value(name, measuring.evaluation(task, data, "test")(module))
+    after = text.value(name, exports.onnx_metric(out, task, data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingFasterWarning)  # the line says it
         rows = compare(module, task.example())

@@ -28,9 +28,9 @@ from widthwise.app.compare.ladders import run
 from widthwise.app.compare.plan import Kind, Plan
 from widthwise.app.runs.folder import hold
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Recipe
 from widthwise.pruning.gradual import Gradual
 from widthwise.pruning.gradual.compete import Scope
+from widthwise.task import Recipe
 
 EXAMPLES = (
     "widthwise ladders digits --out ladders/digits",

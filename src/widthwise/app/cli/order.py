@@ -23,7 +23,7 @@ from widthwise.app.cli.common import (
     told,
 )
 from widthwise.app.report import text
-from widthwise.app.runs import trained
+from widthwise.app.runs import orders, prunings
 from widthwise.app.runs.folder import ORDERED, Settings, hold
 from widthwise.app.runs.sources import find
 from widthwise.app.tasks.resolve import resolve
@@ -50,7 +50,7 @@ def order(
             "for comparison."
         ),
     ] = "reconstruction",
-    samples: Samples = trained.SAMPLES,
+    samples: Samples = prunings.SAMPLES,
     seed: Seed = 0,
     keep: Keep = None,
     multiple_of: MultipleOf = None,
@@ -73,7 +73,7 @@ def order(
     command += "".join(f" --keep {shlex.quote(axis)}" for axis in keep or ())
     command += f" --multiple-of {multiple_of}" if multiple_of else ""
     with all_or_nothing(), hold(out):
-        run, state = trained.order(
+        run, state = orders.order(
             settings,
             start,
             out,
@@ -99,7 +99,7 @@ def _command(task: str, out: Path, source: Path | None, score: str, samples: int
     words = ["widthwise", "order", task, "--out", str(out)]
     words += [] if source is None else ["--from", str(source)]
     given = {"--score": score, "--samples": samples, "--seed": seed}
-    usual = {"--score": "reconstruction", "--samples": trained.SAMPLES, "--seed": 0}
+    usual = {"--score": "reconstruction", "--samples": prunings.SAMPLES, "--seed": 0}
     for name, value in given.items():
         words += [] if value == usual[name] else [name, str(value)]
     return shlex.join(words)

@@ -23,7 +23,7 @@ from widthwise.app.cli.common import (
     told,
 )
 from widthwise.app.report import text
-from widthwise.app.runs import steps
+from widthwise.app.runs import opening
 from widthwise.app.runs.folder import members, read_frontier
 from widthwise.common.units import format_size
 
@@ -56,7 +56,7 @@ def pick(
     frontier = read_frontier(run)
     counted = None
     if form != "safetensors" or int8:
-        counted = size_of(steps.open_run(members(run)[0]), form, int8)
+        counted = size_of(opening.open_run(members(run)[0]), form, int8)
     budget = Budget(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
     point = budget.pick(frontier, counted, any_class=any_class)
     shipped = {} if counted is None else {shipped_words(form, int8): counted(point)}

@@ -19,7 +19,7 @@ from widthwise.app.cli.common import (
     told,
 )
 from widthwise.app.report import text
-from widthwise.app.runs import trained
+from widthwise.app.runs import prunings
 from widthwise.app.runs.folder import hold
 from widthwise.app.runs.sources import find
 from widthwise.app.runs.touchups import SLOWER
@@ -74,7 +74,7 @@ def prune(
             "stay zeros.",
         ),
     ] = 0,
-    samples: Samples = trained.SAMPLES,
+    samples: Samples = prunings.SAMPLES,
     seed: Seed = 0,
     dense: Annotated[
         bool,
@@ -96,12 +96,12 @@ def prune(
     if dense and compress != "none":
         raise typer.BadParameter("give --dense or --compress, not both.")
     found = resolve(task)
-    how = trained.Pruning(sparsity, score, scope, rounds, fine_tune, samples, seed)
+    how = prunings.Pruning(sparsity, score, scope, rounds, fine_tune, samples, seed)
     with all_or_nothing(), ExitStack() as held:
         weights = find(found, source)
-        if (run := trained.home(weights, out)) is not None:
+        if (run := prunings.home(weights, out)) is not None:
             held.enter_context(hold(run.folder))
-        done = trained.prune(
+        done = prunings.prune(
             found, weights, out, how, pack=_pack(dense, compress), progress=notes.is_terminal
         )
     name = found.metric.name

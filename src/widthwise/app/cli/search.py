@@ -20,7 +20,7 @@ from widthwise.app.cli.common import (
     told,
 )
 from widthwise.app.report import text
-from widthwise.app.runs import steps
+from widthwise.app.runs import opening, storing
 from widthwise.app.runs.folder import hold, single
 from widthwise.app.runs.searches import Limits, RunSearch
 from widthwise.common.units import format_size
@@ -79,8 +79,8 @@ def search(
         "--seed": seed,
     }
     with interruptible(_command(run, out, options)), hold(source.folder):
-        steps.writable(out)
-        opened = steps.open_run(source)
+        storing.writable(out)
+        opened = opening.open_run(source)
         searching = RunSearch(opened, limits, epochs, lr, notes.is_terminal)
         found = searching.run(trials=trials, seed=seed)
         pick, made = searching.store(found, out)
@@ -125,5 +125,5 @@ def _form(form: Format) -> str:
     return f"{form.bits} bits" if isinstance(form, Uniform) else f"{form.values} values"
 
 
-def _task(opened: steps.Opened) -> str:
+def _task(opened: opening.Opened) -> str:
     return shlex.quote(opened.record.settings.task)

@@ -9,7 +9,7 @@ import typer
 
 from widthwise.app.cli.common import all_or_nothing, console, facts, fits_table, notes, told
 from widthwise.app.report.curve import proposed
-from widthwise.app.runs import steps
+from widthwise.app.runs import opening, reports, sweeps
 from widthwise.app.runs.folder import Run, hold, members
 from widthwise.errors import RunError
 from widthwise.measure.frontier import Frontier, combine
@@ -42,7 +42,7 @@ def sweep(
         ),
     ] = None,
     by: Annotated[
-        steps.By | None,
+        sweeps.By | None,
         typer.Option(
             help="levels goes along the widths that the run was trained at, which is the default "
             "where there are some. fraction keeps the same share of every axis. scores gives each "
@@ -77,15 +77,15 @@ def sweep(
     folder = _target(runs, found, out)
     frontiers: list[Frontier] = []
     title = ""
-    chosen: steps.By = by or "fraction"
+    chosen: sweeps.By = by or "fraction"
     for run in found:
         with all_or_nothing(), hold(run.folder):
-            opened = steps.open_run(run)
+            opened = opening.open_run(run)
             name, metric = opened.task.name, opened.task.metric.name
             title = f"{name}: {metric} at every size"
-            chosen = by or steps.widths_by(opened.record)
+            chosen = by or sweeps.widths_by(opened.record)
             frontiers.append(
-                steps.sweep_run(
+                sweeps.sweep_run(
                     opened,
                     count=ladder,
                     by=chosen,
@@ -96,7 +96,7 @@ def sweep(
                     progress=notes.is_terminal,
                 )
             )
-            pages = steps.publish(
+            pages = reports.publish(
                 run.folder, frontiers[-1], title=title, facts=facts([run], frontiers[-1])
             )
     frontier = frontiers[0]
@@ -104,7 +104,7 @@ def sweep(
         with hold(folder):
             frontier = combine(frontiers)
             frontier.save(Run(folder).frontier)
-            pages = steps.publish(folder, frontier, title=title, facts=facts(found, frontier))
+            pages = reports.publish(folder, frontier, title=title, facts=facts(found, frontier))
     how = {"levels": ", along its levels", "scores": ", widths by scores"}.get(chosen, "")
     how += f", touch-up {frontier.touch_up}" if frontier.touch_up else ""
     console.print(f"[bold]{title}[/] ({frontier.split}{how}); what fits:")

@@ -29,14 +29,14 @@ from widthwise.app.cli.common import (
     told,
 )
 from widthwise.app.report import text
-from widthwise.app.runs import steps, training
+from widthwise.app.runs import sweeps, training
 from widthwise.app.runs.folder import Run, Settings, hold
 from widthwise.app.runs.sources import Source, find
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Recipe
 from widthwise.errors import RunError
 from widthwise.pruning.gradual import Gradual
 from widthwise.pruning.gradual.compete import Scope
+from widthwise.task import Recipe
 from widthwise.train.ranks import is_first
 
 EXAMPLES = (
@@ -145,7 +145,7 @@ def train(
     for s in range(seed, seed + seeds):
         digest = start.sha256 if start else ""
         order = start.order if start and method == "default" else {}
-        comparable = order if order.get("score") in steps.COMPARABLE else {}
+        comparable = order if order.get("score") in sweeps.COMPARABLE else {}
         settings = Settings(absolute(task), method, s, asdict(recipe), digest, comparable, pruning)
         settings = replace(settings, constraints=constraints, distillation=distillation)
         folder = out if seeds == 1 else out / f"seed-{s}"

@@ -19,10 +19,10 @@ from widthwise.app.compare.data import loaded
 from widthwise.app.compare.layout import channels_last
 from widthwise.app.compare.spec import Spec
 from widthwise.app.tasks.objectives import elastic_loss, family_loss
-from widthwise.app.tasks.task import Task
 from widthwise.elastic.network import Elastic
 from widthwise.sampling.draws import PUBLISHED, Draw
 from widthwise.store.file import load, save
+from widthwise.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
 from widthwise.train.losses import Objective, SingleDraw

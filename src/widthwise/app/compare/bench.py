@@ -22,7 +22,7 @@ from widthwise.app.compare.data import loaded
 from widthwise.app.compare.layout import channels_last
 from widthwise.app.compare.outcome import Outcome
 from widthwise.app.compare.spec import Spec
-from widthwise.app.runs.steps import evaluation, sample
+from widthwise.app.runs.measuring import evaluation, sample
 from widthwise.app.tasks.objectives import taught_by
 from widthwise.elastic.network import Elastic
 from widthwise.measure.cost import latency_ms, macs, one_example, params

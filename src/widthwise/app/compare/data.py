@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Splits, Task
 from widthwise.errors import TaskError
+from widthwise.task import Splits, Task
 from widthwise.train.batches import Batched, length
 
 

@@ -20,15 +20,16 @@ from torch import nn
 
 from widthwise.app.compare.layout import channels_last
 from widthwise.app.compare.plan import Cell, Kind, Plan, load, save
-from widthwise.app.runs.steps import sample, store_checked
+from widthwise.app.runs.measuring import sample
+from widthwise.app.runs.storing import store_checked
 from widthwise.app.runs.touchups import initialise
 from widthwise.app.tasks.objectives import elastic_loss
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Splits, Task
 from widthwise.elastic.network import Elastic
 from widthwise.measure.cost import params
 from widthwise.pruning.gradual import GradualPruner
 from widthwise.store.packed.forms import accounting
+from widthwise.task import Splits, Task
 from widthwise.train.batches import own_randomness, planned
 from widthwise.train.fit import fit
 from widthwise.variant import Widths
@@ -64,7 +65,7 @@ def run(
     progress: bool = True,
     told: Callable[[str], object] = lambda text: None,
 ) -> list[Cell]:
-    """Train and measure what is missing in `folder`, which must be held (`runs.hold`).
+    """Train and measure what is missing in `folder`, which must be held (`folder.hold`).
 
     fractions: of every axis, for all ladders but the sparse one. sparsities: for that one.
     told: is given a line after every training.

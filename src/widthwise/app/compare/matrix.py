@@ -38,7 +38,7 @@ Told = Callable[[int, int, str], object]
 def run(
     spec: Spec, folder: Path, engine: Engine, told: Told = lambda done, of, what: None
 ) -> list[Outcome]:
-    """Train and measure what is missing in `folder`, which must be held (`runs.hold`).
+    """Train and measure what is missing in `folder`, which must be held (`folder.hold`).
 
     Returns all outcomes that the spec asks for, in its order. Raises RunError when the folder holds
     another comparison; TaskError, DataError, CaptureError, TrainingError, FileError.

@@ -24,11 +24,11 @@ from typing import Any, Final
 
 from widthwise.app.compare.methods import METHODS
 from widthwise.app.runs.touchups import fine_tuning
-from widthwise.app.tasks.task import Task
 from widthwise.common.jsonfile import contents
 from widthwise.common.units import parse_size
 from widthwise.errors import BudgetError, TaskError, or_rather
 from widthwise.pruning.gradual.compete import Scope
+from widthwise.task import Task
 from widthwise.train.recipe import Recipe
 
 _LARGEST: Final = 64 * 1024  # bytes of a file

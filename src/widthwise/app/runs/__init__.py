@@ -1,1 +1,1 @@
-"""A run folder, and everything that the commands do to it: functions that neither parse nor print."""
+"""A run folder and what the commands do to it: functions that neither parse nor print."""

@@ -21,26 +21,19 @@ import torch
 from torch import nn
 
 from widthwise.app.report.picks import Pick, load_picks
-from widthwise.app.runs.steps import (
-    SAMPLES,
-    Opened,
-    compensates,
-    evaluation,
-    inside,
-    note,
-    sample,
-    statistics_of,
-    store_checked,
-    writable,
-)
+from widthwise.app.runs.measuring import SAMPLES, evaluation, sample, statistics_of
+from widthwise.app.runs.opening import Opened
+from widthwise.app.runs.reports import note
+from widthwise.app.runs.storing import inside, store_checked, writable
+from widthwise.app.runs.sweeps import compensates
 from widthwise.app.runs.touchups import LARGE, TouchUp, TouchUps, begun, macs_kept, touch_up, usual
-from widthwise.app.tasks.task import Splits
 from widthwise.common.calling import outputs_for
 from widthwise.common.units import parse_size
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.pruning import held_at_zero, zeros_of
 from widthwise.sampling.levels import along
 from widthwise.store.shapes import Shapes
+from widthwise.task import Splits
 from widthwise.train.batches import drawn, evaluating
 from widthwise.variant import Widths
 

@@ -19,14 +19,17 @@ from torch import nn
 
 from widthwise.app.report.picks import Pick, load_picks
 from widthwise.app.runs.cuts import judges_evaluation, make, usual_touch_ups
-from widthwise.app.runs.steps import Opened, evaluation, inside, note, store_checked, writable
+from widthwise.app.runs.measuring import evaluation
+from widthwise.app.runs.opening import Opened
+from widthwise.app.runs.reports import note
+from widthwise.app.runs.storing import inside, store_checked, writable
 from widthwise.app.runs.touchups import TouchUp, teach_in_bits
-from widthwise.app.tasks.task import Splits
 from widthwise.common.units import format_size, parse_size
 from widthwise.errors import BudgetError
 from widthwise.quantization import Quantized, StraightThrough, Uniform, quantizable
 from widthwise.quantization.quantized import on_cpu
 from widthwise.store.file import prepare
+from widthwise.task import Splits
 from widthwise.variant import Widths
 from widthwise.variants import apply
 from widthwise.variants.sizing import coded, rungs, widest_file

@@ -23,11 +23,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from widthwise.app.tasks.objectives import taught_by
-from widthwise.app.tasks.task import Task
 from widthwise.elastic.network import Elastic
 from widthwise.formats import Uniform
 from widthwise.measure.sweep import Evaluation
 from widthwise.quantization import StraightThrough
+from widthwise.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
 from widthwise.train.loop import loop

@@ -12,7 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from widthwise.app.runs.steps import Opened, evaluation, same, statistics_batches, writable
+from widthwise.app.runs.measuring import evaluation, same, statistics_batches
+from widthwise.app.runs.opening import Opened
+from widthwise.app.runs.storing import writable
 from widthwise.app.tasks.noted import without_folder
 from widthwise.errors import FileError
 from widthwise.measure.frontier import Frontier, Point

@@ -15,28 +15,18 @@ from pathlib import Path
 from widthwise.app.report.picks import Pick, load_picks
 from widthwise.app.runs.cuts import usual_touch_ups
 from widthwise.app.runs.finalists import Recovery
-from widthwise.app.runs.steps import (
-    RUNGS,
-    SAMPLES,
-    Opened,
-    evaluation,
-    inside,
-    know_rungs,
-    note,
-    sample,
-    scores_of,
-    statistics_batches,
-    store_checked,
-    widths_by,
-    writable,
-)
+from widthwise.app.runs.measuring import SAMPLES, evaluation, sample, statistics_batches
+from widthwise.app.runs.opening import RUNGS, Opened, know_rungs, scores_of
+from widthwise.app.runs.reports import note
+from widthwise.app.runs.storing import inside, store_checked, writable
+from widthwise.app.runs.sweeps import widths_by
 from widthwise.app.runs.touchups import TouchUp, compensation
-from widthwise.app.tasks.task import Splits
 from widthwise.common.units import format_size, parse_size
 from widthwise.errors import BudgetError
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.recalibrate import has_statistics, recalibrate
 from widthwise.pruning import allocated_ladder
+from widthwise.task import Splits
 from widthwise.variants import Applied, Found, apply, search
 from widthwise.variants.apply import Prepare
 

@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from widthwise.app.runs.folder import single
-from widthwise.app.tasks.task import Task
 from widthwise.app.tasks.trained import filled, foreign, misfit
 from widthwise.errors import DataError, FileError, RunError, TaskError
 from widthwise.store.file import load, read
 from widthwise.store.manifest import Manifest
+from widthwise.task import Task
 
 _CURE = "give the full network's weights with --from, or the task that they are of"
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from widthwise.app.report.curve import what_fits
 from widthwise.app.report.picks import Pick, load_picks
 from widthwise.app.runs.folder import Run, members, read_frontier
-from widthwise.app.runs.steps import open_run
+from widthwise.app.runs.opening import open_run
 from widthwise.benchmark.granularity import Granularities, Granularity, granularity
 from widthwise.benchmark.speed import REPEATS, Speed, Speeds, speeds
 from widthwise.elastic.network import Elastic

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from widthwise.app.tasks.task import Task
 from widthwise.elastic.network import Elastic
 from widthwise.elastic.recalibration import Recalibrate
 from widthwise.errors import FileError, ScoreError, TrainingError
@@ -26,6 +25,7 @@ from widthwise.measure.frontier import Frontier
 from widthwise.measure.shape_costs import Costs
 from widthwise.pruning import compensate, merge
 from widthwise.quantization import StraightThrough
+from widthwise.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe

@@ -24,11 +24,11 @@ from widthwise.app.runs.folder import (
     constraints_of,
     now,
 )
+from widthwise.app.runs.opening import RUNGS, scores_of
 from widthwise.app.runs.sources import Source, apart, model_of
-from widthwise.app.runs.steps import RUNGS, scores_of, store_checked
+from widthwise.app.runs.storing import store_checked
 from widthwise.app.tasks.objectives import DISTILLATIONS, elastic_loss, family_loss
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Splits, Task
 from widthwise.app.tasks.tryout import try_out
 from widthwise.elastic.network import Elastic
 from widthwise.elastic.zeros import meant
@@ -39,6 +39,7 @@ from widthwise.pruning.gradual import Gradual, GradualPruner
 from widthwise.sampling.draws import PUBLISHED, Draw
 from widthwise.store import scorefile
 from widthwise.store.packed.tensors import Pack
+from widthwise.task import Splits, Task
 from widthwise.train.batches import own_randomness, planned
 from widthwise.train.fit import fit
 from widthwise.train.identity import configured, described, sampled
@@ -65,7 +66,7 @@ def train(
     overwrite: bool = False,
     progress: bool = True,
 ) -> tuple[Run, State]:
-    """Train into `folder`, which must be held (`runs.hold`), or continue there.
+    """Train into `folder`, which must be held (`folder.hold`), or continue there.
 
     Of several processes (torchrun, accelerate launch) all call this, and the first holds the folder
     and alone writes there; for the others, the run may not be stored yet when it returns.

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from widthwise.app.tasks.task import Task
+from widthwise.task import Task
 
 
 def with_widthwise(file: str, task_name: str, task: Task) -> str:

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from widthwise.app.serve.drawing import Frame, as_data
-from widthwise.app.tasks.task import Task
 from widthwise.app.tasks.tokens import IGNORED
 from widthwise.errors import DataError
+from widthwise.task import Task
 from widthwise.train.batches import length, own_randomness, stream
 
 Kind = Literal["image", "text", "table", "other"]

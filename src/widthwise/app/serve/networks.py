@@ -22,14 +22,14 @@ from typing import Final, Generic, Literal, TypeVar
 from torch import nn
 
 from widthwise.app.report.text import milliseconds
-from widthwise.app.runs import cuts, steps
+from widthwise.app.runs import cuts, exports, opening, storing
 from widthwise.app.serve.examples import Gallery
 from widthwise.app.serve.runs_view import Known, Shown, pick_file
-from widthwise.app.tasks.task import Splits
 from widthwise.common.units import format_size
 from widthwise.errors import RunError
 from widthwise.measure.cost import latency_ms, one_example, runtime
 from widthwise.store.file import load
+from widthwise.task import Splits
 
 V = TypeVar("V")
 Form = Literal["safetensors", "onnx"]
@@ -80,7 +80,7 @@ class Recent(Generic[V]):
 class Bench:
     """An opened run with its data."""
 
-    def __init__(self, opened: steps.Opened) -> None:
+    def __init__(self, opened: opening.Opened) -> None:
         self.opened = opened
         self.data: Splits = opened.task.splits()
 
@@ -146,7 +146,7 @@ class Networks:
 
     def bench(self, shown: Shown) -> Bench:
         """The opened run. Raises RunError, FileError, TaskError, DataError."""
-        return self._benches.get(shown.stamp, lambda: Bench(steps.open_run(shown.run)))
+        return self._benches.get(shown.stamp, lambda: Bench(opening.open_run(shown.run)))
 
     def network(self, shown: Shown, choice: str) -> Network:
         """A network of a run, as `widthwise cut` makes it. Raises GoneError, WidthwiseError."""
@@ -181,13 +181,13 @@ class Networks:
         if form == "onnx":
             safe = source or self.file(shown, choice, "safetensors").path
             task = bench.opened.task
-            steps.export(load(safe, build=task.model), task, path, "onnx")
+            exports.export(load(safe, build=task.model), task, path, "onnx")
         elif source:
             path.write_bytes(source.read_bytes())
         else:
             opened, kept = bench.opened, bench.opened.net.complete(found.point.widths)
             module = _module(shown, bench, found)
-            steps.store_checked(
+            storing.store_checked(
                 opened.net, kept, module, path, opened.task, bench.data, opened.pack
             )
         with path.open("rb") as content:

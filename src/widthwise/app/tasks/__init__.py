@@ -14,7 +14,7 @@ from widthwise.app.tasks import (
     multi30k,
     nsl_kdd,
 )
-from widthwise.app.tasks.task import Task
+from widthwise.task import Task
 
 BUILT_IN: dict[str, Callable[[], Task]] = {
     "digits": digits.task,

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from widthwise.app.tasks.data import Published, content, remedy
 from widthwise.app.tasks.language import PTB_FILES, Vocabulary, Windows, example_words
-from widthwise.app.tasks.task import Recipe, Splits, Task
 from widthwise.app.tasks.tokens import summed_loss, token_loss
 from widthwise.app.tasks.transformer import Block
 from widthwise.errors import DataError
 from widthwise.measure.metric import Metric
+from widthwise.task import Recipe, Splits, Task
 
 PTB_CHARACTERS: Final = 50
 LONGEST: Final = 128  # characters that the model looks back on

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from widthwise.app.tasks.arrays import Arrays, example_batch
 from widthwise.app.tasks.data import Published, fetch, folders, remedy
 from widthwise.app.tasks.formats import read_cifar, read_jpegs
-from widthwise.app.tasks.task import Recipe, Splits, Task
 from widthwise.app.tasks.transformer import Block
+from widthwise.task import Recipe, Splits, Task
 
 ARCHIVE: Final = Published(
     data_set="cifar-10",

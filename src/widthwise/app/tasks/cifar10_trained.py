@@ -24,8 +24,8 @@ from widthwise.app.tasks import cifar10
 from widthwise.app.tasks.arrays import Arrays, example_batch
 from widthwise.app.tasks.data import by_hand, fetch, find, remedy
 from widthwise.app.tasks.formats import read_cifar, read_npz
-from widthwise.app.tasks.task import Recipe, Splits, Task
 from widthwise.errors import DataError
+from widthwise.task import Recipe, Splits, Task
 
 # As published with the weights, for RGB in 0..1; they are ImageNet's.
 MEAN: Final = (0.485, 0.456, 0.406)

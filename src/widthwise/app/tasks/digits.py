@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from widthwise.app.tasks.arrays import Arrays, example_batch, stratified
 from widthwise.app.tasks.mlp import MLP
-from widthwise.app.tasks.task import Recipe, Splits, Task
 from widthwise.errors import DataError
+from widthwise.task import Recipe, Splits, Task
 
 _MEAN, _STD = 0.3053, 0.3760  # of all pixels, in 0..1
 

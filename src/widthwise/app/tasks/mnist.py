@@ -15,7 +15,7 @@ from widthwise.app.tasks.arrays import Arrays, example_batch
 from widthwise.app.tasks.data import Published, fetch, remedy
 from widthwise.app.tasks.formats import read_idx
 from widthwise.app.tasks.mlp import MLP
-from widthwise.app.tasks.task import Recipe, Splits, Task
+from widthwise.task import Recipe, Splits, Task
 
 MNIST_HOME: Final = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FASHION_HOME: Final = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"

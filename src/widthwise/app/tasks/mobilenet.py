@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from widthwise.app.tasks import cifar10, mnist
 from widthwise.app.tasks.arrays import example_batch
-from widthwise.app.tasks.task import Recipe, Task
+from widthwise.task import Recipe, Task
 
 # (channels, stride) of the blocks; in the paper the last stride of 2 is that of the first 1024
 BLOCKS: Final = (

@@ -16,8 +16,8 @@ from widthwise.app.tasks.arrays import Arrays, example_batch, stratified
 from widthwise.app.tasks.data import by_hand, find
 from widthwise.app.tasks.formats import read_npz
 from widthwise.app.tasks.meshes import URL
-from widthwise.app.tasks.task import Recipe, Splits, Task
 from widthwise.errors import DataError
+from widthwise.task import Recipe, Splits, Task
 
 POINTS = 1024
 CLASSES = tuple("bathtub bed chair desk dresser monitor nightstand sofa table toilet".split())

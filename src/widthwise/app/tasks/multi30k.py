@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from widthwise.app.tasks.data import Published, fetch, remedy
-from widthwise.app.tasks.task import Recipe, Splits, Task
 from widthwise.app.tasks.tokens import PERPLEXITY, token_loss
 from widthwise.app.tasks.translation import BOS, EOS, PAD, Pairs, Translator, translate
 from widthwise.errors import DataError
+from widthwise.task import Recipe, Splits, Task
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -26,11 +26,11 @@ from torch.nn import functional as F
 from widthwise.app.tasks.arrays import Arrays, example_batch, stratified
 from widthwise.app.tasks.data import Published, content, remedy
 from widthwise.app.tasks.mlp import MLP
-from widthwise.app.tasks.task import Recipe, Splits, Task
 from widthwise.common.calling import outputs_for
 from widthwise.common.modes import evaluating
 from widthwise.errors import DataError
 from widthwise.measure.metric import correct
+from widthwise.task import Recipe, Splits, Task
 
 _HOME: Final = (
     "https://raw.githubusercontent.com/defcom17/NSL_KDD/27bbbdf5c5cccf9970b8b6037a0f19dc09c5a0a9/"

@@ -6,8 +6,8 @@ from typing import Final
 
 from torch import nn
 
-from widthwise.app.tasks.task import Task
 from widthwise.elastic.network import Elastic
+from widthwise.task import Task
 from widthwise.train.family import WARM_UP, FamilyLoss
 from widthwise.train.implied import matched
 from widthwise.train.losses import SandwichLoss

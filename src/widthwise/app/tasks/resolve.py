@@ -24,10 +24,10 @@ import torch
 
 from widthwise.app.tasks import BUILT_IN
 from widthwise.app.tasks.blame import told
-from widthwise.app.tasks.task import Splits, Task
 from widthwise.errors import DataError, TaskError, WidthwiseError
 from widthwise.measure.data import Items, Stream, adapt
 from widthwise.measure.pairs import Takes, form_of, rank_of, shape_of
+from widthwise.task import Splits, Task
 from widthwise.train.batches import in_order, own_randomness
 
 
@@ -57,9 +57,7 @@ def resolve(name: str) -> Task:
     except Exception as error:
         raise TaskError(f"{name} failed with {told(error)}; correct that function.") from error
     if not isinstance(task, Task):
-        raise TaskError(
-            f"{name} returned {_kind(task)}; return a widthwise.app.tasks.task.Task from it."
-        )
+        raise TaskError(f"{name} returned {_kind(task)}; return a widthwise.Task from it.")
     return replace(
         task,
         reference=name,

@@ -13,8 +13,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from widthwise.app.tasks.task import Task
 from widthwise.errors import DataError, TaskError
+from widthwise.task import Task
 
 
 def trained_model(task: Task) -> nn.Module:

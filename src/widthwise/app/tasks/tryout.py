@@ -12,11 +12,11 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from widthwise.app.tasks.blame import told, users_place
-from widthwise.app.tasks.task import Splits, Task
 from widthwise.common.calling import outputs_for
 from widthwise.errors import TaskError, WidthwiseError
 from widthwise.measure.pairs import form_of, needing, pair
 from widthwise.measure.sweep import Evaluation
+from widthwise.task import Splits, Task
 from widthwise.train.batches import evaluating, in_order, own_randomness
 
 _ITEMS = 64  # of the training data

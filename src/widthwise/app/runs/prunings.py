@@ -1,18 +1,16 @@
-"""What the commands do to a network already trained: functions that neither parse nor print.
+"""Single weights of a trained network set to zero, and the network stored.
 
-    source = find(task, Path("runs/x"))             # or None, for the weights of the task itself
-    settings = Settings("digits", ORDERED, 0, {}, source.sha256, {"score": "obd", "samples": 2000})
-    run, state = order(settings, source, Path("runs/ordered"), command="...")
+    source = find(task, Path("runs/x"))
     done = prune(task, source, Path("sparse.safetensors"), Pruning(sparsity=0.9))
 
-An ordered run is a run folder like any other: its widths are prefixes, without a training.
+The zeros are meant: whatever goes on with the file keeps them.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,29 +19,21 @@ from torch import Tensor, nn
 from widthwise import pruning
 from widthwise.app.report.picks import Pick
 from widthwise.app.runs.folder import (
-    Record,
     Run,
-    Settings,
-    State,
-    begin,
-    claim,
-    clear,
-    constraints_of,
-    now,
 )
-from widthwise.app.runs.sources import Source, apart, model_of
-from widthwise.app.runs.steps import evaluation, note, sample, store_checked, writable
+from widthwise.app.runs.measuring import evaluation, sample
+from widthwise.app.runs.reports import note
+from widthwise.app.runs.sources import Source, model_of
+from widthwise.app.runs.storing import store_checked, writable
 from widthwise.app.runs.touchups import fine_tuning
-from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.task import Task
 from widthwise.elastic.network import Elastic, NothingToCutWarning
 from widthwise.errors import FileError, ScoreError
 from widthwise.pruning.gradual.compete import Scope
 from widthwise.pruning.scores import registry
 from widthwise.pruning.scores.registry import WeightScore
-from widthwise.store import scorefile
 from widthwise.store.packed.forms import accounting
 from widthwise.store.packed.tensors import Pack, check
+from widthwise.task import Task
 from widthwise.train.fit import fit
 
 SAMPLES: Final = 2000  # of the training data, that scores are computed on
@@ -85,61 +75,6 @@ class Pruned:
     nonzero: int
     bytes: int
     accounted: int
-
-
-def order(
-    settings: Settings,
-    source: Source,
-    folder: Path,
-    *,
-    command: str,
-    overwrite: bool = False,
-    progress: bool = False,
-) -> tuple[Run, State]:
-    """Score and order a trained network into `folder`, which must be held (`runs.hold`).
-
-    Nothing is written before the scores are there. Returns the run and how it was found, as
-    `training.train` does; one that was interrupted is begun again. Raises RunError, DataError,
-    FileError, CaptureError, ScoreError.
-    """
-    task = resolve(settings.task)
-    apart(source, folder)
-    run, state = claim(folder, settings, overwrite=overwrite)
-    if state == "finished":
-        return run, state
-    net = Elastic(
-        model_of(task, source),
-        task.example(),
-        seed=settings.seed,
-        constraints=constraints_of(settings),
-    )
-    if not net.free:
-        raise ScoreError(
-            f"Nothing in the network can be cut, so there is nothing to order; see why with: "
-            f"widthwise inspect {settings.task}"
-        )
-    data = task.splits()
-    batches = sample(task, data, settings.order["samples"], settings.seed)
-    scores = registry.features(
-        net, settings.order["score"], batches, task.loss, seed=settings.seed, progress=progress
-    )
-    ranked = pruning.order(net, scores)
-    scores = {name: value[ranked[name]] for name, value in scores.items()}
-    record = Record(
-        settings, command, {}, "running", now(), metric=task.metric.name, source=str(source.file)
-    )
-    record = begin(run, state, record)
-    try:
-        results = store_checked(net, net.full(), net.cut(net.full()), run.model, task, data)
-        scorefile.write(run.scores, scores)
-    except KeyboardInterrupt:
-        run.write(replace(record, status="interrupted"))
-        raise
-    except BaseException:
-        clear(run)  # so that the folder stands in nobody's way
-        raise
-    run.write(replace(record, status="finished", finished=now(), results=results))
-    return run, state
 
 
 def prune(

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from widthwise.app.tasks.judged import default_metric
 from widthwise.graph.constraints import Constraints
 from widthwise.measure.metric import Metric, as_metric
+from widthwise.train.default_metric import default_metric
 from widthwise.train.recipe import Recipe
 from widthwise.train.teaching import HALF, Distill, DistillLoss
 

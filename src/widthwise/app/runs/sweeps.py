@@ -1,0 +1,136 @@
+"""Sweeps of a run: its frontier, measured and kept in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Literal
+
+from widthwise.app.runs.folder import Record
+from widthwise.app.runs.measuring import SAMPLES, evaluation, sample, statistics_of
+from widthwise.app.runs.opening import RUNGS, Opened, know_rungs, scores_of
+from widthwise.app.runs.touchups import TouchUp, compensation
+from widthwise.elastic.network import Elastic
+from widthwise.errors import RunError
+from widthwise.measure.frontier import Frontier
+from widthwise.measure.sweep import ladder, sweep, usual_widths
+from widthwise.pruning import allocated_ladder
+from widthwise.variant import Widths
+
+By = Literal["levels", "scores", "fraction"]
+# Scores that estimate a change of the loss can be compared across axes.
+COMPARABLE: Final = ("reconstruction", "obd", "obd-sd", "taylor", "damage")
+
+
+def sweep_run(
+    opened: Opened,
+    *,
+    count: int | None = None,
+    by: By | None = None,
+    split: str = "valid",
+    latency: bool = True,
+    recalibrate: bool = True,
+    compensate: bool | None = None,
+    keep_class: bool = True,
+    progress: bool = False,
+) -> Frontier:
+    """Measure widths of a run on one of its splits and keep the frontier in its folder.
+
+    count: how many widths; None is every width of a small network, else 16. No axis is narrower
+    than training drew it (`net.lowest`).
+    by: "fraction" keeps the same share of every axis; "scores" gives each axis its own width,
+    decided by those of an ordered run, 16 times where no count is given. None as `widths_by` says.
+    recalibrate: estimate batch-norm statistics for each width on training data.
+    compensate: measure cuts whose weights were fitted to make up for what went, as the frontier
+    then says and `cut` then does. None does so for ordered runs alone:
+    in runs along levels, features have learned to do without the others.
+    keep_class: beside widths at which a cut is a graph module, measure near ones at which it is of
+    the user's class, where there are any.
+
+    Raises RunError, DataError, FileError, ScoreError, TrainingError.
+    """
+    widths = _widths(opened, count, by or widths_by(opened.record))
+    task, net, seed = opened.task, opened.net, opened.record.settings.seed
+    if keep_class:
+        widths = with_own_class(net, widths)
+    data = task.splits()
+    statistics = statistics_of(net, task, data) if recalibrate else False
+    if compensate is None:
+        compensate = compensates(opened.record)
+    fit_anew = None
+    if compensate:
+        samples = sample(task, data, SAMPLES, seed)
+        fit_anew = compensation(net, samples, statistics=recalibrate)
+    frontier = sweep(
+        net,
+        evaluation(task, data, split),
+        widths,
+        latency=latency,
+        recalibrate=statistics,
+        touch_up=fit_anew,
+        pack=opened.pack,
+        progress=progress,
+        seed=seed,
+    )
+    frontier = replace(frontier, touch_up=TouchUp.COMPENSATE.value if compensate else "")
+    frontier.save(opened.run.frontier)
+    return frontier
+
+
+def compensates(record: Record) -> bool:
+    """Whether cuts of a run are compensated where nothing is said of it."""
+    return bool(record.settings.order) and not record.levels
+
+
+def widths_by(record: Record) -> By:
+    """How a run is swept: along its levels, else by scores that compare across axes."""
+    if record.levels:
+        return "levels"
+    return "scores" if record.settings.order.get("score") in COMPARABLE else "fraction"
+
+
+def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
+    """The widths to sweep. Raises RunError when there are no scores to go by, FileError."""
+    net, run = opened.net, opened.run
+    if by == "levels":
+        if not net.levels:
+            raise RunError(
+                f"{run.folder} was not trained along levels; sweep it with --by fraction."
+            )
+        return usual_widths(net, count)
+    know_rungs(opened)
+    if by == "fraction":
+        return ladder(net, count)
+    if not opened.record.settings.order:
+        raise RunError(
+            f"{run.folder} has no scores, which widthwise order writes; sweep it with --by "
+            "fraction."
+        )
+    return allocated_ladder(net, scores_of(net, run.scores), count or RUNGS)
+
+
+def with_own_class(net: Elastic, widths: Sequence[Widths]) -> list[Widths]:
+    """The widths, and near each one at which a cut is of the user's class, where it is not there.
+
+    Where three of them are of that class as they are, the others are taken to be, too; where none
+    near the middle one is, the class is taken not to express any. None that training does not draw
+    is among them.
+    """
+    full = dict(net.full())
+    smaller = [w for w in widths if net.complete(w) != full]
+    if not smaller:
+        return list(widths)
+    probes = dict.fromkeys((smaller[len(smaller) // 2], smaller[0], smaller[-1]))
+    near = {w: net.expressible(w) for w in [next(iter(probes))]}
+    if dict(near[next(iter(probes))]) == full:
+        return list(widths)
+    near |= {w: net.expressible(w) for w in probes if w not in near}
+    if all(net.complete(w) == dict(n) for w, n in near.items()):
+        return list(widths)
+    found: dict[Widths, None] = {}
+    for w in widths:
+        other = net.complete(near.get(w) or (net.expressible(w) if w in smaller else w))
+        apart = dict(other) != full and net.raised(other) == other
+        found |= {w: None, other: None} if apart else {w: None}
+    # Equal widths may be written with and without the axes that stay full.
+    return list({net.complete(w): w for w in reversed(found)}.values())[::-1]
