@@ -1,7 +1,7 @@
 """Pictures of the picker for the documents: `python scripts/picker_pictures.py RUN [FOLDER]`.
 
 Writes picker.png (a desk) and picker-phone.png (360 px wide) into FOLDER, docs/images by default.
-Needs Chromium, as tests/test_serve_browser.py does.
+Needs Chromium, as tests/app/serve/test_serve_browser.py does.
 """
 
 import os

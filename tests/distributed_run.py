@@ -26,6 +26,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import widthwise as ww
+from places import ROOT
 from torchvision_operators import declare
 from widthwise.app.cli.main import app
 from widthwise.app.tasks.arrays import Arrays
@@ -296,7 +297,7 @@ def refusal(call: Callable[[], Any]) -> str:
 
 def documented() -> dict[str, Tensor]:
     """What the page says, as it stands (it joins the processes): its loop, and again in shards."""
-    page = (Path(__file__).parent.parent / "docs" / "distributed.md").read_text()
+    page = (ROOT / "docs" / "distributed.md").read_text()
     whole_weights, shards = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     loop = whole_weights[whole_weights.index("for inputs") :]
     rank, model = int(os.environ["RANK"]), build(3).model

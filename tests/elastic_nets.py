@@ -77,3 +77,14 @@ def close(ours, theirs, tolerance=1e-5):
         )
         for a, b in zip(ours, theirs, strict=True)
     )
+
+
+def identical(first, second):
+    """The same tensors, bit by bit."""
+    a, b = (
+        {**dict(m.named_parameters(remove_duplicate=False)), **dict(m.named_buffers())}
+        for m in (first, second)
+    )
+    return a.keys() == b.keys() and all(
+        torch.equal(a[n].view(-1).view(torch.uint8), b[n].view(-1).view(torch.uint8)) for n in a
+    )

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 import widthwise as ww
 from elastic_nets import _randomise, close, random_widths, run
 from random_nets import Recipe, build
-from test_engine import _ShapeChecker, _sizes_at
+from shape_checker import ShapeChecker, sizes_at
 from widthwise.graph.cut import cut_state
 from widthwise.graph.dims import fully_fixed
 from widthwise.graph.proof import _problem
@@ -132,7 +132,7 @@ def _shapes(net: ww.Elastic, widths: ww.Widths) -> None:
         graph = cut_graph(related, net._table, widths)
         inputs = [state[target] for target in related.program.state.values()]
         with torch.no_grad():
-            _ShapeChecker(net, related, graph, widths).run(*inputs, *related.program.example)
+            ShapeChecker(net, related, graph, widths).run(*inputs, *related.program.example)
 
 
 def _cut_is_masked(net: ww.Elastic, widths: ww.Widths, args: Any) -> None:
@@ -150,7 +150,7 @@ class _Masked(fx.Interpreter):
         super().__init__(fx.GraphModule(torch.nn.Module(), related.program.graph))
         pairs = zip(related.program.graph.nodes, self.module.graph.nodes, strict=True)
         self.dims = {new: related.dims.get(old) for old, new in pairs}
-        self.actual = _sizes_at(related, related.program.example)
+        self.actual = sizes_at(related, related.program.example)
         self.kept = lambda f: widths[net._table.of[f]] if f in net._table.of else f.size
 
     def run_node(self, n: fx.Node) -> Any:

@@ -4,13 +4,12 @@ import re
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 
 import widthwise as ww
+from places import ROOT
 
-ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 

@@ -10,9 +10,10 @@ from elastic_nets import close, run
 from nets import net as find
 from widthwise.graph import rules
 from widthwise.graph.capture import decompose
-from widthwise.graph.dims import fresh, size
-from widthwise.graph.rules import normalisation, shape
+from widthwise.graph.dims import fresh
+from widthwise.graph.rules import shape
 from widthwise.graph.rules.op import Result
+from wrong_rules import BROKEN, Ordered, order_blind_all
 
 
 def elastic(name, prove=True):
@@ -25,21 +26,6 @@ def elastic(name, prove=True):
         return ww.Elastic(model, args, kwargs, prove=prove).eval(), args, kwargs
 
 
-def unrelated_sum(op):
-    """add without equating its operands."""
-    return Result(op.dims_of(op.tensors()[0]))
-
-
-def bias_forgotten(op):
-    """A layer or batch norm whose bias is not tied to its features."""
-    bias = op.args.get("bias")
-    op.args["bias"] = None
-    rule = normalisation.RULES["layer_norm" if "normalized_shape" in op.args else "batch_norm"]
-    result = rule(op)
-    op.args["bias"] = bias
-    return result
-
-
 def inner_before_outer(op):
     """A view that reads memory as if the last of the new dims lay outermost."""
     term = op.dims_of(op.tensors()[0])[-1]
@@ -49,46 +35,6 @@ def inner_before_outer(op):
     term[0].bound = (*groups, *head_size, *heads)
     x = op.dims_of(op.tensors()[0])
     return Result([*x[:2], groups, heads, head_size])
-
-
-def rotary_untied(op):
-    """cat whose result is a new dim, unrelated to its parts."""
-    out = shape.cat(op).outputs
-    at = op.dim(op.args["dim"], len(op.sizes))
-    out[at] = fresh(size(out[at]))
-    return Result(out)
-
-
-def matrix_untied(op):
-    """linear whose input and weight are not related."""
-    x, weight = op.dims("input"), op.dims("weight")
-    return Result([*x[:-1], *weight[:-1]])
-
-
-class Ordered(torch.nn.Module):
-    """A hidden layer whose order matters."""
-
-    def __init__(self, operator):
-        super().__init__()
-        self.first, self.last = torch.nn.Linear(5, 8), torch.nn.Linear(8, 3)
-        self.operator = operator
-
-    def forward(self, x):
-        return self.last(self.operator(self.first(x)))
-
-
-BROKEN = [
-    ("add", unrelated_sum, "resnet"),
-    ("add", unrelated_sum, "gpt"),
-    ("layer_norm", bias_forgotten, "mlp_layernorm"),
-    ("layer_norm", bias_forgotten, "encoder"),
-    ("batch_norm", bias_forgotten, "cnn"),
-    ("batch_norm", bias_forgotten, "mlp_batchnorm"),
-    ("cat", rotary_untied, "densenet"),
-    ("cat", rotary_untied, "unet"),
-    ("linear", matrix_untied, "mlp"),
-    ("linear", matrix_untied, "seq2seq"),
-]
 
 
 @pytest.mark.parametrize(("operator", "broken", "name"), BROKEN)
@@ -131,13 +77,6 @@ def test_an_operator_in_which_order_matters_is_not_cut(monkeypatch, operator):
         net = ww.Elastic(model, (x,))
     assert "first" not in net.free
     assert net.axes["first"].fixed_because
-
-
-def order_blind_all(op):
-    """Any operator with any number of outputs, each of the input's dims."""
-    x = op.dims_of(op.tensors()[0])
-    many = bool(op.sizes) and isinstance(op.sizes[0], list)
-    return Result([list(x) for _ in op.sizes] if many else x)
 
 
 def test_two_readings_of_one_dim_are_not_confused(monkeypatch):

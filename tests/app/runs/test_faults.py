@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
@@ -19,6 +18,7 @@ import faults
 from faults_check import Finished, differences, fingerprint, finished, redone, unkept
 from faults_commands import COMMANDS
 from faults_strikes import complaints
+from places import TESTS
 from widthwise.app.cli import common
 from widthwise.app.compare import matrix
 from widthwise.app.runs.folder import Settings, claim, hold
@@ -230,7 +230,7 @@ if __name__ == "__main__":
 def test_workers_end_with_their_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(TESTS), *sys.path])
     parent = subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,

@@ -2,12 +2,12 @@
 
 import ast
 import importlib
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from places import ROOT
+
 FILES = sorted(
     p for folder in ("bench", "scripts", "examples") for p in (ROOT / folder).rglob("*.py")
 )

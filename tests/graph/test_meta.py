@@ -12,9 +12,9 @@ from torch import nn
 import widthwise as ww
 from elastic_nets import close, made, random_widths, run
 from nets import net as find
-from test_proof import BROKEN, Ordered, order_blind_all
 from widthwise.graph import proof, rules
 from widthwise.store.stream import INDEX
+from wrong_rules import BROKEN, Ordered, order_blind_all
 
 NAMES = (
     "mlp buffer resnet unet weight_norm shuffle_view vit gpt llama transformer lstm_bidirectional "

@@ -14,8 +14,8 @@ from torch import nn
 
 import widthwise as ww
 from command_line import fails, works
-from elastic_nets import made
-from test_progressive import (
+from elastic_nets import identical, made
+from progressive_files import (
     CNN,
     FORMAT,
     JSON,
@@ -30,7 +30,6 @@ from test_progressive import (
     refuses,
     terms_layout,
 )  # fmt: skip
-from test_store import identical
 from web_server import serving
 from widthwise import quantization
 from widthwise.common.jsonfile import unsealed

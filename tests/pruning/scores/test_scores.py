@@ -2,7 +2,6 @@
 
 import json
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call, hessian
 
 import widthwise as ww
+from places import ROOT
 from widthwise import pruning
 from widthwise.errors import ScoreError
 from widthwise.pruning.scores import registry
@@ -411,7 +411,7 @@ def test_a_loss_of_detached_outputs_is_refused(net, curvature):
 
 def test_obd_sd_means_the_reading_that_was_chosen(net):
     """In the library and by name: what `bench/minified_choices.py` found on validation data."""
-    stored = Path(__file__).parents[1] / "bench" / "results" / "minified.json"
+    stored = ROOT / "bench" / "results" / "minified.json"
     reading = json.loads(stored.read_text())["results"]["choices"]["reading"]
     for of, found in (
         ("features", registry.features(net, "obd-sd", BATCHES, F.cross_entropy, seed=3)),

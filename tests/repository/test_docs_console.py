@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from command_line import works
-from test_docs import ROOT
+from places import ROOT
 from widthwise.app import tasks
 from widthwise.app.cli.main import app
 from widthwise.app.tasks.resolve import resolve

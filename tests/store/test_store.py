@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import widthwise as ww
-from elastic_nets import made, random_widths, run
+from elastic_nets import identical, made, random_widths, run
 from widthwise.common.atomic import write_whole
 from widthwise.store import inputs, tensorfile
 from widthwise.store.file import load, prepare, read_manifest, save
@@ -23,17 +23,6 @@ from widthwise.store.manifest import Manifest, Measured, from_text, to_text
 RELAXED = settings(deadline=None, suppress_health_check=list(HealthCheck))
 CLASSES = ["mlp", "cnn", "densenet", "lstm_2", "tied_autoencoder", "buffer"]
 NETS = [*CLASSES, "mha"]  # cut to anything, the last is a graph
-
-
-def identical(first, second):
-    """The same tensors, bit by bit."""
-    a, b = (
-        {**dict(m.named_parameters(remove_duplicate=False)), **dict(m.named_buffers())}
-        for m in (first, second)
-    )
-    return a.keys() == b.keys() and all(
-        torch.equal(a[n].view(-1).view(torch.uint8), b[n].view(-1).view(torch.uint8)) for n in a
-    )
 
 
 # ---------------------------------------------------------------- round trip

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import common
+from places import ROOT
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = ROOT / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 import stale_results  # noqa: E402
 

@@ -1,6 +1,6 @@
 """What hostile files did to readers once, or could have done: each is refused in one sentence.
 
-tests/test_hostile.py makes many of them at random.
+tests/store/test_hostile.py makes many of them at random.
 """
 
 import hashlib

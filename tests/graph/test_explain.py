@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import widthwise as ww
 from elastic_nets import made
 from nets import NETS
+from places import ROOT
 from widthwise.graph import explain
 from widthwise.graph.cut import cut_state
 from widthwise.graph.explain import _key, _last, _pattern, _relative, _sizes
@@ -155,7 +156,7 @@ def test_reasons_that_differ_in_the_layer_only_are_one():
     assert "  6 of size 4: into.*" in text
     assert "  widthwise_tests.swirl.default" in text
     assert "docs/rules.md" in text
-    assert (Path(__file__).parent.parent / "docs/rules.md").exists()
+    assert (ROOT / "docs/rules.md").exists()
 
 
 def test_several_outputs_come_with_a_remedy():

@@ -9,9 +9,9 @@ from torch import fx
 import widthwise as ww
 from elastic_nets import close, made, random_widths, run, tensors
 from nets import NETS
+from shape_checker import ShapeChecker
 from widthwise.graph.cut import cut_state
-from widthwise.graph.relate import Related
-from widthwise.graph.rewrite import cut_graph, scaled_size
+from widthwise.graph.rewrite import cut_graph
 from widthwise.graph.slicing import count, layout, positions
 
 NAMES = [n.name for n in NETS]
@@ -85,47 +85,9 @@ def test_every_intermediate_shape_equals_its_term(name):
         graph = cut_graph(related, net._table, widths)
         inputs = [state[target] for target in related.program.state.values()]
         with torch.no_grad():
-            checker = _ShapeChecker(net, related, graph, widths)
+            checker = ShapeChecker(net, related, graph, widths)
             checker.run(*inputs, *related.program.example)
         assert checker.compared
-
-
-class _ShapeChecker(fx.Interpreter):
-    def __init__(self, net, related: Related, graph, widths):
-        super().__init__(fx.GraphModule(torch.nn.Module(), graph))
-        # Arithmetic on sizes was put in between; the operators themselves are the same.
-        operators = [n for n in self.module.graph.nodes if n.target is not scaled_size]
-        pairs = zip(related.program.graph.nodes, operators, strict=True)
-        self.dims = {new: related.dims.get(old) for old, new in pairs}
-        self.actual = _sizes_at(related, related.program.example)
-        self.kept = lambda f: widths[net._table.of[f]] if f in net._table.of else f.size
-        self.compared = 0
-
-    def run_node(self, n):
-        result = super().run_node(n)
-        if isinstance(result, torch.Tensor) and self.dims.get(n) is not None:
-            for i, term in enumerate(self.dims[n]):
-                expected = count(term, self.kept)
-                for prime, size in self.actual.items():
-                    while expected % prime == 0:
-                        expected = expected // prime * size
-                if expected < 1_000_000:
-                    self.compared += 1
-                    assert result.shape[i] == expected, f"{n.format_node()}: dim {i}"
-        return result
-
-
-def _sizes_at(related, example):
-    """Symbolic size (its prime) -> size in the example."""
-    found = {}
-    holders = related.program.graph.find_nodes(op="placeholder")
-    inputs = [n for n in holders if n.name in related.program.inputs]
-    for node, value in zip(inputs, example, strict=True):
-        if isinstance(value, torch.Tensor):
-            for prime, size in zip(related.program.sizes[node], value.shape, strict=True):
-                if prime > 1_000_000:
-                    found[prime] = size
-    return found
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,15 +1,15 @@
 """What `bench/minified.py` and its page count with: intervals, stored cells, verdicts."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_rel
 
 from cells import Cells
 from paired import paired, summary
+from places import ROOT
 
-sys.path.append(str(Path(__file__).parent.parent / "scripts"))
+sys.path.append(str(ROOT / "scripts"))
 import findings_minified
 import findings_page
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from command_line import fails, works
+from places import TESTS
 
-_HERE = Path(__file__).parent / "user_tasks"
+_HERE = TESTS / "user_tasks"
 _BASE = """
 import torch
 from torch import nn

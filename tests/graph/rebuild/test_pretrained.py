@@ -16,6 +16,7 @@ from torch import nn
 
 import torchvision_operators
 import widthwise as ww
+from places import ROOT
 from widthwise.graph.cut import cut_state
 from widthwise.graph.rebuild.config import rebuilt
 
@@ -398,7 +399,7 @@ def test_a_head_size_that_is_no_longer_the_default_is_said():
 
 
 def test_the_tutorials_section_runs(tmp_path, monkeypatch, capsys):
-    page = (Path(__file__).parent.parent / "docs" / "tutorial.md").read_text()
+    page = (ROOT / "docs" / "tutorial.md").read_text()
     blocks = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(compile("\n".join(blocks), "tutorial.md", "exec"), {})

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import comparison_helpers
 import widthwise as ww
+from places import TESTS
 from widthwise.app.cli.main import app
 from widthwise.app.compare import bases, cells
 from widthwise.app.compare.bases import train
@@ -160,7 +161,7 @@ def test_rungs_go_from_one_feature_to_all():
 def ray() -> Iterator[Engine]:
     with pytest.MonkeyPatch.context() as patch:
         # Workers import what they run.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("PYTHONPATH", str(TESTS))
         with Ray(workers=2) as engine:
             yield engine
 
