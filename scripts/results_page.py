@@ -425,7 +425,7 @@ that could gain. Small layers lose at batch 1 what they spend on quantizing thei
 
 Other processes kept the machine busy meanwhile (load {results["load"]:g} besides), so ratios vary, most for
 {varying}: int8 was {low:.1f} to {high:.1f} times as fast there. It is otherwise on other processors;
-`measure.runtimes.compare` measures it there.
+`benchmark.runtimes.compare` measures it there.
 
 {measured(found)}
 """

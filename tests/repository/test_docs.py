@@ -86,7 +86,7 @@ def headings(page):
 
 
 def test_every_link_of_the_documents_leads_somewhere():
-    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         for target, heading in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", page.read_text()):
             if target.startswith("http"):
                 continue

@@ -6,7 +6,7 @@
 
 Weights are quantized once; what they are multiplied with anew in every call, to the range that it
 has there ("dynamic"), so that no calibration data is needed. Whether that is faster depends on the
-processor, the layers and the batch: `measure.runtimes.compare` says what it is here. Wide linear
+processor, the layers and the batch: `benchmark.runtimes.compare` says what it is here. Wide linear
 layers gain most; convolutions usually lose.
 """
 

@@ -1,7 +1,7 @@
 """The networks of a run, timed on this machine.
 
 found = bench(Path("runs/digits"))
-found.speeds.rows, found.granularities.rows         # measure.speed_words says it
+found.speeds.rows, found.granularities.rows         # benchmark.words says it
 """
 
 from __future__ import annotations
