@@ -21,6 +21,10 @@ T = TypeVar("T")
 _STEPS: Final = 12  # of a bisection: a four-thousandth of the range
 _MOST: Final = 0.999  # zeros
 
+MARGINS: Final = (0.995, 0.98, 0.95, 0.9)
+"""What to aim at, as shares of a budget, where the file of a network is known after its training
+alone and came out too large: codes of trained weights take other bytes than before."""
+
 
 def largest(ascending: Sequence[T], fits: Callable[[T], bool]) -> T | None:
     """The last one that fits, where all before it do; None where not even the first does."""

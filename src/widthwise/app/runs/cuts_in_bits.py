@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from torch import nn
 
@@ -32,9 +31,7 @@ from widthwise.store.file import prepare
 from widthwise.task import Splits
 from widthwise.variant import Widths
 from widthwise.variants import apply
-from widthwise.variants.sizing import coded, rungs, widest_file
-
-_TRIES: Final = 3  # trainings of one network, until its file fits
+from widthwise.variants.sizing import MARGINS, coded, rungs, widest_file
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def fitting(
     found: dict[int, Coded] = {}
     missed: dict[int, BudgetError] = {}
     targets = {i: float(limit) for i, limit in enumerate(limits)}
-    for _ in range(_TRIES):
+    for margin in MARGINS:
         widths: dict[int, Widths] = {}
         for i, target in targets.items():
             try:
@@ -109,13 +106,13 @@ def fitting(
         if not widths:
             break
         made = taught(opened, bits, list(widths.values()), data, progress=progress)
-        targets = {}
-        for (i, _), each in zip(widths.items(), made, strict=True):
+        asked, targets = targets, {}
+        for i, each in zip(widths, made, strict=True):
             if each.bytes <= limits[i]:
                 found[i] = each
                 missed.pop(i, None)
                 continue
-            targets[i] = 0.995 * limits[i] * limits[i] / each.bytes
+            targets[i] = asked[i] * margin * limits[i] / each.bytes
             missed[i] = BudgetError(
                 f"No network in {bits} bits was found whose file has at most "
                 f"{format_size(limits[i])} ({limits[i]} bytes) once it is trained; allow a little "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Final
 
 from torch import nn
 
@@ -16,9 +15,7 @@ from widthwise.elastic.network import Elastic
 from widthwise.quantization import StraightThrough, Uniform
 from widthwise.variant import Variant, Widths
 from widthwise.variants import Applied, apply
-from widthwise.variants.sizing import coded, widest_file
-
-_TRIES: Final = 3  # trainings of a network in few bits, until its file fits
+from widthwise.variants.sizing import MARGINS, coded, widest_file
 
 
 def cuts(bench: Bench, group: str, budget: int) -> Iterator[Made]:
@@ -39,12 +36,12 @@ def cuts(bench: Bench, group: str, budget: int) -> Iterator[Made]:
         yield Made("family, touched up", apply(net, variant(widths), prepare=touched))
         return
     target = float(budget)
-    for _ in range(_TRIES):
+    for margin in MARGINS:
         made = _in_bits(bench, net, variant(widths))
         if made.bytes <= budget:
             yield Made(group, made)
             return
-        target *= 0.995 * budget / made.bytes  # codes of trained weights take other bytes
+        target *= margin * budget / made.bytes
         narrower = widest_file(net, variant, target)
         if narrower is None:
             return
