@@ -276,10 +276,11 @@ def _verdict_on_features(results: Found) -> str:
 def _choices(results: Found) -> str:
     choices = results["choices"]
     kinds = list(next(iter(choices["rates"].values())))
+    heads = [kind.replace("anew", "from scratch") for kind in kinds]
     rows = [[task, *(f"{of[kind]:g}" for kind in kinds)] for task, of in choices["rates"].items()]
     return (
         "Chosen on validation data with other seeds: the reading of OBD-SD, and the peak learning "
-        f"rates.\n\n{table(['task', *kinds], rows)}\n"
+        f"rates.\n\n{table(['task', *heads], rows)}\n"
     )
 
 

@@ -10,7 +10,7 @@ from results_page import measured, table
 
 MEASURES = {
     "one_shot": "as cut",
-    "statistics": "statistics estimated anew",
+    "statistics": "statistics re-estimated",
     "tuned": "fine-tuned",
 }
 COLOURS = {"widthwise": "#1d4ed8", "Torch-Pruning": "#b45309"}

@@ -51,7 +51,7 @@ class PruningCallback(TrainerCallback):
         except (OSError, SafetensorError) as error:
             raise FileError(
                 f"The masks in {path} cannot be read ({error}); resume from a checkpoint in the "
-                "output folder that was written with this callback, or start anew."
+                "output folder that was written with this callback, or start over."
             ) from error
         self.pruner.load_state_dict(tensors)
 

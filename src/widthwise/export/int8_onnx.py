@@ -4,10 +4,10 @@
     written.bytes, written.float32_bytes     # 278264, 1083221
     written.difference                       # 0.01: of the range of the outputs, at most
 
-Weights are quantized once; what they are multiplied with anew in every call, to the range that it
-has there ("dynamic"), so that no calibration data is needed. Whether that is faster depends on the
-processor, the layers and the batch: `benchmark.runtimes.compare` says what it is here. Wide linear
-layers gain most; convolutions usually lose.
+Weights are quantized once, activations in every call, to the range that they have there
+("dynamic"), so that no calibration data is needed. Whether that is faster depends on the processor,
+the layers and the batch: `benchmark.runtimes.compare` says what it is here. Wide linear layers gain
+most; convolutions usually lose.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def export_int8(
 
 
 def quantize(module: nn.Module, source: Path, path: Path, convolutions: bool = True) -> None:
-    """Write the ONNX file of a module, `source`, anew in int8. Raises ExportError."""
+    """Write the ONNX file of a module, `source`, again, in int8. Raises ExportError."""
     name = type(module).__name__
     others = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
     if others:
@@ -163,7 +163,7 @@ def difference(found: list[Any], wanted: list[Tensor], name: str) -> float:
             if not each.isfinite().all():
                 raise ExportError(
                     f"{name} gives outputs that are not finite in {where} on the example, so "
-                    "nothing can be compared; give other inputs, or train it anew."
+                    "nothing can be compared; give other inputs, or train it again."
                 )
         reach = float(b.max().clamp(min=0) - b.min().clamp(max=0))
         off = float((a - b).abs().max())

@@ -1,4 +1,4 @@
-"""Write a captured graph anew with widths put in.
+"""Rewrite a captured graph with widths put in.
 
 Literal sizes in the graph become what the rules said they follow. With widths as graph inputs the
 result is the elastic graph, which slices its full parameters and runs every width; with numbers it

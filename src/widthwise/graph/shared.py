@@ -122,7 +122,7 @@ def _flat(dims: Any) -> Iterator[Any]:
 def _overwritten(graph: fx.Graph, shared: set[fx.Node]) -> Iterator[fx.Node]:
     """Shared nodes that must not be, because of operators that write in place.
 
-    A shared value must stay as it is while the rest runs, at every width anew: neither may the rest
+    A shared value must stay as it is while the rest runs, once for each width: neither may the rest
     write to its memory, nor may a shared operator overwrite what the rest still reads.
     """
     lies_in = memory(graph)

@@ -84,7 +84,7 @@ class Switches:
 
 
 def _momentum(layer: _NormBase, before: int) -> float:
-    """Of a layer that has run so often before in the same call."""
+    """The momentum of a layer that has run so often before in the same call."""
     if layer.momentum is not None:
         return float(layer.momentum)
     counted = layer.num_batches_tracked

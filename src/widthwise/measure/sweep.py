@@ -7,7 +7,7 @@
 All widths are evaluated together: the batches are gone through once, and what the widths have in
 common is computed once for a batch (`Elastic.each`), so that all 256 widths of a small MLP take
 the time of twenty to fifty full passes. Where each cut is changed before it is measured (statistics
-estimated anew, a touch-up), each is evaluated by itself.
+re-estimated, a touch-up), each is evaluated by itself.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Layer after layer, the weights of the cut network are moved to where they give, 
 the full network's layer gives on its own inputs: min |W x - W' x'|^2 + ridge |W' - W|^2, where x'
 is what the cut network, compensated so far, has there. So errors of earlier layers are made up for
 too (after He et al., "Channel Pruning", 2017, and Luo et al., "ThiNet", 2017). Statistics of batch
-norms are estimated anew on the way.
+norms are re-estimated on the way.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def compensate(
     ridge: how strongly weights stay where they were, relative to the mean square of what they read.
         Ten times less fits a little closer, and leaves larger weights, which training the cut
         network further has to undo first.
-    statistics: estimate those of batch norms anew.
+    statistics: re-estimate the statistics of batch norms.
 
     Linear layers, and convolutions that read all channels, are fitted; other operators keep their
     weights, and so do those whose weights several operators share. Raises ScoreError when there is

@@ -173,7 +173,7 @@ def _floats(tensor: Tensor) -> Tensor:
     # The range must be a number too, and not only its ends.
     if not (found.amax() - found.amin()).isfinite():
         raise QuantizationError(
-            "it has weights that are not finite, or too large; train it anew, or clip them."
+            "it has weights that are not finite, or too large; train it again, or clip them."
         )
     return found
 

@@ -34,13 +34,13 @@ class StraightThrough:
 
     Gradients are taken at the quantized weights, which the module holds, and applied to float ones
     kept beside them: what the optimizer did to the one is done to the other, which is quantized
-    anew. (A decay of weights is that of the quantized ones.) Weights that were zero when this was
+    again. (A decay of weights is that of the quantized ones.) Weights that were zero when this was
     made, and that a pruner or `held_at_zero` keeps at zero, stay exactly zero.
 
     module: its parameters are quantized at once, in place; of an Elastic, those of its model.
     form, tensors, calibration: as `quantize` takes them; trained, the ranges from the least to the
         largest weight are as good as those of least squares, and codes take fewer bytes.
-    frequency: steps after which scales, zero points and codebooks are chosen anew, of the float
+    frequency: steps after which scales, zero points and codebooks are chosen again, of the float
         weights; in between weights move among the same values.
 
     Raises QuantizationError as `quantize` does, ValueError for a frequency below 1.

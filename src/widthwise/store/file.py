@@ -92,7 +92,7 @@ class Stored:
     ) -> Stored:
         """The same cut, not packed yet, with a module's tensors as they are now, packed.
 
-        Nothing is cut anew. Arguments are those of `save`. Raises FileError.
+        Nothing is cut again. Arguments are those of `save`. Raises FileError.
         """
         stored = self if module is None else _with_tensors_of(module, self)
         return _packed(stored, pack, bits or {})
@@ -128,7 +128,7 @@ def save(
         Or a module of the user's own class, cut or not, without its network; `widths` is then only
         noted.
     module: the network's cut at these widths, whose tensors are stored in the place of the
-        network's, for example fine-tuned or with statistics estimated anew.
+        network's, for example fine-tuned or with statistics re-estimated.
     metric: what was measured of it, noted in the file; it does not change the file's size.
     pack: "zeros" stores tensors without their zeros, each in its smallest form; "zstd" compresses
         that too, and needs the package zstandard. The network that is loaded has the same bits.

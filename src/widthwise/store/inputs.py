@@ -4,7 +4,7 @@
                                             ["dict", ["mask", ["tensor", "bool", [4, 7]]]],
                                             ["value", null]]
 
-From it an example of the same form can be made, on which a model is captured anew.
+From it an example of the same form can be made, on which a model is captured again.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def load(folder: Path) -> Checkpoint | None:
     except (safetensors.SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
         raise FileError(
             f"{path} is damaged or was not written by widthwise ({_short(error)}); delete it to "
-            "start the run anew."
+            "start the run again."
         ) from error
 
 
@@ -192,5 +192,5 @@ def check(found: Checkpoint, run: Mapping[str, Any], folder: Path) -> None:
     if changed:
         raise RunError(
             f"The checkpoint in {folder} is of another run ({'; '.join(changed[:5])}); give the "
-            f"same settings to go on, another folder, or delete {folder / NAME} to start anew."
+            f"same settings to go on, another folder, or delete {folder / NAME} to start over."
         )

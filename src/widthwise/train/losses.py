@@ -138,7 +138,7 @@ class SandwichLoss(Objective):
         (`pruning.allocated_ladder`). Then `passes` is 4 by default, and `net.rungs` are these.
 
     Running statistics (batch norm) are those of the full width: each step's narrow passes leave
-    them alone, so estimate them anew for a cut network.
+    them alone, so re-estimate them for a cut network.
 
     Raises ValueError for settings out of range; TrainingError, when it is called, for a criterion
     that does not return one number, and a distillation that is 0 whatever a narrow pass gives.

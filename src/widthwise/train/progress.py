@@ -91,7 +91,7 @@ class Pace:
         self.reset()
 
     def reset(self) -> None:
-        """Start counting anew."""
+        """Start counting from zero."""
         self.count = 0
         self.last = time.monotonic()
 

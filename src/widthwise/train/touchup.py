@@ -1,7 +1,7 @@
 """What a cut network can still gain in seconds.
 
     small = net.cut(widths)                              # a plain module with its own parameters
-    refit_output(small, train, F.cross_entropy)          # its last linear layer, solved anew
+    refit_output(small, train, F.cross_entropy)          # its last linear layer, by least squares
     distill(small, net, train, epochs=2, lr=1e-3)        # all of it, taught by the full network
 
 Both change the cut network in place, are functions of their seed, and leave the network it was cut
@@ -59,7 +59,7 @@ def refit_output(
     batch_size: int = 1024,
     seed: int = 0,
 ) -> Refit:
-    """Solve the last linear layer of a cut network anew for the features that were kept.
+    """Solve the last linear layer of a cut network for the features that were kept.
 
     The layer's inputs are computed once, in evaluation mode, and held in memory; L-BFGS then
     minimises the criterion over all the data.

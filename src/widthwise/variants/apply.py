@@ -39,7 +39,7 @@ from widthwise.variant import Variant, Widths
 V = TypeVar("V")
 
 Prepare = Callable[[nn.Module, Widths], nn.Module]
-"""(cut network, its widths) -> the network to go on with: statistics estimated anew, a touch-up."""
+"""(cut network, its widths) -> the network to go on with: statistics re-estimated, a touch-up."""
 
 Score = Callable[[nn.Module], Mapping[str, Tensor]]
 """Cut network -> how much each weight matters, by tensor, of its shape."""

@@ -300,7 +300,7 @@ def _name(
 
 
 def _digest(net: Elastic) -> str:
-    """Of all values."""
+    """A digest of all values of the network."""
     digest = hashlib.sha256()
     for name, tensor in net.state().items():
         digest.update(f"{name} {tensor.dtype}".encode())

@@ -213,7 +213,7 @@ def _text(form: Format | None) -> str:
 
 
 def _bits(form: Format | None) -> float:
-    """Of a weight."""
+    """The bits that one weight takes."""
     if form is None:
         return 32.0
     return float(form.bits) if isinstance(form, Uniform) else math.log2(form.values)

@@ -104,11 +104,11 @@ def cut(
             help="May be repeated, in the order wanted; by default what the sweep did to every "
             "width (before any sweep, compensate for runs of order) and, for runs trained along "
             f"levels and networks below {LARGE:.0%} of the MACs, distill. distill is kept "
-            "where the validation data say so. none: the plain cut. refit: fit the output layer "
-            "anew. distill: train on what the full network gives. compensate: fit every layer to "
-            "the full network's, without labels. fine-tune: train on with the task's loss. merge: "
-            "add the features that go to those that stay. scratch: the same shape newly "
-            "initialised and trained with the task's recipe, for comparison."
+            "where the validation data say so. none: the plain cut. refit: solve the output "
+            "layer again. distill: train on what the full network gives. compensate: fit every "
+            "layer to the full network's, without labels. fine-tune: train on with the task's "
+            "loss. merge: add the features that go to those that stay. scratch: the same shape "
+            "newly initialised and trained with the task's recipe, for comparison."
         ),
     ] = None,
     epochs: Annotated[
@@ -130,7 +130,7 @@ def cut(
         ),
     ] = None,
     recalibrate: Annotated[
-        bool, typer.Option(help="Estimate batch-norm statistics anew for the cut network.")
+        bool, typer.Option(help="Re-estimate batch-norm statistics for the cut network.")
     ] = True,
 ) -> None:
     """Cut a run's network to a budget, a fraction or given widths, and store it.

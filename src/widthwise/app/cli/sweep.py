@@ -55,7 +55,7 @@ def sweep(
     ] = "valid",
     latency: Annotated[bool, typer.Option(help="Measure the time of a call, too.")] = True,
     recalibrate: Annotated[
-        bool, typer.Option(help="Estimate batch-norm statistics anew for each width.")
+        bool, typer.Option(help="Re-estimate batch-norm statistics for each width.")
     ] = True,
     compensate: Annotated[
         bool | None,

@@ -50,12 +50,12 @@ class Bench:
 
     @cached_property
     def batches(self) -> list[Any]:
-        """Of training data, for scores."""
+        """Training data for scores."""
         return sample(self.task, self.data, _SAMPLES, self.seed)
 
     @cached_property
     def statistics(self) -> list[Any]:
-        """Of training data, for batch-norm statistics."""
+        """Training data for batch-norm statistics."""
         return sample(self.task, self.data, _STATISTICS, self.seed)
 
     def net(self) -> Elastic:

@@ -4,7 +4,7 @@
         for key, result in engine.run(square, {"a": (1,), "b": (2,)}):   # square(1), square(2)
             ...
 
-Both run a unit anew whose worker was lost, and yield what is done as soon as it is done. An error
+Both run a unit again when its worker was lost, and yield a result as soon as it is there. An error
 that the function raises is raised here, after the workers were stopped.
 """
 

@@ -107,7 +107,7 @@ def load(path: Path, plan: Plan | None = None) -> list[Cell]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FileError(
             f"{path} is damaged or was not written by this version of widthwise; give another "
-            "folder, or delete it to begin anew."
+            "folder, or delete it to start over."
         ) from error
     if plan is not None:
         _same(old, json.loads(json.dumps(asdict(plan))), path)

@@ -126,7 +126,7 @@ class Recovery:
         return settled[0] if better else own
 
     def _finalists(self, best_first: Sequence[Variant]) -> list[Variant]:
-        """Of the candidates, those that a short training makes best.
+        """The candidates that a short training makes best.
 
         Successive halving (Jamieson & Talwalkar, 2016): many are judged by a moment's training, few
         by a part of one, and two by all of it.

@@ -46,7 +46,7 @@ def export_progressive(
 ) -> tuple[Point, ...]:
     """Write the best points of a run's frontier that nest as one file, and read it back.
 
-    Statistics of batch norms are estimated anew for each, as `cut` does. bits: of a weight, None
+    Statistics of batch norms are re-estimated for each, as `cut` does. bits: of a weight, None
     as it is; the metrics in the file are measured on the quantized networks. A compensated frontier
     gives its widths but not its fit: each network has a fit of its own, and fitted networks do not
     lie inside each other. Returns the points, narrow to wide. Raises FileError, DataError.

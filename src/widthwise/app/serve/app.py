@@ -68,7 +68,7 @@ class Question(BaseModel):
 
 
 class Pair(BaseModel):
-    """Of one example: what the chosen network says, and what the full one says."""
+    """What the chosen network and the full one say of one example."""
 
     chosen: Answer
     full: Answer
@@ -139,7 +139,7 @@ class Routes:
             return self.networks.bench(shown).gallery.page(page)
 
     def differences(self, run: int, point: str) -> Differences:
-        """Of the first 500 test examples: which only the full network gets right."""
+        """Which of the first 500 test examples only the full network gets right."""
         shown = self._shown(run, point)
         with self.networks.turn():
             small, full = (self.networks.network(shown, name) for name in (point, shown.full))

@@ -113,7 +113,7 @@ class Stored:
 
     @property
     def bytes(self) -> int:
-        """Of its content."""
+        """The size of the file."""
         return self.path.stat().st_size
 
 

@@ -155,7 +155,7 @@ def read(folder: Path) -> Shown:
 
 
 class Views:
-    """What run folders show, worked out anew when their files change."""
+    """What run folders show, worked out again when their files change."""
 
     def __init__(self) -> None:
         self._lock = Lock()

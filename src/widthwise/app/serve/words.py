@@ -11,12 +11,12 @@ from widthwise.app.report import text
 from widthwise.measure.frontier import Frontier, Point
 
 MADE: Final = {  # what was done to a cut, as picks and frontiers name it
-    "refit": "its statistics estimated anew",
+    "refit": "its statistics re-estimated",
     "distill": "taught by the full network",
     "compensate": "what is left fitted to what went",
     "fine-tune": "trained on",
     "merge": "similar features merged",
-    "scratch": "trained anew at this size",
+    "scratch": "trained from scratch at this size",
     "zeros": "single weights left out",
     "bits": "weights in few bits",
 }

@@ -2,7 +2,7 @@
 
 Task 1 of the data set: 29,000 pairs of sentences to train on, 1,014 to choose on, and the 1,000 of
 test_2016_flickr, as raw text. Both languages share one vocabulary of byte pairs (Sennrich et al.,
-2016), which is learned anew from the train text wherever it is needed: that takes a second or two.
+2016), which is learned again from the train text wherever it is needed: that takes a second or two.
 
 Training minimises, and validation shows, the perplexity of each piece of the German sentence given
 those before it. `bleu` translates.

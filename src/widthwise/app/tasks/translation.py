@@ -102,7 +102,7 @@ def decode(
     """Translate greedily: the likeliest next piece, again and again, until EOS.
 
     module: as `Translator`, in evaluation mode. Any network with its inputs and outputs does, since
-    the whole beginning is read anew for each piece.
+    the whole beginning is read again for each piece.
     source: (B, S) int64, on the module's device. longest: pieces after which a sentence is left.
 
     Returns the pieces of each sentence without BOS and EOS.

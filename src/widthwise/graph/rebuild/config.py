@@ -1,4 +1,4 @@
-"""The user's model built anew from a configuration that asks for the smaller sizes.
+"""The user's model rebuilt from a configuration that asks for the smaller sizes.
 
 A model that its class builds from a configuration alone (`type(model)(config)`, as in Hugging Face
 transformers) stays whole only if the configuration of the cut one says its sizes: then it can be
@@ -38,7 +38,7 @@ def rebuilt(
     sizes: Mapping[int, set[int]],
     differs: Callable[[nn.Module], str | None],
 ) -> nn.Module | str:
-    """The model built anew from a configuration that fits the cut tensors, or why it cannot be.
+    """The model rebuilt from a configuration that fits the cut tensors, or why it cannot be.
 
     model: an instance of a class that is built from its `config` (an object with `to_dict` and
     `from_dict`), or a module that holds such. state: cut tensors by name; the result shares them.
@@ -72,7 +72,7 @@ def rebuilt(
 class _Search:
     """What is looked for, and what was seen.
 
-    parts: the modules to build anew, by path. wanted: the shapes of their tensors by name; None
+    parts: the modules to rebuild, by path. wanted: the shapes of their tensors by name; None
     where any will do, because nothing uses the tensor. seen: misfits of choices looked at.
     """
 
@@ -288,7 +288,7 @@ def _made(
 
 
 def _fill(built: nn.Module, model: nn.Module, cut: Mapping[int, Tensor]) -> str | None:
-    """Give a module built anew its tensors; says which of those it computes itself is another."""
+    """Give a rebuilt module its tensors; says which of those it computes itself is another."""
     saved = built.state_dict().keys()
     new: dict[int, Tensor] = dict(cut)
     old = _tensors(model)

@@ -145,7 +145,7 @@ def _compared(module: nn.Module, call: Any, wanted: list[Tensor]) -> Outcome:
 
 
 def _compared_without_values(module: nn.Module, graph: fx.GraphModule, call: Any) -> Outcome:
-    """Of models on the meta device only the operators can be compared."""
+    """Compare operators alone, as is all that can be done with models on the meta device."""
     seen = _Calls()
     try:
         with seen.watched(), FakeTensorMode(allow_non_fake_inputs=True) as mode:

@@ -1,6 +1,6 @@
 """The user's own class at a smaller size.
 
-A model that is built from a configuration is built anew from one with smaller numbers. Any other is
+A model that is built from a configuration is rebuilt from one with smaller numbers. Any other is
 copied over the cut tensors, and the sizes that its layers and classes hold as attributes are set
 to match. Whether that was right is not assumed: the result must compute what the cut graph
 computes, or it is not used.

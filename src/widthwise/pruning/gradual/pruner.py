@@ -214,7 +214,7 @@ class GradualPruner:
 
     @torch.no_grad()
     def _update(self) -> None:
-        """Make the masks anew where it is time to, and apply them."""
+        """Make the masks again where it is time to, and apply them."""
         due = [g for g in self._groups if g.schedule.changes(self._taken, endless=self.feedback)]
         if due or self._out:
             weights = {name: self._parameter(name) for name in self._kept}

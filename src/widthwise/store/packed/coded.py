@@ -58,6 +58,6 @@ def decode_tensors(
 
 
 def _equal(tensor: Tensor, other: Tensor) -> bool:
-    """Of the same bits: -0.0 is another weight, for it is not what would be loaded."""
+    """Whether all bits are equal: -0.0 is another weight, for it is not what would be loaded."""
     flat = [t.cpu().contiguous().reshape(-1).view(torch.uint8) for t in (tensor, other)]
     return torch.equal(*flat)

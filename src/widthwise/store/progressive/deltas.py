@@ -31,12 +31,12 @@ _BITS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64} 
 
 
 def shape(layouts: Layouts) -> tuple[int, ...]:
-    """Of the tensor that is kept."""
+    """The shape of what is kept of a tensor."""
     return tuple(_kept(spec) for spec in layouts)
 
 
 def full_shape(layouts: Layouts) -> tuple[int, ...]:
-    """Of the tensor that it is kept of."""
+    """The shape of the tensor that some is kept of."""
     return tuple(math.prod(full for full, _ in spec) for spec in layouts)
 
 
@@ -81,7 +81,7 @@ def scaled(tensor: Tensor, dims: Iterable[int], layouts: Layouts) -> Tensor:
 
 
 def marks(wide: Layouts, narrow: Layouts) -> list[NDArray[np.bool_]]:
-    """Of what `wide` keeps of each dim: whether `narrow` keeps it too."""
+    """For each dim, whether `narrow` keeps what `wide` keeps, index by index."""
     return [
         torch.isin(positions(a), positions(b), assume_unique=True).numpy()
         for a, b in zip(wide, narrow, strict=True)
@@ -89,7 +89,7 @@ def marks(wide: Layouts, narrow: Layouts) -> list[NDArray[np.bool_]]:
 
 
 def _inside(wide: Layouts, narrow: Layouts) -> NDArray[np.bool_]:
-    """Of the entries that `wide` keeps, in row-major order: whether `narrow` keeps them too."""
+    """Whether `narrow` keeps each entry that `wide` keeps, in row-major order."""
     if not math.prod(shape(wide)):
         return np.empty(0, np.bool_)  # the other dims may be of any size
     flags: NDArray[np.bool_] = reduce(

@@ -5,7 +5,7 @@
 
 The wider networks hold the narrower ones, so that the file takes hardly more than the widest alone.
 Where the rungs were changed besides, each has its own tensors: statistics of batch norms that were
-estimated anew for each width cost little.
+re-estimated for each width cost little.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Standing:
 
     @property
     def bytes(self) -> float:
-        """Of its files."""
+        """The mean size of its files."""
         return _mean([o.bytes for o in self.reached])
 
     @property
@@ -270,7 +270,7 @@ def costs(comparison: Comparison) -> list[Cost]:
 
 
 def shared_seconds(outcome: Outcome) -> float:
-    """Of the training that a network begins with, and others too."""
+    """Processor seconds of the training that a network begins with, and others too."""
     return 0.0 if METHODS[outcome.method].has_new_weights else outcome.shared_seconds
 
 

@@ -26,7 +26,7 @@ from widthwise.variants.sizing import densest, widest
 
 
 def cuts(bench: Bench, kind: str, budget: int) -> Iterator[Made]:
-    """Of a network trained for all widths: the widest that fits, as cut and touched up."""
+    """The widest cut that fits of a network trained for all widths: as cut, and touched up."""
     net = bench.net()
     widths = _widest(net, budget)
     if widths is None:
@@ -81,7 +81,7 @@ def _again(net: Elastic, made: Applied, bench: Bench) -> Applied:
 
 
 def weights(bench: Bench, score: str, budget: int) -> Iterator[Made]:
-    """Single weights removed by a score, in the whole network: as cut, tuned, trained anew."""
+    """Single weights removed by a score, in the whole network: as cut, tuned, from scratch."""
     net = bench.net()
     scores = weight_scores(bench, net, cast(WeightScore, score))
     variant = sparsest(net, net.model, scores, budget)
@@ -101,7 +101,7 @@ def weights(bench: Bench, score: str, budget: int) -> Iterator[Made]:
 
 
 def weight_scores(bench: Bench, net: Elastic, score: WeightScore) -> dict[str, Tensor]:
-    """Of single weights, such that those of different tensors compete."""
+    """Scores of single weights, on one scale for all tensors, so that these can compete."""
     scores = registry.weights(net, score, bench.batches, bench.task.loss, seed=bench.seed)
     if score == "magnitude" and bench.spec.scope == "lamp":
         return {name: lamp(value) for name, value in scores.items()}
