@@ -75,7 +75,7 @@ class Applied:
 
     @property
     def stored(self) -> Stored:
-        """It as its file holds it. Raises FileError."""
+        """The network as its file holds it. Raises FileError."""
         return self.cut.holding(self.module, self.pack, self.record)
 
     @property

@@ -83,7 +83,7 @@ class _How:
 
     @property
     def calibration(self) -> Calibration:
-        """That of `apply`, for what is not trained yet."""
+        """How ranges of weights that are not trained yet are chosen, as `apply` takes it."""
         return "mse" if self.train is None else "minmax"
 
     @property

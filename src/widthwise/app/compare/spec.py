@@ -56,15 +56,15 @@ class Spec:
     methods: tuple[str, ...] = tuple(METHODS)
 
     def recipe(self, task: Task) -> Recipe:
-        """That of every training."""
+        """The recipe of every training."""
         return replace(task.recipe, epochs=self.epochs or task.recipe.epochs)
 
     def tuning(self, task: Task) -> Recipe:
-        """That of fine-tuning what was cut or pruned: at a full rate, for much is to mend."""
+        """Recipe for fine-tuning after a cut or a pruning: at the full learning rate."""
         return replace(task.recipe, epochs=self.fine_tune)
 
     def settling(self, task: Task) -> Recipe:
-        """That of training quantized weights of a network that is whole: at a tenth of it."""
+        """Recipe for quantization-aware training of an uncut network: a tenth of the rate."""
         return fine_tuning(task.recipe, self.fine_tune)
 
 

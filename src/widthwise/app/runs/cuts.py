@@ -197,9 +197,9 @@ def shipped_touch_ups(opened: Opened, widths: Sequence[Mapping[str, int]]) -> li
 
 
 def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
-    """Those of a cut where none are named: what the points of the run's frontier had.
+    """The touch-ups of a cut where none are named: the ones that the points of the frontier had.
 
-    Without a frontier, those that a sweep would give it. Raises WidthError, FileError.
+    Without a frontier, the ones that a sweep would give it. Raises WidthError, FileError.
     """
     if opened.net.complete(widths) == dict(opened.net.full()):
         return TouchUps()  # nothing went that could be made up for

@@ -117,7 +117,7 @@ class Recovery:
 
     @cached_property
     def _teacher(self) -> tuple[nn.Module, State]:
-        """It, and what the network holds where it is from."""
+        """The teacher, and the weights that it starts from."""
         full = Variant(self.net.full())
         own, *settled = (
             (self._made(full, start, train=None).module, start) for start in self._starts

@@ -41,7 +41,7 @@ def check(how: Pack) -> None:
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], how: Pack) -> dict[str, tuple[Packed, Parts]]:
-    """Those of the tensors that are smaller packed: how each is stored, and its parts.
+    """The tensors that are smaller packed: how each is stored, and its parts.
 
     Raises FileError for tensors without values, and as `check` does.
     """

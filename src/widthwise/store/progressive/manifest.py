@@ -151,7 +151,7 @@ class Ladder:
 
     @property
     def bits(self) -> tuple[int | None, ...]:
-        """Those of quantized weights in each shell, None where all are as they were."""
+        """The bits of quantized weights in each shell, None where all are as they were."""
         return _bits(self.body, len(self)) or (None,) * len(self)
 
     def sizes(self) -> list[int]:
@@ -243,7 +243,7 @@ def _entries(
 
 
 def _bits(body: Mapping[str, Any], count: int) -> tuple[int | None, ...]:
-    """Those of each rung; empty where there are none."""
+    """The bits of each rung; empty where there are none."""
     if "bits" not in body:
         return ()
     found = tuple(_each(body["bits"], count))

@@ -59,7 +59,7 @@ class Begun(Source):
 
     @property
     def size(self) -> int | None:  # type: ignore[override]
-        """That of the source, which it may say late."""
+        """The size of the source, which it may say late."""
         return self.source.size
 
     def read(self, start: int, end: int) -> bytes:

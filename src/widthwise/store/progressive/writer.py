@@ -105,7 +105,7 @@ def _nested(net: Elastic, ladder: Sequence[AnyWidths]) -> list[Widths]:
 
 
 def _checked(bits: Sequence[int | None]) -> tuple[int | None, ...]:
-    """Those of each rung; empty where nothing is quantized. Raises ValueError."""
+    """The bits of each rung; empty where nothing is quantized. Raises ValueError."""
     wanted = [Uniform(each) for each in bits if each is not None]
     return tuple(bits) if wanted else ()
 

@@ -40,7 +40,7 @@ class Standing:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Those with which it reaches the budget."""
+        """The outcomes with which it reaches the budget."""
         return tuple(o.seed for o in self.reached)
 
     def mean(self, split: str = "test") -> float:
