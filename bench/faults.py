@@ -146,11 +146,12 @@ def _import_all() -> None:
     import sklearn.datasets
     import torch
 
-    import widthwise.app.cli.main
+    from widthwise.app.cli import main
 
+    for name in main.COMMANDS:
+        main.command(name)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     assert all((accelerate, matplotlib, onnxruntime, onnxscript, optuna, plotly, pydantic, sklearn))
-    assert widthwise
 
 
 def main() -> None:

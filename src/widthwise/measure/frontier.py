@@ -191,7 +191,7 @@ class Frontier:
         return write_whole(path, [sealed({}, self.to_json())])
 
     def to_json(self) -> str:
-        """The frontier as JSON text, one point a line. Raises FileError for numbers that JSON cannot hold."""
+        """The frontier as JSON, one point a line. Raises FileError for numbers that JSON lacks."""
         head: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         head |= {f.name: getattr(self, f.name) for f in fields(self) if f.name != "points"}
         try:

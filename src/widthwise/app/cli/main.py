@@ -1,35 +1,93 @@
-"""The command line: `widthwise COMMAND`. Every command is a file beside this one."""
+"""The command line: `widthwise COMMAND`. Every command is a file beside this one.
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+A command is imported when it is run, so that `widthwise --help` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from widthwise.app.cli import (
-    bench,
-    compare,
-    cut,
-    demo,
-    export,
-    inspect,
-    ladders,
-    order,
-    pick,
-    prune,
-    search,
-    serve,
-    sweep,
-    train,
-)
 from widthwise.version import VERSION
+
+COMMANDS: Final = {  # in the order of the help, with what it says of each
+    "demo": "Train on small digits, cut three sizes, and check every file that was written.",
+    "inspect": "Show what can be cut in a task's model, and what cannot and why.",
+    "train": "Train a task so that every width can be cut from it.",
+    "order": "Order a trained network by importance, so that every width can be cut from it.",
+    "sweep": "Measure a run at every width and write frontier.json, frontier.png and report.html.",
+    "pick": "Print the best measured width that meets every limit given; of equals, the smallest.",
+    "cut": "Cut a run's network to a budget, a fraction or given widths, and store it.",
+    "bench": "Time a run's picks beside its full network on this machine's CPU, and say what is "
+    "faster.",
+    "serve": "Open a page on which to choose a size, try it, and download the network.",
+    "search": "Search for the best variant of a run's network within a budget, and store it.",
+    "prune": "Set single weights of a trained network to zero and store it without them.",
+    "ladders": "Train ladders of networks, and compare them at equal bytes of their files.",
+    "compare": "Compare ways of compressing a network at equal bytes of their files.",
+    "export": "Write a network in a format that needs no widthwise to run.",
+}
+_HELP_OPTIONS: Final = {"help_option_names": ["-h", "--help"]}
+
+
+def command(name: str) -> TyperCommand:
+    """A command, imported."""
+    module = import_module(f"widthwise.app.cli.{name}")
+    examples = module.EXAMPLES
+    head = "Example:" if len(examples) == 1 else "Examples:"
+    alone = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings=_HELP_OPTIONS,
+    )
+    alone.command(name, short_help=COMMANDS[name], epilog="\n\n".join([head, *examples]))(
+        getattr(module, name)
+    )
+    made = typer.main.get_command(alone)
+    assert isinstance(made, TyperCommand)
+    return made
+
+
+class Commands(TyperGroup):
+    """The commands by name. The list of them is made of their summaries and imports none.
+
+    Contexts and formatters are click's, which some versions of typer bring along.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names, in the order of the help."""
+        return [*COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
+        """The command of this name, imported; None where there is none."""
+        return command(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The help of the whole."""
+        listed: dict[str, Any] = {
+            name: TyperCommand(name, short_help=summary) for name, summary in COMMANDS.items()
+        }
+        TyperGroup(
+            name=self.name,
+            commands=listed,
+            params=self.params,
+            help=self.help,
+            rich_markup_mode=self.rich_markup_mode,
+        ).format_help(ctx, formatter)
+
 
 app = typer.Typer(
     name="widthwise",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_HELP_OPTIONS,
 )
 
 
@@ -46,28 +104,6 @@ def widthwise(
     ] = False,
 ) -> None:
     """Train a network once, then cut it to any width."""
-
-
-def _add(command: Callable[..., Any], examples: Sequence[str]) -> None:
-    head = "Example:" if len(examples) == 1 else "Examples:"
-    summary = (command.__doc__ or "").partition("\n")[0]
-    app.command(short_help=summary, epilog="\n\n".join([head, *examples]))(command)
-
-
-_add(demo.demo, demo.EXAMPLES)
-_add(inspect.inspect, inspect.EXAMPLES)
-_add(train.train, train.EXAMPLES)
-_add(order.order, order.EXAMPLES)
-_add(sweep.sweep, sweep.EXAMPLES)
-_add(pick.pick, pick.EXAMPLES)
-_add(cut.cut, cut.EXAMPLES)
-_add(bench.bench, bench.EXAMPLES)
-_add(serve.serve, serve.EXAMPLES)
-_add(search.search, search.EXAMPLES)
-_add(prune.prune, prune.EXAMPLES)
-_add(ladders.ladders, ladders.EXAMPLES)
-_add(compare.compare, compare.EXAMPLES)
-_add(export.export, export.EXAMPLES)
 
 
 def main() -> None:
