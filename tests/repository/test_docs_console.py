@@ -13,12 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import typer
 
 from command_line import works
 from places import ROOT
 from widthwise.app import tasks
-from widthwise.app.cli.main import app
+from widthwise.app.cli.main import command
 from widthwise.app.tasks.resolve import resolve
 
 BLOCK = re.compile(
@@ -91,9 +90,8 @@ def served(words):
         assert not client.get("/api/runs/0").json()["problem"]
 
 
-def parse(command, words):
-    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
-    found.make_context(command, list(words))
+def parse(name, words):
+    command(name).make_context(name, list(words))
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,12 @@ import shutil
 
 import pytest
 import torch
-import typer
 from torch import nn
 
 import widthwise as ww
 from command_line import fails, widthwise, works
 from widthwise.app.cli.bench import EXAMPLES
-from widthwise.app.cli.main import app
+from widthwise.app.cli.main import command
 from widthwise.app.report.picks import Pick, save_picks
 from widthwise.app.runs import timings
 from widthwise.app.runs.folder import Run
@@ -284,7 +283,6 @@ def test_impossible_numbers_are_refused(swept, words):
 
 def test_help_shows_examples_that_can_be_parsed():
     shown = " ".join(works("bench", "--help").split())
-    command = typer.main.get_command(app).commands["bench"]
     for example in EXAMPLES:
         assert example in shown
-        command.make_context("bench", shlex.split(example.partition(" >")[0])[2:])
+        command("bench").make_context("bench", shlex.split(example.partition(" >")[0])[2:])

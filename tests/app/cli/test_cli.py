@@ -14,12 +14,10 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
-import typer
 
 from command_line import fails, widthwise, works
 from widthwise.app import demo as demonstration
-from widthwise.app.cli import cut, demo, export, inspect, order, pick, prune, sweep, train
-from widthwise.app.cli.main import app
+from widthwise.app.cli import cut, demo, export, inspect, main, order, pick, prune, sweep, train
 from widthwise.app.report.picks import Pick, load_picks, save_picks
 from widthwise.app.runs import exports, measuring, storing, training
 from widthwise.app.runs.folder import Run, hold
@@ -105,11 +103,9 @@ def test_help_shows_examples(command):
 
 @pytest.mark.parametrize("example", [e for some in COMMANDS.values() for e in some])
 def test_examples_can_be_parsed(example):
-    program, command, *words = shlex.split(example)
+    program, name, *words = shlex.split(example)
     assert program == "widthwise"
-    group = typer.main.get_command(app)
-    found = group.commands[command]  # type: ignore[attr-defined]
-    found.make_context(command, words)
+    main.command(name).make_context(name, words)
 
 
 def test_the_program_lists_its_commands_and_says_its_version():
