@@ -15,6 +15,7 @@ from widthwise.version import VERSION
 
 COMMANDS: Final = {  # in the order of the help, with what it says of each
     "demo": "Train on small digits, cut three sizes, and check every file that was written.",
+    "tasks": "List the built-in tasks: what each trains on what, its metric, and its epochs.",
     "inspect": "Show what can be cut in a task's model, and what cannot and why.",
     "train": "Train a task so that every width can be cut from it.",
     "order": "Order a trained network by importance, so that every width can be cut from it.",
@@ -84,7 +85,7 @@ app = typer.Typer(
     name="widthwise",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings=_HELP_OPTIONS,
