@@ -39,7 +39,7 @@ from common import record
 from widthwise import pruning
 from widthwise.app.tasks import BUILT_IN
 from widthwise.app.tasks.arrays import Arrays
-from widthwise.app.tasks.trained import trained_model
+from widthwise.app.tasks.weights import trained_model
 from widthwise.measure.cost import params
 from widthwise.task import Splits
 

@@ -60,7 +60,7 @@ class Task:
     recipe: training length and speed.
     weights: () -> a safetensors file of trained weights for `model`, named as its state dict; None
         when the task has none. Raises DataError, saying how to get it, when the file is missing.
-        `trained.trained_model` builds the model that has them.
+        `trained_model` of `app/tasks/weights.py` builds the model that has them.
     further: (module, "valid" or "test") -> figures beside the metric, by name, such as BLEU; they
         may take long, and are computed for finished networks only.
     classes: names of the classes, in the order of the outputs; () where they have none.

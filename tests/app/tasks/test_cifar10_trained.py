@@ -21,7 +21,7 @@ from widthwise.app.tasks.cifar10_trained import PaddedBlock, PaddedResNet
 from widthwise.app.tasks.data import Published
 from widthwise.app.tasks.formats import read_jpegs
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.trained import trained_model
+from widthwise.app.tasks.weights import trained_model
 from widthwise.errors import DataError, TaskError
 from widthwise.task import Task
 

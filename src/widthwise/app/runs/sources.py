@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from widthwise.app.runs.folder import single
-from widthwise.app.tasks.trained import filled, foreign, misfit
+from widthwise.app.tasks.weights import filled, foreign, misfit
 from widthwise.errors import DataError, FileError, RunError, TaskError
 from widthwise.store.file import load, read
 from widthwise.store.manifest import Manifest

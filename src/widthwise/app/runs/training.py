@@ -28,8 +28,8 @@ from widthwise.app.runs.opening import RUNGS, scores_of
 from widthwise.app.runs.sources import Source, apart, model_of
 from widthwise.app.runs.storing import store_checked
 from widthwise.app.tasks.objectives import DISTILLATIONS, elastic_loss, family_loss
+from widthwise.app.tasks.preflight import try_out
 from widthwise.app.tasks.resolve import resolve
-from widthwise.app.tasks.tryout import try_out
 from widthwise.elastic.network import Elastic
 from widthwise.elastic.zeros import meant
 from widthwise.measure.data import adapt
