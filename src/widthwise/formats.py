@@ -19,15 +19,19 @@ Per = Literal["tensor", "channel", "group"]
 class Uniform:
     """Evenly spaced weights: scale x (code - zero point), codes from 0 to 2^bits - 1.
 
-    bits: 2 to 8, of a code. symmetric: the zero point is 2^(bits-1) and code 0 is not used, so that
-    the range is as wide below zero as above; otherwise each scale has a zero point of its own, a
-    code, and the range reaches from the least to the largest weight, and always to zero. Zero is
-    exact in both, for its code is the zero point.
-    per: who shares a scale: all weights of a tensor; those of an output channel (an entry of the
-    first dim; tensors of one dim have one scale); or each `group` of weights that follow each other
-    within a channel, the last group of a channel being shorter where they do not fit.
+    Args:
+        bits: 2 to 8, of a code.
+        symmetric: the zero point is 2^(bits-1) and code 0 is not used, so that the range is as wide
+            below zero as above; otherwise each scale has a zero point of its own, a code, and the
+            range reaches from the least to the largest weight, and always to zero. Zero is exact in
+            both, for its code is the zero point.
+        per: who shares a scale: all weights of a tensor; those of an output channel (an entry of
+            the first dim; tensors of one dim have one scale); or each `group` of weights that
+            follow each other within a channel, the last group of a channel being shorter where they
+            do not fit.
 
-    Raises ValueError for values outside their ranges.
+    Raises:
+        ValueError: For values outside their ranges.
     """
 
     bits: int = 8
@@ -50,8 +54,12 @@ class Uniform:
 class Codebook:
     """Shared values: every weight is one of `values` float32 numbers, and stored as its number.
 
-    values: 2 to 256, at most; a tensor that has fewer different weights gets a codebook of these.
-    A tensor with zeros has 0.0 among them. Raises ValueError for another number.
+    Args:
+        values: 2 to 256, at most; a tensor that has fewer different weights gets a codebook of
+            these. A tensor with zeros has 0.0 among them.
+
+    Raises:
+        ValueError: For another number.
     """
 
     values: int

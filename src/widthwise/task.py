@@ -34,7 +34,12 @@ class Splits:
     """Three data sets whose items are (inputs, target), or DataLoaders over such.
 
     `inputs` is a tensor, a tuple of positional arguments or a dict of keyword arguments of the
-    model's forward. `valid` is what choices are made on; `test` is only reported.
+    model's forward.
+
+    Args:
+        train: what networks are trained on.
+        valid: what choices are made on.
+        test: what is only reported.
     """
 
     train: Dataset[tuple[Any, Any]]
@@ -46,27 +51,29 @@ class Splits:
 class Task:
     """What to train, on what, and how it is judged.
 
-    name: short, used in file names and titles.
-    model: () -> the full-size module, newly initialised.
-    example: () -> tuple of positional example inputs (batch of at least 2).
-    splits: () -> Splits. Raises DataError, saying how to get the data, when it is missing.
-    loss: (outputs, target) -> 0-dim tensor, the mean over the batch.
-    metric: how a network is judged: a Metric, an object of torchmetrics or a function of
-        sklearn.metrics. None follows from the loss: accuracy for cross entropies, RMSE for the mean
-        squared error, MAE for the absolute one, and for anything else the loss itself.
-    distill: how narrow networks learn from the full one; None teaches them by the loss alone.
-    distill_loss: (narrow outputs, full outputs) -> 0-dim tensor, in the place of what follows from
-        the loss (see `SandwichLoss`).
-    recipe: training length and speed.
-    weights: () -> a safetensors file of trained weights for `model`, named as its state dict; None
-        when the task has none. Raises DataError, saying how to get it, when the file is missing.
-        `trained_model` of `app/tasks/weights.py` builds the model that has them.
-    further: (module, "valid" or "test") -> figures beside the metric, by name, such as BLEU; they
-        may take long, and are computed for finished networks only.
-    classes: names of the classes, in the order of the outputs; () where they have none.
-    text: of tasks on tokens, () -> (token numbers (T,) int64 -> what they say). Raises DataError.
-    reference: what `resolve` found it by, which files note; set by `resolve`.
-    constraints: which axes stay whole or share a width, and which widths they may have.
+    Args:
+        name: short, used in file names and titles.
+        model: () -> the full-size module, newly initialised.
+        example: () -> tuple of positional example inputs (batch of at least 2).
+        splits: () -> Splits. It raises DataError, saying how to get the data, when these are
+            missing.
+        loss: (outputs, target) -> 0-dim tensor, the mean over the batch.
+        metric: how a network is judged: a Metric, an object of torchmetrics or a function of
+            sklearn.metrics. None follows from the loss: accuracy for cross entropies, RMSE for the
+            mean squared error, MAE for the absolute one, and for anything else the loss itself.
+        distill: how narrow networks learn from the full one; None teaches them by the loss alone.
+        distill_loss: (narrow outputs, full outputs) -> 0-dim tensor, in the place of what follows
+            from the loss (see `SandwichLoss`).
+        recipe: training length and speed.
+        weights: () -> a safetensors file of trained weights for `model`, named as its state dict;
+            None when the task has none. It raises DataError, saying how to get the file, when that
+            is missing. `trained_model` of `app/tasks/weights.py` builds the model that has them.
+        further: (module, "valid" or "test") -> figures beside the metric, by name, such as BLEU;
+            they may take long, and are computed for finished networks only.
+        classes: names of the classes, in the order of the outputs; () where they have none.
+        text: of tasks on tokens, () -> (token numbers (T,) int64 -> what they say).
+        reference: what `resolve` found it by, which files note; set by `resolve`.
+        constraints: which axes stay whole or share a width, and which widths they may have.
     """
 
     name: str

@@ -47,11 +47,13 @@ class _Frozen(Mapping[str, V]):
 class Widths(_Frozen[int]):
     """How many features each axis keeps: an immutable mapping from axis name to int >= 1.
 
+    Raises:
+        WidthError: For a width below 1 or one that is not an integer, and for what is no mapping: a
+            fraction says nothing without its network, whose `net.widths(0.5)` names the axes.
+
+    Example:
         Widths({"fc1": 64, "fc2": 32})     # fc1 keeps its first 64 features, fc2 its first 32
         Widths()                           # every axis stays full
-
-    Raises WidthError for a width below 1 or one that is not an integer, and for what is no mapping:
-    a fraction says nothing without its network, whose `net.widths(0.5)` names the axes.
     """
 
     __slots__ = ()
@@ -74,14 +76,20 @@ class Widths(_Frozen[int]):
 class Variant:
     """One smaller network: its widths, its zeros, its bits.
 
+    Equal variants have equal hashes.
+
+    Args:
+        widths: features that each axis keeps, by its name.
+        sparsity: by tensor, the share of its weights, once it is cut, that are zero; which ones,
+            scores decide (`vary.apply`).
+        bits: by tensor, how its weights are written.
+
+    Raises:
+        WidthError: For widths that cannot be.
+        ValueError: For a sparsity outside [0, 1) and for what is no format.
+
+    Example:
         Variant({"fc1": 64}, {"fc1.weight": 0.8}, {"fc1.weight": Uniform(4)})
-
-    widths: features that each axis keeps, by its name. sparsity: by tensor, the share of its
-    weights, once it is cut, that are zero; which ones, scores decide (`vary.apply`).
-    bits: by tensor, how its weights are written.
-
-    Equal variants have equal hashes. Raises WidthError for widths that cannot be, ValueError for a
-    sparsity outside [0, 1) and for what is no format.
     """
 
     widths: Mapping[str, int] = Widths()  # frozen

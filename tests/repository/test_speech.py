@@ -1,10 +1,12 @@
 """Constructions that a native speaker would stumble over are in no page and in no docstring."""
 
 import ast
+import inspect
 import re
 
 import pytest
 
+import widthwise as ww
 from places import ROOT
 
 BANNED = {"anew": "again, from scratch, re-..."}
@@ -47,3 +49,61 @@ def test_what_is_banned_is_found():
     source = 'def size(x):\n    """Of the tensor, computed anew."""\n    return "anew"\n'
     assert [word for text in told(source) for word in banned(text)] == ["anew", "anew"]
     assert openings(source) == ["", "Of"]
+
+
+def public():
+    """The public callables by name: what is at the top, in its namespaces, and methods."""
+    for name in ww.__all__:
+        value = getattr(ww, name)
+        inside = getattr(value, "__all__", ()) if inspect.ismodule(value) else ()
+        named = {f"{name}.{each}": getattr(value, each) for each in inside} or {name: value}
+        for label, each in named.items():
+            if inspect.isclass(each) and not issubclass(each, Exception):
+                methods = inspect.getmembers(each, inspect.isfunction)
+                yield from ((f"{label}.{m}", f) for m, f in methods if m in vars(each))
+            if inspect.isclass(each) or inspect.isfunction(each):
+                yield label, each
+
+
+def lacking(value):
+    """Sections that the docstring of a public callable should have and has not."""
+    text = inspect.getdoc(value) or ""
+    names = [n for n in inspect.signature(value).parameters if n not in ("self", "cls")]
+    sections = ["Args"] if len(names) >= 3 and len(text.splitlines()) > 1 else []
+    if len(text.splitlines()) > 1 and re.search(r"^ *[^:]*\bRaises [A-Z]", text, re.MULTILINE):
+        sections.append("Raises")
+    return [each for each in sections if f"{each}:\n" not in text]
+
+
+CALLABLES = {
+    name: value
+    for name, value in public()
+    if not name.rpartition(".")[2].startswith("_")
+    and not (inspect.isclass(value) and issubclass(value, Exception))
+}
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_public_docstrings_have_their_sections(name):
+    assert lacking(CALLABLES[name]) == []
+
+
+def test_a_docstring_without_its_sections_is_found():
+    def without(a, b, c):
+        """Do it.
+
+        a: one. Raises ValueError for others.
+        """
+
+    def tidy(a, b, c):
+        """Do it.
+
+        Args:
+            a, b, c: numbers.
+
+        Raises:
+            ValueError: For others.
+        """
+
+    assert lacking(without) == ["Args", "Raises"]
+    assert lacking(tidy) == []

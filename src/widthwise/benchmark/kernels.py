@@ -104,13 +104,17 @@ def run_sparse(
 ) -> tuple[nn.Module, tuple[Timed, ...]]:
     """A copy whose linear layers run on sparse products where that is faster here, for inference.
 
-    args, kwargs: example inputs; what is faster depends on their batch size. seconds: of timing
-    each layer each way. Timed are all `nn.Linear` (no subclasses) that the module calls and
-    whose weight has zeros, on the inputs of their first call, with torch's number of threads.
+    A layer whose weight is also used by others, or read without calling the layer (fused
+    transformer layers do), stays dense. Where none was faster, a NothingFasterWarning says so.
 
-    Returns the copy, in evaluation mode, and what was measured. A layer whose weight is also used
-    by others, or read without calling the layer (fused transformer layers do), stays dense. Where
-    none was faster, a NothingFasterWarning says so.
+    Args:
+        args, kwargs: example inputs; what is faster depends on their batch size.
+        seconds: of timing each layer each way. Timed are all `nn.Linear` (no subclasses) that the
+            module calls and whose weight has zeros, on the inputs of their first call, with torch's
+            number of threads.
+
+    Returns:
+        The copy, in evaluation mode, and what was measured.
     """
     made = copy.deepcopy(module).eval()
     given = (args, dict(kwargs or {}))

@@ -81,18 +81,6 @@ class NothingToCutWarning(UserWarning):
 class Elastic(nn.Module):
     """A module whose hidden layers can be run and cut at any width; shares `model`'s parameters.
 
-    model: any module that torch.export can capture; it is neither edited nor copied.
-    args, kwargs: example inputs, as for `model(*args, **kwargs)`. Their batch size (and, for inputs
-        of up to three dims, the other sizes too where the model allows) may differ later.
-    draw: how training draws widths; by default structural dropout with log-uniform widths.
-    seed: of the draws, which are a function of (seed, step) and nothing else.
-    dynamic_shapes: as for torch.export.export, instead of the sizes widthwise frees by itself.
-    prove: run the shuffle proof on every axis, and see on the example that outputs, gradients and
-        buffers at full width are the model's (recommended).
-    constraints: axes that share a width or stay whole, and which widths the others may have.
-    outputs: names of the outputs that matter, such as ("logits",) or ("0",), where a model returns
-        inner features as well: those then come at the widths that they have. By default all matter.
-
     `step` is the number of the next draw; in train mode every call advances it. `state_dict` holds
     it, under the key `_extra_state`; a state dict without it leaves it as it is. Copies, deep ones
     and pickled ones, have parameters, draws and a step of their own.
@@ -104,8 +92,24 @@ class Elastic(nn.Module):
     method of the model runs the model, at full width. `forward` has the model's signature, so that
     trainers do with it what they do with the model.
 
-    Raises CaptureError, naming operator, module and remedy, when the model cannot be captured, and
-    WidthError for constraints that do not fit its axes.
+    Args:
+        model: any module that torch.export can capture; it is neither edited nor copied.
+        args, kwargs: example inputs, as for `model(*args, **kwargs)`. Their batch size (and, for
+            inputs of up to three dims, the other sizes too where the model allows) may differ
+            later.
+        draw: how training draws widths; by default structural dropout with log-uniform widths.
+        seed: of the draws, which are a function of (seed, step) and nothing else.
+        dynamic_shapes: as for torch.export.export, instead of the sizes widthwise frees by itself.
+        prove: run the shuffle proof on every axis, and see on the example that outputs, gradients
+            and buffers at full width are the model's (recommended).
+        constraints: axes that share a width or stay whole, and which widths the others may have.
+        outputs: names of the outputs that matter, such as ("logits",) or ("0",), where a model
+            returns inner features as well: those then come at the widths that they have. By default
+            all matter.
+
+    Raises:
+        CaptureError: Naming operator, module and remedy, when the model cannot be captured.
+        WidthError: For constraints that do not fit its axes.
     """
 
     def __new__(cls, model: nn.Module | None = None, *args: Any, **kwargs: Any) -> Elastic:
@@ -279,7 +283,8 @@ class Elastic(nn.Module):
     def raised(self, widths: AnyWidths) -> Widths:
         """The widths with every axis at `lowest` or above, since narrower ones would be noise.
 
-        Raises WidthError.
+        Raises:
+            WidthError: For widths that the network cannot have.
         """
         lowest = self.lowest
         return Widths({n: max(w, lowest.get(n, w)) for n, w in self.complete(widths).items()})
@@ -301,7 +306,10 @@ class Elastic(nn.Module):
         fraction in the mean over its axes, never below the narrowest level.
 
         Rounded to what the constraints allow, too. Axes that lie inside another (a head size inside
-        its heads) stay full. Raises WidthError for a fraction outside (0, 1].
+        its heads) stay full.
+
+        Raises:
+            WidthError: For a fraction outside (0, 1].
         """
         equal = self._table.fraction(kept, multiple_of)
         if not self.levels:
@@ -316,11 +324,13 @@ class Elastic(nn.Module):
     def complete(self, widths: AnyWidths) -> Widths:
         """A width for every free axis: what all functions make of the widths that they are given.
 
+        Raises:
+            WidthError: For unknown axes, widths that an axis cannot have, and a fraction outside
+                (0, 1].
+
+        Example:
             net.complete({"fc1": 64})   # axes that are not named stay full
             net.complete(0.5)           # as net.widths(0.5)
-
-        Raises WidthError for unknown axes, widths that an axis cannot have, and a fraction outside
-        (0, 1].
         """
         return Widths(self._table.complete(self._named(widths)))
 
@@ -333,8 +343,16 @@ class Elastic(nn.Module):
         At every width batch norms use the running statistics of full width; in evaluation mode a
         StatisticsWarning says so once. A network that `cut` returns has statistics of its own.
 
-        Raises WidthError for unknown axes and widths outside 1..size, CaptureError for inputs of
-        another form than the example.
+        Args:
+            args, kwargs: as the model takes them.
+            widths: features of each axis by name (the others stay full), or a fraction of all.
+
+        Returns:
+            What the model returns.
+
+        Raises:
+            WidthError: For unknown axes and widths outside 1..size.
+            CaptureError: For inputs of another form than the example.
         """
         if widths is None:
             widths = self.drawn() if self.training else {}
@@ -356,6 +374,10 @@ class Elastic(nn.Module):
         """The model in evaluation mode at one width for each of `free`, in order, unchecked.
 
         For exporters, whose widths are symbols rather than numbers.
+
+        Args:
+            widths: a number or a symbol for each of `free`.
+            args, kwargs: as the model takes them.
         """
         named = dict(zip(self.free, widths, strict=True))
         runner = self._runners[False]
@@ -366,7 +388,18 @@ class Elastic(nn.Module):
 
         As `net(*args, widths=w, **kwargs)` for every w, but what all widths share (up to the first
         operator that mixes features which can be cut) is computed once, at full width. Its memory
-        is that of one full-width pass. Raises as `forward`.
+        is that of one full-width pass.
+
+        Args:
+            widths: as `forward` takes them, one after another.
+            args, kwargs: as the model takes them.
+
+        Returns:
+            One output for each of `widths`, computed when it is asked for.
+
+        Raises:
+            WidthError: As `forward` does.
+            CaptureError: As `forward` does.
         """
         runner, inputs = self._serving(False, args, kwargs)
         runners = next(r for r in self._served if r.runners[False] is runner)
@@ -549,7 +582,15 @@ class Elastic(nn.Module):
         """The network's cut at these widths, its running statistics re-estimated in place.
 
         At full width the model's own are right, and nothing is done. Where there is no data, a
-        StatisticsWarning tells the caller's line and the remedy. recalibrate: as for `cut`.
+        StatisticsWarning tells the caller's line and the remedy.
+
+        Args:
+            module: what `cut` returned; changed in place.
+            widths: the widths that it was cut at.
+            recalibrate: as for `cut`.
+
+        Returns:
+            The module.
         """
         if recalibrate is None:
             raise DataError("recalibrate is True, False or batches of (inputs, target), not None.")
@@ -597,11 +638,15 @@ class Elastic(nn.Module):
     def expressible(self, widths: AnyWidths) -> Widths:
         """Widths near these at which `cut` returns the user's own class.
 
-            small = net.cut(net.expressible(0.5))
-
         First these widths are tried, then such that heads x head size are the stream, layers are
         alike, heads stay whole; in the last resort kinds of axes are cut one after another. Takes
-        as long as a cut for each try. Raises WidthError.
+        as long as a cut for each try.
+
+        Raises:
+            WidthError: For widths that the network cannot have.
+
+        Example:
+            small = net.cut(net.expressible(0.5))
         """
         return expressible(
             self._relations,
@@ -646,7 +691,8 @@ class Elastic(nn.Module):
     def kept(self, widths: AnyWidths) -> dict[str, tuple[KeptDim, ...]]:
         """For every tensor that these widths cut, by each of its names, what is kept of its dims.
 
-        Raises WidthError.
+        Raises:
+            WidthError: For widths that the network cannot have.
         """
         keep = keeper(self._table, self.complete(widths))
         state, scaled = self.state(), self._scaled

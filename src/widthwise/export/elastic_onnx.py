@@ -44,14 +44,23 @@ def export_elastic(
     Besides the model's inputs the file takes one number (int64, no dims) for every axis that can be
     cut, by the name of the axis after "width."; numbers outside 1..size count as the nearest one.
     It computes evaluation mode, is compared with the network at full, smallest and random widths in
-    ONNX Runtime before it is written, and needs no widthwise. dynamic_batch: take any batch size.
+    ONNX Runtime before it is written, and needs no widthwise.
 
     Running statistics (batch norms) are those of full width at every width, which a
     StatisticsWarning says.
 
-    Raises ExportError when the network cannot be exported so (ONNX's recurrent operators, for
-    example, hold their hidden size as a constant) or the file computes something else, and
-    FileError when it cannot be written.
+    Args:
+        net: the network, left as it is.
+        path: of the file, which is replaced if it exists.
+        dynamic_batch: take any batch size.
+
+    Returns:
+        The path.
+
+    Raises:
+        ExportError: When the network cannot be exported so (ONNX's recurrent operators, for
+            example, hold their hidden size as a constant) or the file computes something else.
+        FileError: When it cannot be written.
     """
     if not isinstance(net, Elastic):
         raise ExportError("Give the elastic network, or export a cut one with export_onnx.")

@@ -70,21 +70,25 @@ def export_int8(
 ) -> Int8File:
     """Write a network as an ONNX file that runs in int8, run and compared before it is written.
 
-    module: a cut network, in float32. args, kwargs: example inputs, real ones for a difference that
-    means something. dynamic_batch: take any batch size. convolutions: quantize these too; without,
-    the file is larger, and often faster.
-
     Quantized by ONNX Runtime (`quantize_dynamic`) are the weights of linear layers and LSTMs, with
     a scale for each output, and of convolutions and embeddings, with one for the tensor; products
     of two activations (attention) and other recurrent layers stay float32. Weights of linear layers
     and LSTMs that `quantization.quantize` has put on `Uniform(8, symmetric=True, per="channel")`
     keep exactly these codes. Trained straight-through they may not: a row whose largest code is not
-    127 gets a finer scale. Convolutions are rounded again.
-    Activations have one range for the whole batch, so that the outputs of an example depend a
-    little on its neighbours. On processors without 8-bit dot products (VNNI) sums may saturate.
+    127 gets a finer scale. Convolutions are rounded again. Activations have one range for the whole
+    batch, so that the outputs of an example depend a little on its neighbours. On processors
+    without 8-bit dot products (VNNI) sums may saturate.
 
-    Raises ExportError where the network cannot be exported or quantized, its outputs are not
-    finite, or are off by their whole range, and FileError when it cannot be written.
+    Args:
+        module: a cut network, in float32.
+        args, kwargs: example inputs, real ones for a difference that means something.
+        dynamic_batch: take any batch size.
+        convolutions: quantize these too; without, the file is larger, and often faster.
+
+    Raises:
+        ExportError: Where the network cannot be exported or quantized, its outputs are not finite,
+            or are off by their whole range.
+        FileError: When it cannot be written.
     """
     with tempfile.TemporaryDirectory() as folder:
         plain, small = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"

@@ -121,7 +121,17 @@ def export_program(
 ) -> Path:
     """Write a network as a torch.export program (.pt2), checked against it; returns the path.
 
-    Arguments, free sizes, tolerance and errors as for `export_onnx`.
+    Free sizes and tolerance are as for `export_onnx`.
+
+    Args:
+        module, args, path, kwargs, dynamic_batch: as for `export_onnx`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ExportError: As `export_onnx` does.
+        FileError: When it cannot be written.
     """
     inputs = example(module, args, kwargs, dynamic_batch)
     subject = Subject(module, type(module).__name__, inputs, dynamic_batch, "torch.export")

@@ -67,13 +67,18 @@ class Grid:
 class Axis:
     """A group of features that can be cut together, or the reason why they cannot.
 
-    name: after the module that makes the features. size: number of features at full width.
-    places: the dims of parameters and buffers that hold them. fixed_because: None if free.
-    role: "heads", "head_size", "groups", "hidden", ... where the operators tell. inner_of: the
-    axis whose every feature holds this many of these (a head holds its head size), or None.
-    normalised: whether features are compared with each other (layer norm, softmax), so that a cut
-    feature is not the same as a zero. grid: the widths it may have. tied: the axes of equal size
-    that constraints made into this one, by name.
+    Args:
+        name: after the module that makes the features.
+        size: number of features at full width.
+        places: the dims of parameters and buffers that hold them.
+        fixed_because: None if free.
+        role: "heads", "head_size", "groups", "hidden", ... where the operators tell.
+        inner_of: the axis whose every feature holds this many of these (a head holds its head
+            size), or None.
+        normalised: whether features are compared with each other (layer norm, softmax), so that a
+            cut feature is not the same as a zero.
+        grid: the widths it may have.
+        tied: the axes of equal size that constraints made into this one, by name.
     """
 
     name: str

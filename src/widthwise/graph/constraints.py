@@ -31,17 +31,19 @@ class Constraints:
     Patterns are globs over the names of axes (`*` stands for anything, dots too), as `explain()`
     lists them without constraints.
 
-    tie: the axes that match one pattern become one axis, named by the pattern. They must be of
-        equal size, and none may lie inside another. Where one of this size is fixed, all are.
-    keep: these stay whole. An axis inside a kept one (the head size in kept heads) is then cut by
-        `net.widths(fraction)` and in draws like any other.
-    multiple_of: pattern -> number; widths are multiples of it, or the full size.
-    at_least: pattern -> smallest width, in features.
-
     Of several patterns of `multiple_of`, or of `at_least`, that match an axis the last one counts.
 
-    Raises ValueError for values of another form. A pattern that matches nothing is a WidthError
-    when a network is made with it.
+    Args:
+        tie: the axes that match one pattern become one axis, named by the pattern. They must be of
+            equal size, and none may lie inside another. Where one of this size is fixed, all are.
+        keep: these stay whole. An axis inside a kept one (the head size in kept heads) is then cut
+            by `net.widths(fraction)` and in draws like any other.
+        multiple_of: pattern -> number; widths are multiples of it, or the full size.
+        at_least: pattern -> smallest width, in features.
+
+    Raises:
+        ValueError: For values of another form. A pattern that matches nothing is a WidthError when
+            a network is made with it.
     """
 
     tie: tuple[str, ...] = ()

@@ -94,9 +94,12 @@ class Staying:
 class Inspection:
     """What can be cut in a network, and what cannot and why; `str()` of it is a text.
 
-    model: its class. full, half, smallest: at full width, at half of every axis, and with the
-    fewest features that each axis may have. reached: share of the parameters, from 0 to 1, that lie
-    in tensors which can be cut. unknown: operators without a rule, and a module that runs each.
+    Args:
+        model: its class.
+        full, half, smallest: at full width, at half of every axis, and with the fewest features
+            that each axis may have.
+        reached: share of the parameters, from 0 to 1, that lie in tensors which can be cut.
+        unknown: operators without a rule, and a module that runs each.
     """
 
     model: str

@@ -36,11 +36,16 @@ _MALFORMED = (ValueError, TypeError, KeyError, OverflowError, WidthError, Recurs
 class Point:
     """One width, measured.
 
-    widths: what each axis keeps. metric: its value. spread: sample standard deviation of the
-    metric over seeds, None for one seed. bytes: of the file that `save` writes. params: numbers in
-    the parameters, tied ones once. macs: multiply-accumulates for one example.
-    latency_ms: milliseconds for one call, None where not measured. own_class: whether the cut is of
-    the user's class rather than a graph module; None where unknown.
+    Args:
+        widths: what each axis keeps.
+        metric: its value.
+        spread: sample standard deviation of the metric over seeds, None for one seed.
+        bytes: of the file that `save` writes.
+        params: numbers in the parameters, tied ones once.
+        macs: multiply-accumulates for one example.
+        latency_ms: milliseconds for one call, None where not measured.
+        own_class: whether the cut is of the user's class rather than a graph module; None where
+            unknown.
     """
 
     widths: Widths
@@ -57,10 +62,16 @@ class Point:
 class Frontier:
     """Measured points of one network.
 
-    points: in the order measured. metric: its name. higher_is_better: its direction.
-    split: the data it was measured on, e.g. "valid". runtime: what latency was measured with.
-    batch: examples in a call whose latency was measured. seeds: of the trainings behind it.
-    touch_up: what was done to every cut before it was measured, e.g. "compensate"; "" for nothing.
+    Args:
+        points: in the order measured.
+        metric: its name.
+        higher_is_better: its direction.
+        split: the data it was measured on, e.g. "valid".
+        runtime: what latency was measured with.
+        batch: examples in a call whose latency was measured.
+        seeds: of the trainings behind it.
+        touch_up: what was done to every cut before it was measured, e.g. "compensate"; "" for
+            nothing.
     """
 
     points: tuple[Point, ...]
@@ -85,14 +96,17 @@ class Frontier:
     ) -> Point:
         """The best point within all the limits given; among equals the one with fewest bytes.
 
-        max_bytes: bytes, or a text such as '300kB' (1000 bytes a kB). min_metric: the point is at
-        least this good: at least the value, or at most where lower is better.
-        size_of: (point) -> the bytes that `max_bytes` counts, where another file than that of
-        `save` is shipped; asked for few points, and for the one that is returned. keep_class: only
-        points whose cut is of the user's class, where it is known of any.
+        Args:
+            max_bytes: bytes, or a text such as '300kB' (1000 bytes a kB).
+            min_metric: the point is at least this good: at least the value, or at most where lower
+                is better.
+            size_of: (point) -> the bytes that `max_bytes` counts, where another file than that of
+                `save` is shipped; asked for few points, and for the one that is returned.
+            keep_class: only points whose cut is of the user's class, where it is known of any.
 
-        Raises BudgetError when no limit is given, or when nothing meets them; it then names the
-        nearest point.
+        Raises:
+            BudgetError: When no limit is given, or when nothing meets them; it then names the
+                nearest point.
         """
         if keep_class and any(p.own_class for p in self.points):
             own = replace(self, points=tuple(p for p in self.points if p.own_class))

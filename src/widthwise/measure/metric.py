@@ -47,24 +47,27 @@ def _mean(value: Any) -> Any:
 class Metric:
     """A number that says how good a network is.
 
-    name: shown in tables and plots.
-    batch: one of
-        - (outputs, target) -> (sum over the batch, 0-dim tensor, float or tensor of several sums;
-          count, int), which are added up over the batches;
-        - (outputs, target) -> a number, which is called once with all outputs and targets,
-          concatenated along dim 0 on the CPU;
-        - an object with update(predictions, target), compute() and reset(), such as torchmetrics';
-        - a function of sklearn.metrics, which gets classes, probabilities or values as it wants
-          them.
-    higher_is_better: the direction in which the metric improves; by default as the object of
-        torchmetrics or the function of scikit-learn says, else True.
-    finish: sums over counts -> the value reported, e.g. math.exp for perplexity.
-    reads: (outputs, target) -> the predictions and the target that `batch` gets, for networks with
-        several outputs.
-    additive: whether sums and counts of batches add up to those of the whole; None finds out, with
-        two parts of each batch, and calls `batch` with all outputs where they do not.
+    Args:
+        name: shown in tables and plots.
+        batch: one of
+            - (outputs, target) -> (sum over the batch, 0-dim tensor, float or tensor of several
+              sums; count, int), which are added up over the batches;
+            - (outputs, target) -> a number, which is called once with all outputs and targets,
+              concatenated along dim 0 on the CPU;
+            - an object with update(predictions, target), compute() and reset(), such as
+              torchmetrics';
+            - a function of sklearn.metrics, which gets classes, probabilities or values as it wants
+              them.
+        higher_is_better: the direction in which the metric improves; by default as the object of
+            torchmetrics or the function of scikit-learn says, else True.
+        finish: sums over counts -> the value reported, e.g. math.exp for perplexity.
+        reads: (outputs, target) -> the predictions and the target that `batch` gets, for networks
+            with several outputs.
+        additive: whether sums and counts of batches add up to those of the whole; None finds out,
+            with two parts of each batch, and calls `batch` with all outputs where they do not.
 
-    Raises ValueError where the direction cannot be told.
+    Raises:
+        ValueError: Where the direction cannot be told.
     """
 
     name: str

@@ -63,16 +63,19 @@ class NotMeasuredWarning(UserWarning):
 class Evaluation:
     """How good a network is on some data.
 
-        Evaluation(valid_loader, ACCURACY)(module)      # 0.981
+    Args:
+        batches: data in any form (`measure.data`) that can be gone through again (a DataLoader, a
+            list of batches, a Dataset) or a function that returns some. inputs: a tensor, a tuple
+            of arguments or a dict. They are moved to the network's device.
+        metric: what is measured: a Metric, or what `as_metric` makes one of, such as an object of
+            torchmetrics or a function of sklearn.metrics. It is one of all the data, the same
+            whatever the size of the batches.
+        split: the name of the data.
+        shared: between the processes of torch.distributed, each of which takes every n-th batch;
+            all of them evaluate together, on the same batches, and get the same values.
 
-    batches: data in any form (`measure.data`) that can be gone through again (a DataLoader, a list
-        of batches, a Dataset) or a function that returns some. inputs: a tensor, a tuple of
-        arguments or a dict. They are moved to the network's device.
-    metric: what is measured: a Metric, or what `as_metric` makes one of, such as an object of
-        torchmetrics or a function of sklearn.metrics. It is one of all the data, the same whatever
-        the size of the batches. split: the name of the data.
-    shared: between the processes of torch.distributed, each of which takes every n-th batch; all of
-        them evaluate together, on the same batches, and get the same values.
+    Example:
+        Evaluation(valid_loader, ACCURACY)(module)      # 0.981
     """
 
     batches: Callable[[], Batches] | Batches
@@ -104,7 +107,18 @@ class Evaluation:
         """The metric of a network at each of several widths, as what `cut` returns has it.
 
         Widths that have running statistics of their own are cut and measured one by one, all others
-        together. recalibrate=False: all have those of full width. Raises DataError.
+        together.
+
+        Args:
+            net: the network, left as it is.
+            widths: as `net.cut` takes them.
+            recalibrate: False leaves every width with the running statistics of full width.
+
+        Returns:
+            The metric at each of `widths`.
+
+        Raises:
+            DataError: When there is no batch.
         """
         if recalibrate:
             self.show(net)
@@ -240,10 +254,12 @@ def ladder(
     come once. Axes inside another (a head size) stay full, as in `net.widths`; all widths are ones
     that the network's constraints allow.
 
-    drawn: no axis is narrower than training draws it (`net.lowest`). False for widths that a
-    training is still to draw from.
+    Args:
+        drawn: no axis is narrower than training draws it (`net.lowest`). False for widths that a
+            training is still to draw from.
 
-    Raises WidthError for a count below 1 or a fraction outside (0, 1].
+    Raises:
+        WidthError: For a count below 1 or a fraction outside (0, 1].
     """
     axes = {name: axis for name, axis in net.free.items() if axis.inner_of is None}
     sizes = {name: axis.size for name, axis in axes.items()}
@@ -307,21 +323,28 @@ def sweep(
 ) -> Frontier:
     """Measure a network at many widths: its metric and what each costs.
 
-    evaluate: an `Evaluation`, for which all widths run together; or any function from a module to
-        a number, called once for each width (metric, higher_is_better and split then say what it
-        measures).
-    widths: those of each network, or its fraction; by default those of `usual_widths(net)`.
-    latency: also measure the time of one call on one example with this machine's PyTorch.
-    recalibrate: running statistics (batch norms) are re-estimated for each width, as `Elastic.cut`
-        does it and takes it; every width is then cut and evaluated by itself. A network that
-        remembers no data sees those of the `Evaluation`; a cut later gets the same statistics.
-    touch_up: changes each cut before it is measured, after its statistics were estimated, such as
-        `pruning.compensate`; every width is then evaluated by itself, too.
-    pack: how files are written whose bytes are told, as `save` takes it.
-    progress: say on stderr what is being measured. seed: of the training, noted in the frontier.
+    A width whose metric is not finite is left out with a NotMeasuredWarning.
 
-    A width whose metric is not finite is left out with a NotMeasuredWarning. Raises WidthError,
-    DataError, and TrainingError when no width has a metric.
+    Args:
+        evaluate: an `Evaluation`, for which all widths run together; or any function from a module
+            to a number, called once for each width (metric, higher_is_better and split then say
+            what it measures).
+        widths: those of each network, or its fraction; by default those of `usual_widths(net)`.
+        latency: also measure the time of one call on one example with this machine's PyTorch.
+        recalibrate: running statistics (batch norms) are re-estimated for each width, as
+            `Elastic.cut` does it and takes it; every width is then cut and evaluated by itself. A
+            network that remembers no data sees those of the `Evaluation`; a cut later gets the same
+            statistics.
+        touch_up: changes each cut before it is measured, after its statistics were estimated, such
+            as `pruning.compensate`; every width is then evaluated by itself, too.
+        pack: how files are written whose bytes are told, as `save` takes it.
+        progress: say on stderr what is being measured.
+        seed: of the training, noted in the frontier.
+
+    Raises:
+        WidthError: For widths that the network cannot have.
+        DataError: When there is no data.
+        TrainingError: When no width has a metric.
     """
     named = (Widths(w) if isinstance(w, Mapping) else net.widths(w) for w in widths or ())
     chosen = usual_widths(net) if widths is None else list(dict.fromkeys(named))

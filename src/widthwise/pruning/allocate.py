@@ -40,14 +40,18 @@ def allocate(
 ) -> Widths:
     """The widths that lose the least score within one budget.
 
-    scores: (size,) for each axis that may be cut; axes without scores, and axes inside another (a
-        head size), stay full. The network need not be ordered by them yet.
-    max_params: numbers in the parameters. max_bytes: of the stored file, a number or a text such as
-        "300kB". max_macs: multiply-accumulates for one example, counted layer by layer.
-    least: the share of its features that every axis keeps.
+    Args:
+        scores: (size,) for each axis that may be cut; axes without scores, and axes inside another
+            (a head size), stay full. The network need not be ordered by them yet.
+        max_params: numbers in the parameters.
+        max_bytes: of the stored file, a number or a text such as "300kB".
+        max_macs: multiply-accumulates for one example, counted layer by layer.
+        least: the share of its features that every axis keeps.
 
-    Raises BudgetError unless exactly one budget is given, and when it cannot be met, naming the
-    smallest that can; ScoreError as `order` does.
+    Raises:
+        BudgetError: Unless exactly one budget is given, and when it cannot be met, naming the
+            smallest that can.
+        ScoreError: As `order` does.
     """
     given: dict[Unit, int | str | None] = {
         "params": max_params,
@@ -83,10 +87,11 @@ def allocated_ladder(
 ) -> list[Widths]:
     """Widths from narrow to full for `sweep`, as `allocate` gives them.
 
-    rungs: how many, each the same factor above the last in parameters. lowest: the share of the
-    parameters that the first has, or the least that can be reached.
-    drawn: no axis is narrower than training draws it (`net.lowest`). False for rungs that a
-        training is still to draw from (`SandwichLoss(rungs=...)`).
+    Args:
+        rungs: how many, each the same factor above the last in parameters.
+        lowest: the share of the parameters that the first has, or the least that can be reached.
+        drawn: no axis is narrower than training draws it (`net.lowest`). False for rungs that a
+            training is still to draw from (`SandwichLoss(rungs=...)`).
     """
     path = list(removals(net, scores, "params", floors=net.lowest if drawn else {}))
     full = path[0][1]

@@ -45,18 +45,23 @@ def compensate(
 ) -> nn.Module:
     """Fit the layers of a cut network to those of the full one, in place; returns the cut network.
 
-    cut: `net.cut(widths)`, whose tensors are changed. net: is left as it is.
-    batches: pairs (inputs, target) of training data, all held in memory, with their values in a few
-        layers; the targets are not used. A thousand samples do.
-    ridge: how strongly weights stay where they were, relative to the mean square of what they read.
-        Ten times less fits a little closer, and leaves larger weights, which training the cut
-        network further has to undo first.
-    statistics: re-estimate the statistics of batch norms.
-
     Linear layers, and convolutions that read all channels, are fitted; other operators keep their
-    weights, and so do those whose weights several operators share. Raises ScoreError when there is
-    no batch, when inputs are of another form than the example, or when what a layer reads is not
-    finite; WidthError.
+    weights, and so do those whose weights several operators share.
+
+    Args:
+        cut: `net.cut(widths)`, whose tensors are changed.
+        net: is left as it is.
+        batches: pairs (inputs, target) of training data, all held in memory, with their values in a
+            few layers; the targets are not used. A thousand samples do.
+        ridge: how strongly weights stay where they were, relative to the mean square of what they
+            read. Ten times less fits a little closer, and leaves larger weights, which training the
+            cut network further has to undo first.
+        statistics: re-estimate the statistics of batch norms.
+
+    Raises:
+        ScoreError: When there is no batch, when inputs are of another form than the example, or
+            when what a layer reads is not finite.
+        WidthError: For widths that the network cannot have.
     """
     kept = net.complete(widths)
     state = _tensors(cut, net, kept)

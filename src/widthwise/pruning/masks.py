@@ -28,13 +28,17 @@ Masks = dict[str, Tensor]
 def keep(scores: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "global") -> Masks:
     """Masks that keep the weights of the highest scores: bool, of the shape of each tensor.
 
-    scores: by tensor, of its shape; those of fewer than two dims are left out of the masks.
-    sparsity: the share of the weights that go, exactly, rounded to a whole number of them.
-    scope: "global" compares all weights with each other, "tensor" those of a tensor; "lamp" all of
-    them, each by its share of the larger ones of its tensor (`sparse.lamp`), for magnitudes.
+    Args:
+        scores: by tensor, of its shape; those of fewer than two dims are left out of the masks.
+        sparsity: the share of the weights that go, exactly, rounded to a whole number of them.
+        scope: "global" compares all weights with each other, "tensor" those of a tensor; "lamp" all
+            of them, each by its share of the larger ones of its tensor (`sparse.lamp`), for
+            magnitudes.
 
-    Raises ScoreError for a sparsity outside [0, 1), scores that are not numbers, and where a tensor
-    would be left without any weight; ValueError for another scope.
+    Raises:
+        ScoreError: For a sparsity outside [0, 1), scores that are not numbers, and where a tensor
+            would be left without any weight.
+        ValueError: For another scope.
     """
     _check(sparsity)
     checked(scope)
@@ -78,8 +82,10 @@ def held_at_zero(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[nn.
 
     The gradients there are zero, so an optimizer made inside never moves them: start no training
     here that was begun before, whose momentum would. The zeros are meant from then on (see
-    elastic/zeros.py), so that `fit` keeps them afterwards too. Raises ScoreError for masks that do
-    not fit.
+    elastic/zeros.py), so that `fit` keeps them afterwards too.
+
+    Raises:
+        ScoreError: For masks that do not fit.
     """
     handles = []
     mean(module, masks)
@@ -118,8 +124,16 @@ def prune(
     Each round keeps the same share of what was left, so that the last one reaches `sparsity`
     (LeCun, Denker, Solla, 1989: "prune, retrain, repeat").
 
-    score: module -> scores by tensor. between: trains the module, whose zeros stay, after each
-    round. Returns the masks. Raises ScoreError as `keep` does, ValueError for no rounds.
+    Args:
+        score: module -> scores by tensor.
+        between: trains the module, whose zeros stay, after each round.
+
+    Returns:
+        The masks.
+
+    Raises:
+        ScoreError: As `keep` does.
+        ValueError: For no rounds.
     """
     _check(sparsity)
     if rounds < 1:

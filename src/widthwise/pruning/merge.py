@@ -47,18 +47,20 @@ def merge(
 ) -> nn.Module:
     """The network cut to these widths, the features that go merged into those that stay.
 
-    net: is ordered in place, those that stay first; what it computes does not change.
-    batches: pairs (inputs, target), whose targets are not used, on which features are compared; by
-        default the weights and biases that make them are. Those must then be of the layer itself: a
-        norm behind it is not seen.
-    least: the cosine similarity (without its sign, on data) that features must have to be merged;
-        features that are always the same need none.
+    Args:
+        net: is ordered in place, those that stay first; what it computes does not change.
+        batches: pairs (inputs, target), whose targets are not used, on which features are compared;
+            by default the weights and biases that make them are. Those must then be of the layer
+            itself: a norm behind it is not seen.
+        least: the cosine similarity (without its sign, on data) that features must have to be
+            merged; features that are always the same need none.
+        recalibrate: running statistics are re-estimated, as `Elastic.cut` does it and takes it.
 
-    recalibrate: running statistics are re-estimated, as `Elastic.cut` does it and takes it.
-
-    Raises WidthError for a width that merging cannot reach: where no two features are similar
-    enough, for axes whose features a norm compares with each other, and where tied weights both
-    read and make them; ScoreError as `moments` does.
+    Raises:
+        WidthError: For a width that merging cannot reach: where no two features are similar enough,
+            for axes whose features a norm compares with each other, and where tied weights both
+            read and make them.
+        ScoreError: As `moments` does.
     """
     kept, readers = net.complete(widths), find_readers(net)
     cut_axes = {name: axis for name, axis in net.free.items() if kept[name] < axis.size}

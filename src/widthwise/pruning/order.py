@@ -22,12 +22,17 @@ from widthwise.graph.slicing import layout, part
 def order(net: Elastic, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Permute features in place, highest scores first; ties stay in order.
 
-    scores: (size,) for each axis to order; axes that it does not name stay as they are. What the
-    network computes does not change, up to rounding. An optimizer's state is not permuted: make the
-    optimizer afterwards.
+    Args:
+        scores: (size,) for each axis to order; axes that it does not name stay as they are. What
+            the network computes does not change, up to rounding. An optimizer's state is not
+            permuted: make the optimizer afterwards.
 
-    Returns the old positions in the new order, int64 (size,), by axis. Raises ScoreError for axes
-    that do not exist or cannot be cut, scores of another size, and scores that are not numbers.
+    Returns:
+        The old positions in the new order, int64 (size,), by axis.
+
+    Raises:
+        ScoreError: For axes that do not exist or cannot be cut, scores of another size, and scores
+            that are not numbers.
     """
     ordered = {name: ranking(net, name, value) for name, value in scores.items()}
     factors = net.table.of

@@ -57,14 +57,18 @@ def quantize(
 ) -> dict[str, Quantized]:
     """Quantize a module's weights in place; returns what they are now, by name, for `save`.
 
-    module: of an Elastic, its model; to store a narrow network, quantize its cut.
-    form: of all of these tensors, or of each. tensors: names of parameters, `quantizable(module)`
-        by default; not together with forms for each.
-    weights: by tensor, of its shape, how much a squared error counts for each weight; all the same
-        where there are none. calibration: how ranges are chosen.
+    Args:
+        module: of an Elastic, its model; to store a narrow network, quantize its cut.
+        form: of all of these tensors, or of each.
+        tensors: names of parameters, `quantizable(module)` by default; not together with forms for
+            each.
+        weights: by tensor, of its shape, how much a squared error counts for each weight; all the
+            same where there are none.
+        calibration: how ranges are chosen.
 
-    Raises QuantizationError for unknown names, tensors of a type that is not quantized, weights
-    that are not finite, and importances that do not fit; nothing is changed then.
+    Raises:
+        QuantizationError: For unknown names, tensors of a type that is not quantized, weights that
+            are not finite, and importances that do not fit; nothing is changed then.
     """
     module = _inner(module)
     forms = formats(module, form, tensors)
@@ -123,11 +127,13 @@ def uniform(
 ) -> Rounded:
     """The tensor on evenly spaced weights, each within half a step of what it was inside the range.
 
-    tensor: any floating-point shape but an empty one; it is not changed.
-    weights: of its shape, at least 0, how much each squared error counts; with "mse" only.
-    calibration: "mse" tries 46 shares of the range, a tenth to all, for each scale by itself.
+    Args:
+        tensor: any floating-point shape but an empty one; it is not changed.
+        weights: of its shape, at least 0, how much each squared error counts; with "mse" only.
+        calibration: "mse" tries 46 shares of the range, a tenth to all, for each scale by itself.
 
-    Raises QuantizationError for weights that are not finite or beyond float32.
+    Raises:
+        QuantizationError: For weights that are not finite or beyond float32.
     """
     if calibration not in get_args(Calibration):
         raise ValueError(f"calibration is {calibration!r}; give one of {get_args(Calibration)}.")
@@ -144,12 +150,15 @@ def uniform(
 def shared(tensor: Tensor, form: Codebook, *, weights: Tensor | None = None) -> Shared:
     """The tensor with its weights replaced by a few shared values, found by k-means.
 
-    tensor: any floating-point shape but an empty one; it is not changed.
-    weights: of its shape, at least 0, how much each squared error counts (with the magnitude of
-        gradients, the gradient-weighted k-means of Yeom et al., 2022).
+    The squared error is at most that of as many evenly spaced values.
 
-    The squared error is at most that of as many evenly spaced values. Raises QuantizationError for
-    weights that are not finite or beyond float32.
+    Args:
+        tensor: any floating-point shape but an empty one; it is not changed.
+        weights: of its shape, at least 0, how much each squared error counts (with the magnitude of
+            gradients, the gradient-weighted k-means of Yeom et al., 2022).
+
+    Raises:
+        QuantizationError: For weights that are not finite or beyond float32.
     """
     points = _floats(tensor).flatten().cpu().numpy().astype(np.float64)
     counts = None

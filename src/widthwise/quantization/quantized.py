@@ -49,8 +49,11 @@ def ungrouped(tensor: Tensor, shape: Sequence[int]) -> Tensor:
 class Rounded:
     """A tensor on evenly spaced weights.
 
-    codes: uint8, of the tensor's shape. scales: float32 (rows, groups). zero_points: uint8 (rows,
-    groups); none where the format is symmetric. dtype: of the tensor.
+    Args:
+        codes: uint8, of the tensor's shape.
+        scales: float32 (rows, groups).
+        zero_points: uint8 (rows, groups); none where the format is symmetric.
+        dtype: of the tensor.
     """
 
     format: Uniform
@@ -96,7 +99,10 @@ class Rounded:
 class Shared:
     """A tensor whose weights share a few values.
 
-    codes: uint8, of the tensor's shape. values: float32 (n,). dtype: of the tensor.
+    Args:
+        codes: uint8, of the tensor's shape.
+        values: float32 (n,).
+        dtype: of the tensor.
     """
 
     format: Codebook

@@ -37,13 +37,16 @@ class StraightThrough:
     again. (A decay of weights is that of the quantized ones.) Weights that were zero when this was
     made, and that a pruner or `held_at_zero` keeps at zero, stay exactly zero.
 
-    module: its parameters are quantized at once, in place; of an Elastic, those of its model.
-    form, tensors, calibration: as `quantize` takes them; trained, the ranges from the least to the
-        largest weight are as good as those of least squares, and codes take fewer bytes.
-    frequency: steps after which scales, zero points and codebooks are chosen again, of the float
-        weights; in between weights move among the same values.
+    Args:
+        module: its parameters are quantized at once, in place; of an Elastic, those of its model.
+        form, tensors, calibration: as `quantize` takes them; trained, the ranges from the least to
+            the largest weight are as good as those of least squares, and codes take fewer bytes.
+        frequency: steps after which scales, zero points and codebooks are chosen again, of the
+            float weights; in between weights move among the same values.
 
-    Raises QuantizationError as `quantize` does, ValueError for a frequency below 1.
+    Raises:
+        QuantizationError: As `quantize` does.
+        ValueError: For a frequency below 1.
     """
 
     def __init__(
@@ -145,10 +148,13 @@ class SharedValues:
     The gradients of all weights that share a value are summed to its gradient, so that any
     optimizer moves them alike; the value zero stays zero, and with it what was pruned.
 
-    module: its weights are those of the record. record: from `quantize`; only tensors with
-        codebooks are looked at, others are kept as they are recorded.
+    Args:
+        module: its weights are those of the record.
+        record: from `quantize`; only tensors with codebooks are looked at, others are kept as they
+            are recorded.
 
-    Raises QuantizationError for a record without codebooks, or of other weights.
+    Raises:
+        QuantizationError: For a record without codebooks, or of other weights.
     """
 
     def __init__(self, module: nn.Module, record: Mapping[str, Quantized]) -> None:

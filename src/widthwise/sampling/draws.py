@@ -28,19 +28,22 @@ from widthwise.variant import Widths
 class Draw:
     """How widths are drawn for a training step.
 
-    p: probability that a step cuts (of each axis by itself when not shared); otherwise nothing is
-        cut. The full size is never among the widths that a cut draws.
-    lowest: smallest width drawn, in features. A small axis, such as 12 heads, is drawn down to a
-        quarter of its size; one that is no wider than its smallest width stays whole.
-    step: a cut keeps lowest, lowest + step, ... features, always fewer than the axis has.
-    law: "uniform" over those widths, or "log-uniform": a width w stands for w..w + step on a
-        logarithmic scale, so that every octave is drawn equally often.
-    shared: one draw for all axes: the law holds for the widest, the others keep the same share,
-        rounded to their widths. Otherwise each axis is drawn by itself.
-    scale: multiply what is kept by size / width, as published: in front of an activation that one
-        layer (or its norm) feeds, else where the features are read; folded into weights at the cut.
+    Args:
+        p: probability that a step cuts (of each axis by itself when not shared); otherwise nothing
+            is cut. The full size is never among the widths that a cut draws.
+        lowest: smallest width drawn, in features. A small axis, such as 12 heads, is drawn down to
+            a quarter of its size; one that is no wider than its smallest width stays whole.
+        step: a cut keeps lowest, lowest + step, ... features, always fewer than the axis has.
+        law: "uniform" over those widths, or "log-uniform": a width w stands for w..w + step on a
+            logarithmic scale, so that every octave is drawn equally often.
+        shared: one draw for all axes: the law holds for the widest, the others keep the same share,
+            rounded to their widths. Otherwise each axis is drawn by itself.
+        scale: multiply what is kept by size / width, as published: in front of an activation that
+            one layer (or its norm) feeds, else where the features are read; folded into weights at
+            the cut.
 
-    Raises ValueError for values outside these ranges.
+    Raises:
+        ValueError: For values outside these ranges.
     """
 
     p: float = 0.9
@@ -70,12 +73,15 @@ PUBLISHED = Draw(p=0.5, lowest=1, law="uniform", shared=False, scale=True)
 class Sandwich:
     """Which widths one training step runs, widest first (after Yu & Huang, 2019).
 
-    passes: how many in all: the full width, `passes - 1 - narrowest` drawn ones, and the narrowest.
-    narrowest: whether the narrowest widths are always among them; without, they are only drawn.
-    stratified: each drawn pass from its own part of the law, so that every step visits wide,
-        middling and narrow widths; otherwise all from the whole law.
+    Args:
+        passes: how many in all: the full width, `passes - 1 - narrowest` drawn ones, and the
+            narrowest.
+        narrowest: whether the narrowest widths are always among them; without, they are only drawn.
+        stratified: each drawn pass from its own part of the law, so that every step visits wide,
+            middling and narrow widths; otherwise all from the whole law.
 
-    Raises ValueError when there are too few passes for what they must hold.
+    Raises:
+        ValueError: When there are too few passes for what they must hold.
     """
 
     passes: int = 4

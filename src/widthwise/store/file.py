@@ -121,25 +121,31 @@ def save(
 ) -> Path:
     """Write one safetensors file with the network at these widths; returns its path.
 
+    The file appears whole or not at all.
+
+    Args:
+        net: an `Elastic`, which is cut to `widths` (or a fraction; full where they are not given).
+            Or a module of the user's own class, cut or not, without its network; `widths` is then
+            only noted.
+        module: the network's cut at these widths, whose tensors are stored in the place of the
+            network's, for example fine-tuned or with statistics re-estimated.
+        metric: what was measured of it, noted in the file; it does not change the file's size.
+        pack: "zeros" stores tensors without their zeros, each in its smallest form; "zstd"
+            compresses that too, and needs the package zstandard. The network that is loaded has the
+            same bits.
+        bits: what `quantization.quantize` returned for the network that is stored, whose tensors
+            then take as many bits as their codes, and no bytes for zeros where that is smaller.
+        recalibrate: running statistics of what is cut here are re-estimated, as `Elastic.cut` does
+            it and takes it.
+        task: the task that made it, such as "digits" or "mine.py:task", noted in the file too.
+
+    Raises:
+        WidthError: For widths that the network cannot have.
+        FileError: When it cannot be written or the network cannot be stored.
+
+    Example:
         save(net, path, widths=w)                   # cut and stored
         save(net, path, widths=w, module=small)     # small = net.cut(w), trained further since
-
-    net: an `Elastic`, which is cut to `widths` (or a fraction; full where they are not given).
-        Or a module of the user's own class, cut or not, without its network; `widths` is then only
-        noted.
-    module: the network's cut at these widths, whose tensors are stored in the place of the
-        network's, for example fine-tuned or with statistics re-estimated.
-    metric: what was measured of it, noted in the file; it does not change the file's size.
-    pack: "zeros" stores tensors without their zeros, each in its smallest form; "zstd" compresses
-        that too, and needs the package zstandard. The network that is loaded has the same bits.
-    bits: what `quantization.quantize` returned for the network that is stored, whose tensors then
-        take as many bits as their codes, and no bytes for zeros where that is smaller.
-    recalibrate: running statistics of what is cut here are re-estimated, as `Elastic.cut` does it
-        and takes it.
-    task: the task that made it, such as "digits" or "mine.py:task", noted in the file too.
-
-    The file appears whole or not at all. Raises WidthError, and FileError when it cannot be written
-    or the network cannot be stored.
     """
     stored = prepare(net, widths, module, pack, bits)
     if module is None and isinstance(net, Elastic):
@@ -155,17 +161,21 @@ def load(
 ) -> nn.Module:
     """The stored network, in eval mode, on the CPU.
 
+    Args:
+        path: of a file that `save` or `save_progressive` wrote, or its http or https address.
+        build: () -> the user's model at full size; its weights are not used.
+        max_bytes: the most that may be read. Of a progressive file it is the widest network in its
+            first so many bytes, and no more are read; without it, the widest of all. Of any other
+            file on a server, without it, no more are read than the full network would take.
+
+    Raises:
+        FileError: When the file is missing, damaged or not one of widthwise, or when it does not
+            fit what `build` makes.
+        BudgetError: When it holds no network of so few bytes.
+
+    Example:
         load("net.safetensors", make_model)
         load("https://example.org/net.safetensors", make_model, max_bytes="300kB")
-
-    path: of a file that `save` or `save_progressive` wrote, or its http or https address.
-    build: () -> the user's model at full size; its weights are not used.
-    max_bytes: the most that may be read. Of a progressive file it is the widest network in its
-        first so many bytes, and no more are read; without it, the widest of all. Of any other file
-        on a server, without it, no more are read than the full network would take.
-
-    Raises FileError when the file is missing, damaged or not one of widthwise, or when it does not
-    fit what `build` makes; BudgetError when it holds no network of so few bytes.
     """
     if on_the_web(path):
         return _from_web(str(path), build, None if max_bytes is None else parse_size(max_bytes))

@@ -45,16 +45,21 @@ def cut_file(
 ) -> Path:
     """Cut the weights in `source` to these widths and write them to `path`; returns the path.
 
-    net: the elastic network, whose weights are not used and may be on the meta device.
-    source: full-size weights under their names in `state_dict()`, as a safetensors file, the index
-        of several (model.safetensors.index.json), or a folder that holds either, as Hugging Face
-        writes them. Of tied tensors one is enough. What it lacks, such as buffers that the model
-        computes for itself, is taken from the model where it has values.
-
     Running statistics (batch norms) stay those of full width, which a StatisticsWarning says.
     Tensors are stored in the types that the model has them in. The file appears whole or not at
-    all, and `load` reads it. Raises WidthError, and FileError when a tensor is missing or of
-    another shape, or a file cannot be read or written.
+    all, and `load` reads it.
+
+    Args:
+        net: the elastic network, whose weights are not used and may be on the meta device.
+        source: full-size weights under their names in `state_dict()`, as a safetensors file, the
+            index of several (model.safetensors.index.json), or a folder that holds either, as
+            Hugging Face writes them. Of tied tensors one is enough. What it lacks, such as buffers
+            that the model computes for itself, is taken from the model where it has values.
+
+    Raises:
+        WidthError: For widths that the network cannot have.
+        FileError: When a tensor is missing or of another shape, or a file cannot be read or
+            written.
     """
     stored = prepare(net, widths)
     if names := net.statistics(widths):

@@ -62,46 +62,55 @@ def fit(
 ) -> History:
     """Train a network in place, and leave it in evaluation mode.
 
-    net: an `Elastic`, or any module, which is then trained plainly. It moves to the device used.
-    train, valid: a Dataset, a DataLoader, a list of batches, tensors (inputs, targets), an iterable
-        of batches with a length; items or batches of (inputs, target), inputs a tensor, a tuple or
-        a dict (`measure.data`). A DataLoader gives its own batches, by its sampler and collate_fn;
-        the others are put into batches of `recipe.batch_size`. Data sets with a method
-        `batch(indices)` are fetched a batch at a time.
-    loss: a criterion (outputs, target) -> mean loss, or an objective. An Elastic is trained by a
-        criterion as by `FamilyLoss(net, criterion)`: its full width first, then along levels that
-        its scores choose; one that was made with a draw of its own, at one drawn width a step.
-    recipe: how long and how fast; the default is `Recipe()`.
-    metric: measured on `valid` after every epoch, at full width: a Metric, an object of
-        torchmetrics, or a function of sklearn.metrics.
-    pruner: prunes the network while it is trained, a step for each of the optimizer's; its schedule
-        counts from the beginning of the run, and the run goes on only with the same.
-    Zeros that are meant (of a pruner before, of masks, of a file stored without them) stay zero
-        with and without one; `widthwise.elastic.zeros.free(module)` gives them up.
-    quantizer: trains with quantized weights, which the network has at the end; likewise. Averages
-        of them would be none, so that it goes without `Recipe(ema=)`.
-    folder: where the run is kept, after every epoch and (unless there are several processes) every
-        `save_every` seconds. When it holds an unfinished run, that one goes on; when the run is
-        finished, its weights are loaded, or trained on where the recipe has more epochs (with a
-        warning). A run is known by its recipe, seed, loss, network and data (`train.identity`).
-    seed: of the order of the data, its augmentation and dropout. The draws of widths have a seed
-        of their own, that of the Elastic; its `step` starts at 0.
-    progress: a bar on a terminal, else a line for each epoch; False shows nothing.
-    workers: processes that fetch ahead, for data sets that are slow to index.
-    cpu: stay on the CPU even where there is a GPU.
-    accumulate: pieces in which each process runs its share of a batch, one after another, to save
-        memory. The widths of a step are those of all its pieces.
-    shard: of several processes, each keeps only its share of the weights, of their gradients and of
-        the optimizer's state (FSDP2). The network is whole again at the end. Goes without pruner,
-        quantizer and float16.
+    The global random generators are left as they were.
 
-    Returns what the run was like. The global random generators are left as they were.
+    Args:
+        net: an `Elastic`, or any module, which is then trained plainly. It moves to the device
+            used.
+        train, valid: a Dataset, a DataLoader, a list of batches, tensors (inputs, targets), an
+            iterable of batches with a length; items or batches of (inputs, target), inputs a
+            tensor, a tuple or a dict (`measure.data`). A DataLoader gives its own batches, by its
+            sampler and collate_fn; the others are put into batches of `recipe.batch_size`. Data
+            sets with a method `batch(indices)` are fetched a batch at a time.
+        loss: a criterion (outputs, target) -> mean loss, or an objective. An Elastic is trained by
+            a criterion as by `FamilyLoss(net, criterion)`: its full width first, then along levels
+            that its scores choose; one that was made with a draw of its own, at one drawn width a
+            step.
+        recipe: how long and how fast; the default is `Recipe()`.
+        metric: measured on `valid` after every epoch, at full width: a Metric, an object of
+            torchmetrics, or a function of sklearn.metrics.
+        pruner: prunes the network while it is trained, a step for each of the optimizer's; its
+            schedule counts from the beginning of the run, and the run goes on only with the same.
+            Zeros that are meant (of a pruner before, of masks, of a file stored without them) stay
+            zero with and without one; `widthwise.elastic.zeros.free(module)` gives them up.
+        quantizer: trains with quantized weights, which the network has at the end; likewise.
+            Averages of them would be none, so that it goes without `Recipe(ema=)`.
+        folder: where the run is kept, after every epoch and (unless there are several processes)
+            every `save_every` seconds. When it holds an unfinished run, that one goes on; when the
+            run is finished, its weights are loaded, or trained on where the recipe has more epochs
+            (with a warning). A run is known by its recipe, seed, loss, network and data
+            (`train.identity`).
+        seed: of the order of the data, its augmentation and dropout. The draws of widths have a
+            seed of their own, that of the Elastic; its `step` starts at 0.
+        progress: a bar on a terminal, else a line for each epoch; False shows nothing.
+        workers: processes that fetch ahead, for data sets that are slow to index.
+        cpu: stay on the CPU even where there is a GPU.
+        accumulate: pieces in which each process runs its share of a batch, one after another, to
+            save memory. The widths of a step are those of all its pieces.
+        shard: of several processes, each keeps only its share of the weights, of their gradients
+            and of the optimizer's state (FSDP2). The network is whole again at the end. Goes
+            without pruner, quantizer and float16.
 
-    Raises TrainingError when the loss or the weights stop being finite, the precision is not to be
-    had, or the processes of one training were started with different settings; RunError when the
-    folder is in use or holds another run; FileError when the checkpoint is damaged or cannot be
-    written; ValueError for arguments that do not fit together.
-    KeyboardInterrupt (Ctrl-C) waits for the step at hand, saves, and says how to go on.
+    Returns:
+        What the run was like.
+
+    Raises:
+        TrainingError: When the loss or the weights stop being finite, the precision is not to be
+            had, or the processes of one training were started with different settings.
+        RunError: When the folder is in use or holds another run.
+        FileError: When the checkpoint is damaged or cannot be written.
+        ValueError: For arguments that do not fit together.
+        KeyboardInterrupt: On Ctrl-C, after the step at hand was saved; it says how to go on.
     """
     place = None if folder is None else Path(folder)
     form = takes(net)

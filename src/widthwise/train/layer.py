@@ -32,20 +32,23 @@ from widthwise.sampling.draws import Draw, drawn_width, uniforms
 class StructuralDropout(nn.Module):
     """Zeroes all features from a drawn index on, for the whole batch (Knodt 2022).
 
-    p: probability of a cut. lowest, step: a cut keeps lowest, lowest + step, ... features, drawn
-        uniformly and always fewer than there are; no more than `lowest` features stay whole.
-    dim: of the features, 1 in (N, H) and (N, C, H, W), -1 in (N, T, H).
-    scale: multiply what is kept by features / kept, so that sums downstream keep their size.
-    seed: of the draws; None takes one from torch's global generator, so that the layers of a model
-        draw independently and `torch.manual_seed` repeats them all.
-
-    forward: any shape with at least `dim` dims -> the same shape and dtype. Raises WidthError when
-    `width` exceeds the features there are, and when the input has no such dim.
+    forward: any shape with at least `dim` dims -> the same shape and dtype.
 
     A draw is a function of (seed, step); every call in train mode advances `step`. Neither is in
     the `state_dict`: to resume in your own loop, save both numbers and set them again (`fit` does).
 
-    Raises ValueError for a probability, count or dim out of range.
+    Args:
+        p: probability of a cut.
+        lowest, step: a cut keeps lowest, lowest + step, ... features, drawn uniformly and always
+            fewer than there are; no more than `lowest` features stay whole.
+        dim: of the features, 1 in (N, H) and (N, C, H, W), -1 in (N, T, H).
+        scale: multiply what is kept by features / kept, so that sums downstream keep their size.
+        seed: of the draws; None takes one from torch's global generator, so that the layers of a
+            model draw independently and `torch.manual_seed` repeats them all.
+
+    Raises:
+        WidthError: When `width` exceeds the features there are, and when the input has no such dim.
+        ValueError: For a probability, count or dim out of range.
     """
 
     def __init__(

@@ -80,10 +80,13 @@ class Objective(ABC):
 class StepLoss(nn.Module):
     """A step's loss as a module, for what wraps modules, such as DistributedDataParallel.
 
+    Args:
+        net: what is trained.
+        loss: (inputs, target) -> 0-dim tensor, of this network.
+
+    Example:
         step = DistributedDataParallel(StepLoss(net, SandwichLoss(net, F.cross_entropy)))
         step(inputs, target).backward()             # all passes of the step are one forward
-
-    net: what is trained. loss: (inputs, target) -> 0-dim tensor, of this network.
     """
 
     def __init__(self, net: nn.Module, loss: Callable[[Any, Any], Tensor]) -> None:
@@ -99,7 +102,8 @@ class StepLoss(nn.Module):
 class SingleDraw(Objective):
     """Structural dropout: the criterion at the widths that `net` draws for this step.
 
-    net: an Elastic, whose `draw` says how; in eval mode the loss is that of the full network.
+    Args:
+        net: an Elastic, whose `draw` says how; in eval mode the loss is that of the full network.
     """
 
     def __init__(self, net: Elastic, criterion: Criterion) -> None:
@@ -120,28 +124,33 @@ class SandwichLoss(Objective):
     from that. The loss is the mean over the passes, each times its weight. Every call advances
     `net.step` by one.
 
-    net: an Elastic, whose `draw` and `seed` say which widths.
-    criterion: (outputs, target) -> mean loss of a batch.
-    passes: how many widths in a step, or a `Sandwich` with more to say; by default the full width
-        and one from every octave of the widest axis, so that no width is long without practice.
-    distill: how narrow passes learn from the full one; None gives them the criterion alone. What is
-        distilled follows from the criterion, head by head: cross entropy becomes the divergence
-        over the class dim, wherever that lies; MSE, L1 and Huber the same between the two outputs;
-        binary cross entropy that to the full network's probabilities. Where nothing fits, they have
-        the criterion alone, and a DistillationWarning says so.
-    emphasis: a pass that keeps a share s of the features weighs s ** -emphasis. Narrow networks
-        are harder to train, and wide ones hardly notice; 0 weighs all alike.
-    distill_loss: (narrow outputs, full outputs) -> mean loss, in the place of what follows from the
-        criterion and of the temperature, not of the hard share.
-    rungs: widths to draw the narrow passes from, narrow ones first, in the place of `net.draw`; for
-        a network whose axes should not all keep the same share, such as one ordered by scores
-        (`pruning.allocated_ladder`). Then `passes` is 4 by default, and `net.rungs` are these.
-
     Running statistics (batch norm) are those of the full width: each step's narrow passes leave
     them alone, so re-estimate them for a cut network.
 
-    Raises ValueError for settings out of range; TrainingError, when it is called, for a criterion
-    that does not return one number, and a distillation that is 0 whatever a narrow pass gives.
+    Args:
+        net: an Elastic, whose `draw` and `seed` say which widths.
+        criterion: (outputs, target) -> mean loss of a batch.
+        passes: how many widths in a step, or a `Sandwich` with more to say; by default the full
+            width and one from every octave of the widest axis, so that no width is long without
+            practice.
+        distill: how narrow passes learn from the full one; None gives them the criterion alone.
+            What is distilled follows from the criterion, head by head: cross entropy becomes the
+            divergence over the class dim, wherever that lies; MSE, L1 and Huber the same between
+            the two outputs; binary cross entropy that to the full network's probabilities. Where
+            nothing fits, they have the criterion alone, and a DistillationWarning says so.
+        emphasis: a pass that keeps a share s of the features weighs s ** -emphasis. Narrow networks
+            are harder to train, and wide ones hardly notice; 0 weighs all alike.
+        distill_loss: (narrow outputs, full outputs) -> mean loss, in the place of what follows from
+            the criterion and of the temperature, not of the hard share.
+        rungs: widths to draw the narrow passes from, narrow ones first, in the place of `net.draw`;
+            for a network whose axes should not all keep the same share, such as one ordered by
+            scores (`pruning.allocated_ladder`). Then `passes` is 4 by default, and `net.rungs` are
+            these.
+
+    Raises:
+        ValueError: For settings out of range.
+        TrainingError: When it is called, for a criterion that does not return one number, and a
+            distillation that is 0 whatever a narrow pass gives.
     """
 
     def __init__(

@@ -19,20 +19,22 @@ from typing import Literal
 class Recipe:
     """How long and how fast to train.
 
-    epochs: passes over the training data.
-    batch_size: items in each step, over all processes together.
-    lr: peak of the learning-rate schedule.
-    weight_decay: decoupled (AdamW), on tensors of at least two dims; 0 is plain Adam.
-    warmup: share of all steps in which the rate rises, on a cosine, from lr / 25 to lr.
-    decay: how the rate falls to zero after that: "cosine", "linear" or "none".
-    betas: decay rates of Adam's two moving averages.
-    clip: largest norm of all gradients together, or None.
-    ema: decay rate of a moving average of the weights, such as 0.999, or None. The averaged
-        weights are then what is evaluated and what training leaves in the module.
-    sam: radius of sharpness-aware minimisation (`train.sam.SAM`), such as 0.05, or None.
-    precision: "float32", or the type of a mixed-precision run.
+    Args:
+        epochs: passes over the training data.
+        batch_size: items in each step, over all processes together.
+        lr: peak of the learning-rate schedule.
+        weight_decay: decoupled (AdamW), on tensors of at least two dims; 0 is plain Adam.
+        warmup: share of all steps in which the rate rises, on a cosine, from lr / 25 to lr.
+        decay: how the rate falls to zero after that: "cosine", "linear" or "none".
+        betas: decay rates of Adam's two moving averages.
+        clip: largest norm of all gradients together, or None.
+        ema: decay rate of a moving average of the weights, such as 0.999, or None. The averaged
+            weights are then what is evaluated and what training leaves in the module.
+        sam: radius of sharpness-aware minimisation (`train.sam.SAM`), such as 0.05, or None.
+        precision: "float32", or the type of a mixed-precision run.
 
-    Raises ValueError for values outside these ranges.
+    Raises:
+        ValueError: For values outside these ranges.
     """
 
     epochs: int = 15

@@ -31,9 +31,12 @@ class SAM:
     around the weights w, to first order, and applies it to w (Na et al., 2022, train so before they
     compress). It takes two passes, so a step costs about twice as much.
 
-    optimizer: made for the parameters; steps as it always does. rho: in units of the weights' norm.
+    Args:
+        optimizer: made for the parameters; steps as it always does.
+        rho: in units of the weights' norm.
 
-    Raises ValueError for a rho that is no positive number.
+    Raises:
+        ValueError: For a rho that is no positive number.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, rho: float = 0.05) -> None:
@@ -46,7 +49,8 @@ class SAM:
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """One step; `closure` zeroes gradients, runs forward and backward and gives the loss.
 
-        Returns the loss at the weights before the step.
+        Returns:
+            The loss at the weights before the step.
         """
         with torch.enable_grad():
             loss = closure()

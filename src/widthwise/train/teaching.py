@@ -56,11 +56,14 @@ class DistillationWarning(UserWarning):
 class Distill:
     """How narrow passes learn from the full-width outputs of the same step.
 
-    temperature: outputs of cross entropies are divided by it first (Hinton et al., 2015); other
-        losses have none.
-    hard: share of the criterion on the true target in a narrow pass' loss; the rest is distilled.
+    Args:
+        temperature: outputs of cross entropies are divided by it first (Hinton et al., 2015); other
+            losses have none.
+        hard: share of the criterion on the true target in a narrow pass' loss; the rest is
+            distilled.
 
-    Raises ValueError for values outside these ranges.
+    Raises:
+        ValueError: For values outside these ranges.
     """
 
     temperature: float = 1.0

@@ -64,14 +64,21 @@ def refit_output(
     The layer's inputs are computed once, in evaluation mode, and held in memory; L-BFGS then
     minimises the criterion over all the data.
 
-    cut: a module whose output is that of a linear layer, (N, classes) or (N, T, classes).
-    data: in any form that `fit` takes. criterion: (outputs, target) -> mean loss.
-    steps: at most so many iterations. pull: weight of half the squared distance from the weights
-        as they were, which keeps a refit on few items from running away.
-    batch_size: items at a time. seed: of the data set's augmentation.
+    When nothing better is found the weights stay as they were.
 
-    When nothing better is found the weights stay as they were. Raises TrainingError when the
-    network does not end in a linear layer of its own, or the loss is not finite.
+    Args:
+        cut: a module whose output is that of a linear layer, (N, classes) or (N, T, classes).
+        data: in any form that `fit` takes.
+        criterion: (outputs, target) -> mean loss.
+        steps: at most so many iterations.
+        pull: weight of half the squared distance from the weights as they were, which keeps a refit
+            on few items from running away.
+        batch_size: items at a time.
+        seed: of the data set's augmentation.
+
+    Raises:
+        TrainingError: When the network does not end in a linear layer of its own, or the loss is
+            not finite.
     """
     with evaluating(cut), own_randomness():
         device = next(cut.parameters()).device
@@ -99,21 +106,23 @@ def distill(
 ) -> History:
     """Train a cut network for a few epochs on the outputs of the network it was cut from.
 
-    cut: changed in place, and left in evaluation mode, on the device that `fit` trains on. Several
-        are trained in one go, each as by itself but for its dropout, so that the data is read, and
-        the full network run, only once; the loss in the history is then the sum. net: an
-    Elastic at full width, or any module; it runs in evaluation mode, on the device where the
-    outputs of `cut` are, and is left as and where it was. On several devices, it stays there.
-    criterion: that of the training, from which follows what is distilled, as for `SandwichLoss`.
-        Without one it follows from the targets: classes mean a cross entropy, and in all other
-        cases the squared difference of the outputs is what is made small.
-    by_size: train each network the faster the smaller it is beside `net`: up to eight times.
-    how, distill_loss: as for `SandwichLoss`; a criterion is needed when `how.hard` is above 0.
-    quantizer: of the cut network, or of an `nn.ModuleList` of several: their weights are then
-        quantized, at every step and in the end, and `quantizer.record` is what `save` takes.
-
     The other arguments are those of `fit`, which does the training, and so are the errors. Raises
     TrainingError where there is nothing to learn, as the two networks give the same outputs.
+
+    Args:
+        cut: changed in place, and left in evaluation mode, on the device that `fit` trains on.
+            Several are trained in one go, each as by itself but for its dropout, so that the data
+            is read, and the full network run, only once; the loss in the history is then the sum.
+        net: an Elastic at full width, or any module; it runs in evaluation mode, on the device
+            where the outputs of `cut` are, and is left as and where it was. On several devices, it
+            stays there.
+        criterion: that of the training, from which follows what is distilled, as for
+            `SandwichLoss`. Without one it follows from the targets: classes mean a cross entropy,
+            and in all other cases the squared difference of the outputs is what is made small.
+        by_size: train each network the faster the smaller it is beside `net`: up to eight times.
+        how, distill_loss: as for `SandwichLoss`; a criterion is needed when `how.hard` is above 0.
+        quantizer: of the cut network, or of an `nn.ModuleList` of several: their weights are then
+            quantized, at every step and in the end, and `quantizer.record` is what `save` takes.
     """
     if how.hard > 0 and criterion is None:
         raise ValueError("Distill.hard is above 0; give the criterion that the hard share has.")

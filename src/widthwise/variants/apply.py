@@ -100,17 +100,23 @@ def apply(
 ) -> Applied:
     """Cut a network, zero its least weights, quantize what is left; the network is unchanged.
 
-    prepare: changes the cut before anything else is done to it. score: which weights go; the lowest
-    ones of each tensor do, zeros that a training made among the first.
-    train: training of the result, in which zeros stay zero and weights are quantized
-    straight-through; without it, they are quantized once.
-    calibration: how ranges of quantized weights are chosen, as `quantization.quantize` takes it.
-    None is "mse", and "minmax" where the result is trained: fewer bytes then, and as good.
-    recalibrate: running statistics of the cut are re-estimated, as `Elastic.cut` does it and takes
-    it; where there is no data, what `prepare` does is trusted to.
+    Args:
+        prepare: changes the cut before anything else is done to it.
+        score: which weights go; the lowest ones of each tensor do, zeros that a training made among
+            the first.
+        train: training of the result, in which zeros stay zero and weights are quantized
+            straight-through; without it, they are quantized once.
+        calibration: how ranges of quantized weights are chosen, as `quantization.quantize` takes
+            it. None is "mse", and "minmax" where the result is trained: fewer bytes then, and as
+            good.
+        recalibrate: running statistics of the cut are re-estimated, as `Elastic.cut` does it and
+            takes it; where there is no data, what `prepare` does is trusted to.
 
-    Raises WidthError; ScoreError for tensors that are not there or would have nothing left;
-    QuantizationError; and what the functions given raise.
+    Raises:
+        WidthError: For widths that the network cannot have.
+        ScoreError: For tensors that are not there or would have nothing left.
+        QuantizationError: For tensors that cannot be quantized. What the functions given raise is
+            raised, too.
     """
     widths = Widths(net.complete(variant.widths))
     cut = prepared(net, widths)
@@ -172,7 +178,10 @@ def variant_of(path: str | os.PathLike[str]) -> Variant:
     """The variant that a file holds: its widths, the zeros there are, and its bits.
 
     Files do not say what is a parameter, so that a buffer with zeros (a causal mask) is among the
-    sparse tensors too. Raises FileError.
+    sparse tensors too.
+
+    Raises:
+        FileError: When the file cannot be read or is damaged.
     """
     tensors, manifest = read(path)
     matrices = {n: t for n, t in tensors.items() if t.dim() >= 2 and t.is_floating_point()}

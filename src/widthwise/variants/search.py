@@ -112,25 +112,36 @@ def search(
 ) -> Found:
     """The best variants of a network within all limits given, by tree-structured Parzen estimation.
 
-    evaluation: on validation data, or any function from a module to a number, of which
-        `higher_is_better` then says which way is better. The best of many looks better there than
-        it is, so measure it once more on data that the search has not seen.
-    max_bytes: of the file, a number or a text such as "10kB". max_macs: multiply-accumulates for
-        one example. max_latency_ms: of one call on this machine, with which results vary.
-    formats: how tensors may be written, None for floats. Networks of more than 8 axes, or tensors,
-        have those that follow each other tied, in 8 groups of about equally many weights.
-    ladder: widths, such as `pruning.allocated_ladder`'s or a frontier's, that take the place of
-        equal fractions of all axes where a network as a whole is made wider or narrower.
-    prepare, score, train: as `apply` takes them, for every trial; a short training, if any.
-    trials: how many variants. The first give all tensors the same format and share of zeros.
-    journal: a file that keeps the trials. The same search goes on from there, to the very result
-        of one that was not stopped; whether functions and data are the same is not looked at.
-    progress: a bar on standard error.
-
     Takes about four cuts a trial, and an evaluation. Limits on bytes and multiply-accumulates give
-    the same result each time. Raises BudgetError where no trial meets the limits, saying what the
-    smallest takes; WidthError, ValueError; FileError and RunError for the journal; TrainingError
-    where no metric is a number; ModuleNotFoundError without optuna; and what `apply` raises.
+    the same result each time.
+
+    Args:
+        evaluation: on validation data, or any function from a module to a number, of which
+            `higher_is_better` then says which way is better. The best of many looks better there
+            than it is, so measure it once more on data that the search has not seen.
+        max_bytes: of the file, a number or a text such as "10kB".
+        max_macs: multiply-accumulates for one example.
+        max_latency_ms: of one call on this machine, with which results vary.
+        formats: how tensors may be written, None for floats. Networks of more than 8 axes, or
+            tensors, have those that follow each other tied, in 8 groups of about equally many
+            weights.
+        ladder: widths, such as `pruning.allocated_ladder`'s or a frontier's, that take the place of
+            equal fractions of all axes where a network as a whole is made wider or narrower.
+        prepare, score, train: as `apply` takes them, for every trial; a short training, if any.
+        trials: how many variants. The first give all tensors the same format and share of zeros.
+        journal: a file that keeps the trials. The same search goes on from there, to the very
+            result of one that was not stopped; whether functions and data are the same is not
+            looked at.
+        progress: a bar on standard error.
+
+    Raises:
+        BudgetError: Where no trial meets the limits, saying what the smallest takes.
+        WidthError: For a ladder of another network.
+        ValueError: For limits, formats or numbers of trials that cannot be.
+        FileError: When the journal cannot be read or written.
+        RunError: When the journal is in use, or another search's.
+        TrainingError: Where no metric is a number.
+        ModuleNotFoundError: Without optuna. What `apply` raises is raised, too.
     """
     if trials < 1:
         raise ValueError(f"trials is {trials}; give at least 1.")

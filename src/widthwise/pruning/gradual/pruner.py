@@ -42,26 +42,29 @@ _INTEGERS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 class GradualPruner:
     """Zero the smallest weights of a module step by step while it is trained (Zhu & Gupta, 2017).
 
-    module: its parameters are changed in place; of an Elastic, those of its model. What the
-        schedule asks for at step 0 is done at once. Zeros that were meant before, of a sparse file
-        or an earlier pruner, stay unless there is feedback.
-    tensors: names of the parameters to prune; `prunable(module)` by default, which leaves biases,
-        norms, depthwise filters and the first convolution dense.
-    scope: "tensor" prunes every tensor to the same share, "global" all of them together, which
-        takes nearly all of tensors whose weights are much smaller than others', such as LSTMs
-        beside embeddings; "lamp" all of them together, each weight by its share of the larger ones
-        of its tensor (`compete.lamp`), which takes from no tensor nearly all.
-    each: schedules of single tensors, which are then ranked by themselves.
-    feedback: dynamic pruning with feedback (DPF; Lin et al., 2020). Gradients are taken at the
-        pruned weights and applied to dense ones kept beside them, so that weights come back which
-        were pruned wrongly; masks go on changing after the schedule's end. (A decay of weights
-        does not reach those that are out.)
-    rungs: widths from narrow to wide of an Elastic, so that each of them gets the sparsity, rather
-        than all together.
+    Args:
+        module: its parameters are changed in place; of an Elastic, those of its model. What the
+            schedule asks for at step 0 is done at once. Zeros that were meant before, of a sparse
+            file or an earlier pruner, stay unless there is feedback.
+        tensors: names of the parameters to prune; `prunable(module)` by default, which leaves
+            biases, norms, depthwise filters and the first convolution dense.
+        scope: "tensor" prunes every tensor to the same share, "global" all of them together, which
+            takes nearly all of tensors whose weights are much smaller than others', such as LSTMs
+            beside embeddings; "lamp" all of them together, each weight by its share of the larger
+            ones of its tensor (`compete.lamp`), which takes from no tensor nearly all.
+        each: schedules of single tensors, which are then ranked by themselves.
+        feedback: dynamic pruning with feedback (DPF; Lin et al., 2020). Gradients are taken at the
+            pruned weights and applied to dense ones kept beside them, so that weights come back
+            which were pruned wrongly; masks go on changing after the schedule's end. (A decay of
+            weights does not reach those that are out.)
+        rungs: widths from narrow to wide of an Elastic, so that each of them gets the sparsity,
+            rather than all together.
 
-    Raises ScoreError where there is nothing to prune, a name is unknown, or a tensor would be left
-    without any weight; WidthError for rungs that do not lie in each other; ValueError for arguments
-    that do not fit together.
+    Raises:
+        ScoreError: Where there is nothing to prune, a name is unknown, or a tensor would be left
+            without any weight.
+        WidthError: For rungs that do not lie in each other.
+        ValueError: For arguments that do not fit together.
     """
 
     def __init__(
@@ -145,8 +148,11 @@ class GradualPruner:
     def apply(self, module: nn.Module | None = None) -> int:
         """Zero what the masks leave out, as `step` does; after weights were put in from outside.
 
-        module: a copy of the module, such as an average of its weights; by default the module.
-        Returns how many of the weights were not zero.
+        Args:
+            module: a copy of the module, such as an average of its weights; by default the module.
+
+        Returns:
+            How many of the weights were not zero.
         """
         if module is None:
             weights = {name: self._parameter(name) for name in self._kept}

@@ -20,16 +20,19 @@ FEEDBACK: Final = 4  # the same where weights may come back, which they can only
 class Schedule:
     """Gradual pruning (Zhu & Gupta, 2017): fast at first, slow where few weights are left.
 
+    Args:
+        final, initial: shares of zeros, in [0, 1).
+        begin, end: the optimizer steps between which sparsity grows from initial to final. Before
+            `begin` nothing is pruned; at `end` the last masks are made.
+        frequency: steps from one change of the masks to the next; by default 100, and 4 in a pruner
+            with feedback, where a weight that was pruned wrongly stays out until the next change.
+        exponent: 3 as published, 1 for a straight line.
+
+    Raises:
+        ValueError: For values that do not make a schedule.
+
+    Example:
         s(t) = final + (initial - final) (1 - (t - begin) / (end - begin)) ** exponent
-
-    final, initial: shares of zeros, in [0, 1).
-    begin, end: the optimizer steps between which sparsity grows from initial to final. Before
-        `begin` nothing is pruned; at `end` the last masks are made.
-    frequency: steps from one change of the masks to the next; by default 100, and 4 in a pruner
-        with feedback, where a weight that was pruned wrongly stays out until the next change.
-    exponent: 3 as published, 1 for a straight line.
-
-    Raises ValueError for values that do not make a schedule.
     """
 
     final: float

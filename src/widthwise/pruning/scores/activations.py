@@ -177,8 +177,19 @@ class Moments:
 def moments(net: Elastic, batches: Batches, *, progress: bool = False) -> dict[str, Moments]:
     """Means and products of the features of each axis, where they are first read.
 
-    Axes whose features evaluation never sums over are not among them. Raises ScoreError where that
-    is so for all, where there is no batch, and for inputs of another form than the example.
+    Axes whose features evaluation never sums over are not among them.
+
+    Args:
+        net: the network, left as it is.
+        batches: (inputs, target), whose targets are not used.
+        progress: a bar on standard error.
+
+    Returns:
+        By axis, moments in float64: means (size,) and products (size, size).
+
+    Raises:
+        ScoreError: Where that is so for all, where there is no batch, and for inputs of another
+            form than the example.
     """
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}
     for values in feature_values(net, batches, "moments", progress):
@@ -200,8 +211,12 @@ def activation(
 
     Axes whose features evaluation never sums over (of an auxiliary head) have no scores.
 
-    statistic: "mean" of the absolute values, or "variance". Raises ScoreError, ValueError for
-    another statistic.
+    Args:
+        statistic: "mean" of the absolute values, or "variance".
+
+    Raises:
+        ScoreError: For another statistic.
+        ValueError: For another statistic.
     """
     if statistic not in ("mean", "variance"):
         raise ValueError(f"The statistic is {statistic!r}; give 'mean' or 'variance'.")

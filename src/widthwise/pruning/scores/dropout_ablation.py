@@ -30,8 +30,12 @@ def damage(
     (2023): one pass with one mask serves all features at once. The difference of the two means is
     noisy; its error falls with the square root of batches x passes.
 
-    dropped: the probability with which each feature is dropped. passes: masks for each batch.
-    Raises ValueError for a probability that is not between 0 and 1.
+    Args:
+        dropped: the probability with which each feature is dropped.
+        passes: masks for each batch.
+
+    Raises:
+        ValueError: For a probability that is not between 0 and 1.
     """
     if not 0 < dropped < 1:
         raise ValueError(f"dropped is {dropped}; give a probability between 0 and 1.")

@@ -45,8 +45,10 @@ def reconstruction(
     Scores rise in the order in which features go, so that sorting by them gives that order. Axes
     whose features nothing sums over keep OBD's scores.
 
-    batches: gone through twice. ridge: added to the variances, relative to their mean. In memory
-    are, for each axis, the squares of its numbers of features.
+    Args:
+        batches: gone through twice.
+        ridge: added to the variances, relative to their mean. In memory are, for each axis, the
+            squares of its numbers of features.
     """
     alone = obd(net, batches, criterion, seed=seed, progress=progress)
     together = moments(net, batches, progress=progress)

@@ -29,7 +29,14 @@ def gradient_magnitude(model: nn.Module, batches: Batches, criterion: Criterion)
     """The mean over batches of |d loss / d weight|, by tensor, of its shape.
 
     It is what gradient-weighted k-means (GWK; Yeom et al., 2022) weighs squared errors with.
-    Raises ScoreError as scores do.
+
+    Args:
+        model: the network, left as it is.
+        batches: (inputs, target), gone through once, in evaluation mode.
+        criterion: (outputs, target) -> mean loss.
+
+    Raises:
+        ScoreError: As scores do.
     """
     total: Weights = {}
     count = 0
@@ -57,11 +64,16 @@ def few_values(
     most `tolerance`, in units of the loss. Where all raise it by more: the most. The rises of all
     tensors together are about their sum. The model is not changed.
 
-    counts: numbers of values to try, 2 to 256. weights: for `quantization.shared`, by tensor.
-    tensors: names; `quantization.quantizable(model)` by default.
+    Holds a byte for each weight and count.
 
-    Holds a byte for each weight and count. Raises ScoreError for a tolerance below 0 and as scores
-    do; QuantizationError for unknown tensors and weights that are not finite.
+    Args:
+        counts: numbers of values to try, 2 to 256.
+        weights: for `quantization.shared`, by tensor.
+        tensors: names; `quantization.quantizable(model)` by default.
+
+    Raises:
+        ScoreError: For a tolerance below 0 and as scores do.
+        QuantizationError: For unknown tensors and weights that are not finite.
     """
     if not tolerance >= 0:
         raise ScoreError(f"The tolerance is {tolerance}; give a rise of the loss of at least 0.")

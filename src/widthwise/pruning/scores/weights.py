@@ -37,7 +37,16 @@ Scores = dict[str, Tensor]
 
 
 def chance(net: Elastic, *, of: Of = "features", seed: int = 0) -> Scores:
-    """Random scores, uniform in 0..1: the yardstick of all others."""
+    """Random scores, uniform in 0..1: the yardstick of all others.
+
+    Args:
+        net: the network, left as it is.
+        of: "features" or single "weights".
+        seed: of the numbers.
+
+    Returns:
+        (size,) for each axis, or a tensor of its shape for each parameter; float32.
+    """
     generator = torch.Generator().manual_seed(seed)
     shapes = _Kind(net, of).shapes()
     return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
@@ -46,8 +55,18 @@ def chance(net: Elastic, *, of: Of = "features", seed: int = 0) -> Scores:
 def magnitude(net: Elastic, *, of: Of = "features", norm: Literal[1, 2] = 2) -> Scores:
     """The norm of all weights of a feature, those that make it and those that read it.
 
-    Of a single weight its absolute value. norm: 1 is the sum of absolute values, 2 the root of the
-    sum of squares (Li et al., "Pruning Filters for Efficient ConvNets", 2017).
+    Of a single weight its absolute value.
+
+    Args:
+        net: the network, left as it is.
+        of: "features" or single "weights".
+        norm: 1 is the sum of absolute values, 2 the root of the sum of squares.
+
+    Returns:
+        (size,) for each axis, or a tensor of its shape for each parameter; float32.
+
+    References:
+        Li et al., "Pruning Filters for Efficient ConvNets", 2017.
     """
     tensors = tensors_of(net.model)
     if of == "weights":
@@ -67,8 +86,23 @@ def taylor(
 ) -> Scores:
     """The square of the first-order change of the loss, averaged over batches.
 
-    (sum of g w)^2 over the weights of a gate, with g the derivative of the batch's mean loss
-    (Molchanov et al., "Importance Estimation for Neural Network Pruning", 2019).
+    (sum of g w)^2 over the weights of a gate, with g the derivative of the batch's mean loss.
+
+    Args:
+        net: the network, left as it is.
+        batches: (inputs, target), gone through once, in evaluation mode.
+        criterion: (outputs, target) -> mean loss.
+        of: "features" or single "weights".
+        progress: a bar on standard error.
+
+    Returns:
+        (size,) for each axis, or a tensor of its shape for each parameter; float32.
+
+    Raises:
+        ScoreError: When there is no batch, or the loss cannot be used.
+
+    References:
+        Molchanov et al., "Importance Estimation for Neural Network Pruning", 2019.
     """
     kind = _Kind(net, of)
     stream = shown(slopes(net.model, read(batches, net), criterion), batches, "taylor", progress)
@@ -90,10 +124,11 @@ def obd(
 
     Optimal Brain Damage (LeCun, Denker, Solla, 1989). The weight of a feature is its gate, 1.
 
-    curvature: "fisher" takes the mean square of the samples' first derivatives for the second
-    (empirical Fisher information; one backward pass for each batch, see `signed_slopes`), which is
-    never negative; "hutchinson" takes the Hessian along random signs (Hutchinson, 1990; two
-    backward passes), whose estimates may be.
+    Args:
+        curvature: "fisher" takes the mean square of the samples' first derivatives for the second
+            (empirical Fisher information; one backward pass for each batch, see `signed_slopes`),
+            which is never negative; "hutchinson" takes the Hessian along random signs (Hutchinson,
+            1990; two backward passes), whose estimates may be.
     """
     mean, _ = _moments(_saliencies(net, batches, criterion, of, curvature, seed, progress))
     return finite(mean)
@@ -114,11 +149,13 @@ def obd_sd(
 
     mean_b(s_b) + spread x sd_b(s_b), with the saliency s_b = h_b w^2 / 2 as batch b estimates it.
     What varies from batch to batch matters to some of the data, so only what is reliably
-    unimportant goes first. This is our reading of the letters SD in Harang & Sanders,
-    "Magnificent Minified Models" (2023), whose formula we could not obtain. Of the readings tried,
-    curvature and spread are by default those with the highest accuracy on validation data.
+    unimportant goes first. This is our reading of the letters SD in Harang & Sanders, "Magnificent
+    Minified Models" (2023), whose formula we could not obtain. Of the readings tried, curvature and
+    spread are by default those with the highest accuracy on validation data.
 
-    curvature: as `obd` takes it; "fisher" takes half the time. spread: 0 is `obd`.
+    Args:
+        curvature: as `obd` takes it; "fisher" takes half the time.
+        spread: 0 is `obd`.
     """
     mean, deviation = _moments(_saliencies(net, batches, criterion, of, curvature, seed, progress))
     return finite({name: value + spread * deviation[name] for name, value in mean.items()})

@@ -120,13 +120,18 @@ class Progressive:
     ) -> nn.Module:
         """The network of a rung, in eval mode, on the CPU; reads what it needs and is not held yet.
 
-        build: () -> the user's model at full size; its weights are not used. rung: its place in
-        `rungs`. max_bytes: the widest rung whose `bytes` are at most these, of those that are all
-        there. Without either it is the last one, which must be there; of a file that was cut off
-        between two rungs it is the last that is there.
+        Args:
+            build: () -> the user's model at full size; its weights are not used.
+            rung: its place in `rungs`.
+            max_bytes: the widest rung whose `bytes` are at most these, of those that are all there.
+                Without either it is the last one, which must be there; of a file that was cut off
+                between two rungs it is the last that is there.
 
-        Raises FileError when the file is damaged, ends before that rung or does not fit what
-        `build` makes, WidthError for a rung that it has not, BudgetError where none fits.
+        Raises:
+            FileError: When the file is damaged, ends before that rung or does not fit what `build`
+                makes.
+            WidthError: For a rung that it has not.
+            BudgetError: Where none fits.
         """
         chosen, module = self._chosen(rung, max_bytes), build()
         manifest, shapes = believed(lambda: self._shapes(chosen), self._source.name)
@@ -137,7 +142,12 @@ class Progressive:
     def grow(self, build: Callable[[], nn.Module], *, to: int | None = None) -> nn.Module:
         """The network of a wider rung, the next one unless told, reading only what it adds.
 
-        A new module; the one that was loaded before stays as it is. Raises as `load`.
+        A new module; the one that was loaded before stays as it is.
+
+        Raises:
+            FileError: As `load` does.
+            WidthError: As `load` does.
+            BudgetError: As `load` does.
         """
         following = 0 if self.held is None else self.held + 1
         if to is None and following == len(self.rungs):
@@ -147,7 +157,8 @@ class Progressive:
     def read(self, rung: int) -> tuple[Manifest, dict[str, Tensor]]:
         """How to build the network of a rung, and its tensors by name, shared ones by each.
 
-        Raises FileError.
+        Raises:
+            FileError: When the file ends before, or cannot be read.
         """
         self._fetch(rung)
         return believed(lambda: self._assembled(rung), self._source.name)

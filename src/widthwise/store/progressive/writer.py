@@ -48,26 +48,32 @@ def save_progressive(
 ) -> Path:
     """Write one progressive file with the network at all these widths; returns its path.
 
+    The file appears whole or not at all.
+
+    Args:
+        ladder: widths from narrow to wide, each at least as wide as the one before on every axis.
+            The last is what the whole file holds; give net.full() there for the full network.
+        metrics: what was measured of each rung, noted in the file.
+        modules: the network's cut at each rung, whose tensors are stored in the place of the
+            network's, as `save` takes one. Those that are not the same in all rungs where they
+            overlap are stored once for each.
+        bits: 2 to 8, of a weight of the matrices and kernels that all rungs share. Where they are
+            several, those of what each rung adds to the one below, None for what stays as it is.
+            Every row of what a rung adds has a range of its own, of the least squared error.
+        recalibrate: running statistics of each rung that is cut here are re-estimated, as
+            `Elastic.cut` does it and takes it.
+        task: the task that made it, such as "digits" or "mine.py:task", noted in the file.
+
+    Raises:
+        WidthError: For rungs that do not lie inside each other.
+        ValueError: For other bits.
+        QuantizationError: For weights that are not finite or a network without any to quantize.
+        FileError: When it cannot be written or stored.
+
+    Example:
         save_progressive(net, path, ladder)
         save_progressive(net, path, ladder, modules=[tuned(net.cut(w)) for w in ladder])
         save_progressive(net, path, ladder, bits=8)    # a quarter of the bytes
-
-    ladder: widths from narrow to wide, each at least as wide as the one before on every axis. The
-        last is what the whole file holds; give net.full() there for the full network.
-    metrics: what was measured of each rung, noted in the file.
-    modules: the network's cut at each rung, whose tensors are stored in the place of the network's,
-        as `save` takes one. Those that are not the same in all rungs where they overlap are stored
-        once for each.
-    bits: 2 to 8, of a weight of the matrices and kernels that all rungs share. Where they are
-        several, those of what each rung adds to the one below, None for what stays as it is. Every
-        row of what a rung adds has a range of its own, of the least squared error.
-    recalibrate: running statistics of each rung that is cut here are re-estimated, as `Elastic.cut`
-        does it and takes it.
-    task: the task that made it, such as "digits" or "mine.py:task", noted in the file.
-
-    The file appears whole or not at all. Raises WidthError for rungs that do not lie inside each
-    other, ValueError for other bits, QuantizationError for weights that are not finite or a network
-    without any to quantize, and FileError when it cannot be written or stored.
     """
     rungs = _nested(net, ladder)
     for name, given in (("metrics", metrics), ("modules", modules)):
