@@ -70,7 +70,7 @@ def lacking(value):
     text = inspect.getdoc(value) or ""
     names = [n for n in inspect.signature(value).parameters if n not in ("self", "cls")]
     sections = ["Args"] if len(names) >= 3 and len(text.splitlines()) > 1 else []
-    if len(text.splitlines()) > 1 and re.search(r"^ *[^:]*\bRaises [A-Z]", text, re.MULTILINE):
+    if len(text.splitlines()) > 1 and re.search(r"\bRaises [A-Z]", text):
         sections.append("Raises")
     return [each for each in sections if f"{each}:\n" not in text]
 

@@ -80,8 +80,13 @@ class Progressive:
     def open(source: Path, *, max_bytes: int | str | None = None) -> Progressive:
         """Read what a file says of itself, and no network yet.
 
-        source: a path, or an address of http or https. max_bytes: of the file that may be read now.
-        Raises FileError, and BudgetError for what is no size.
+        Args:
+            source: a path, or an address of http or https.
+            max_bytes: the most bytes of the file that may be read now.
+
+        Raises:
+            FileError: When it cannot be read, is damaged, or is no progressive file.
+            BudgetError: For what is no size.
         """
         most = None if max_bytes is None else parse_size(max_bytes)
         place = opened(source)
