@@ -21,8 +21,9 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/installed  ## write again what is generated from the code
+docs: $(VENV)/installed  ## the documentation site, in build/site; a warning is an error
 	$(BIN)/python scripts/cli_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "widthwise needs Python 3.11 or later; run: make PYTHON=python3.11 ...")'

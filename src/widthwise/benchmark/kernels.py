@@ -108,7 +108,8 @@ def run_sparse(
     transformer layers do), stays dense. Where none was faster, a NothingFasterWarning says so.
 
     Args:
-        args, kwargs: example inputs; what is faster depends on their batch size.
+        args: example inputs; what is faster depends on their batch size.
+        kwargs: example inputs by name.
         seconds: of timing each layer each way. Timed are all `nn.Linear` (no subclasses) that the
             module calls and whose weight has zeros, on the inputs of their first call, with torch's
             number of threads.

@@ -94,9 +94,9 @@ class Elastic(nn.Module):
 
     Args:
         model: any module that torch.export can capture; it is neither edited nor copied.
-        args, kwargs: example inputs, as for `model(*args, **kwargs)`. Their batch size (and, for
-            inputs of up to three dims, the other sizes too where the model allows) may differ
-            later.
+        *args: example inputs, as `model` takes them. Their batch size (and, for inputs of up to
+            three dims, the other sizes too where the model allows) may differ later.
+        **kwargs: example inputs by name.
         draw: how training draws widths; by default structural dropout with log-uniform widths.
         seed: of the draws, which are a function of (seed, step) and nothing else.
         dynamic_shapes: as for torch.export.export, instead of the sizes widthwise frees by itself.
@@ -344,7 +344,8 @@ class Elastic(nn.Module):
         StatisticsWarning says so once. A network that `cut` returns has statistics of its own.
 
         Args:
-            args, kwargs: as the model takes them.
+            *args: as the model takes them.
+            **kwargs: as the model takes them.
             widths: features of each axis by name (the others stay full), or a fraction of all.
 
         Returns:
@@ -377,7 +378,8 @@ class Elastic(nn.Module):
 
         Args:
             widths: a number or a symbol for each of `free`.
-            args, kwargs: as the model takes them.
+            args: as the model takes them.
+            kwargs: as the model takes them.
         """
         named = dict(zip(self.free, widths, strict=True))
         runner = self._runners[False]
@@ -392,7 +394,8 @@ class Elastic(nn.Module):
 
         Args:
             widths: as `forward` takes them, one after another.
-            args, kwargs: as the model takes them.
+            *args: as the model takes them.
+            **kwargs: as the model takes them.
 
         Returns:
             One output for each of `widths`, computed when it is asked for.

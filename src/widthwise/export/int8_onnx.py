@@ -81,7 +81,8 @@ def export_int8(
 
     Args:
         module: a cut network, in float32.
-        args, kwargs: example inputs, real ones for a difference that means something.
+        args: example inputs, real ones for a difference that means something.
+        kwargs: example inputs by name.
         dynamic_batch: take any batch size.
         convolutions: quantize these too; without, the file is larger, and often faster.
 

@@ -124,7 +124,11 @@ def export_program(
     Free sizes and tolerance are as for `export_onnx`.
 
     Args:
-        module, args, path, kwargs, dynamic_batch: as for `export_onnx`.
+        module: as for `export_onnx`.
+        args: as for `export_onnx`.
+        path: as for `export_onnx`.
+        kwargs: as for `export_onnx`.
+        dynamic_batch: as for `export_onnx`.
 
     Returns:
         The path.

@@ -96,8 +96,9 @@ class Inspection:
 
     Args:
         model: its class.
-        full, half, smallest: at full width, at half of every axis, and with the fewest features
-            that each axis may have.
+        full: its size at full width.
+        half: its size at half of every axis.
+        smallest: its size with the fewest features that each axis may have.
         reached: share of the parameters, from 0 to 1, that lie in tensors which can be cut.
         unknown: operators without a rule, and a module that runs each.
     """

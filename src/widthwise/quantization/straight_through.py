@@ -39,8 +39,10 @@ class StraightThrough:
 
     Args:
         module: its parameters are quantized at once, in place; of an Elastic, those of its model.
-        form, tensors, calibration: as `quantize` takes them; trained, the ranges from the least to
-            the largest weight are as good as those of least squares, and codes take fewer bytes.
+        form: as `quantize` takes it.
+        tensors: as `quantize` takes them.
+        calibration: as `quantize` takes it; in training, ranges from the least to the largest
+            weight are as good as ranges by least squares, and codes take fewer bytes.
         frequency: steps after which scales, zero points and codebooks are chosen again, of the
             float weights; in between weights move among the same values.
 

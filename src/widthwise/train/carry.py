@@ -97,7 +97,9 @@ def carry_average(average: Avg, net: Elastic, small: nn.Module, widths: Mapping[
     Args:
         average: a `torch.optim.swa_utils.AveragedModel` of the network or of its model, or the
             `Average` of `widthwise.train.ema`; left as it is.
-        net, small, widths: as for `carry_optimizer`.
+        net: as for `carry_optimizer`.
+        small: as for `carry_optimizer`.
+        widths: as for `carry_optimizer`.
 
     Returns:
         A new average of the same kind: the old one cut to these widths. Its running statistics are

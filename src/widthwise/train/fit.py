@@ -67,11 +67,12 @@ def fit(
     Args:
         net: an `Elastic`, or any module, which is then trained plainly. It moves to the device
             used.
-        train, valid: a Dataset, a DataLoader, a list of batches, tensors (inputs, targets), an
+        train: a Dataset, a DataLoader, a list of batches, tensors (inputs, targets), an
             iterable of batches with a length; items or batches of (inputs, target), inputs a
             tensor, a tuple or a dict (`measure.data`). A DataLoader gives its own batches, by its
             sampler and collate_fn; the others are put into batches of `recipe.batch_size`. Data
             sets with a method `batch(indices)` are fetched a batch at a time.
+        valid: data on which `metric` is measured, in the same forms.
         loss: a criterion (outputs, target) -> mean loss, or an objective. An Elastic is trained by
             a criterion as by `FamilyLoss(net, criterion)`: its full width first, then along levels
             that its scores choose; one that was made with a draw of its own, at one drawn width a

@@ -39,8 +39,9 @@ class StructuralDropout(nn.Module):
 
     Args:
         p: probability of a cut.
-        lowest, step: a cut keeps lowest, lowest + step, ... features, drawn uniformly and always
-            fewer than there are; no more than `lowest` features stay whole.
+        lowest: the fewest features that a cut keeps; no more than these stay whole.
+        step: a cut keeps lowest, lowest + step, ... features, drawn uniformly and always fewer
+            than there are.
         dim: of the features, 1 in (N, H) and (N, C, H, W), -1 in (N, T, H).
         scale: multiply what is kept by features / kept, so that sums downstream keep their size.
         seed: of the draws; None takes one from torch's global generator, so that the layers of a

@@ -120,7 +120,8 @@ def distill(
             `SandwichLoss`. Without one it follows from the targets: classes mean a cross entropy,
             and in all other cases the squared difference of the outputs is what is made small.
         by_size: train each network the faster the smaller it is beside `net`: up to eight times.
-        how, distill_loss: as for `SandwichLoss`; a criterion is needed when `how.hard` is above 0.
+        how: as `SandwichLoss` takes `distill`; a criterion is needed when `how.hard` is above 0.
+        distill_loss: as for `SandwichLoss`.
         quantizer: of the cut network, or of an `nn.ModuleList` of several: their weights are then
             quantized, at every step and in the end, and `quantizer.record` is what `save` takes.
     """

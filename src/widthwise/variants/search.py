@@ -127,7 +127,9 @@ def search(
             weights.
         ladder: widths, such as `pruning.allocated_ladder`'s or a frontier's, that take the place of
             equal fractions of all axes where a network as a whole is made wider or narrower.
-        prepare, score, train: as `apply` takes them, for every trial; a short training, if any.
+        prepare: as `apply` takes it, for every trial.
+        score: as `apply` takes it, for every trial.
+        train: as `apply` takes it, for every trial; a short training, if any.
         trials: how many variants. The first give all tensors the same format and share of zeros.
         journal: a file that keeps the trials. The same search goes on from there, to the very
             result of one that was not stopped; whether functions and data are the same is not

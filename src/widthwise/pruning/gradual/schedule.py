@@ -21,9 +21,10 @@ class Schedule:
     """Gradual pruning (Zhu & Gupta, 2017): fast at first, slow where few weights are left.
 
     Args:
-        final, initial: shares of zeros, in [0, 1).
-        begin, end: the optimizer steps between which sparsity grows from initial to final. Before
-            `begin` nothing is pruned; at `end` the last masks are made.
+        final: share of zeros at the end, in [0, 1).
+        initial: share of zeros at the beginning, in [0, 1).
+        begin: optimizer step at which sparsity begins to grow; before it nothing is pruned.
+        end: optimizer step at which the last masks are made.
         frequency: steps from one change of the masks to the next; by default 100, and 4 in a pruner
             with feedback, where a weight that was pruned wrongly stays out until the next change.
         exponent: 3 as published, 1 for a straight line.
