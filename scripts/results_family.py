@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 FAMILIES = {
@@ -88,15 +89,68 @@ Cost in trainings of the full network alone: {task["cost"]["mean"]:.2f} for all 
 
 
 def _behind(task: dict[str, Any], way: str) -> str:
+    """The sizes at which another way has a better mean than the family, as a text."""
+    return ", ".join(_size(size) for size in _lost(task, way)) or "none"
+
+
+def _lost(task: dict[str, Any], way: str) -> list[str]:
     """The sizes at which another way has a better mean than the family."""
     sign = 1 if task["metric"]["higher_is_better"] else -1
-    sizes = [
-        _size(size)
+    return [
+        size
         for size, row in task["sizes"].items()
         if way in row and sign * row["family"]["mean"] < sign * row[way]["mean"]
     ]
-    return ", ".join(sizes) or "none"
 
 
 def _size(size: str) -> str:
     return f"{int(size) / 1000:g} kB"
+
+
+def sentence(task: dict[str, Any]) -> str:
+    """How one training of a family did beside networks trained alone, in two sentences."""
+    count = len(task["sizes"])
+    level = {way: count - len(_lost(task, way)) for way in ("ours", "equal")}
+    seeds = task["full"]["family"]["seeds"]
+    full = {kind: value(task, cell) for kind, cell in task["full"].items()}
+    return (
+        f"One training, {seeds} seeds, mean ± standard deviation: at or above the same shapes "
+        f"trained alone at {level['ours']} of {count} sizes, and equal shares of all layers "
+        f"trained alone at {level['equal']};\nat full width {full['family']} %, trained alone "
+        f"{full['plain']} %. All sizes together took as long as {task['cost']['mean']:.1f} "
+        "trainings of the full network."
+    )
+
+
+def picture(task: dict[str, Any], title: str, path: Path) -> None:
+    """The metric against the bytes of the files, with error bars: a line for each way."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.4), dpi=150)
+    looks = {"equal": ("#b45309", "v"), "ours": ("#6b7280", "s"), "family": ("#0f766e", "D")}
+    sizes = [int(size) / 1000 for size in task["sizes"]]
+    for way, (colour, marker) in looks.items():
+        cells = [row.get(way) for row in task["sizes"].values()]
+        shown = [(x, cell) for x, cell in zip(sizes, cells, strict=True) if cell is not None]
+        axes.errorbar(
+            [x for x, _ in shown],
+            [100 * cell["mean"] for _, cell in shown],
+            [100 * (cell["spread"] or 0.0) for _, cell in shown],
+            label=WAYS[way], marker=marker, markersize=4, linewidth=1.4, capsize=2, color=colour,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    ticks = [14, 20, 33, 55, 100, 190, 440]
+    axes.set_xticks(ticks, [f"{t} kB" for t in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("bytes of the file")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title(title, loc="left", fontweight="bold")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)

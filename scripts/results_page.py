@@ -1,4 +1,4 @@
-"""Write docs/results.md, its picture and the README's table from bench/results/*.json.
+"""Write docs/results.md, its picture its pictures and the README's sentence from bench/results/*.json.
 
     python scripts/results_page.py           # write
     python scripts/results_page.py --check   # exit 1 when a text is not what the results say
@@ -30,6 +30,8 @@ TRACING_AIM = 2.0  # times torch.export, in the median
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "images" / "mnist.png"
+FAMILY_PICTURE = ROOT / "docs" / "images" / "family-mnist.png"
+FAMILY_TITLE = "MNIST MLP 784-256-256-10: one training, and networks trained alone"
 MARKS = "<!-- results: written by scripts/results_page.py -->", "<!-- end of results -->"
 NAMES = {
     "alone": "trained alone",
@@ -564,15 +566,12 @@ def page() -> str:
 
 
 def readme() -> str:
-    """The README with its table of results renewed."""
+    """The README with its sentence on results renewed."""
     text = README.read_text()
     before, _, rest = text.partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
-    ways = ["equal", "ours", "family"]
-    rows = results_family.rows(load("family")["results"]["mlp"], ways)
-    some = [*rows[:-1:2], rows[-1]]  # all are on the page
-    inner = table(["file of at most", *(results_family.WAYS[way] for way in ways)], some)
-    return f"{before}{MARKS[0]}\n\n{inner}\n\n{MARKS[1]}{after}"
+    said = results_family.sentence(load("family")["results"]["mlp"])
+    return f"{before}{MARKS[0]}\n{said}\n{MARKS[1]}{after}"
 
 
 def main() -> int:
@@ -587,6 +586,7 @@ def main() -> int:
             print(f"not what the results say: {', '.join(stale)}; run scripts/results_page.py")
         return 1 if stale else 0
     picture()
+    results_family.picture(load("family")["results"]["mlp"], FAMILY_TITLE, FAMILY_PICTURE)
     for path, text in wanted.items():
         path.write_text(text)
         print(path.relative_to(ROOT))
