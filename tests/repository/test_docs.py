@@ -70,6 +70,14 @@ def test_the_readmes_lines_run(tmp_path, monkeypatch, capsys):
     assert len(code.strip().splitlines()) <= 13
 
 
+def test_the_page_for_those_who_come_from_elsewhere_runs():
+    pytest.importorskip("torch_pruning")
+    code = "\n".join(blocks("docs/migrate.md", "python"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(compile(code, "migrate.md", "exec"), {"__name__": "migrate"})
+
+
 @pytest.mark.parametrize(
     "script", ["results_page", "findings_page", "comparison_page", "cli_reference"]
 )
