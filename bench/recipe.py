@@ -71,6 +71,7 @@ ARMS = {
     "a warm-up of a half": Arm(warm_up=0.5),
     "a warm-up of three quarters": Arm(warm_up=0.75),
     "one elastic epoch": Arm(warm_up=0.99),
+    "half as long again": Arm(epochs=1.5),
     "two, a quarter": Arm(passes=2),
     "two, a half": Arm(passes=2, warm_up=0.5),
     "two, three quarters": Arm(passes=2, warm_up=0.75),
