@@ -25,7 +25,7 @@ class Uniform:
             below zero as above; otherwise each scale has a zero point of its own, a code, and the
             range reaches from the least to the largest weight, and always to zero. Zero is exact in
             both, for its code is the zero point.
-        per: who shares a scale: all weights of a tensor; those of an output channel (an entry of
+        per: who shares a scale: all weights of a tensor; all of an output channel (an entry of
             the first dim; tensors of one dim have one scale); or each `group` of weights that
             follow each other within a channel, the last group of a channel being shorter where they
             do not fit.

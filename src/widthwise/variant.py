@@ -81,7 +81,7 @@ class Variant:
     Args:
         widths: features that each axis keeps, by its name.
         sparsity: by tensor, the share of its weights, once it is cut, that are zero; which ones,
-            scores decide (`vary.apply`).
+            scores decide (`apply`).
         bits: by tensor, how its weights are written.
 
     Raises:

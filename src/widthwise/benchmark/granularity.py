@@ -146,7 +146,7 @@ def offsets(coarsest: int) -> list[int]:
 def longer(times: Mapping[int, Sequence[float]], coarsest: int) -> dict[int, Spread]:
     """By granularity, the time of its widths ÷ what their size needs.
 
-    times: milliseconds of every round, by the distance from the centre, those of `offsets`.
+    times: milliseconds of every round, by the distance from the centre, one of `offsets`.
     """
     ms = {step: torch.tensor(rounds, dtype=torch.float64) for step, rounds in times.items()}
     bend = (ms[-coarsest] + ms[coarsest]) / 2 - ms[0]

@@ -101,7 +101,7 @@ def compare(
 
 
 def gains(rows: Sequence[Timing]) -> dict[int, float]:
-    """By batch: the milliseconds of the faster float32 runtime ÷ those of int8."""
+    """By batch: the milliseconds of the faster float32 runtime ÷ int8's."""
     found = {}
     for batch in dict.fromkeys(row.batch for row in rows):
         ms = {row.runtime: row.milliseconds for row in rows if row.batch == batch}

@@ -125,7 +125,7 @@ def speeds(
 
 
 def ratio(of: Sequence[float], to: Sequence[float]) -> Spread:
-    """Milliseconds of one network ÷ those of another, round by round."""
+    """Milliseconds of one network ÷ another's, round by round."""
     return spread(a / b for a, b in zip(of, to, strict=True))
 
 
@@ -140,7 +140,7 @@ def conditions(
 ) -> tuple[Conditions, list[str]]:
     """Inputs of each batch size at which all the networks run, and a sentence for each other.
 
-    Where there is none, those of the example's own. Raises CaptureError when they fail as well.
+    Where there is none, the example's own. Raises CaptureError when they fail as well.
     """
     inputs: Inputs = (tuple(args), dict(kwargs or {}))
     own = batch_size(inputs)

@@ -390,7 +390,7 @@ class Elastic(nn.Module):
 
         As `net(*args, widths=w, **kwargs)` for every w, but what all widths share (up to the first
         operator that mixes features which can be cut) is computed once, at full width. Its memory
-        is that of one full-width pass.
+        is what one full-width pass takes.
 
         Args:
             widths: as `forward` takes them, one after another.

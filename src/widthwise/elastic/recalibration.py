@@ -1,6 +1,6 @@
 """Running statistics belong to a width: they are re-estimated where a network is cut.
 
-The statistics that batch norms gathered at full width are not those of a narrower network (Yu &
+The statistics that batch norms gathered at full width do not suit a narrower network (Yu &
 Huang, "Universally Slimmable Networks", 2019). Whatever sees data (`fit`, `Evaluation`, `sweep`,
 scores) lets the model remember the inputs of some batches; a cut estimates its statistics on them.
 
@@ -103,7 +103,7 @@ class Sample:
 
 
 def _several(batches: Sequence[Any]) -> Sequence[Any]:
-    """The batches of several rows, or those of one row as batches of several."""
+    """The batches of several rows, or batches of one row as batches of several."""
     several = [inputs for inputs in batches if _rows(inputs) != 1]
     if several:
         return several

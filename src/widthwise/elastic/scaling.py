@@ -112,7 +112,7 @@ class _ElsewhereError(Exception):
 class _Search:
     """Goes back from what reads the features of an axis to the layers that make them.
 
-    factors: those of the axis. found, activations: what is to be scaled, and what it stands before.
+    factors: the axis'. found, activations: what is to be scaled, and what it stands before.
     """
 
     relations: Relations

@@ -1,6 +1,6 @@
 """Zeros that are meant: weights of a module that trainings must leave at zero.
 
-Not every zero is one: a layer may start at zero and learn. Those of a pruner, of masks and of a
+Not every zero is one: a layer may start at zero and learn. The zeros of a pruner, of masks and of a
 file that was stored without its zeros are meant.
 
     mean(module, ["fc1.weight"])     # whatever is zero in there stays so

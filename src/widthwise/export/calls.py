@@ -82,7 +82,7 @@ def opened(data: bytes | Path, threads: int = 0) -> Any:
 
 
 def feed(session: Any, inputs: Inputs) -> dict[str, Any]:
-    """The inputs of a network as those of its session, by name."""
+    """The inputs of a network as its session takes them, by name."""
     names = [each.name for each in session.get_inputs()]
     return {n: x.detach().cpu().numpy() for n, x in zip(names, tensors(inputs), strict=True)}
 

@@ -46,7 +46,7 @@ def export_elastic(
     It computes evaluation mode, is compared with the network at full, smallest and random widths in
     ONNX Runtime before it is written, and needs no widthwise.
 
-    Running statistics (batch norms) are those of full width at every width, which a
+    Running statistics (batch norms) are the full width's at every width, which a
     StatisticsWarning says.
 
     Args:

@@ -129,7 +129,7 @@ def trace(
     inputs: (args, kwargs) in the order of the signature. fixed: input dims that must not vary.
     dynamic: False fixes all. widths: so many input tensors come first whose length is a width
     rather than a size: they stay free and are no symbols. names: of the input tensors; by default
-    those of forward's arguments.
+    names of forward's arguments.
 
     Raises what torch.export raises when it cannot export the network with any choice.
     """

@@ -48,7 +48,7 @@ _FOLDED = 2**31 - 1  # bytes of a tensor that may be computed beforehand: all th
 class Int8File:
     """What was written.
 
-    path: of the file. bytes: its size. float32_bytes: that of `export_onnx`. difference: the
+    path: of the file. bytes: its size. float32_bytes: what `export_onnx` gives. difference: the
     largest one to PyTorch's outputs in float32 on the example, as a share of the range of that
     output, zero included.
     """

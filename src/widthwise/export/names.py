@@ -2,7 +2,7 @@
 
     described(model, traced, ("logits", "hidden_states_0"))
 
-Names are those of the user's model: arguments of forward, keys and fields of what it returns. Sizes
+Names are the user's model's: arguments of forward, keys and fields of what it returns. Sizes
 that are equal share a name. A condition that the network puts on a size (`ids_dim_1 > 8`) becomes
 part of the graph, which fails where it does not hold, instead of computing something else.
 """
@@ -111,7 +111,7 @@ def _own_outputs(graph: Any) -> None:
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """All nodes, those of branches and loops too."""
+    """All nodes, in branches and loops too."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

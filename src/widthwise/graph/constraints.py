@@ -8,8 +8,8 @@
     )
 
 Constraints are put on after the proof: an axis is proven by itself before it is tied to others or
-kept, so they can hide nothing. Tied axes are one axis whose places are those of all, so whatever
-runs, cuts or draws widths need not know of it.
+kept, so they can hide nothing. Tied axes are one axis that lies where each of them does, so
+whatever runs, cuts or draws widths need not know of it.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _one(name: str, members: list[Axis]) -> Axis:
 
 
 def _with(axis: Axis, wanted: Constraints) -> Axis:
-    """An axis as it is asked to be, by its own name or by that of one tied into it."""
+    """An axis as it is asked to be, by its own name or by the name of an axis tied into it."""
     if axis.fixed_because is not None:
         return axis
     names = (axis.name, *axis.tied)

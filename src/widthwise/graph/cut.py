@@ -68,7 +68,7 @@ def graph_module(
     """The cut network as a graph module over the given cut tensors.
 
     Returns it and None where one graph serves both modes, so that it can be trained; otherwise the
-    graph of evaluation and, for comparison only, that of training.
+    graph of evaluation and, for comparison only, the graph of training.
     """
     training, evaluation = sorted(relations.programs, key=lambda r: not r.program.training)
     merged = _merge(*(_with_state(model, r, axes, widths) for r in (training, evaluation)))

@@ -175,7 +175,7 @@ def _stand_in(value: Tensor, choices: int) -> Tensor:
     """Values for a tensor on the meta device: ones, to be made random; integers below `choices`.
 
     The integers of a model mostly pick rows (position or relative-position tables): zero is in
-    every table. Those of an input must differ, or attention would average equal tokens. Masks
+    every table. The tokens of an input must differ, or attention would average equal tokens. Masks
     alternate, so that nothing is masked as a whole.
     """
     if value.is_floating_point() or value.is_complex():

@@ -44,7 +44,7 @@ def elastic_graph(
 
     scaled: (tensor name, dim) whose slices are multiplied by full size / width, the scale of
     structural dropout as published, folded into the weights that read the features.
-    shared: operators that are left out; given: those of them whose values at full width are further
+    shared: operators that are left out; given: the ones whose values at full width are further
     inputs, last and in order (see shared.py).
     """
     graph = fx.Graph()

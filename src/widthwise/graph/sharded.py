@@ -1,6 +1,6 @@
 """Parameters that are sharded over processes (by `fully_shard`), whole where a graph reads them.
 
-    fully_shard(net)         # an Elastic: gathered before its forward, as those of any module
+    fully_shard(net)         # an Elastic: gathered before its forward, as in any module
 
 An elastic graph reads its tensors by name and never calls the modules that hold them. So what was
 sharded with a part of the model, or is read outside of a forward (a cut, a file), is gathered here.
@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 def gathered(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """These tensors, sharded ones whole; all processes must ask for them together.
 
-    A gradient is that of data parallel training: each process gets its own shard of the mean over
+    A gradient is as in data parallel training: each process gets its own shard of the mean over
     the processes.
     """
     if not (dist.is_available() and dist.is_initialized()):

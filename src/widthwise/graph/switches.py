@@ -38,7 +38,7 @@ class Switches:
         for node in graph.nodes:
             if node.target is aten.batch_norm.default:
                 layer = modules.get(_owner(node.args[3], program))
-                # Without statistics of its own a norm takes those of the batch in either mode.
+                # Without statistics of its own a norm takes the batch's in either mode.
                 if isinstance(layer, _NormBase) and layer.track_running_stats:
                     self.settings.append((node, 5, partial(self._training, layer)))
                     self.settings.append((node, 6, partial(_momentum, layer, norms.count(layer))))
@@ -68,7 +68,7 @@ class Switches:
         return module
 
     def _training(self, layer: nn.Module) -> bool:
-        """A layer's mode, where the model is in that of the graph; else the graph's."""
+        """A layer's mode, where the model is in the graph's mode; else the graph's."""
         return layer.training if self.model.training == self.mode else self.mode
 
     def _counts(self, layer: nn.Module) -> int:

@@ -5,7 +5,7 @@
     latency_ms(small, (x,)), runtime(small)     # 0.21, "PyTorch 2.13.0, CPU, 2 threads"
     onnx_latency_ms("small.onnx", (x,)), onnx_runtime()
 
-Multiply-accumulates are those of matrix products, convolutions, attention, recurrent layers and
+Multiply-accumulates are counted of matrix products, convolutions, attention, recurrent layers and
 bilinear layers, counted from the shapes by torch's FlopCounterMode with two operations for each;
 what works element by element (activations, norms, biases, embeddings) is not counted. Causal
 attention counts in full.
@@ -40,7 +40,7 @@ def params(module: nn.Module) -> int:
 
 
 def macs(module: nn.Module, args: Inputs, kwargs: Mapping[str, Any] | None = None) -> int:
-    """Multiply-accumulates for one example: those of one call, divided by the batch size.
+    """Multiply-accumulates for one example: one call's, divided by the batch size.
 
     args, kwargs: example inputs; the first dim of the first tensor is the batch. The module runs
     once, in evaluation mode.

@@ -86,7 +86,7 @@ class Items(Dataset[Any]):
         return pair((self.collate or collated)(rows), self.form)
 
     def ordered(self, size: int = SIZE) -> Iterator[Pair]:
-        """All of it in batches: those of the loader, or of `size` items in order."""
+        """All of it in batches: the loader's, or of `size` items in order."""
         if self.loader is not None:
             return (pair(batch, self.form) for batch in self.loader)
         indices = torch.arange(len(self)).split(1 if self.whole else size)

@@ -100,8 +100,8 @@ class Frontier:
             max_bytes: bytes, or a text such as '300kB' (1000 bytes a kB).
             min_metric: the point is at least this good: at least the value, or at most where lower
                 is better.
-            size_of: (point) -> the bytes that `max_bytes` counts, where another file than that of
-                `save` is shipped; asked for few points, and for the one that is returned.
+            size_of: (point) -> the bytes that `max_bytes` counts, where another file than `save`'s
+                is shipped; asked for few points, and for the one that is returned.
             keep_class: only points whose cut is of the user's class, where it is known of any.
 
         Raises:
@@ -255,7 +255,7 @@ class _Limit:
 def _shipped(best_first: list[Point], most: int, size_of: Callable[[Point], int]) -> Point:
     """The first point whose shipped file fits, by its real size. Raises BudgetError.
 
-    Sizes follow the bytes of `save` nearly linearly, so that those of the smallest and the largest
+    Sizes follow the bytes of `save` nearly linearly, so that the smallest and the largest
     point tell which of the others are worth asking for.
     """
     small, large = (f(best_first, key=lambda p: p.bytes) for f in (min, max))
@@ -299,7 +299,7 @@ def _check_number(name: str, value: Any) -> None:
 
 
 def combine(frontiers: Iterable[Frontier]) -> Frontier:
-    """One frontier from those of several seeds: mean metric, its sample standard deviation.
+    """One frontier from several seeds' frontiers: mean metric, its sample standard deviation.
 
     All must have the same widths, in any order, and the same metric, split and touch-up; latency
     is the mean. The spread of a single frontier is None. Raises WidthError when they do not match.

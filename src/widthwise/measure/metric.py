@@ -63,7 +63,7 @@ class Metric:
         finish: sums over counts -> the value reported, e.g. math.exp for perplexity.
         reads: (outputs, target) -> the predictions and the target that `batch` gets, for networks
             with several outputs.
-        additive: whether sums and counts of batches add up to those of the whole; None finds out,
+        additive: whether sums and counts of batches add up to the whole's; None finds out,
             with two parts of each batch, and calls `batch` with all outputs where they do not.
 
     Raises:

@@ -329,11 +329,11 @@ def sweep(
         evaluate: an `Evaluation`, for which all widths run together; or any function from a module
             to a number, called once for each width (metric, higher_is_better and split then say
             what it measures).
-        widths: those of each network, or its fraction; by default those of `usual_widths(net)`.
+        widths: of each network, or its fraction; by default `usual_widths(net)`.
         latency: also measure the time of one call on one example with this machine's PyTorch.
         recalibrate: running statistics (batch norms) are re-estimated for each width, as
             `Elastic.cut` does it and takes it; every width is then cut and evaluated by itself. A
-            network that remembers no data sees those of the `Evaluation`; a cut later gets the same
+            network that remembers no data sees the `Evaluation`'s; a cut later gets the same
             statistics.
         touch_up: changes each cut before it is measured, after its statistics were estimated, such
             as `pruning.compensate`; every width is then evaluated by itself, too.

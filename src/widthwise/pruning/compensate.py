@@ -43,7 +43,7 @@ def compensate(
     statistics: bool = True,
     progress: bool = False,
 ) -> nn.Module:
-    """Fit the layers of a cut network to those of the full one, in place; returns the cut network.
+    """Fit the layers of a cut network to the full one's, in place; returns the cut network.
 
     Linear layers, and convolutions that read all channels, are fitted; other operators keep their
     weights, and so do those whose weights several operators share.
@@ -96,7 +96,7 @@ def _tensors(cut: nn.Module, net: Elastic, widths: Mapping[str, int]) -> dict[st
 
 
 def _differs(lockstep: Lockstep, reader: Reader, twin: fx.Node) -> bool:
-    """Whether a layer of the cut network reads anything else than that of the full one."""
+    """Whether a layer of the cut network reads anything else than the full one's layer."""
     full, cut = lockstep.full[reader.source], lockstep.cut[_source(reader, twin)]
     return any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(full, cut, strict=True))
 
@@ -117,7 +117,7 @@ def _fit(
     ridge: float,
     statistics: bool,
 ) -> None:
-    """Solve a layer's least squares and write its weights. outputs: those of z that are kept."""
+    """Solve a layer's least squares and write its weights. outputs: of z, which are kept."""
     weight = state[reader.weight]
     bias = None if reader.bias is None else state[reader.bias]
     # A constant is taken by the bias, or does not matter because a batch norm removes it.
@@ -182,7 +182,7 @@ class _Normal:
 
 
 def _estimate(lockstep: Lockstep, twin: fx.Node) -> None:
-    """Set the statistics of a batch norm to those of what it reads, over all batches."""
+    """Set the statistics of a batch norm to what it reads, over all batches."""
     source: Any = twin.args[0]
     count = 0
     sums: Any = [0.0, 0.0]

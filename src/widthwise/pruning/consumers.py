@@ -30,7 +30,7 @@ _VIEWS = frozenset(
 
 @dataclass(frozen=True)
 class Readers:
-    """read: the dims of parameters that read features. tied: those of them that make some too."""
+    """read: the dims of parameters that read features. tied: the ones that make some, too."""
 
     read: frozenset[Dim]
     tied: frozenset[Dim]

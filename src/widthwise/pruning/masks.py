@@ -29,10 +29,10 @@ def keep(scores: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "globa
     """Masks that keep the weights of the highest scores: bool, of the shape of each tensor.
 
     Args:
-        scores: by tensor, of its shape; those of fewer than two dims are left out of the masks.
+        scores: by tensor, of its shape; tensors of fewer than two dims are left out of the masks.
         sparsity: the share of the weights that go, exactly, rounded to a whole number of them.
-        scope: "global" compares all weights with each other, "tensor" those of a tensor; "lamp" all
-            of them, each by its share of the larger ones of its tensor (`sparse.lamp`), for
+        scope: "global" compares all weights with each other, "tensor" within a tensor; "lamp" all
+            of them, each by its share of the larger ones of its tensor (`gradual.lamp`), for
             magnitudes.
 
     Raises:

@@ -68,7 +68,7 @@ class Lockstep:
         for node, twin in lockstep: ...      # both have just run
 
     net: at full width. state: the tensors of the cut by name, read at every operator, so that they
-    may be changed in place for the operators to come. inputs: those of each batch.
+    may be changed in place for the operators to come. inputs: one set for each batch.
     """
 
     def __init__(

@@ -20,8 +20,8 @@ def centres(points: Floats, weights: Floats | None, count: int) -> Floats:
     """At most `count` centres, ascending, for points (n,) with weights (n,) of at least zero.
 
     Three beginnings are tried, evenly spaced over the range, even shares of the distinct points,
-    and even shares of the weight (that of zeros not counted, of which there may be many); the
-    least squared error is kept, so that it is never above that of even spacing. Where there are
+    and even shares of the weight (zeros' weight not counted, of which there may be many); the
+    least squared error is kept, so that it is never above even spacing's. Where there are
     zeros, one centre is and stays 0.0. No randomness.
     """
     order = np.argsort(points, kind="stable")

@@ -150,7 +150,7 @@ def uniform(
 def shared(tensor: Tensor, form: Codebook, *, weights: Tensor | None = None) -> Shared:
     """The tensor with its weights replaced by a few shared values, found by k-means.
 
-    The squared error is at most that of as many evenly spaced values.
+    The squared error is at most what as many evenly spaced values have.
 
     Args:
         tensor: any floating-point shape but an empty one; it is not changed.

@@ -34,11 +34,11 @@ class StraightThrough:
 
     Gradients are taken at the quantized weights, which the module holds, and applied to float ones
     kept beside them: what the optimizer did to the one is done to the other, which is quantized
-    again. (A decay of weights is that of the quantized ones.) Weights that were zero when this was
+    again. (A decay of weights acts on the quantized ones.) Weights that were zero when this was
     made, and that a pruner or `held_at_zero` keeps at zero, stay exactly zero.
 
     Args:
-        module: its parameters are quantized at once, in place; of an Elastic, those of its model.
+        module: its parameters are quantized at once, in place; of an Elastic, its model's.
         form: as `quantize` takes it.
         tensors: as `quantize` takes them.
         calibration: as `quantize` takes it; in training, ranges from the least to the largest
@@ -118,7 +118,7 @@ class StraightThrough:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave. Raises QuantizationError for that of other tensors."""
+        """Go on from what `state_dict` gave. Raises QuantizationError for other tensors' state."""
         held = {f"float/{name}": tuple(t.shape) for name, t in self._floats.items()}
         if {n: tuple(t.shape) for n, t in state.items() if n.startswith("float/")} != held:
             raise QuantizationError(
@@ -151,7 +151,7 @@ class SharedValues:
     optimizer moves them alike; the value zero stays zero, and with it what was pruned.
 
     Args:
-        module: its weights are those of the record.
+        module: its weights are the record's.
         record: from `quantize`; only tensors with codebooks are looked at, others are kept as they
             are recorded.
 
@@ -178,7 +178,7 @@ class SharedValues:
 
     @torch.no_grad()
     def sum_gradients(self) -> None:
-        """Call after the backward pass: the gradient of a weight becomes that of its value."""
+        """Call after the backward pass: a weight's gradient becomes its value's."""
         named = dict(self.module.named_parameters())
         for name, found in self._shared().items():
             gradient = named[name].grad

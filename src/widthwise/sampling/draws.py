@@ -258,6 +258,6 @@ def _mix(value: int) -> int:
 
 def _stratum(seed: int, step: int, number: int, index: int, of: int) -> int:
     """The place of `index` in a random order of 0..of - 1 that is the axis' own."""
-    # A third counter keeps these numbers apart from those of the draws.
+    # A third counter keeps these numbers apart from the draws' numbers.
     keys = uniforms(seed, (step, number, of), of)
     return sum(key < keys[index] for key in keys)

@@ -92,7 +92,7 @@ class Stored:
     ) -> Stored:
         """The same cut, not packed yet, with a module's tensors as they are now, packed.
 
-        Nothing is cut again. Arguments are those of `save`. Raises FileError.
+        Nothing is cut again. Arguments are as for `save`. Raises FileError.
         """
         stored = self if module is None else _with_tensors_of(module, self)
         return _packed(stored, pack, bits or {})

@@ -62,7 +62,7 @@ class Manifest:
     inputs: for a graph, the example inputs' form (see inputs.py). measured: its metric, if known.
     task: what made it, a built-in task or "file.py:function" without the folder; "" where unknown,
     and where the notes have no room for it. torch, widthwise: the versions that wrote it.
-    constraints, outputs: those of the network, from which its axes and their names follow; in the
+    constraints, outputs: the network's, from which its axes and their names follow; in the
     file only where there are any.
     packed, coded, scalars: all tensors of a packed file. Those that are stored by their numbers,
     with zeros or without, and how; those that are quantized; and the values of int64 tensors

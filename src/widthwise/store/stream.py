@@ -45,7 +45,7 @@ def cut_file(
 ) -> Path:
     """Cut the weights in `source` to these widths and write them to `path`; returns the path.
 
-    Running statistics (batch norms) stay those of full width, which a StatisticsWarning says.
+    Running statistics (batch norms) stay the full width's, which a StatisticsWarning says.
     Tensors are stored in the types that the model has them in. The file appears whole or not at
     all, and `load` reads it.
 
@@ -188,5 +188,5 @@ def _indexed(index: Path) -> dict[str, Path]:
 
 
 def _beside(file: str) -> bool:
-    """Whether a name is that of a file in the same folder, on any system."""
+    """Whether a name is of a file in the same folder, on any system."""
     return file not in ("", ".", "..") and Path(file).name == file and not {*file} & {*"\\:\0"}

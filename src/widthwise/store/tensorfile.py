@@ -4,7 +4,7 @@
     header             {"__metadata__": {"sha256": ..., "widthwise": manifest}, name: {...}, ...}
     data               the tensors, those with the largest items first
 
-Any safetensors reader can read it. `sha256` is that of the whole file with its own 64 digits as
+Any safetensors reader can read it. `sha256` is of the whole file with its own 64 digits as
 zeros, so that no byte can change unnoticed; nothing is unpickled or executed.
 """
 

@@ -38,7 +38,7 @@ KINDS: Final = (
     *SYMMETRIC,
 )
 _FUNCTIONS: Final = {getattr(F, kind): kind for kind in KINDS}
-# Names of operators that are other than those of the functions.
+# Names of operators that differ from the functions'.
 _OPERATORS: Final = {
     "cross_entropy_loss": "cross_entropy",
     "nll_loss_nd": "nll_loss",

@@ -103,7 +103,7 @@ def carry_average(average: Avg, net: Elastic, small: nn.Module, widths: Mapping[
 
     Returns:
         A new average of the same kind: the old one cut to these widths. Its running statistics are
-        those of `small`, for they belong to the width.
+        `small`'s, for they belong to the width.
 
     Raises:
         WidthError: where `small` is not the cut at these widths.

@@ -92,12 +92,12 @@ def fit(
             (with a warning). A run is known by its recipe, seed, loss, network and data
             (`train.identity`).
         seed: of the order of the data, its augmentation and dropout. The draws of widths have a
-            seed of their own, that of the Elastic; its `step` starts at 0.
+            seed of their own, the Elastic's; its `step` starts at 0.
         progress: a bar on a terminal, else a line for each epoch; False shows nothing.
         workers: processes that fetch ahead, for data sets that are slow to index.
         cpu: stay on the CPU even where there is a GPU.
         accumulate: pieces in which each process runs its share of a batch, one after another, to
-            save memory. The widths of a step are those of all its pieces.
+            save memory. All pieces of a step have the same widths.
         shard: of several processes, each keeps only its share of the weights, of their gradients
             and of the optimizer's state (FSDP2). The network is whole again at the end. Goes
             without pruner, quantizer and float16.

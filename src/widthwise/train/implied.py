@@ -16,10 +16,10 @@ from widthwise.train.teaching import Criterion, DistillLoss
 def implied(outputs: Any, target: Any) -> tuple[Criterion, DistillLoss | None]:
     """How to distill where no criterion is known: as the targets of the data say.
 
-    Classes, int64 of the shape of the outputs without one dim, are those of a cross entropy; in all
+    Classes, int64 of the shape of the outputs without one dim, mean a cross entropy; in all
     other cases the outputs themselves are matched (Ba & Caruana, 2014).
 
-    Raises TrainingError where two dims of the outputs may be that of the classes.
+    Raises TrainingError where two dims of the outputs may be the classes'.
     """
     if not (isinstance(outputs, Tensor) and isinstance(target, Tensor)):
         return _no_criterion, matched

@@ -103,7 +103,7 @@ class SingleDraw(Objective):
     """Structural dropout: the criterion at the widths that `net` draws for this step.
 
     Args:
-        net: an Elastic, whose `draw` says how; in eval mode the loss is that of the full network.
+        net: an Elastic, whose `draw` says how; in eval mode the loss is the full network's.
     """
 
     def __init__(self, net: Elastic, criterion: Criterion) -> None:
@@ -124,7 +124,7 @@ class SandwichLoss(Objective):
     from that. The loss is the mean over the passes, each times its weight. Every call advances
     `net.step` by one.
 
-    Running statistics (batch norm) are those of the full width: each step's narrow passes leave
+    Running statistics (batch norm) are the full width's: each step's narrow passes leave
     them alone, so re-estimate them for a cut network.
 
     Args:
@@ -248,7 +248,7 @@ def run_at(net: Elastic, inputs: Any, widths: Mapping[str, int]) -> Any:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A function's full name with the arguments it was bound to, or that of an object's class."""
+    """A function's full name with the arguments it was bound to, or the class of an object."""
     if isinstance(function, partial):
         bound = [*map(repr, function.args), *(f"{k}={v!r}" for k, v in function.keywords.items())]
         return f"{name_of(function.func)}({', '.join(bound)})"

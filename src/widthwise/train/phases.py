@@ -90,6 +90,6 @@ def _warm_up(job: Job, loss: FamilyLoss, progress: bool) -> tuple[Epoch, ...]:
         loss.train_along(ladder(loss.net, loss.count, drawn=False))
     if not done.epochs:
         return ()
-    *others, last = done.epochs  # whose time takes in that of choosing
+    *others, last = done.epochs  # whose time takes in the choosing
     seconds, processor = last.seconds + clock.wall, last.processor + clock.processor
     return (*others, replace(last, seconds=seconds, processor=processor))

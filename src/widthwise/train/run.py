@@ -157,7 +157,7 @@ class TrainingRun:
         look = Pace(50, 1.0 if alone else math.inf)
         write = Pace(self.steps, job.save_every if alone else math.inf)
         parts = [piece.indices for share in shares for piece in share]
-        # Augmented by numbers of their own, which are those of one process on the first.
+        # Augmented by numbers of their own, as one process has them on the first.
         seed = hashed(job.seed, (rank,)) if rank else job.seed
         fetched = stream(job.train, parts, seed, number, job.workers, job.recipe.batch_size)
         for share in shares:
@@ -217,7 +217,7 @@ class TrainingRun:
         finally:
             self.sam.descend()
         for buffer, value in kept:
-            buffer.copy_(value)  # statistics are those of the weights themselves
+            buffer.copy_(value)  # statistics belong to the weights themselves
         return loss
 
     def _pass(self, batch: Sequence[_Part]) -> Tensor:
@@ -278,7 +278,7 @@ class TrainingRun:
         )
 
     def _measured(self) -> Epoch:
-        # Statistics, of which each process has its own; the checkpoint has those of the first.
+        # Statistics, of which each process has its own; the checkpoint has the first's.
         spread(self.module.buffers())
         if self.average is not None:
             spread(self.average.model.buffers())

@@ -67,7 +67,7 @@ def refit_output(
     When nothing better is found the weights stay as they were.
 
     Args:
-        cut: a module whose output is that of a linear layer, (N, classes) or (N, T, classes).
+        cut: a module whose output is a linear layer's, (N, classes) or (N, T, classes).
         data: in any form that `fit` takes.
         criterion: (outputs, target) -> mean loss.
         steps: at most so many iterations.
@@ -106,7 +106,7 @@ def distill(
 ) -> History:
     """Train a cut network for a few epochs on the outputs of the network it was cut from.
 
-    The other arguments are those of `fit`, which does the training, and so are the errors. Raises
+    The other arguments are `fit`'s, which does the training, and so are the errors. Raises
     TrainingError where there is nothing to learn, as the two networks give the same outputs.
 
     Args:
@@ -116,7 +116,7 @@ def distill(
         net: an Elastic at full width, or any module; it runs in evaluation mode, on the device
             where the outputs of `cut` are, and is left as and where it was. On several devices, it
             stays there.
-        criterion: that of the training, from which follows what is distilled, as for
+        criterion: the training's, from which follows what is distilled, as for
             `SandwichLoss`. Without one it follows from the targets: classes mean a cross entropy,
             and in all other cases the squared difference of the outputs is what is made small.
         by_size: train each network the faster the smaller it is beside `net`: up to eight times.

@@ -42,7 +42,7 @@ def optuna() -> Any:
 
 @contextmanager
 def opened(path: Path | None, name: str, *, maximize: bool) -> Iterator[Study]:
-    """A study to ask and to tell, with those of its trials that the file has.
+    """A study to ask and to tell, with the trials that the file has.
 
     path: made where there is none; None keeps nothing. While it is open, no other process gets it.
     Raises FileError for a file that is damaged or of something else, RunError for one in use.

@@ -3,7 +3,7 @@
     {"op_code": 0, ..., "sum": "1c291ca3"}
 
 `sum` is the CRC-32 of the file's bytes up to and with the comma in front of it. So no byte can
-change, and no line be missing, unnoticed, but for lines at the end: those of a search that was
+change, and no line be missing, unnoticed, but for lines at the end: lines of a search that was
 stopped earlier. Lines of before there were checksums stand at the file's beginning or nowhere.
 optuna's own reader takes such a file too.
 """

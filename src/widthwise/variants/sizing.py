@@ -72,7 +72,7 @@ def densest(fits: Callable[[float], bool], least: float = 0.0) -> float | None:
         return None
     low, high = least, _MOST
     for _ in range(_STEPS):
-        # The geometric mean of what is kept: halves of small networks matter as those of large.
+        # The geometric mean of what is kept: halves of small networks matter as halves of large.
         middle = 1 - ((1 - low) * (1 - high)) ** 0.5
         low, high = (low, middle) if fits(middle) else (middle, high)
     return high

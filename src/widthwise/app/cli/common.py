@@ -199,7 +199,7 @@ def _cost_of_class(frontier: Frontier, own: Point, best: Point) -> str:
 def constrained(
     constraints: Constraints, keep: list[str] | None, multiple_of: int | None
 ) -> Constraints:
-    """The constraints of a task, and those of the command line on top."""
+    """The constraints of a task, with the command line's on top."""
     multiples = dict(constraints.multiple_of) | ({"*": multiple_of} if multiple_of else {})
     return replace(constraints, keep=(*constraints.keep, *(keep or ())), multiple_of=multiples)
 
@@ -378,7 +378,7 @@ def one_line(error: object) -> str:
 
 
 def _show(shown: Callable[..., None], stderr: TextIO) -> Callable[..., None]:
-    """How warnings are shown: our own as remarks, those of others as they always are."""
+    """How warnings are shown: our own as remarks, others as they always are."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if category.__module__.startswith("widthwise"):

@@ -214,7 +214,7 @@ def _opened(source: Path, task: str | None) -> tuple[nn.Module, Task]:
 
 
 def _task_of(file: Path) -> str:
-    """The task that a file notes, or that of the run folder it lies in. Raises TaskError."""
+    """The task that a file notes, or the task of the run folder it lies in. Raises TaskError."""
     noted = read_manifest(file).task
     run = Run(file.parent)
     if run.record_file.exists():

@@ -121,7 +121,7 @@ def sweep(
 
 
 def _target(given: list[Path], found: list[Run], out: Path | None) -> Path:
-    """The folder that the result goes to: the run's own, that of its seeds, or the one named."""
+    """The folder that the result goes to: the run's own, its seeds' folder, or the one named."""
     if len(given) == 1 and out is None:
         return given[0]
     if len(found) > 1 and out is not None:

@@ -110,7 +110,7 @@ class Bench:
     def tuned(
         self, recipe: Recipe | None = None, teacher: nn.Module | None = None
     ) -> Callable[[nn.Module, StraightThrough | None], object]:
-        """Fine-tuning, as `apply` takes it. recipe: that of what was cut or pruned by default."""
+        """Fine-tuning, as `apply` takes it. recipe: by default `spec.tuning`."""
         how = recipe or self.spec.tuning(self.task)
         return lambda module, quantizer: self.train(
             module, recipe=how, quantizer=quantizer, teacher=teacher

@@ -1,4 +1,4 @@
-"""The data of a comparison: those of its task, of which it may train on fewer.
+"""The data of a comparison: its task's, of which it may train on fewer.
 
 task, data = loaded("fashion-mnist-cnn", examples=10_000)      # once in a process
 """

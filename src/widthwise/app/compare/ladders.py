@@ -70,7 +70,7 @@ def run(
     fractions: of every axis, for all ladders but the sparse one. sparsities: for that one.
     told: is given a line after every training.
 
-    Returns all cells of the plan in the folder, those of earlier calls too. Raises RunError when
+    Returns all cells of the plan in the folder, earlier calls' too. Raises RunError when
     the folder holds another plan; TaskError, DataError, CaptureError, WidthError, ScoreError,
     TrainingError, FileError.
     """
@@ -148,7 +148,7 @@ class _Bench:
         elastic = training.kind in (Kind.ELASTIC, Kind.ELASTIC_SPARSE)
         module = None
         if training.kind is Kind.DENSE and training.amount < 1:
-            # New weights of its own size: those of a cut are drawn for the full one.
+            # New weights of its own size: a cut's are drawn for the full one.
             small = initialise(
                 net.cut(net.widths(training.amount), recalibrate=False), training.seed
             )

@@ -41,7 +41,7 @@ class Plan:
     """What decides the networks of all ladders.
 
     task: as `resolve` takes it. recipe: of every training. pruning: of those that are pruned; its
-    sparsity is that of the elastic-sparse ladder. lowest: the smallest fraction that elastic
+    sparsity is the elastic-sparse ladder's. lowest: the smallest fraction that elastic
     training draws.
 
     Raises ValueError for a fraction outside (0, 1].

@@ -41,7 +41,7 @@ class Spec:
     """What decides every number of a comparison.
 
     task: as `resolve` takes it. budgets: bytes, ascending. methods: names in `METHODS`.
-    epochs: None for those of the task's recipe. examples: None for all. scope: as `keep` takes it,
+    epochs: None for the task's recipe. examples: None for all. scope: as `keep` takes it,
     of weights judged by magnitude. The others as in the file.
     """
 

@@ -66,7 +66,7 @@ def load_picks(path: Path) -> list[Pick]:
 def position(frontier: Frontier, pick: Pick) -> tuple[int, float]:
     """Where a pick lies among the points: its bytes and its metric on the frontier's split.
 
-    A pick that was not measured there has those of the point of its widths, or of its size.
+    A pick that was not measured there has what the point of its widths, or of its size, has.
     """
     value = {"valid": pick.valid, "test": pick.test}.get(frontier.split)
     if value is not None:

@@ -4,7 +4,7 @@
     picks = cut(opened, [point.widths], [Path("small.safetensors")])
     picks = cut(opened, several, paths)          # all taught in one go
 
-What is stored has been read back, and the numbers of a pick are those of the network that was read.
+What is stored has been read back, and the numbers of a pick are of the network that was read.
 """
 
 from __future__ import annotations

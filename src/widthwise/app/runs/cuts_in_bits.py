@@ -90,7 +90,7 @@ def fitting(
 ) -> tuple[dict[int, Coded], dict[int, BudgetError]]:
     """The networks of one number of bits by the place of their limit, and why others are missing.
 
-    Codes of trained weights take other bytes than those of the cut: what became too large is made
+    Codes of trained weights take other bytes than the cut's: what became too large is made
     again, as much narrower.
     """
     found: dict[int, Coded] = {}

@@ -4,7 +4,7 @@
         run.json                  settings, command, versions, and how far the run came
         checkpoint.safetensors    written while training; the same command continues from it
         model.safetensors         the trained weights at full size
-        scores.safetensors        of an ordered run: those of its features, in their order
+        scores.safetensors        of an ordered run: its features' scores, in their order
         frontier.json             every measured width
         frontier.png  report.html
         picks.json                the widths that were chosen, and the files made of them

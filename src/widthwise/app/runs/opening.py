@@ -49,7 +49,7 @@ class Opened:
 def open_run(run: Run) -> Opened:
     """The network that a finished run trained or ordered. Raises RunError, FileError, TaskError.
 
-    The task's recipe is that of the training where it was along levels: what cuts still gain from
+    The task's recipe is the training's where that was along levels: what cuts still gain from
     is a share of it.
     """
     record = run.finished_record()

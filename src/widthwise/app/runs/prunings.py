@@ -46,7 +46,7 @@ class Pruning:
     sparsity: the share of the weights that become zero. scope: how they compete, as `keep` takes
     it; None for what suits the score. rounds: of scoring and removing.
     fine_tune: epochs of training, in which zeros stay, after each round. samples, seed: of the
-    training data for the scores; the seed is that of the fine-tuning too.
+    training data for the scores; the seed serves the fine-tuning too.
     """
 
     sparsity: float

@@ -12,7 +12,7 @@ from widthwise.measure.frontier import Frontier
 
 
 def note(run: Run, pick: Pick) -> None:
-    """Keep a pick among those of a run, in the place of one of its name. Raises FileError."""
+    """Keep a pick among the run's, in the place of one of its name. Raises FileError."""
     others = [p for p in load_picks(run.picks) if p.name != pick.name]
     save_picks(run.picks, sorted([*others, pick], key=lambda p: -p.bytes))
 

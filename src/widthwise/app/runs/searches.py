@@ -45,8 +45,8 @@ class RunSearch:
     """A search of a run's network, on its validation split.
 
     epochs: of the training that the best variants end with, in which zeros stay zero and weights
-    quantized; each trial then has a moment of it. None for no training. lr: its rate, that of the
-    recipe by default.
+    quantized; each trial then has a moment of it. None for no training. lr: its rate, by default
+    the recipe's.
     """
 
     opened: Opened

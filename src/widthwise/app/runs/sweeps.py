@@ -39,7 +39,7 @@ def sweep_run(
     count: how many widths; None is every width of a small network, else 16. No axis is narrower
     than training drew it (`net.lowest`).
     by: "fraction" keeps the same share of every axis; "scores" gives each axis its own width,
-    decided by those of an ordered run, 16 times where no count is given. None as `widths_by` says.
+    decided by an ordered run's scores, 16 times where no count is given. None as `widths_by` says.
     recalibrate: estimate batch-norm statistics for each width on training data.
     compensate: measure cuts whose weights were fitted to make up for what went, as the frontier
     then says and `cut` then does. None does so for ordered runs alone:

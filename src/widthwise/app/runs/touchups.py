@@ -126,7 +126,7 @@ def touch_up(
     """Change cut networks in place, one step after the other; they are on the CPU afterwards.
 
     modules: what `begun` gave, at these widths. batches: of training data, for the steps that need
-    no whole training. statistics: whether `compensate` estimates those of batch norms.
+    no whole training. statistics: whether `compensate` re-estimates batch norms'.
 
     Raises TrainingError, ScoreError.
     """

@@ -133,7 +133,7 @@ class Routes:
         return self.views.view(run, self._folder(run))
 
     def examples(self, run: int, page: Annotated[int, Query(ge=0, le=10**6)] = 0) -> Examples:
-        """Twelve examples of the test split; those of page 0 are always the same."""
+        """Twelve examples of the test split; page 0 always has the same ones."""
         shown = self._shown(run)
         with self.networks.turn():
             return self.networks.bench(shown).gallery.page(page)

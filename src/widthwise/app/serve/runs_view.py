@@ -39,7 +39,7 @@ TRIED: Final = 1000  # of the attempts of searches, the last
 class Choice(BaseModel):
     """One network that can be chosen.
 
-    id: its name in the other routes. name: that of a stored network, "" for a point of the sweep.
+    id: its name in the other routes. name: of a stored network, "" for a point of the sweep.
     bytes: of its file. metric, spread, latency_ms, params, macs: as in the frontier; null where not
     measured. size, share, quality, latency, widths, gives_up: the same for people. made: how, in
     words. names: of stored networks that are this very one. own_class: whether the file opens as

@@ -45,7 +45,7 @@ def how_made(touch_up: str) -> str:
 
 
 def smaller(point: Point, full: Point) -> str:
-    """Its size beside that of the full network: '12 % of the full network, 8.3 times smaller'."""
+    """Its size beside the full network's: '12 % of the full network, 8.3 times smaller'."""
     share = point.bytes / full.bytes
     if point.bytes == full.bytes:
         return "the full size"

@@ -2,7 +2,7 @@
 
     widthwise train ptb-char-gpt --out runs/gpt
 
-The text is that of the models on words (`language.py`), read character by character, spaces and
+The text is the one of the models on words (`language.py`), read character by character, spaces and
 ends of lines included: 50 different ones. What is reported is bits for each character. The set that
 papers call character-level Penn Treebank is another form of the text, so that figures do not
 compare.

@@ -6,7 +6,7 @@ weights are safetensors files, put into the folder `pretrained` by hand:
 
     model = trained_model(resolve("cifar10-resnet20"))
 
-The data are those of `cifar10`, normalised as these weights ask. **The weights were trained on
+The data are `cifar10`'s, normalised as these weights ask. **The weights were trained on
 original pixels and do not like JPEG**: on the small copy ResNet-20 gets 81.03 % of the test images
 right, ResNet-56 83.15 % of the first 2,000.
 """
@@ -37,7 +37,7 @@ _LOSSLESS_FILE = "train4k_lossless_uint8.npz"
 def load_splits() -> Splits:
     """The splits of `cifar10.load_splits`, normalised for the published weights.
 
-    The published weights were trained on all 50,000 train images, those of the valid split too:
+    The published weights were trained on all 50,000 train images, the valid split's too:
     accuracy there is too high, and serves to compare networks that started from these weights.
 
     Inputs: (3, 32, 32) float32. Raises DataError when the data is missing or damaged.

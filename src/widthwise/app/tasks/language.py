@@ -228,7 +228,7 @@ class WordLSTM(nn.Module):
     words: size V of the vocabulary. hidden: size of embeddings and of both layers. dropout: share
     that is dropped.
     forward: words (B, T) int64 -> logits (B, T, V) of the word after each. The softmax layer has
-    weights of its own, not those of the embedding.
+    weights of its own, not the embedding's.
     """
 
     def __init__(self, words: int, hidden: int, dropout: float) -> None:

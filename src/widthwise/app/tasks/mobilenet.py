@@ -1,7 +1,7 @@
 """MobileNet (Howard et al., 2017) for small images: `cifar10-mobilenet`, `fashion-mnist-mobilenet`.
 
 Blocks of a depthwise and a pointwise convolution, with 32 to 1,024 channels as published, and a
-width multiplier: 3.2 million parameters at 1. The data are those of `cifar10` and `fashion-mnist`;
+width multiplier: 3.2 million parameters at 1. The data are `cifar10`'s and `fashion-mnist`'s;
 on the lossy JPEG copy of CIFAR-10 accuracy is not comparable with papers.
 
 The published network halves images of 224x224 pixels five times, to 7x7. These small ones are
@@ -19,7 +19,7 @@ from widthwise.app.tasks import cifar10, mnist
 from widthwise.app.tasks.arrays import example_batch
 from widthwise.task import Recipe, Task
 
-# (channels, stride) of the blocks; in the paper the last stride of 2 is that of the first 1024
+# (channels, stride) of the blocks; in the paper the last stride of 2 belongs to the first 1024
 BLOCKS: Final = (
     (64, 1),
     (128, 2),

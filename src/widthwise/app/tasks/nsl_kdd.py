@@ -180,7 +180,7 @@ def detection_scores(module: nn.Module, data: Arrays) -> dict[str, float]:
 
     module: (N, ...) inputs of `data` -> logits (N, 2). It runs in evaluation mode, on all of `data`
     at once, and has its own modes again afterwards.
-    data: targets 0 and 1. auc: the chance that an attack's difference of logits is above that of a
+    data: targets 0 and 1. auc: the chance that an attack's difference of logits is above a
     normal connection, ties counting half (Mann and Whitney, 1947).
 
     Raises ValueError when `data` lacks one of the classes, for which F1 and AUC say nothing.

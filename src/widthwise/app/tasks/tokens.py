@@ -18,7 +18,7 @@ IGNORED: Final = -100
 def token_loss(logits: Tensor, target: Tensor) -> Tensor:
     """The mean cross entropy of the targets that count, in nats: a 0-dim float32 tensor.
 
-    logits: (B, T, V); those of a lower precision are raised to float32 first. target: (B, T) int64.
+    logits: (B, T, V); lower precisions are raised to float32 first. target: (B, T) int64.
     """
     return F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), ignore_index=IGNORED)
 

@@ -2,7 +2,7 @@
 
 Sentences are rows of piece numbers, padded to one length with `PAD`:
 
-    source       . . . ein mann EOS       padding first, so that the last state is that of the end
+    source       . . . ein mann EOS       padding first, so that the last state is the end's
     target_in    BOS a man . .            what the decoder reads
     target       a man EOS . .            what it must predict; padding is IGNORED
 """
@@ -45,7 +45,7 @@ class Pairs(Dataset[tuple[Inputs, Tensor]]):
     def batch(self, indices: Tensor) -> tuple[Inputs, Tensor]:
         """The pairs at `indices` (B,) int64 -> source (B, S), target_in (B, T), target (B, T).
 
-        S and T are those of the longest sentences among them. Raises IndexError for an index
+        S and T are the lengths of the longest sentences among them. Raises IndexError for an index
         outside -N..N-1.
         """
         picked = indices.tolist()

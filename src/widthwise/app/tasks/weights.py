@@ -1,4 +1,4 @@
-"""From a task to its model with trained weights: those that come with it, or those of a file.
+"""From a task to its model with trained weights: the ones that come with it, or a file's.
 
     model = trained_model(resolve("cifar10-resnet20"))
     model = filled(task, Path("mine.safetensors"), "give another file")

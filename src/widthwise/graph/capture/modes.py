@@ -1,4 +1,4 @@
-"""The graph of evaluation mode from that of training mode, without capturing twice.
+"""The graph of evaluation mode from the graph of training mode, without capturing twice.
 
 Most networks do the same in both modes but for flags: dropout, batch statistics. Their evaluation
 graph is the training graph with the flags turned off. Whether that is so is not assumed: the model
@@ -46,7 +46,7 @@ def turn_off_training(graph: fx.Graph, state: Mapping[str, str]) -> None:
             graph.erase_node(node)
             continue
         if node.target is aten.batch_norm.default and node.args[3] is None:
-            continue  # without running statistics it takes those of its input in both modes
+            continue  # without running statistics it takes its input's in both modes
         for i, argument in enumerate(node.target._schema.arguments):
             value = _FLAGS.get(argument.name)
             if value is not None and i < len(node.args):
@@ -72,7 +72,7 @@ def computes_the_same(
 ) -> bool:
     """Whether a graph calls the operators that the model calls, on the same arguments.
 
-    state: placeholder -> tensor name; constants: those of them that the model does not hold. looks:
+    state: placeholder -> tensor name; constants: the ones that the model does not hold. looks:
     notes whether the model's code looked at sizes. False as well where that cannot be told.
     """
     tensors = dict(model.named_buffers(remove_duplicate=False))

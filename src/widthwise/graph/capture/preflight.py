@@ -59,7 +59,7 @@ def twin(model: nn.Module) -> nn.Module:
 
 
 def _empty(model: nn.Module) -> dict[int, Any]:
-    """Copies of the empty collections of all modules by their ids: those of hooks are most of what
+    """Copies of the empty collections of all modules by their ids: hooks' are most of what
     there is to copy, and take copy.deepcopy long.
     """
     values = (x for m in model.modules() for x in vars(m).values())

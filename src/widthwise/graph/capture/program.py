@@ -208,7 +208,7 @@ def _plain_attention() -> Iterator[None]:
 def _without_flags(
     training: _Recorded, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Program | None:
-    """The program of evaluation from that of training, if they differ in nothing but flags."""
+    """The program of evaluation from the one of training, if they differ in nothing but flags."""
     graph = copy.deepcopy(training.graph)
     inputs = (g.find_nodes(op="placeholder") for g in (training.graph, graph))
     for old, new in zip(*inputs, strict=True):

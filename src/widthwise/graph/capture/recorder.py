@@ -202,7 +202,7 @@ _SILENT = {"device", "layout", "pin_memory", "non_blocking"}
 
 
 def _storage(tensor: Tensor) -> int:
-    """What tells the memory of a tensor from that of others."""
+    """What tells the memory of a tensor from other memory."""
     return int(tensor.untyped_storage()._cdata) if _strided(tensor) else id(tensor)
 
 

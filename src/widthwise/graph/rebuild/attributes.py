@@ -29,7 +29,7 @@ Number = tuple[str, str, int | None]  # module path, attribute, position in a tu
 class Group:
     """Attributes of one name in all modules of one class, of one value: set in the same manner.
 
-    options: ways of setting them, each a value for every number; the first is that of the start.
+    options: ways of setting them, each a value for every number; the first is the one of the start.
     """
 
     kind: type

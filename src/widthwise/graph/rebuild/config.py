@@ -43,7 +43,7 @@ def rebuilt(
     model: an instance of a class that is built from its `config` (an object with `to_dict` and
     `from_dict`), or a module that holds such. state: cut tensors by name; the result shares them.
     sizes: old size -> new sizes, of axes and of products of axes. differs: how the outputs of a
-    candidate are not those of the cut network, or None; it may change the candidate's mode. The
+    candidate differ from the cut network's, or None; it may change the candidate's mode. The
     result is in the modes of the model.
     """
     parts = dict(_configured(model))

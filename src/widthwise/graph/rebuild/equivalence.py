@@ -45,7 +45,7 @@ class Outcome:
 class Reference:
     """What the cut graph computes; used as a context, in which its tensors hold random values.
 
-    evaluation: the cut graph of evaluation mode; training: that of training mode, None where the
+    evaluation: the cut graph of evaluation mode; training: its training mode, None where the
     same operators serve both modes, so that one mode tells for both.
     """
 
@@ -211,7 +211,7 @@ def _same_numbers(module: nn.Module, graph: fx.GraphModule, call: Any) -> bool:
         found = _run(mine, wide)
         if any(t.is_floating_point() and not t.isfinite().any() for t in found):
             return False  # not a number would hide any difference
-        # The graph names dtypes outright; the class may do so too, or take that of its input.
+        # The graph names dtypes outright; the class may do so too, or take its input's.
         if _close(found, _run(its, wide), DOUBLE, DOUBLE):
             return True
         for node in its.graph.nodes:

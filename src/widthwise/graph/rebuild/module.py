@@ -49,7 +49,7 @@ def own_class(
     """The user's class over the cut tensors with the patches made, or why it cannot be had.
 
     full, state: the model's tensors and their cut versions, by name. evaluation: the cut graph to
-    compare with; training: that of training mode, None where the same operators serve both modes.
+    compare with; training: its training mode, None where the same operators serve both modes.
     """
     known = evidence(model, relations, axes, widths)
     with Reference(relations, evaluation, training) as reference:

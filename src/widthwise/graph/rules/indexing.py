@@ -82,7 +82,7 @@ def index_select(op: Op) -> Result:
 
 
 def gather(op: Op) -> Result:
-    """gather(dim, index): the index's dims; those of equal size are the same features."""
+    """gather(dim, index): the index's dims; dims of equal size are the same features."""
     x, chosen = op.dims("self"), op.dims("index")
     at = op.dim(op.args["dim"], len(x))
     op.fix(x[at], PICKED)

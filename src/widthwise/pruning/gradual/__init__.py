@@ -1,7 +1,7 @@
 """Zeros: single weights pruned while a network is trained.
 
 Which weights (`prunable`), how many at which step (`Schedule`), and the object that does it
-(`GradualPruner`). Masks from scores of a trained network are in `importance`.
+(`GradualPruner`). Masks from scores of a trained network are in `widthwise.pruning`.
 """
 
 from widthwise.pruning.gradual.compete import lamp

@@ -22,7 +22,7 @@ def checked(scope: Scope) -> Scope:
 
 
 def lamp(values: Tensor) -> Tensor:
-    """Magnitudes of one tensor made comparable with those of others: float64, of the same shape.
+    """Magnitudes of one tensor made comparable with other tensors': float64, of the same shape.
 
     The square of each, as a share of the sum of the squares that are at least as large (Lee et al.,
     "Layer-adaptive sparsity for the magnitude-based pruning", 2021). The largest one of every
@@ -42,7 +42,7 @@ def lowest_by_lamp(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
     """Which `count` entries of all tensors are the lowest by `lamp`: bool (n,) for each of (n,).
 
     As choosing among the values of `lamp` does, in much less time: the order within a tensor is
-    that of magnitudes, so all that is to be found is how many of each tensor go.
+    the order of magnitudes, so all that is to be found is how many of each tensor go.
     """
     together = lowest(torch.cat([_shares(ascending(values)) for values in tensors]), count)
     pieces = together.split([len(values) for values in tensors])

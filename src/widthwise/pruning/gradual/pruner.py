@@ -43,7 +43,7 @@ class GradualPruner:
     """Zero the smallest weights of a module step by step while it is trained (Zhu & Gupta, 2017).
 
     Args:
-        module: its parameters are changed in place; of an Elastic, those of its model. What the
+        module: its parameters are changed in place; of an Elastic, its model's. What the
             schedule asks for at step 0 is done at once. Zeros that were meant before, of a sparse
             file or an earlier pruner, stay unless there is feedback.
         tensors: names of the parameters to prune; `prunable(module)` by default, which leaves

@@ -2,7 +2,7 @@
 
 All scores from derivatives are statistics of one stream: for a batch, what each weight
 *contributes* to the loss, in first order (derivative x weight) or in second (weight x curvature x
-weight). Contributions of the weights that share a gate add up to that of the gate, so one stream
+weight). Contributions of the weights that share a gate add up to the gate's, so one stream
 serves features and single weights.
 
 The network runs in evaluation mode. Its parameters are neither changed nor given a `.grad`, and

@@ -8,7 +8,7 @@ share of feature j that no linear combination of the others gives is (1 / P_jj) 
     score_j = obd_j x |w_j|^2 / |w_j before|^2 x (1 / P_jj) / E[x_j^2]
 
 Features are taken away one after another, the cheapest first. Each time the weights w that read the
-others take over, and P becomes that of those left, as in Optimal Brain Surgeon (Hassibi & Stork,
+others take over, and P becomes the P of what is left, as in Optimal Brain Surgeon (Hassibi & Stork,
 1993; for features: Kurtic et al., "ZipLM", 2023):
 
     w_i -= P_ji / P_jj w_j          P -= P_j' P_j / P_jj

@@ -6,7 +6,7 @@
     weights = gradient_magnitude(model, batches, criterion)          # GWK
     record = quantization.quantize(model, quantization.Codebook(16), weights=weights)
 
-Both without training (Yeom et al., 2022). The loss is that of evaluation mode.
+Both without training (Yeom et al., 2022). The loss is taken in evaluation mode.
 """
 
 from __future__ import annotations

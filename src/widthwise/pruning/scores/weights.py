@@ -240,7 +240,7 @@ def averaged(scores: Mapping[str, Tensor]) -> Scores:
 
         averaged(taylor(net, my_share_of_the_batches, criterion))
 
-    With as many batches for each, that of `taylor` is the score on all of them, and that of `obd`
+    With as many batches for each, the mean of `taylor` is the score on all of them, and of `obd`
     an estimate as good; a spread (`obd_sd`) or a median has no such mean.
     """
     if not (dist.is_available() and dist.is_initialized()):

@@ -5,14 +5,14 @@
 
 Parts, each of one dim:
 
-    codes        what each code is above that of zero, modulo how many codes there are, so that zero
+    codes        how far each code is above zero's, modulo how many codes there are, so that zero
                  weights are 0 everywhere. Either `bits` bits each, the first in the highest bits of
                  the first byte, the last byte filled up with zeros; or as a raw DEFLATE stream of
                  Huffman codes only (RFC 1951) of bytes that hold one code, or as many as fit, the
                  first in the lowest bits, the last byte filled up with zeros: whatever is smaller
     mask, gaps, rows and columns
                  where the codes belong: zeros are left out where that is smaller, in the forms of
-                 packing.py; the codes are then those of the other weights
+                 packing.py; the codes are then the other weights'
     scales       float32, of all rows and their groups
     zero_points  `bits` bits each, as codes
     values       float32, of a codebook
@@ -76,7 +76,7 @@ class Coded:
 
     @property
     def index(self) -> Packed:
-        """Where the codes belong: as that of a tensor of bytes."""
+        """Where the codes belong: as a tensor of bytes does."""
         return Packed(self.form, self.shape, torch.uint8, self.count, self.gaps)
 
     @property
@@ -212,7 +212,7 @@ def _zero(found: Quantized, shape: tuple[int, ...]) -> Tensor:
 
 
 def _shifted(coded: Coded, codes: Tensor, zero: Tensor, sign: int) -> Tensor:
-    """Codes counted from that of zero (-1), or the reverse (1), modulo how many there are."""
+    """Codes counted from the code of zero (-1), or the reverse (1), modulo how many there are."""
     return ((codes.int() + sign * zero) % coded.codes).to(torch.uint8)
 
 

@@ -67,7 +67,7 @@ def write(path: str | os.PathLike[str], manifest: Manifest, parts: Mapping[str, 
 
 
 def packed(text: str) -> bool:
-    """Whether the text beside the tensors of a file is that of a packed one."""
+    """Whether the text beside the tensors of a file is a packed one's."""
     return text.startswith("[")
 
 

@@ -15,7 +15,7 @@ NaN stay. Every form has `values`, and where they belong:
     csr        rows, columns: int32, of the tensor as a matrix (first dim, all others); row i holds
                the values from rows[i] to rows[i + 1]
 
-The relative index is that of "Deep Compression" (Han, Mao, Dally 2015); there a filler carries a
+The relative index is from "Deep Compression" (Han, Mao, Dally 2015); there a filler carries a
 value, a zero of 32 bits, here it costs its 4 bits only. A form is not taken where it would be less
 than a thousandth of the dense bytes, and not read either: a small file never becomes a huge tensor.
 """
@@ -134,7 +134,7 @@ def pack(tensor: Tensor, *, worth: int = 1, form: Form | None = None) -> tuple[P
 
 
 def unpack(packed: Packed, parts: Mapping[str, Tensor]) -> Tensor:
-    """The tensor that was packed, on the CPU. parts: those of its form, not compressed.
+    """The tensor that was packed, on the CPU. parts: as its form has them, not compressed.
 
     Raises ValueError, before anything is made, for parts that do not belong together.
     """
@@ -231,7 +231,7 @@ def _index(packed: Packed, form: Form, positions: Positions) -> Parts:
 
 def _gaps(packed: Packed, positions: Positions) -> NDArray[np.uint8]:
     fillers, behind = _fillers(packed, positions)
-    ends = np.cumsum(fillers + 1)  # the codes up to and including that of each value
+    ends = np.cumsum(fillers + 1)  # the codes up to and including each value's
     count = behind + (int(ends[-1]) if len(ends) else 0)
     codes = np.full(count + count % 2, _FILLER, dtype=np.uint8)
     codes[ends - 1] = np.diff(positions, prepend=-1) - 1 - _FILLER * fillers

@@ -24,7 +24,7 @@ block to block, is in lists of integers beside it.
              the order of the tree
 
 The other entries of the manifest are as they were; `full`, `tied` and `inputs` are left out where
-they are those of most networks, and `full` is null where it is unknown.
+they are as in most networks, and `full` is null where it is unknown.
 """
 
 from __future__ import annotations

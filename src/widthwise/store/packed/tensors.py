@@ -62,7 +62,7 @@ def pack_tensors(tensors: Mapping[str, Tensor], how: Pack) -> dict[str, tuple[Pa
 def as_they_are(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Packed, Parts]]:
     """Tensors of a packed file that are stored with all their numbers.
 
-    Raises FileError for tensors without values and for those of odd types.
+    Raises FileError for tensors without values and for odd types.
     """
     for name, tensor in tensors.items():
         _storable(name, tensor)

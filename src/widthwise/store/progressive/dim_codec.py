@@ -31,7 +31,7 @@ def described(term: Term, axes: Axes, numbers: Mapping[str, int]) -> Any:
         else:
             # What no parameter holds is no axis and stays full.
             factors.append(-numbers[axes.of[f]] if f in axes.of else f.size)
-    # A sum alone needs its list, which would be taken for that of the factors.
+    # A sum alone needs its list, which would be taken for the factors'.
     return factors if len(factors) > 1 or isinstance(factors[0], list) else factors[0]
 
 

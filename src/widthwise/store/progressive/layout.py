@@ -7,7 +7,7 @@
     shells     shell.0, shell.1, ...: what each rung adds to the one before
 
 docs/format.md has it byte by byte. The digest is the SHA-256 of header and manifest with its own
-digits as zeros; the manifest holds those of the shells, so that each prefix is checked by itself.
+digits as zeros; the manifest holds the shells' digests, so that each prefix is checked by itself.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Start:
 
 
 def progressive(start: bytes) -> bool:
-    """Whether the first bytes of a file are those of a progressive one."""
+    """Whether the first bytes of a file belong to a progressive one."""
     return start[8 : 8 + len(_BEGIN)] == _BEGIN
 
 
@@ -143,7 +143,7 @@ def _filled(data: bytes, by: bytes) -> bytes:
 
 
 def _item(ladder: Ladder) -> torch.dtype:
-    """The type of the shells' entries: that of all tensors, or bytes where there are several, or
+    """The type of the shells' entries: all tensors' type, or bytes where there are several, or
     codes."""
     types = {entry.dtype for entry in ladder.entries.values()}
     return types.pop() if len(types) == 1 and not ladder.coded else torch.uint8

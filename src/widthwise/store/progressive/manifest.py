@@ -54,7 +54,7 @@ class Entry:
     dims: as terms.py has them. axes: for each rung the size of each axis and its width. whole:
     whether each shell holds all that its rung keeps, because it is another tensor in every rung,
     rather than what is new. scaled: the dims for which what is kept is multiplied by full size /
-    kept size. bits: for each rung those of a weight in its shell, None as it is; empty for a tensor
+    kept size. bits: for each rung, of a weight in its shell, None as it is; empty for a tensor
     that has no codes.
     """
 
@@ -95,7 +95,7 @@ class Entry:
 class Ladder:
     """The manifest of a progressive file.
 
-    widths, metrics, sha256: of the rungs, from narrow to wide; sha256 is that of a shell's bytes.
+    widths, metrics, sha256: of the rungs, from narrow to wide; sha256 is of a shell's bytes.
     entries: by name, ordered by it (Unicode code points). body: the JSON. torch, widthwise: the
     versions that wrote it.
     """

@@ -58,7 +58,7 @@ def save_progressive(
             network's, as `save` takes one. Those that are not the same in all rungs where they
             overlap are stored once for each.
         bits: 2 to 8, of a weight of the matrices and kernels that all rungs share. Where they are
-            several, those of what each rung adds to the one below, None for what stays as it is.
+            several, the bits of what each rung adds to the one below, None for what stays as it is.
             Every row of what a rung adds has a range of its own, of the least squared error.
         recalibrate: running statistics of each rung that is cut here are re-estimated, as
             `Elastic.cut` does it and takes it.

@@ -21,7 +21,7 @@ class Scale:
 
     unit: 100 for shares, whose heights are in per cent. errors: heights are what is missing to 1,
     and the axis is upside down. log: the axis is logarithmic. low, high: the heights that it shows,
-    those of the best of each family.
+    the best of each family.
     """
 
     unit: int

@@ -140,7 +140,7 @@ def inside(comparison: Comparison) -> Table:
 
 
 def missed(comparison: Comparison) -> Table:
-    """Methods without a network within a budget, with the reason; those of one reason together."""
+    """Methods without a network within a budget, with the reason; one line for each reason."""
     budgets: dict[tuple[str, str, str], list[str]] = {}
     for s in comparison.standings:
         if s.missed:
