@@ -23,11 +23,11 @@ PUBLIC = """
     ACCURACY Axis BudgetError CaptureError Constraints DataError Distill Draw Elastic Evaluation
     ExportError FamilyLoss FileError Frontier GradualPruner GraphModuleWarning Inspection Metric
     NothingFasterWarning NothingToCutWarning Point Progressive PUBLISHED QuantizationError Recipe
-    RunError SAM Sandwich SandwichLoss Schedule ScoreError SingleDraw StatisticsWarning StepLoss
-    StructuralDropout TaskError TrainingError Variant WidthError Widths WidthwiseError
-    ZerosLostWarning apply bits carry_average carry_optimizer cut_file distill
-    export_elastic export_int8 export_onnx export_program fit importance ladder load prunable
-    recalibrate refit_output run_sparse save save_progressive search sweep variant_of
+    RunError SAM Sandwich SandwichLoss Schedule ScoreError SingleDraw Splits StatisticsWarning
+    StepLoss StructuralDropout Task TaskError TrainingError Variant WidthError Widths WidthwiseError
+    ZerosLostWarning apply carry_average carry_optimizer cut_file distill errors
+    export_elastic export_int8 export_onnx export_program fit ladder load prunable pruning
+    quantization recalibrate refit_output run_sparse save save_progressive search sweep variant_of
 """.split()
 
 

@@ -81,8 +81,8 @@ def test_gradual_pruning_leaves_the_same_weights(both):
     kept = []
     for model in both:
         net = ww.Elastic(model, EXAMPLE)
-        schedule = ww.sparse.Gradual(0.7, begin=0.0, end=1.0, changes=1).schedule(4)
-        pruner = ww.sparse.GradualPruner(net, schedule)
+        schedule = ww.pruning.gradual.Gradual(0.7, begin=0.0, end=1.0, changes=1).schedule(4)
+        pruner = ww.pruning.gradual.GradualPruner(net, schedule)
         for _ in range(4):
             pruner.step()
         kept.append([p != 0 for p in model.parameters()])
