@@ -150,6 +150,19 @@ def test_the_commands_of_the_reference_can_be_parsed():
                 parse(command, words)
 
 
+def test_the_commands_for_contributors_name_what_is_there():
+    """Tests that start tests would be long; their files and the targets of make must exist."""
+    for lines, _ in commands("CONTRIBUTING.md"):
+        for line in lines:
+            program, *words = shlex.split(line, comments=True)
+            if program == "make":
+                run(line)
+            else:
+                assert Path(program).name == "python"
+                assert [word for word in words if word.startswith("tests/")]
+                assert all((ROOT / word).exists() for word in words if word.startswith("tests/"))
+
+
 def test_a_wrong_command_is_found(here):
     for line in ("widthwise pick runs/demo --max-size 5kB", "make nothing", "pip install 'a[b]'"):
         with pytest.raises(AssertionError):
