@@ -108,7 +108,9 @@ def trained_on(trained: nn.Module, measured: Measured, train: Any, seed: int) ->
     """One epoch more, straight-through, or of the shared values alone."""
     recipe = ww.Recipe(epochs=1, batch_size=128, lr=1e-3, weight_decay=0.0)
     module = copy.deepcopy(trained)
-    ww.fit(module, train, F.cross_entropy, recipe=recipe, seed=seed, progress=False)
+    ww.fit(
+        module, train, F.cross_entropy, recipe=recipe, run=ww.RunConfig(seed=seed, progress=False)
+    )
     measured.add("float32, an epoch more", module, None)
     forms: dict[str, quantization.Format] = {n: f for n, f in UNIFORM.items() if f.bits <= 3}
     forms |= {n + EXTREMES: f for n, f in forms.items()} | {"4 values": quantization.Codebook(4)}
@@ -116,8 +118,8 @@ def trained_on(trained: nn.Module, measured: Measured, train: Any, seed: int) ->
         module = copy.deepcopy(trained)
         how: Calibration = "minmax" if name.endswith(EXTREMES) else "mse"
         quantizer = quantization.StraightThrough(module, form, calibration=how, frequency=50)
-        options: dict[str, Any] = {"recipe": recipe, "seed": seed, "progress": False}
-        ww.fit(module, train, F.cross_entropy, quantizer=quantizer, **options)
+        run = ww.RunConfig(seed=seed, progress=False)
+        ww.fit(module, train, F.cross_entropy, recipe=recipe, compress=quantizer, run=run)
         measured.add(f"{name}, trained straight-through", module, quantizer.record)
     module = copy.deepcopy(trained).train()
     tuner = quantization.SharedValues(
@@ -142,7 +144,13 @@ def seeded(seed: int, folder: Path) -> dict[str, dict[str, float]]:
     torch.manual_seed(seed)
     trained = task.model()
     recipe = ww.Recipe(epochs=EPOCHS, batch_size=128, lr=2e-3)
-    ww.fit(trained, data.train, F.cross_entropy, recipe=recipe, seed=seed, progress=False)
+    ww.fit(
+        trained,
+        data.train,
+        F.cross_entropy,
+        recipe=recipe,
+        run=ww.RunConfig(seed=seed, progress=False),
+    )
     measured = Measured(task, folder)
     batches = [data.valid.batch(i) for i in torch.arange(2_000).split(500)]
     one_shot(trained, measured, batches)

@@ -48,6 +48,7 @@ from widthwise.measure.frontier import Frontier, Point
 from widthwise.sampling.draws import Draw
 from widthwise.store.file import prepare
 from widthwise.task import Splits, Task
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.variant import Widths
 
@@ -190,7 +191,7 @@ def _elastic(task: Task) -> Elastic:
 
 
 def _trained(module: nn.Module, task: Task, data: Splits, seed: int) -> None:
-    fit(module, data.train, task.loss, recipe=task.recipe, seed=seed, progress=False)
+    fit(module, data.train, task.loss, recipe=task.recipe, run=RunConfig(seed=seed, progress=False))
 
 
 def _tested(task: Task, data: Splits, module: nn.Module) -> float:

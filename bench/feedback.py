@@ -44,7 +44,12 @@ def measured(share: float, feedback: bool, frequency: int) -> dict[str, Any]:
         schedule = ww.Schedule(share, end=round(0.75 * steps), frequency=frequency)
         pruner = ww.GradualPruner(module, schedule, scope="lamp", feedback=feedback)
         ww.fit(
-            module, data.train, task.loss, recipe=recipe, pruner=pruner, seed=seed, progress=False
+            module,
+            data.train,
+            task.loss,
+            recipe=recipe,
+            compress=pruner,
+            run=ww.RunConfig(seed=seed, progress=False),
         )
         accuracies.append(round(float(evaluation(task, data, "test")(module.eval())), 4))
         with tempfile.TemporaryDirectory() as folder:

@@ -37,6 +37,7 @@ from widthwise.pruning import (
     taylor,
 )
 from widthwise.task import Splits
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.touchup import distill
@@ -95,9 +96,9 @@ class Trained:
             train,
             F.cross_entropy,
             recipe=Recipe(epochs=LONG, batch_size=BATCH, lr=rates["full"]),
-            folder=folder / f"{task}-{seed}-{rates['full']:g}",
-            seed=seed,
-            progress=False,
+            run=RunConfig(
+                folder=folder / f"{task}-{seed}-{rates['full']:g}", seed=seed, progress=False
+            ),
         )
         self.scored: dict[tuple[str, str], dict[str, Tensor]] = {}
 
@@ -132,13 +133,25 @@ class Trained:
         """Train in place, at the rate chosen for `what`; the accuracy."""
         recipe = Recipe(epochs=epochs, batch_size=BATCH, lr=self.rates[what])
         seed = 1_000 + self.seed
-        fit(module, self.train, F.cross_entropy, recipe=recipe, seed=seed, progress=False)
+        fit(
+            module,
+            self.train,
+            F.cross_entropy,
+            recipe=recipe,
+            run=RunConfig(seed=seed, progress=False),
+        )
         return self.accuracy(module)
 
     def distilled(self, module: nn.Module, what: str, epochs: int) -> float:
         """Train in place on what the full network says; the accuracy."""
         lr, seed = self.rates[what], 1_000 + self.seed
-        distill(module, self.model, self.train, epochs=epochs, lr=lr, batch_size=BATCH, seed=seed)
+        distill(
+            module,
+            self.model,
+            self.train,
+            recipe=Recipe(epochs=epochs, batch_size=BATCH, lr=lr),
+            seed=seed,
+        )
         return self.accuracy(module)
 
     def scores(self, selector: str, of: Any) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ from widthwise.app.tasks import BUILT_IN
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.mlp import MLP
 from widthwise.measure.sweep import Evaluation, sweep
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.losses import SandwichLoss, SingleDraw
 from widthwise.train.recipe import Recipe
@@ -84,7 +85,7 @@ def alone(seed: int, width: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     model = MLP(784, width, 10)
     began = time.process_time()
-    fit(model, train, F.cross_entropy, recipe=PLAIN, seed=seed, progress=False)
+    fit(model, train, F.cross_entropy, recipe=PLAIN, run=RunConfig(seed=seed, progress=False))
     return {"seconds": time.process_time() - began, "accuracy": {width: accuracy(model, test)}}
 
 
@@ -95,7 +96,13 @@ def elastic(seed: int, draw: ww.Draw, recipe: Recipe, single: bool) -> dict[str,
     net = ww.Elastic(MLP(784, 256, 10), train.inputs[:2], draw=draw, seed=seed)
     objective = SingleDraw if single else SandwichLoss
     began = time.process_time()
-    fit(net, train, objective(net, F.cross_entropy), recipe=recipe, seed=seed, progress=False)
+    fit(
+        net,
+        train,
+        objective(net, F.cross_entropy),
+        recipe=recipe,
+        run=RunConfig(seed=seed, progress=False),
+    )
     result: dict[str, Any] = {"seconds": time.process_time() - began}
     evaluate = Evaluation([(test.inputs, test.targets)], BUILT_IN["mnist"]().metric)
     chosen = [ww.Widths({"fc1": w, "fc2": w}) for w in WIDTHS]

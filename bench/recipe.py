@@ -35,11 +35,12 @@ from widthwise.sampling.draws import Sandwich
 from widthwise.sampling.levels import along
 from widthwise.store.file import prepare
 from widthwise.task import Splits, Task
+from widthwise.train.config import RunConfig
 from widthwise.train.family import FamilyLoss
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.teaching import HALF, Distill
-from widthwise.train.touchup import distill
+from widthwise.train.touchup import Teacher, distill
 from widthwise.variant import Widths
 
 ROWS = Path(os.environ.get("RECIPE_ROWS", "build/recipe.jsonl"))
@@ -106,7 +107,7 @@ def measure(name: str, arm: Arm, seed: int) -> dict[str, Any]:
         passes=None if arm.passes is None else Sandwich(arm.passes, narrowest=False),
     )
     began = time.process_time()
-    fit(net, data.train, loss, recipe=recipe, seed=seed, progress=False)
+    fit(net, data.train, loss, recipe=recipe, run=RunConfig(seed=seed, progress=False))
     seconds = time.process_time() - began
     valid = measuring.evaluation(task, data, "valid")
     batches = measuring.sample(task, data, measuring.SAMPLES, seed)
@@ -158,14 +159,12 @@ def _teach(
     recipe: Recipe = task.recipe
     distill(
         modules,
-        net,
+        Teacher(net, how=HALF, criterion=task.loss),
         data.train,
-        epochs=max(1, round(share * recipe.epochs)),
-        lr=recipe.lr,
+        recipe=Recipe(
+            epochs=max(1, round(share * recipe.epochs)), batch_size=recipe.batch_size, lr=recipe.lr
+        ),
         by_size=True,
-        batch_size=recipe.batch_size,
-        how=HALF,
-        criterion=task.loss,
         seed=seed,
     )
 

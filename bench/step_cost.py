@@ -30,6 +30,7 @@ from widthwise.app.tasks.cifar10 import ResNet
 from widthwise.app.tasks.mlp import MLP
 from widthwise.elastic.network import Elastic
 from widthwise.sampling.draws import PUBLISHED, Draw
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.losses import SingleDraw
 from widthwise.train.recipe import Recipe
@@ -85,7 +86,13 @@ def measure(case: Case, rounds: int) -> dict[str, object]:
         for side, (net, loss) in sides.items():
             recipe = Recipe(epochs=1, batch_size=case.batch, lr=1e-4)
             began = time.process_time()
-            fit(net, train, loss, recipe=recipe, seed=round_, progress=False, cpu=True)
+            fit(
+                net,
+                train,
+                loss,
+                recipe=recipe,
+                run=RunConfig(seed=round_, progress=False, cpu=True),
+            )
             if round_:  # the first warms up
                 seconds[side].append(time.process_time() - began)
     middle = {side: statistics.median(s) for side, s in seconds.items()}

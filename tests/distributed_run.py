@@ -26,6 +26,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import widthwise as ww
+from fitting import fitted
 from places import ROOT
 from torchvision_operators import declare
 from widthwise.app.cli.main import app
@@ -165,13 +166,12 @@ def by_fit(
         "recipe": RECIPE,
         "valid": data(),
         "metric": ww.ACCURACY,
-        "progress": False,
         "accumulate": accumulate,
         "shard": engine == "fsdp",
         "cpu": True,
         **more,
     }
-    history = ww.fit(net, data(), objective(net, kind), **settings)
+    history = fitted(net, data(), objective(net, kind), **settings)
     found = torch.tensor([(e.loss, e.metric) for e in history.epochs], dtype=torch.float64)
     return {"losses": found, **whole(net.model)}
 
@@ -179,7 +179,7 @@ def by_fit(
 def pruned(engine: str = "ddp") -> dict[str, Tensor]:
     net = build()
     pruner = ww.GradualPruner(net, ww.Schedule(0.7, begin=4, end=16), rungs=ww.ladder(net, 3))
-    return by_fit(engine, "sandwich", 1, net=net, pruner=pruner)
+    return by_fit(engine, "sandwich", 1, net=net, compress=pruner)
 
 
 def flat(engine: str) -> dict[str, Tensor]:

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fitting import fitted
 from widthwise import Draw, Elastic, WidthwiseError
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.measure.metric import ACCURACY
-from widthwise.train.fit import fit
 from widthwise.train.history import History
 from widthwise.train.losses import Distill, SandwichLoss
 from widthwise.train.recipe import Recipe
@@ -52,13 +52,12 @@ def run(folder: Path | None, criterion: Any = F.cross_entropy, **changes: Any) -
         "recipe": RECIPE,
         "valid": data(None),
         "metric": ACCURACY,
-        "progress": False,
         "seed": 5,
         **changes,
     }
     # Without a hard share the criterion is called once in a step, which tests count on.
     loss = SandwichLoss(net, criterion, passes=3, distill=Distill())
-    history: History = fit(net, settings.pop("train", data()), loss, folder=folder, **settings)
+    history: History = fitted(net, settings.pop("train", data()), loss, folder=folder, **settings)
     return net, history
 
 

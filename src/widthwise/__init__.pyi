@@ -25,6 +25,7 @@ from .export.onnx import export_onnx, export_program
 from .graph.axes import Axis
 from .graph.constraints import Constraints
 from .graph.explain import Inspection
+from .measure.budget import Budget
 from .measure.frontier import Frontier, Point
 from .measure.metric import ACCURACY, Metric
 from .measure.recalibrate import recalibrate
@@ -37,15 +38,16 @@ from .store.progressive.writer import save_progressive
 from .store.stream import cut_file
 from .task import Splits, Task
 from .train.carry import carry_average, carry_optimizer
+from .train.config import RunConfig
 from .train.family import FamilyLoss
 from .train.fit import fit
 from .train.layer import StructuralDropout
 from .train.losses import Distill, SandwichLoss, SingleDraw, StepLoss
 from .train.recipe import Recipe
 from .train.sam import SAM
-from .train.touchup import distill, refit_output
+from .train.touchup import Teacher, distill, refit_output
 from .variant import Variant, Widths
-from .variants import apply, search, variant_of
+from .variants import Candidates, apply, search, variant_of
 
 __version__: str
 
@@ -54,7 +56,9 @@ __all__ = [
     "PUBLISHED",
     "SAM",
     "Axis",
+    "Budget",
     "BudgetError",
+    "Candidates",
     "CaptureError",
     "Constraints",
     "DataError",
@@ -76,6 +80,7 @@ __all__ = [
     "Progressive",
     "QuantizationError",
     "Recipe",
+    "RunConfig",
     "RunError",
     "Sandwich",
     "SandwichLoss",
@@ -88,6 +93,7 @@ __all__ = [
     "StructuralDropout",
     "Task",
     "TaskError",
+    "Teacher",
     "TrainingError",
     "Variant",
     "WidthError",

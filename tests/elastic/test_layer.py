@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from widthwise import Draw, Elastic, WidthError
 from widthwise.app.tasks.arrays import Arrays
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.recipe import Recipe
@@ -136,8 +137,13 @@ class Net(nn.Module):
 def test_cutting_for_real_computes_what_the_layer_showed(scale):
     torch.manual_seed(0)
     model, x = Net(scale), torch.randn(64, 6)
-    fit(model, Arrays(x, x[:, :3].argmax(1)), F.cross_entropy,
-        recipe=Recipe(epochs=5, batch_size=16, lr=1e-2), progress=False)  # fmt: skip
+    fit(
+        model,
+        Arrays(x, x[:, :3].argmax(1)),
+        F.cross_entropy,
+        recipe=Recipe(epochs=5, batch_size=16, lr=1e-2),
+        run=RunConfig(progress=False),
+    )
     assert model.drop1.step == 20
     net = Elastic(model, x[:4], draw=Draw(scale=scale))
     assert {a.size for a in net.free.values()} == {16, 12}

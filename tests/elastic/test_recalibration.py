@@ -88,7 +88,7 @@ def trained(model=None, epochs=2):
     net = ww.Elastic(model or Images(), x[:4])
     loss = ww.SandwichLoss(net, F.cross_entropy)
     recipe = ww.Recipe(epochs=epochs, batch_size=32, lr=1e-2)
-    ww.fit(net, TensorDataset(x, y), loss, recipe=recipe, progress=False)
+    ww.fit(net, TensorDataset(x, y), loss, recipe=recipe, run=ww.RunConfig(progress=False))
     return net
 
 
@@ -212,7 +212,9 @@ def test_a_network_trained_before_it_was_made_elastic_and_ordered():
     x, y = data()
     model = Images()
     recipe = ww.Recipe(epochs=1, batch_size=32)
-    ww.fit(model, TensorDataset(x, y), F.cross_entropy, recipe=recipe, progress=False)
+    ww.fit(
+        model, TensorDataset(x, y), F.cross_entropy, recipe=recipe, run=ww.RunConfig(progress=False)
+    )
     net = ww.Elastic(model, x[:4])
     pruning.order(net, pruning.taylor(net, batches(), F.cross_entropy))
     widths = net.widths(0.4)

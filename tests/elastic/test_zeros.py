@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
 import widthwise as ww
+from fitting import fitted
 from widthwise import pruning
 from widthwise.elastic import zeros
 from widthwise.elastic.zeros import ZerosLostWarning
@@ -33,7 +34,7 @@ def mlp():
 
 def fit(module, loss=F.cross_entropy, epochs=2, **more):
     recipe = ww.Recipe(epochs=epochs, batch_size=16, lr=1e-2, ema=more.pop("ema", None))
-    return ww.fit(module, DATA, loss, recipe=recipe, progress=False, **more)
+    return fitted(module, DATA, loss, recipe=recipe, **more)
 
 
 def share(module):
@@ -88,7 +89,7 @@ def test_a_dense_file_and_zeros_to_begin_with_are_trained(tmp_path):
 
 def test_after_a_pruner_and_after_masks_fit_keeps_zeros():
     module = mlp()
-    fit(module, pruner=GradualPruner(module, Schedule(0.8, end=6, frequency=2)))
+    fit(module, compress=GradualPruner(module, Schedule(0.8, end=6, frequency=2)))
     reached = share(module)
     fit(module)
     assert share(module) == reached > 0.75
@@ -173,7 +174,7 @@ def test_metrics_of_an_average_are_those_of_the_sparse_one():
     )
     module = mlp()
     pruner = GradualPruner(module, Schedule(0.9, begin=1, end=11, frequency=10))
-    history = fit(module, pruner=pruner, ema=0.9, valid=valid, metric=metric)
+    history = fit(module, compress=pruner, ema=0.9, valid=valid, metric=metric)
     measured = ww.Evaluation([valid[:]], metric)(module)
     assert history.epochs[-1].metric == pytest.approx(measured, rel=1e-5)
     assert pruner.sparsity == pytest.approx(0.9, abs=0.01)

@@ -25,6 +25,7 @@ from widthwise.measure.data import adapt, pairs
 from widthwise.measure.pairs import Pair, pair, takes
 from widthwise.measure.recalibrate import recalibrate
 from widthwise.measure.sweep import sweep
+from widthwise.train.config import RunConfig
 from widthwise.train.family import FamilyLoss
 from widthwise.train.losses import SingleDraw
 from widthwise.train.touchup import distill, refit_output
@@ -174,7 +175,13 @@ def test_every_form_trains_and_is_measured(form: str) -> None:
     net = net_of(One(), X[:4])
     data, recipe = ONE[form], Recipe(epochs=2, batch_size=10)
     history = fit(
-        net, data, F.cross_entropy, recipe=recipe, valid=data, metric=ACCURACY, progress=False
+        net,
+        data,
+        F.cross_entropy,
+        recipe=recipe,
+        valid=data,
+        metric=ACCURACY,
+        run=RunConfig(progress=False),
     )
     steps = {"loader of one at the end": 3, "loader that drops": 2}
     small = "subset" in form or "weights" in form
@@ -195,10 +202,10 @@ def test_the_order_of_a_loader_is_kept_and_others_are_drawn() -> None:
     data = TensorDataset(X, torch.arange(70))
     net = net_of(One(), X[:4])
     loss = SingleDraw(net, noting)
-    fit(net, DataLoader(data, 10), loss, recipe=Recipe(epochs=1), progress=False)
+    fit(net, DataLoader(data, 10), loss, recipe=Recipe(epochs=1), run=RunConfig(progress=False))
     assert seen == [*range(70)]
     seen.clear()
-    fit(net, data, loss, recipe=Recipe(epochs=1, batch_size=10), progress=False)
+    fit(net, data, loss, recipe=Recipe(epochs=1, batch_size=10), run=RunConfig(progress=False))
     assert seen != [*range(70)]
     assert sorted(seen) == [*range(70)]
 
@@ -217,7 +224,13 @@ def test_a_run_on_a_loader_goes_on_as_if_it_had_not_stopped(tmp_path, form: str)
         net = net_of(One(), X[:4])
         recipe = Recipe(epochs=2, batch_size=10)
         single = SingleDraw(net, loss)
-        fit(net, ONE[form], single, recipe=recipe, folder=folder, progress=False, save_every=0.0)
+        fit(
+            net,
+            ONE[form],
+            single,
+            recipe=recipe,
+            run=RunConfig(folder=folder, progress=False, save_every=0.0),
+        )
         return net
 
     whole = run(None, 100)
@@ -232,12 +245,12 @@ def test_sequences_of_different_lengths_need_a_collate_function() -> None:
     loader = DataLoader(Made(text), 10, collate_fn=padded)
     net = net_of(Words(), torch.ones(4, 6, dtype=torch.long))
     recipe = Recipe(epochs=1)
-    fit(net, loader, F.cross_entropy, recipe=recipe, progress=False)
+    fit(net, loader, F.cross_entropy, recipe=recipe, run=RunConfig(progress=False))
     assert 0 <= Evaluation(loader, ACCURACY)(net) <= 1
     refit_output(net.cut(net.widths(0.5)), loader, F.cross_entropy, steps=2)
-    distill(net.cut(net.widths(0.5)), net, loader, epochs=1)
+    distill(net.cut(net.widths(0.5)), net, loader, recipe=Recipe(epochs=1, batch_size=256, lr=1e-3))
     with pytest.raises(DataError, match=r"different sizes \(\(\d,\) and .* collate_fn that pads"):
-        fit(net, Made(text), F.cross_entropy, recipe=recipe, progress=False)
+        fit(net, Made(text), F.cross_entropy, recipe=recipe, run=RunConfig(progress=False))
     with pytest.raises(DataError, match="different sizes"):
         Evaluation(Made(text), ACCURACY)(net)
 
@@ -253,14 +266,26 @@ def test_sequences_of_different_lengths_need_a_collate_function() -> None:
 )
 def test_several_inputs(data: Any) -> None:
     net = net_of(Two(), X[:4], X[:4])
-    fit(net, data, F.cross_entropy, recipe=Recipe(epochs=1, batch_size=35), progress=False)
+    fit(
+        net,
+        data,
+        F.cross_entropy,
+        recipe=Recipe(epochs=1, batch_size=35),
+        run=RunConfig(progress=False),
+    )
     assert 0 <= Evaluation(data, ACCURACY)(net) <= 1
 
 
 def test_an_argument_that_is_a_dict() -> None:
     net = net_of(Whole(), {"x": X[:4]})
     for data in (Made(lambda i: ({"x": X[i]}, Y[i])), Made(lambda i: {"x": X[i], "label": Y[i]})):
-        fit(net, data, F.cross_entropy, recipe=Recipe(epochs=1, batch_size=35), progress=False)
+        fit(
+            net,
+            data,
+            F.cross_entropy,
+            recipe=Recipe(epochs=1, batch_size=35),
+            run=RunConfig(progress=False),
+        )
 
 
 def no_target(outputs: Tensor, target: Any) -> Tensor:
@@ -285,7 +310,7 @@ def test_inputs_alone_are_never_inputs_and_target(form: str) -> None:
     net = net_of(One(), X[:4])
     data = LONE[form]
     loss = FamilyLoss(net, no_target, distill=None)
-    fit(net, data, loss, recipe=Recipe(epochs=1, batch_size=10), progress=False)
+    fit(net, data, loss, recipe=Recipe(epochs=1, batch_size=10), run=RunConfig(progress=False))
     assert (
         sum(
             len(p.inputs if isinstance(p.inputs, Tensor) else p.inputs["x"])
@@ -296,7 +321,13 @@ def test_inputs_alone_are_never_inputs_and_target(form: str) -> None:
     cut = recalibrate(net.cut(net.widths(0.5)), data)
     assert torch.isfinite(cut(X)).all()
     with pytest.raises(DataError, match=r"without a target.*give items \(inputs, target\)"):
-        fit(net, data, F.cross_entropy, recipe=Recipe(epochs=1, batch_size=10), progress=False)
+        fit(
+            net,
+            data,
+            F.cross_entropy,
+            recipe=Recipe(epochs=1, batch_size=10),
+            run=RunConfig(progress=False),
+        )
     with pytest.raises(DataError, match="without a target"):
         Evaluation(data, Metric("m", lambda out, y: ((out.argmax(1) == y).float().sum(), len(y))))(
             net
@@ -330,26 +361,37 @@ def test_two_lone_inputs_are_not_input_and_target() -> None:
 )
 def test_what_cannot_be_read_is_one_sentence(data: Any, told: str) -> None:
     with pytest.raises(DataError, match=told) as caught:
-        fit(net_of(One(), X[:4]), data, F.cross_entropy, recipe=Recipe(epochs=1), progress=False)
+        fit(
+            net_of(One(), X[:4]),
+            data,
+            F.cross_entropy,
+            recipe=Recipe(epochs=1),
+            run=RunConfig(progress=False),
+        )
     assert str(caught.value).count(". ") == 0
 
 
 def test_a_list_that_may_be_items_or_batches_is_refused_where_nothing_tells() -> None:
     with pytest.raises(DataError, match="one of items or of batches"):
-        fit(One(), LISTED, F.cross_entropy, progress=False)
+        fit(One(), LISTED, F.cross_entropy, run=RunConfig(progress=False))
     fit(
         One(),
         list(zip(X, Y, strict=True)),
         F.cross_entropy,
         recipe=Recipe(epochs=1),
-        progress=False,
+        run=RunConfig(progress=False),
     )
     assert 0 <= Evaluation(LISTED, ACCURACY)(One()) <= 1
 
 
 def test_whole_batches_are_not_split() -> None:
     with pytest.raises(ValueError, match="whole batches, which are not split"):
-        fit(net_of(One(), X[:4]), LISTED, F.cross_entropy, accumulate=2, progress=False)
+        fit(
+            net_of(One(), X[:4]),
+            LISTED,
+            F.cross_entropy,
+            run=RunConfig(accumulate=2, progress=False),
+        )
 
 
 def test_a_generator_that_is_needed_twice_says_so() -> None:

@@ -25,8 +25,10 @@ from widthwise import (
     sweep,
 )
 from widthwise.app.tasks.arrays import Arrays
+from widthwise.measure.budget import Budget
 from widthwise.measure.metric import as_metric
 from widthwise.task import Task
+from widthwise.train.config import RunConfig
 from widthwise.train.default_metric import default_metric
 from widthwise.train.recipe import Recipe
 
@@ -119,8 +121,15 @@ def test_a_metric_is_one_of_the_whole_split(kind):
         assert evaluation.at(net, widths) == pytest.approx(true, abs=1e-5)
         assert evaluation(net) == pytest.approx(true[1], abs=1e-5)
         recipe = Recipe(epochs=1, batch_size=size, lr=1e-12)
-        history = fit(net, Arrays(X, Y), F.cross_entropy, recipe=recipe, valid=Arrays(X, Y),
-                      metric=metric, progress=False)  # fmt: skip
+        history = fit(
+            net,
+            Arrays(X, Y),
+            F.cross_entropy,
+            recipe=recipe,
+            valid=Arrays(X, Y),
+            metric=metric,
+            run=RunConfig(progress=False),
+        )
         assert history.metric == pytest.approx(true[1], abs=1e-4)
 
 
@@ -253,8 +262,15 @@ def test_what_no_number_comes_of_is_one_sentence():
     with pytest.raises(TrainingError, match="different shapes; let it give"):
         Evaluation(ragged, Metric("m", lambda out, y: float(out.mean())))(nn.Identity())
     with pytest.raises(TrainingError, match="metric 'm' on the validation data is nan"):
-        fit(network(), Arrays(X, Y), F.cross_entropy, recipe=Recipe(epochs=1), valid=Arrays(X, Y),
-            metric=Metric("m", lambda out, y: (math.nan, len(y))), progress=False)  # fmt: skip
+        fit(
+            network(),
+            Arrays(X, Y),
+            F.cross_entropy,
+            recipe=Recipe(epochs=1),
+            valid=Arrays(X, Y),
+            metric=Metric("m", lambda out, y: (math.nan, len(y))),
+            run=RunConfig(progress=False),
+        )
 
 
 def test_sweep_and_search_take_them():
@@ -264,15 +280,17 @@ def test_sweep_and_search_take_them():
     assert (frontier.metric, frontier.higher_is_better) == ("f1_score", True)
     with torch.no_grad():
         assert frontier.points[-1].metric == pytest.approx(f1(Y, net(X).argmax(1)))
-    found = search(net, evaluation, max_bytes="2kB", trials=2)
+    found = search(net, evaluation, Budget(max_bytes="2kB"), trials=2)
 
     def of_module(module: nn.Module) -> float:
         with torch.no_grad():
             return float(F.cross_entropy(module(X), Y))
 
     with pytest.raises(ValueError, match="Whether a higher of_module is better"):
-        search(net, of_module, max_bytes="2kB", trials=2)
-    other = search(net, of_module, max_bytes="2kB", trials=3, higher_is_better=False)
+        search(net, of_module, Budget(max_bytes="2kB"), trials=2)
+    other = search(
+        net, Evaluation.by(of_module, higher_is_better=False), Budget(max_bytes="2kB"), trials=3
+    )
     assert [t.metric for t in other.tried] == sorted(t.metric for t in other.tried)
     assert found.best.bytes <= 2000
 

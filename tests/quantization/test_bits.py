@@ -467,8 +467,8 @@ def test_fit_trains_quantized_weights_and_goes_on(tmp_path):
     def fitted(folder, width=2, **more):
         module = trained()
         quantizer = quantization.StraightThrough(module, quantization.Uniform(width), frequency=5)
-        options = {"recipe": recipe, "quantizer": quantizer, "progress": False, **more}
-        ww.fit(module, data, F.cross_entropy, folder=folder, **options)
+        options = {"recipe": recipe, "compress": quantizer, "folder": folder, **more}
+        fitted(module, data, F.cross_entropy, **options)
         return module, quantizer
 
     one_shot = trained()
@@ -495,7 +495,7 @@ def test_an_elastic_network_trained_straight_through_and_cut(tmp_path):
     data = torch.utils.data.TensorDataset(inputs, target)
     loss = ww.SandwichLoss(net, F.cross_entropy)
     recipe = ww.Recipe(epochs=10, batch_size=100, lr=1e-2)
-    ww.fit(net, data, loss, recipe=recipe, quantizer=quantizer, progress=False)
+    ww.fit(net, data, loss, recipe=recipe, compress=quantizer, run=ww.RunConfig(progress=False))
     assert torch.equal(net.model[0].weight, quantizer.record["0.weight"].dense())
     widths = net.widths(0.5)
     small = net.cut(widths)

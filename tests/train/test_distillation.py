@@ -20,11 +20,12 @@ from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.objectives import DISTILLATIONS, elastic_loss, taught_by
 from widthwise.sampling.draws import sandwich
 from widthwise.task import Task
+from widthwise.train.config import RunConfig
 from widthwise.train.losses import lesson
 from widthwise.train.recipe import Recipe
 from widthwise.train.soft import soft_target
 from widthwise.train.teaching import DistillationWarning
-from widthwise.train.touchup import Taught
+from widthwise.train.touchup import Taught, Teacher
 
 N, C, T = 6, 4, 5
 
@@ -310,7 +311,7 @@ def test_a_loss_that_the_model_computes_is_distilled_too():
         wanted = (full["loss"] + kl(narrow["logits"], full["logits"])) / 2
         torch.testing.assert_close(loss((x, y), y).double(), wanted.double())
     small = net.cut({"fc1": 3})
-    taught = Taught([small], net.eval(), Distill(), criterion)
+    taught = Taught([small], Teacher(net.eval(), criterion=criterion))
     found = taught((x, y), y)
     wanted = kl(small(x, y)["logits"], net(x, y)["logits"])
     torch.testing.assert_close(found.double(), wanted.double())
@@ -343,7 +344,13 @@ def test_a_loss_that_is_no_number_is_an_error(criterion, returned):
     net = Elastic(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 3)), rand(4, 3))
     for loss in (SandwichLoss(net, criterion), criterion):
         with pytest.raises(TrainingError, match=returned):
-            fit(net, Arrays(rand(N, 3), rand(N, 3)), loss, recipe=Recipe(epochs=1), progress=False)
+            fit(
+                net,
+                Arrays(rand(N, 3), rand(N, 3)),
+                loss,
+                recipe=Recipe(epochs=1),
+                run=RunConfig(progress=False),
+            )
 
 
 def regression(outputs: int) -> tuple[Elastic, Arrays]:
@@ -352,8 +359,13 @@ def regression(outputs: int) -> tuple[Elastic, Arrays]:
     y = (x @ torch.randn(4, outputs)).tanh() + 1
     net = Elastic(nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, outputs)), x[:4])
     data = Arrays(x, y)
-    fit(net, data, SandwichLoss(net, F.mse_loss), recipe=Recipe(epochs=20, lr=1e-2, batch_size=32),
-        progress=False)  # fmt: skip
+    fit(
+        net,
+        data,
+        SandwichLoss(net, F.mse_loss),
+        recipe=Recipe(epochs=20, lr=1e-2, batch_size=32),
+        run=RunConfig(progress=False),
+    )
     return net, data
 
 
@@ -363,7 +375,12 @@ def test_a_cut_regression_network_comes_nearer_to_the_full_one(outputs):
     for criterion in (None, F.mse_loss):
         small = net.cut(net.widths(1 / 8))
         far = F.mse_loss(small(data.inputs), net(data.inputs))
-        distill(small, net, data, epochs=10, lr=3e-2, batch_size=32, criterion=criterion)
+        distill(
+            small,
+            Teacher(net, criterion=criterion),
+            data,
+            recipe=Recipe(epochs=10, batch_size=32, lr=3e-2),
+        )
         assert F.mse_loss(small(data.inputs), net(data.inputs)) < 0.5 * far
 
 
@@ -371,7 +388,7 @@ def test_without_a_criterion_the_targets_say_what_is_distilled():
     def value(full: Tensor, narrow: Tensor, target: Any) -> Tensor:
         teacher, student = nn.Linear(2, 2), nn.Linear(2, 2)
         teacher.forward, student.forward = lambda x: full, lambda x: narrow
-        return Taught([student], teacher, Distill(), None)(rand(N, 2), target)
+        return Taught([student], Teacher(teacher))(rand(N, 2), target)
 
     full, narrow = rand(N, C), rand(N, C) * 0.5
     torch.testing.assert_close(value(full, narrow, classes(N)).double(), kl(narrow, full))

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import widthwise as ww
+from fitting import fitted
 from nets.convolution import AuxiliaryHead
 from widthwise.measure.cost import params
 from widthwise.measure.sweep import usual_widths
@@ -34,8 +35,7 @@ def network(seed=0, **more):
 
 
 def fit(net, loss=F.cross_entropy, **more):
-    settings = {"recipe": RECIPE, "progress": False} | more
-    return ww.fit(net, (X, Y), loss, **settings)
+    return fitted(net, (X, Y), loss, **{"recipe": RECIPE} | more)
 
 
 def same(one, other):

@@ -31,6 +31,7 @@ from widthwise.common.lock import held
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.train import checkpoint
 from widthwise.train.batches import Plan, own_randomness, stream
+from widthwise.train.config import RunConfig
 from widthwise.train.ema import Average
 from widthwise.train.fit import fit
 from widthwise.train.history import History
@@ -78,8 +79,15 @@ def test_plain_training_learns():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
     recipe = Recipe(epochs=30, batch_size=16, lr=3e-2)
-    history = fit(model, data(None), F.cross_entropy, recipe=recipe, valid=data(None),
-                  metric=ACCURACY, progress=False)  # fmt: skip
+    history = fit(
+        model,
+        data(None),
+        F.cross_entropy,
+        recipe=recipe,
+        valid=data(None),
+        metric=ACCURACY,
+        run=RunConfig(progress=False),
+    )
     assert history.steps == 30 * 5
     assert len(history.epochs) == 30
     assert history.loss < 0.2 < history.epochs[0].loss
@@ -94,8 +102,13 @@ def test_elastic_training_learns_every_width():
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
     net = Elastic(model, torch.randn(4, 6))
     d = data(None)
-    fit(net, d, SandwichLoss(net, F.cross_entropy), progress=False,
-        recipe=Recipe(epochs=60, batch_size=16, lr=1e-2))  # fmt: skip
+    fit(
+        net,
+        d,
+        SandwichLoss(net, F.cross_entropy),
+        recipe=Recipe(epochs=60, batch_size=16, lr=1e-2),
+        run=RunConfig(progress=False),
+    )
     for kept, least in ((1.0, 0.9), (0.5, 0.85), (0.25, 0.7)):
         outputs = net(d.inputs, widths=net.widths(kept))
         assert (outputs.argmax(1) == d.targets).float().mean() > least
@@ -105,7 +118,7 @@ def test_a_criterion_alone_trains_an_elastic_at_drawn_widths():
     results = []
     for wrap in (lambda net: F.cross_entropy, lambda net: SingleDraw(net, F.cross_entropy)):
         net = fit_run.build()
-        fit(net, data(), wrap(net), recipe=RECIPE, progress=False)
+        fit(net, data(), wrap(net), recipe=RECIPE, run=RunConfig(progress=False))
         assert net.step == 36
         results.append(weights(net))
     assert all(torch.equal(results[0][n], results[1][n]) for n in results[0])
@@ -118,8 +131,15 @@ def test_the_same_seed_is_the_same_run_and_leaves_the_world_alone(whole):
         torch.rand(5), random.random(), np.random.rand()
         net = fit_run.build()
     loss = SandwichLoss(net, F.cross_entropy, passes=3, distill=Distill())
-    history = fit(net, data(), loss, recipe=RECIPE, valid=data(None), metric=ACCURACY,
-                  progress=False, seed=5)  # fmt: skip
+    history = fit(
+        net,
+        data(),
+        loss,
+        recipe=RECIPE,
+        valid=data(None),
+        metric=ACCURACY,
+        run=RunConfig(progress=False, seed=5),
+    )
     assert_same(net, history, whole)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
@@ -137,7 +157,7 @@ def test_weights_decay_and_vectors_do_not():
 
     recipe = Recipe(epochs=1, batch_size=35, lr=0.1, weight_decay=0.5, warmup=0, decay="none")
     d = Arrays(torch.randn(70, 3), torch.zeros(70).long())
-    fit(model, d, nothing, recipe=recipe, progress=False)
+    fit(model, d, nothing, recipe=recipe, run=RunConfig(progress=False))
     torch.testing.assert_close(model[0].weight, start["0.weight"] * 0.95**2)
     assert torch.equal(model[0].bias, start["0.bias"])
 
@@ -251,8 +271,13 @@ def test_data_sets_of_single_items_are_trained_on():
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
             return self.fc(torch.cat([a, b], 1))
 
-    history = fit(Model(), items, F.cross_entropy,  # type: ignore[arg-type]
-                  recipe=Recipe(epochs=40, batch_size=5, lr=0.1), progress=False)  # fmt: skip
+    history = fit(
+        Model(),
+        items,
+        F.cross_entropy,
+        recipe=Recipe(epochs=40, batch_size=5, lr=0.1),
+        run=RunConfig(progress=False),
+    )
     assert history.loss < 0.1
 
 
@@ -354,7 +379,9 @@ def test_structural_dropout_layers_go_on_too(tmp_path):
     def train(folder: Path | None, criterion: Any) -> tuple[nn.Module, History]:
         torch.manual_seed(0)
         model = Model()
-        return model, fit(model, data(), criterion, recipe=RECIPE, folder=folder, progress=False)
+        return model, fit(
+            model, data(), criterion, recipe=RECIPE, run=RunConfig(folder=folder, progress=False)
+        )
 
     alone = train(None, F.cross_entropy)
     with pytest.raises(StopError):
@@ -394,7 +421,13 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
             return self.fc(x)
 
     with pytest.raises(TrainingError, match=r"tensor model/idle.weight is not finite at step 9"):
-        fit(Broken(), data(), F.cross_entropy, recipe=RECIPE, folder=tmp_path, progress=False)
+        fit(
+            Broken(),
+            data(),
+            F.cross_entropy,
+            recipe=RECIPE,
+            run=RunConfig(folder=tmp_path, progress=False),
+        )
     assert checkpoint.load(tmp_path) is None
 
 
@@ -429,7 +462,13 @@ def test_a_checkpoint_of_another_model_is_refused(finished):
         RunError,
         match=r"draws\.net differs.*functions\.loss differs",
     ):
-        fit(model, data(), F.cross_entropy, recipe=RECIPE, folder=finished, progress=False)
+        fit(
+            model,
+            data(),
+            F.cross_entropy,
+            recipe=RECIPE,
+            run=RunConfig(folder=finished, progress=False),
+        )
 
 
 @pytest.mark.parametrize("kind", ["cut short", "empty", "flipped", "foreign", "text", "header"])

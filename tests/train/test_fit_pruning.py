@@ -13,6 +13,7 @@ import widthwise as ww
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.errors import RunError
 from widthwise.pruning.gradual import GradualPruner, Schedule
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 
@@ -62,10 +63,8 @@ def run(
         given,
         loss,
         recipe=recipe,
-        pruner=pruner,
-        folder=folder,
-        progress=False,
-        save_every=0,
+        compress=pruner,
+        run=RunConfig(folder=folder, progress=False, save_every=0),
     )
 
 
@@ -101,4 +100,11 @@ def test_pruners_of_something_else() -> None:
     used.step()
     for pruner in (used, GradualPruner(net(), PLAN)):
         with pytest.raises(ValueError, match="Make a new pruner"):
-            fit(elastic, data(), loss, recipe=Recipe(1, 60), pruner=pruner, progress=False)
+            fit(
+                elastic,
+                data(),
+                loss,
+                recipe=Recipe(1, 60),
+                compress=pruner,
+                run=RunConfig(progress=False),
+            )

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from widthwise import Elastic, Recipe, RunError, SandwichLoss, fit
 from widthwise.measure.data import adapt
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import LongerWarning
 from widthwise.train.identity import configured, described, differences, sampled
 
@@ -113,7 +114,7 @@ def go(folder: Any, criterion: Any = F.cross_entropy, data: Any = None, epochs: 
     data = TensorDataset(X, Y) if data is None else data
     recipe = Recipe(epochs=epochs, batch_size=32)
     loss = SandwichLoss(made, criterion)
-    return fit(made, data, loss, recipe=recipe, folder=folder, progress=False)
+    return fit(made, data, loss, recipe=recipe, run=RunConfig(folder=folder, progress=False))
 
 
 def test_other_weights_of_classes_or_other_data_are_another_run(tmp_path) -> None:

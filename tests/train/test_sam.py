@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import widthwise as ww
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.pruning.gradual import GradualPruner, Schedule
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.sam import SAM
@@ -101,7 +102,7 @@ def test_fit_takes_both_passes_at_the_same_widths() -> None:
             return super().__call__(inputs, target)
 
     loss = Watched(elastic, F.cross_entropy)
-    fit(elastic, data(), loss, recipe=Recipe(1, 60, sam=0.1), progress=False)
+    fit(elastic, data(), loss, recipe=Recipe(1, 60, sam=0.1), run=RunConfig(progress=False))
     assert seen == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
@@ -115,7 +116,7 @@ def test_fit_finds_another_minimum_and_statistics_of_the_weights() -> None:
             data(),
             ww.SandwichLoss(elastic, F.cross_entropy),
             recipe=recipe,
-            progress=False,
+            run=RunConfig(progress=False),
         )
         assert history.epochs[-1].loss < history.epochs[0].loss
         found[sam] = elastic.model[0].weight.detach().clone()
@@ -138,7 +139,7 @@ def test_sam_leaves_pruned_weights_alone() -> None:
         data(),
         Watched(elastic, F.cross_entropy),
         recipe=Recipe(2, 60, sam=0.3),
-        pruner=pruner,
-        progress=False,
+        compress=pruner,
+        run=RunConfig(progress=False),
     )
     assert climbed[4:] == [round(0.75 * 32 * 12)] * len(climbed[4:])

@@ -12,10 +12,11 @@ from torch import Tensor, fx, nn
 from widthwise import Elastic, TrainingError
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.mlp import MLP
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.losses import Distill, SandwichLoss
 from widthwise.train.recipe import Recipe
-from widthwise.train.touchup import Refit, Taught, distill, refit_output
+from widthwise.train.touchup import Refit, Taught, Teacher, distill, refit_output
 
 X = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 DATA = Arrays(X, (X[:, :4] ** 2).argmax(1))
@@ -27,8 +28,13 @@ def net() -> Elastic:
     """A trained network; tests must leave it as it is."""
     torch.manual_seed(0)
     net = Elastic(MLP(6, 32, 4), X[:4])
-    fit(net, DATA, SandwichLoss(net, F.cross_entropy), progress=False,
-        recipe=Recipe(epochs=20, batch_size=32, lr=1e-2))  # fmt: skip
+    fit(
+        net,
+        DATA,
+        SandwichLoss(net, F.cross_entropy),
+        recipe=Recipe(epochs=20, batch_size=32, lr=1e-2),
+        run=RunConfig(progress=False),
+    )
     return net
 
 
@@ -169,8 +175,13 @@ def test_distillation_lowers_the_loss(net, same_class, hard):
     cut = net.cut(WIDTHS, same_class=same_class)
     as_cut, start = loss_of(cut), weights(cut)
     far = distance(cut, net)
-    history = distill(cut, net, DATA, epochs=5, lr=1e-2, batch_size=32, seed=1,
-                      how=Distill(hard=hard), criterion=F.cross_entropy)  # fmt: skip
+    history = distill(
+        cut,
+        Teacher(net, how=Distill(hard=hard), criterion=F.cross_entropy),
+        DATA,
+        recipe=Recipe(epochs=5, batch_size=32, lr=1e-2),
+        seed=1,
+    )
     assert history.steps == 5 * 10
     assert history.loss < history.epochs[0].loss
     assert loss_of(cut) < 0.95 * as_cut
@@ -187,7 +198,7 @@ def test_distillation_lowers_the_loss(net, same_class, hard):
 def test_the_teacher_goes_where_its_student_is(net, make):
     student = net.cut(WIDTHS).to("meta")
     teacher = make(MLP(6, 32, 4))
-    taught = Taught([student], teacher, Distill(), None, None)
+    taught = Taught([student], Teacher(teacher))
     assert taught(X.to("meta"), DATA.targets.to("meta")).device.type == "meta"
     assert {p.device.type for p in teacher.parameters()} == {"meta"}
 
@@ -201,7 +212,9 @@ class Spread(MLP):
 
 
 def test_a_teacher_on_several_devices_stays_there(net):
-    history = distill(net.cut(WIDTHS), (teacher := Spread()), DATA, epochs=1)
+    history = distill(
+        net.cut(WIDTHS), teacher := Spread(), DATA, recipe=Recipe(epochs=1, batch_size=256, lr=1e-3)
+    )
     assert len(history.epochs) == 1
     assert {t.device.type for t in teacher.state_dict().values()} == {"cpu", "meta"}
 
@@ -210,7 +223,7 @@ def test_a_teacher_on_several_devices_stays_there(net):
 def test_the_teacher_comes_back_from_the_gpu(net):
     before, cut = weights(net), net.cut(WIDTHS)
     far = distance(cut, net)
-    distill(cut, net, DATA, epochs=2)
+    distill(cut, net, DATA, recipe=Recipe(epochs=2, batch_size=256, lr=1e-3))
     assert next(cut.parameters()).is_cuda
     assert not changed(net, before)  # compared on the CPU
     assert distance(cut.cpu(), net) < far
@@ -222,7 +235,7 @@ def test_touch_ups_are_functions_of_their_seed(net):
         first, second = net.cut(WIDTHS), net.cut(WIDTHS)
         before = torch.get_rng_state()
         refit_output(first, noisy, F.cross_entropy, seed=seed)
-        distill(second, net, noisy, epochs=1, seed=seed)
+        distill(second, net, noisy, recipe=Recipe(epochs=1, batch_size=256, lr=1e-3), seed=seed)
         assert torch.equal(torch.get_rng_state(), before)
         return first.fc3.weight, second.fc1.weight
 
@@ -235,4 +248,4 @@ def test_touch_ups_are_functions_of_their_seed(net):
 
 def test_a_hard_share_needs_a_criterion(net):
     with pytest.raises(ValueError, match="give the criterion"):
-        distill(net.cut(WIDTHS), net, DATA, how=Distill(hard=0.5))
+        distill(net.cut(WIDTHS), Teacher(net, how=Distill(hard=0.5)), DATA)

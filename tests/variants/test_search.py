@@ -3,7 +3,7 @@
 import itertools
 import math
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def net(data):
         TensorDataset(x[:1200], y[:1200]),
         ww.SandwichLoss(net, F.cross_entropy),
         recipe=recipe,
-        progress=False,
+        run=ww.RunConfig(progress=False),
     )
     return net
 
@@ -70,8 +70,11 @@ SEEDS = 9  # uniform choices to begin with: formats x shares of zeros
 
 
 def searched(net, valid, trials=SEEDS, **more):
-    limits = {"max_bytes": 3000} if not {"max_macs", "max_latency_ms"} & {*more} else {}
-    return ww.search(net, valid, **{**limits, "formats": FORMATS, **more}, trials=trials)
+    names = {field.name for field in fields(ww.Budget)} & {*more}
+    budget = ww.Budget(**{n: more.pop(n) for n in names} or {"max_bytes": 3000})
+    tried = {field.name for field in fields(ww.Candidates)} & {*more}
+    how = ww.Candidates(**{"formats": FORMATS} | {n: more.pop(n) for n in tried})
+    return ww.search(net, valid, budget, candidates=how, trials=trials, **more)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +193,7 @@ def test_what_cannot_be_met_says_what_can(net, valid):
 )
 def test_budgets_that_are_none(net, valid, limits):
     with pytest.raises(BudgetError):
-        ww.search(net, valid, trials=1, **limits)
+        ww.search(net, valid, ww.Budget(**limits), trials=1)
 
 
 def test_arguments_that_cannot_be(net, valid):
@@ -265,7 +268,13 @@ def test_batch_norms_are_recalibrated(data):
     net = ww.Elastic(Convolutional(), x[:2])
     recipe = ww.Recipe(epochs=3, batch_size=64, lr=5e-3)
     loss = ww.SandwichLoss(net, F.cross_entropy)
-    ww.fit(net, TensorDataset(x[:1200], y[:1200]), loss, recipe=recipe, progress=False)
+    ww.fit(
+        net,
+        TensorDataset(x[:1200], y[:1200]),
+        loss,
+        recipe=recipe,
+        run=ww.RunConfig(progress=False),
+    )
     calibration = [(x[:300], y[:300])]
     seen = []
 

@@ -22,8 +22,9 @@ from typing import Any
 
 from widthwise.common.atomic import write_whole
 from widthwise.common.jsonfile import contents, sealed, unsealed
-from widthwise.common.units import format_size, parse_size
+from widthwise.common.units import format_size
 from widthwise.errors import BudgetError, FileError, WidthError
+from widthwise.measure.budget import Budget
 from widthwise.variant import Widths
 
 FORMAT = "widthwise frontier"
@@ -108,63 +109,61 @@ class Frontier:
             BudgetError: When no limit is given, or when nothing meets them; it then names the
                 nearest point.
         """
+        budget = Budget(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
+        return self.within(budget, size_of=size_of, keep_class=keep_class)
+
+    def within(
+        self,
+        budget: Budget,
+        *,
+        size_of: Callable[[Point], int] | None = None,
+        keep_class: bool = False,
+    ) -> Point:
+        """The best point within a budget, as `pick` finds it.
+
+        Args:
+            budget: at least one limit.
+            size_of: as for `pick`.
+            keep_class: as for `pick`.
+
+        Raises:
+            BudgetError: As `pick` raises it.
+        """
+        if not budget.limits:
+            raise BudgetError(
+                "Give a budget: max_bytes, max_params, max_macs, max_latency_ms or min_metric."
+            )
         if keep_class and any(p.own_class for p in self.points):
             own = replace(self, points=tuple(p for p in self.points if p.own_class))
-            return own.pick(
-                max_bytes=max_bytes,
-                max_params=max_params,
-                max_macs=max_macs,
-                max_latency_ms=max_latency_ms,
-                min_metric=min_metric,
-                size_of=size_of,
-            )
-        if size_of is not None and max_bytes is not None:
-            most = parse_size(max_bytes)
-            others = (max_params, max_macs, max_latency_ms, min_metric)
-            limits = [] if set(others) == {None} else self._limits(None, *others)
+            return own.within(budget, size_of=size_of)
+        if size_of is not None and budget.bytes is not None:
+            limits = self._limits(replace(budget, max_bytes=None))
             allowed = [p for p in self.points if all(limit.excess(p) <= 0 for limit in limits)]
             if not allowed:
                 raise BudgetError(self._unmeetable(limits))
-            return _shipped(sorted(allowed, key=self._order), most, size_of)
-        limits = self._limits(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
-        if max_latency_ms is not None and all(p.latency_ms is None for p in self.points):
+            return _shipped(sorted(allowed, key=self._order), budget.bytes, size_of)
+        limits = self._limits(budget)
+        if budget.max_latency_ms is not None and all(p.latency_ms is None for p in self.points):
             raise BudgetError("Latency was not measured; sweep again with latency=True.")
         feasible = [p for p in self.points if all(limit.excess(p) <= 0 for limit in limits)]
         if not feasible:
             raise BudgetError(self._unmeetable(limits))
         return min(feasible, key=self._order)
 
-    def _limits(
-        self,
-        max_bytes: int | str | None,
-        max_params: int | None,
-        max_macs: int | None,
-        max_latency_ms: float | None,
-        min_metric: float | None,
-    ) -> list[_Limit]:
-        limits = []
-        if max_bytes is not None:
-            limits.append(_at_most("bytes", parse_size(max_bytes), lambda p: p.bytes, _exactly))
-        if max_params is not None:
-            limits.append(
-                _at_most("params", max_params, lambda p: p.params, lambda v: f"{v:,} parameters")
-            )
-        if max_macs is not None:
-            limits.append(_at_most("macs", max_macs, lambda p: p.macs, lambda v: f"{v:,} MACs"))
-        if max_latency_ms is not None:
-            limits.append(
-                _at_most("latency", max_latency_ms, lambda p: p.latency_ms, lambda v: f"{v:.3g} ms")
-            )
-        if min_metric is not None:
-            limits.append(self._at_least(min_metric))
-        if not limits:
-            raise BudgetError(
-                "Give a budget: max_bytes, max_params, max_macs, max_latency_ms or min_metric."
-            )
+    def _limits(self, budget: Budget) -> list[_Limit]:
+        reads: dict[str, tuple[Callable[[Point], Any], Callable[[Any], str]]] = {
+            "max_bytes": (lambda p: p.bytes, _exactly),
+            "max_params": (lambda p: p.params, lambda v: f"{v:,} parameters"),
+            "max_macs": (lambda p: p.macs, lambda v: f"{v:,} MACs"),
+            "max_latency_ms": (lambda p: p.latency_ms, lambda v: f"{v:.3g} ms"),
+        }
+        given = budget.limits
+        limits = [_at_most(given[name], *read) for name, read in reads.items() if name in given]
+        if budget.min_metric is not None:
+            limits.append(self._at_least(budget.min_metric))
         return limits
 
     def _at_least(self, value: float) -> _Limit:
-        _check_number("metric", value)
         sign = -1 if self.higher_is_better else 1
         words = "of at least" if self.higher_is_better else "of at most"
         return _Limit(
@@ -273,11 +272,7 @@ def _shipped(best_first: list[Point], most: int, size_of: Callable[[Point], int]
     )
 
 
-def _at_most(
-    name: str, most: float, value: Callable[[Point], Any], show: Callable[[Any], str]
-) -> _Limit:
-    _check_number(name, most)
-
+def _at_most(most: float, value: Callable[[Point], Any], show: Callable[[Any], str]) -> _Limit:
     def excess(point: Point) -> float:
         measured = value(point)
         return math.inf if measured is None else float(measured - most) / max(most, 1e-12)
@@ -291,11 +286,6 @@ def _at_most(
 
 def _exactly(size: int) -> str:
     return format_size(size) if size < 1000 else f"{format_size(size)} ({size} bytes)"
-
-
-def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise BudgetError(f"The limit on {name} is {value!r}; give a number.")
 
 
 def combine(frontiers: Iterable[Frontier]) -> Frontier:

@@ -83,6 +83,31 @@ class Evaluation:
     split: str = "valid"
     shared: bool = False
 
+    @staticmethod
+    def by(
+        function: Callable[[nn.Module], float],
+        *,
+        higher_is_better: bool,
+        name: str | None = None,
+        split: str = "valid",
+    ) -> Judged:
+        """How good a network is by a function of the module, in the place of data and a metric.
+
+        Args:
+            function: (module in evaluation mode) -> a number.
+            higher_is_better: the direction of that number.
+            name: what the number is called; by default the function's name.
+            split: the name of the data that the function uses.
+
+        Returns:
+            What `sweep` and `search` take in the place of an `Evaluation`.
+
+        Example:
+            Evaluation.by(bleu_of, higher_is_better=True, name="BLEU")
+        """
+        called = name or str(getattr(function, "__name__", type(function).__name__))
+        return Judged(function, Metric(called, function, higher_is_better), split)
+
     def again(self) -> Batches:
         """The batches, from the first one."""
         return self.batches() if callable(self.batches) else self.batches
@@ -193,19 +218,15 @@ class Judged:
             return float(self.function(module))
 
 
-def as_evaluation(
-    given: Evaluation | Callable[[nn.Module], float], higher_is_better: bool | None
-) -> Evaluation | Judged:
-    """An evaluation of what users have. Raises ValueError for a function without a direction."""
-    if isinstance(given, Evaluation):
+def judged(given: Evaluation | Judged) -> Evaluation | Judged:
+    """What users gave. Raises ValueError for a function, which does not tell its direction."""
+    if isinstance(given, Evaluation | Judged):
         return given
     name = getattr(given, "__name__", type(given).__name__)
-    if higher_is_better is None:
-        raise ValueError(
-            f"Whether a higher {name} is better cannot be told from a function; give "
-            "higher_is_better= too."
-        )
-    return Judged(given, Metric(name, given, higher_is_better))
+    raise ValueError(
+        f"Whether a higher {name} is better cannot be told from a function; give "
+        f"Evaluation.by({name}, higher_is_better=True), or False."
+    )
 
 
 def _owner(module: nn.Module) -> nn.Module:
@@ -308,7 +329,7 @@ def usual_widths(net: Elastic, count: int | None = None) -> list[Widths]:
 
 def sweep(
     net: Elastic,
-    evaluate: Evaluation | Callable[[nn.Module], float],
+    evaluation: Evaluation | Judged,
     widths: Sequence[AnyWidths] | None = None,
     *,
     latency: bool = True,
@@ -316,19 +337,15 @@ def sweep(
     touch_up: TouchUp | None = None,
     pack: Pack = "none",
     progress: bool = False,
-    metric: str = "metric",
-    higher_is_better: bool = True,
-    split: str = "valid",
-    seed: int | None = None,
 ) -> Frontier:
     """Measure a network at many widths: its metric and what each costs.
 
     A width whose metric is not finite is left out with a NotMeasuredWarning.
 
     Args:
-        evaluate: an `Evaluation`, for which all widths run together; or any function from a module
-            to a number, called once for each width (metric, higher_is_better and split then say
-            what it measures).
+        net: the network, left as it is.
+        evaluation: an `Evaluation`, for which all widths run together; or `Evaluation.by` a
+            function of a module, which is called once for each width.
         widths: of each network, or its fraction; by default `usual_widths(net)`.
         latency: also measure the time of one call on one example with this machine's PyTorch.
         recalibrate: running statistics (batch norms) are re-estimated for each width, as
@@ -339,13 +356,13 @@ def sweep(
             as `pruning.compensate`; every width is then evaluated by itself, too.
         pack: how files are written whose bytes are told, as `save` takes it.
         progress: say on stderr what is being measured.
-        seed: of the training, noted in the frontier.
 
     Raises:
         WidthError: For widths that the network cannot have.
         DataError: When there is no data.
         TrainingError: When no width has a metric.
     """
+    judged(evaluation)
     named = (Widths(w) if isinstance(w, Mapping) else net.widths(w) for w in widths or ())
     chosen = usual_widths(net) if widths is None else list(dict.fromkeys(named))
     for w in chosen:
@@ -353,11 +370,11 @@ def sweep(
     say = _Progress(progress, len(chosen))
     if not isinstance(recalibrate, bool):
         net.recalibrated(net, net.full(), recalibrate)
-    elif recalibrate and isinstance(evaluate, Evaluation):
-        evaluate.show(net)
+    elif recalibrate and isinstance(evaluation, Evaluation):
+        evaluation.show(net)
     own = recalibrate is not False and any(net.statistics(w) for w in chosen)
     together = touch_up is None and not own
-    values = _metrics(net, evaluate, chosen, say) if together else []
+    values = _metrics(net, evaluation, chosen, say) if together else []
     meter = Meter(net, latency)
     shapes = Shapes(net, chosen)
     points: list[Point] = []
@@ -367,8 +384,7 @@ def sweep(
         if module is not None and not together:
             module = net.recalibrated(module, w, recalibrate is not False)
             module = module if touch_up is None else touch_up(module, w)
-            with evaluating(module):
-                values.append(float(evaluate(module)))
+            values.append(evaluation(module))
         if math.isfinite(values[i]):
             stored = shapes.stored(w)
             stored = stored.holding(module, pack) if pack != "none" else stored
@@ -379,17 +395,13 @@ def sweep(
     say.done()
     if not points:
         raise TrainingError("The metric is not a number at any width; train the network again.")
-    if isinstance(evaluate, Evaluation):
-        metric, higher_is_better = evaluate.metric.name, evaluate.metric.higher_is_better
-        split = evaluate.split
     return Frontier(
         points=tuple(points),
-        metric=metric,
-        higher_is_better=higher_is_better,
-        split=split,
+        metric=evaluation.metric.name,
+        higher_is_better=bool(evaluation.metric.higher_is_better),
+        split=evaluation.split,
         runtime=runtime(net),
         batch=meter.batch,
-        seeds=() if seed is None else (seed,),
     )
 
 
@@ -431,20 +443,19 @@ class Meter:
 
 def _metrics(
     net: Elastic,
-    evaluate: Evaluation | Callable[[nn.Module], float],
+    evaluation: Evaluation | Judged,
     widths: Sequence[Widths],
     say: _Progress,
 ) -> list[float]:
-    if isinstance(evaluate, Evaluation):
+    if isinstance(evaluation, Evaluation):
         say(0, "metric")
-        return evaluate.at(net, widths, recalibrate=False)
+        return evaluation.at(net, widths, recalibrate=False)
     values = []
     for i, w in enumerate(widths):
         say(i, "metric")
-        view = AtWidths(net, w)
-        with evaluating(view), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", StatisticsWarning)  # these were asked for
-            values.append(float(evaluate(view)))
+            values.append(evaluation(AtWidths(net, w)))
     return values
 
 

@@ -25,7 +25,6 @@ from torch import Tensor, fx, nn
 
 from widthwise.common.units import parse_size
 from widthwise.elastic.network import Elastic
-from widthwise.elastic.recalibration import Recalibrate
 from widthwise.errors import BudgetError, FileError
 from widthwise.graph.rebuild.module import Patch, held_sizes
 from widthwise.quantization.quantized import Quantized
@@ -116,7 +115,6 @@ def save(
     metric: Measured | None = None,
     pack: Pack = "none",
     bits: Mapping[str, Quantized] | None = None,
-    recalibrate: Recalibrate = True,
     task: str = "",
 ) -> Path:
     """Write one safetensors file with the network at these widths; returns its path.
@@ -128,15 +126,14 @@ def save(
             Or a module of the user's own class, cut or not, without its network; `widths` is then
             only noted.
         module: the network's cut at these widths, whose tensors are stored in the place of the
-            network's, for example fine-tuned or with statistics re-estimated.
+            network's, for example fine-tuned. Without one, the network is cut here, as
+            `Elastic.cut` does it.
         metric: what was measured of it, noted in the file; it does not change the file's size.
         pack: "zeros" stores tensors without their zeros, each in its smallest form; "zstd"
             compresses that too, and needs the package zstandard. The network that is loaded has the
             same bits.
         bits: what `quantization.quantize` returned for the network that is stored, whose tensors
             then take as many bits as their codes, and no bytes for zeros where that is smaller.
-        recalibrate: running statistics of what is cut here are re-estimated, as `Elastic.cut` does
-            it and takes it.
         task: the task that made it, such as "digits" or "mine.py:task", noted in the file too.
 
     Raises:
@@ -149,7 +146,7 @@ def save(
     """
     stored = prepare(net, widths, module, pack, bits)
     if module is None and isinstance(net, Elastic):
-        net.recalibrated(stored.module, widths or {}, recalibrate)
+        net.recalibrated(stored.module, widths or {})
     return stored.write(path, metric, task)
 
 

@@ -3,8 +3,9 @@
     history = fit(net, train, F.cross_entropy, recipe=Recipe(epochs=15))      # all widths
     history = fit(module, train, F.cross_entropy, recipe=Recipe())            # any module, plainly
     history = fit(net, train, SandwichLoss(net, F.cross_entropy))             # another objective
-    history = fit(..., valid=valid, metric=ACCURACY, folder="runs/a")   # checkpoints in the folder
-    history = fit(..., valid=valid, metric=ACCURACY, folder="runs/a")   # again: goes on, or is done
+    history = fit(..., valid=valid, metric=ACCURACY)                          # after every epoch
+    history = fit(..., run=RunConfig(folder="runs/a"))   # checkpoints in the folder
+    history = fit(..., run=RunConfig(folder="runs/a"))   # again: goes on, or is done
 
 The data's order, the learning rate and every random number are functions of seed and step, so a
 run that was stopped, in whatever way, ends with the very weights of one that was not. In a script
@@ -13,9 +14,8 @@ that torchrun or `accelerate launch` starts, the processes share each batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -29,6 +29,7 @@ from widthwise.pruning.gradual import GradualPruner
 from widthwise.quantization import StraightThrough
 from widthwise.sampling.draws import Draw
 from widthwise.train.batches import own_randomness
+from widthwise.train.config import RunConfig
 from widthwise.train.family import FamilyLoss
 from widthwise.train.history import History
 from widthwise.train.job import Job
@@ -40,6 +41,9 @@ from widthwise.train.run import LongerWarning, TrainingRun
 
 __all__ = ["LongerWarning", "fit"]
 
+Compressor = GradualPruner | StraightThrough
+"""What changes the weights after every step of the optimizer."""
+
 
 def fit(
     net: nn.Module,
@@ -49,16 +53,8 @@ def fit(
     recipe: Recipe | None = None,
     valid: Any = None,
     metric: Metric | Any = None,
-    pruner: GradualPruner | None = None,
-    quantizer: StraightThrough | None = None,
-    folder: str | PathLike[str] | None = None,
-    seed: int = 0,
-    progress: bool = True,
-    workers: int = 0,
-    cpu: bool = False,
-    save_every: float = 300.0,
-    accumulate: int = 1,
-    shard: bool = False,
+    compress: Compressor | Sequence[Compressor] | None = None,
+    run: RunConfig | None = None,
 ) -> History:
     """Train a network in place, and leave it in evaluation mode.
 
@@ -80,27 +76,15 @@ def fit(
         recipe: how long and how fast; the default is `Recipe()`.
         metric: measured on `valid` after every epoch, at full width: a Metric, an object of
             torchmetrics, or a function of sklearn.metrics.
-        pruner: prunes the network while it is trained, a step for each of the optimizer's; its
-            schedule counts from the beginning of the run, and the run goes on only with the same.
-            Zeros that are meant (of a pruner before, of masks, of a file stored without them) stay
-            zero with and without one; `widthwise.elastic.zeros.free(module)` gives them up.
-        quantizer: trains with quantized weights, which the network has at the end; likewise.
-            Averages of them would be none, so that it goes without `Recipe(ema=)`.
-        folder: where the run is kept, after every epoch and (unless there are several processes)
-            every `save_every` seconds. When it holds an unfinished run, that one goes on; when the
-            run is finished, its weights are loaded, or trained on where the recipe has more epochs
-            (with a warning). A run is known by its recipe, seed, loss, network and data
-            (`train.identity`).
-        seed: of the order of the data, its augmentation and dropout. The draws of widths have a
-            seed of their own, the Elastic's; its `step` starts at 0.
-        progress: a bar on a terminal, else a line for each epoch; False shows nothing.
-        workers: processes that fetch ahead, for data sets that are slow to index.
-        cpu: stay on the CPU even where there is a GPU.
-        accumulate: pieces in which each process runs its share of a batch, one after another, to
-            save memory. All pieces of a step have the same widths.
-        shard: of several processes, each keeps only its share of the weights, of their gradients
-            and of the optimizer's state (FSDP2). The network is whole again at the end. Goes
-            without pruner, quantizer and float16.
+        compress: a `GradualPruner`, which prunes the network while it is trained, a step for each
+            of the optimizer's; its schedule counts from the beginning of the run, and the run goes
+            on only with the same. Or a `StraightThrough`, which trains with quantized weights,
+            which the network has at the end; averages of them would be none, so that it goes
+            without `Recipe(ema=)`. Or both. Zeros that are meant (of a pruner before, of masks, of
+            a file stored without them) stay zero with and without a pruner;
+            `widthwise.elastic.zeros.free(module)` gives them up.
+        run: where and how the training runs: folder, seed, progress, devices and processes; by
+            default `RunConfig()`.
 
     Returns:
         What the run was like.
@@ -113,32 +97,33 @@ def fit(
         ValueError: For arguments that do not fit together.
         KeyboardInterrupt: On Ctrl-C, after the step at hand was saved; it says how to go on.
     """
-    place = None if folder is None else Path(folder)
+    run = run or RunConfig()
     form = takes(net)
     with own_randomness():  # looking at an item may draw numbers
         train = adapt(train, form)
         valid = None if valid is None else adapt(valid, form)
     if isinstance(net, Elastic) and not isinstance(loss, Objective) and net.draw == Draw():
         loss = FamilyLoss(net, loss)
-    job = Job(
-        net,
-        train,
-        loss,
-        recipe or Recipe(),
-        valid,
-        None if metric is None else as_metric(metric),
-        pruner,
-        quantizer,
-        place,
-        seed,
-        workers,
-        cpu,
-        save_every,
-        accumulate,
-        shard,
-    )
+    measure = None if metric is None else as_metric(metric)
+    pruner, quantizer = _compressors(compress)
+    job = Job(net, train, loss, recipe or Recipe(), valid, measure, pruner, quantizer, run)
     job.check()
+    place = run.place
     with own_randomness(), held(place) if place is not None and is_first() else nullcontext():
         if isinstance(job.loss, FamilyLoss):
-            return train_family(job, job.loss, progress)
-        return TrainingRun(job).go(progress)
+            return train_family(job, job.loss, run.progress)
+        return TrainingRun(job).go(run.progress)
+
+
+def _compressors(
+    given: Compressor | Sequence[Compressor] | None,
+) -> tuple[GradualPruner | None, StraightThrough | None]:
+    """The pruner and the quantizer. Raises ValueError for two of a kind, and for other things."""
+    several = [given] if isinstance(given, GradualPruner | StraightThrough) else list(given or ())
+    pruners = [each for each in several if isinstance(each, GradualPruner)]
+    quantizers = [each for each in several if isinstance(each, StraightThrough)]
+    if len(pruners) > 1 or len(quantizers) > 1 or len(pruners) + len(quantizers) < len(several):
+        raise ValueError(
+            "compress takes a GradualPruner, a StraightThrough, or one of each in a tuple."
+        )
+    return next(iter(pruners), None), next(iter(quantizers), None)

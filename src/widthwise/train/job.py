@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from widthwise.measure.data import Items, Stream
 from widthwise.measure.metric import Metric
 from widthwise.pruning.gradual import GradualPruner
 from widthwise.quantization import StraightThrough
+from widthwise.train.config import RunConfig
 from widthwise.train.family import FamilyLoss
 from widthwise.train.identity import configured, described, sampled
 from widthwise.train.layer import StructuralDropout
@@ -38,13 +38,7 @@ class Job:
     metric: Metric | None
     pruner: GradualPruner | None
     quantizer: StraightThrough | None
-    folder: Path | None
-    seed: int
-    workers: int
-    cpu: bool
-    save_every: float
-    accumulate: int
-    shard: bool
+    run: RunConfig
 
     def check(self) -> None:
         """Raise ValueError for arguments that do not fit together."""
@@ -60,15 +54,13 @@ class Job:
         for name, each in self.after_steps().items():
             if each.steps or each.module is not module_of(self.net):
                 raise ValueError(f"Make a new {name}, with the network that you train.")
-            if self.shard:
+            if self.run.shard:
                 raise ValueError(f"A {name} needs whole weights; train without shard.")
-        if self.shard and self.held():
+        if self.run.shard and self.held():
             raise ValueError("Zeros that stay need whole weights; train without shard.")
         if self.quantizer is not None and self.recipe.ema is not None:
             raise ValueError("Averages of quantized weights are not quantized; train without ema.")
-        if type(self.accumulate) is not int or self.accumulate < 1:
-            raise ValueError(f"accumulate is {self.accumulate!r}; give an integer of at least 1.")
-        if self.shard and self.recipe.precision == "float16":
+        if self.run.shard and self.recipe.precision == "float16":
             raise ValueError(
                 "Gradients of sharded weights cannot be scaled, as float16 needs; use bfloat16."
             )
@@ -91,7 +83,7 @@ class Job:
         shapes = [(name, list(t.shape), str(t.dtype)) for name, t in state.items()]
         identity = {
             "recipe": asdict(self.recipe),
-            "seed": self.seed,
+            "seed": self.run.seed,
             "loss": loss.settings() if isinstance(loss, Objective) else name_of(loss),
             "draws": {name or "net": asdict(d.draw) for name, d in self.drawing().items()},
             "draws_seed": net.seed if isinstance(net, Elastic) else None,
@@ -100,7 +92,7 @@ class Job:
                 "tensors": "#" + hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
                 **configured(net),
             },
-            "data": None if self.folder is None else sampled(self.train),
+            "data": None if self.run.folder is None else sampled(self.train),
             "functions": functions_of(self.loss, net),
             "metric": None if self.metric is None else self.metric.name,
             "pruning": None if self.pruner is None else self.pruner.settings(),
@@ -109,8 +101,8 @@ class Job:
             identity["bits"] = self.quantizer.settings()
         if zeros := self.held():
             identity["zeros"] = {name: int((~mask).sum()) for name, mask in zeros.items()}
-        if self.accumulate > 1:
-            identity["accumulate"] = self.accumulate
+        if self.run.accumulate > 1:
+            identity["accumulate"] = self.run.accumulate
         return identity
 
     def held(self) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ def _steps(done: History) -> int:
 
 def _second_phase(job: Job, loss: FamilyLoss) -> tuple[Epoch, ...] | None:
     """The epochs of the warm-up, where a checkpoint of the second phase is to be gone on from."""
-    found = None if job.folder is None else checkpoint.load(job.folder)
+    found = None if job.run.place is None else checkpoint.load(job.run.place)
     if found is None or "warm_up" not in found.run:
         return None
     levels: Any = found.run["loss"]["levels"]
@@ -77,7 +77,7 @@ def _warm_up(job: Job, loss: FamilyLoss, progress: bool) -> tuple[Epoch, ...]:
         done = TrainingRun(alone, after=job.recipe.epochs - epochs).go(progress)
     device = next(module_of(loss.net).parameters()).device
     clock = Clock()
-    batches = drawn(job.train, SAMPLES, job.recipe.batch_size, job.seed)
+    batches = drawn(job.train, SAMPLES, job.recipe.batch_size, job.run.seed)
     try:
         loss.choose_levels([(placed(x, device), placed(y, device)) for x, y in batches])
     except ScoreError as error:

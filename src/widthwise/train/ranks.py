@@ -43,13 +43,13 @@ def parallel(accelerator: Accelerator, step: nn.Module, *, shard: bool) -> nn.Mo
     if several() and accelerator.num_processes == 1:
         raise TrainingError(
             "Accelerate does not see the other processes of this training, and each would train by "
-            "itself; give fit(cpu=True), or start one process only."
+            "itself; give fit(run=RunConfig(cpu=True)), or start one process only."
         )
     kind = str(accelerator.distributed_type).rpartition(".")[2]
     if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         raise TrainingError(
             f"fit does not train with Accelerate's {kind} engine; start it without that, and give "
-            "fit(shard=True) for sharded parameters."
+            "fit(run=RunConfig(shard=True)) for sharded parameters."
         )
     if accelerator.num_processes == 1 or not shard:
         prepared: nn.Module = accelerator.prepare_model(step)

@@ -68,10 +68,12 @@ class TrainingRun:
         self.shown_epochs = before + job.recipe.epochs + after
         self.module = module_of(job.net)
         recipe = job.recipe
-        self.accelerator = accelerator_for(recipe, job.cpu)
+        self.accelerator = accelerator_for(recipe, job.run.cpu)
         self.main: bool = self.accelerator.is_main_process
         processes = self.accelerator.num_processes
-        self.plan = planned(job.train, recipe.batch_size, job.seed, processes, job.accumulate)
+        self.plan = planned(
+            job.train, recipe.batch_size, job.run.seed, processes, job.run.accumulate
+        )
         self.steps = self.plan.steps * recipe.epochs
         self.shown_steps = self.plan.steps * self.shown_epochs
         self.identity = job.identity() | dict(notes or {})
@@ -80,7 +82,7 @@ class TrainingRun:
         self.zeros = zeros.shares(self.module) if alone else {}
         self.module.to(self.accelerator.device)
         step = StepLoss(job.net, job.objective())
-        self.objective = parallel(self.accelerator, step, shard=job.shard)
+        self.objective = parallel(self.accelerator, step, shard=job.run.shard)
         self.optimizer = optimizer_for(self.module, recipe, job.speeds())
         # Accelerate's wrapper of an optimizer looks up signatures and installed packages at every
         # step, 0.2 ms in all; only scaled gradients need it.
@@ -141,25 +143,25 @@ class TrainingRun:
         """Let the module remember some data, for the running statistics of what is cut from it."""
         job = self.job
         size = job.recipe.batch_size
-        inputs = (x for x, _ in stream(job.train, self.plan.epoch(0), job.seed, 0, size=size))
+        inputs = (x for x, _ in stream(job.train, self.plan.epoch(0), job.run.seed, 0, size=size))
         remember(self.module, inputs)
 
     def _epoch(self, epoch: int, display: Display) -> None:
         job = self.job
         first = epoch * self.plan.steps
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
-        shares = [pieces(b, rank, count, job.accumulate) for b in self.plan.epoch(epoch)]
+        shares = [pieces(b, rank, count, job.run.accumulate) for b in self.plan.epoch(epoch)]
         number = self.step * len(shares[0])  # of the next piece, of all epochs
         shares = shares[self.step - first :]
         job.net.train()
         # Processes that look at the losses together must do so at the same steps, not times.
         alone = count == 1
         look = Pace(50, 1.0 if alone else math.inf)
-        write = Pace(self.steps, job.save_every if alone else math.inf)
+        write = Pace(self.steps, job.run.save_every if alone else math.inf)
         parts = [piece.indices for share in shares for piece in share]
         # Augmented by numbers of their own, as one process has them on the first.
-        seed = hashed(job.seed, (rank,)) if rank else job.seed
-        fetched = stream(job.train, parts, seed, number, job.workers, job.recipe.batch_size)
+        seed = hashed(job.run.seed, (rank,)) if rank else job.run.seed
+        fetched = stream(job.train, parts, seed, number, job.run.workers, job.recipe.batch_size)
         for share in shares:
             self._step([(*self._placed(next(fetched)), piece.weight) for piece in share])
             if look.due():
@@ -236,7 +238,7 @@ class TrainingRun:
     def _piece(self, part: _Part, number: int) -> Tensor:
         inputs, target, weight = part
         rank = self.accelerator.process_index
-        reseed(hashed(self.job.seed, (self.step, 1, rank, *([number] if number else []))))
+        reseed(hashed(self.job.run.seed, (self.step, 1, rank, *([number] if number else []))))
         with computing(self.accelerator, self.objective), needing(target, "the loss"):
             loss: Tensor = self.objective(inputs, target)
         if self.step == 0 or not isinstance(loss, Tensor):
@@ -291,11 +293,11 @@ class TrainingRun:
         return Epoch(total / count, value, self.clock.wall, self.clock.processor)
 
     def _save(self) -> None:
-        folder = self.job.folder
+        folder = self.job.run.place
         if folder is None:
             return
         self._look()
-        if not self.main and not self.job.shard:
+        if not self.main and not self.job.run.shard:
             return
         tensors = gather(self.module, self.optimizer, self.average)
         if not self.main:
@@ -323,7 +325,7 @@ class TrainingRun:
         self.kept = self.step
 
     def _resume(self) -> None:
-        folder = self.job.folder
+        folder = self.job.run.place
         found = None if folder is None else checkpoint.load(folder)
         if found is None or folder is None:
             return
@@ -367,7 +369,7 @@ class TrainingRun:
     def _stop(self) -> None:
         self._look()
         self._save()
-        folder = self.job.folder
+        folder = self.job.run.place
         raise KeyboardInterrupt(
             f"Stopped after step {self._shown(self.step)} of {self.shown_steps}; "
             + (

@@ -2,7 +2,7 @@
 
     small = net.cut(widths)                              # a plain module with its own parameters
     refit_output(small, train, F.cross_entropy)          # its last linear layer, by least squares
-    distill(small, net, train, epochs=2, lr=1e-3)        # all of it, taught by the full network
+    distill(small, net, train, recipe=Recipe(epochs=2))  # all of it, taught by the full network
 
 Both change the cut network in place, are functions of their seed, and leave the network it was cut
 from as it is. What comes back is one variant more: the other widths gain nothing.
@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.utils._pytree as pytree
@@ -29,6 +29,7 @@ from widthwise.measure.data import Items, Stream, adapt
 from widthwise.measure.pairs import takes
 from widthwise.quantization import StraightThrough
 from widthwise.train.batches import evaluating, in_order, own_randomness, placed
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.history import History
 from widthwise.train.implied import implied
@@ -38,6 +39,8 @@ from widthwise.train.recipe import Recipe
 from widthwise.train.teaching import Criterion, Distill, DistillLoss, Teaching
 
 _SOFT = Distill()
+BRIEF: Final = Recipe(epochs=2, batch_size=256, lr=1e-3)
+"""The training that `distill` is by default."""
 _FASTEST, _SPEED, _POWER = 8.0, 1.5, 0.4  # of small networks beside the full one
 
 
@@ -88,62 +91,87 @@ def refit_output(
     return _solve(layer, kept, criterion, steps, pull)
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A network that teaches, and what its students learn from its outputs.
+
+    Args:
+        net: an Elastic at full width, or any module. It runs in evaluation mode, on the device
+            where the outputs of the students are, and is left as and where it was; on several
+            devices, it stays there.
+        how: as `SandwichLoss` takes `distill`, None for the criterion alone; a criterion is needed
+            when `how.hard` is above 0.
+        criterion: the training's, from which follows what is distilled, as for `SandwichLoss`.
+            Without one it follows from the targets: classes mean a cross entropy, and in all other
+            cases the squared difference of the outputs is what is made small.
+        distill_loss: as for `SandwichLoss`.
+
+    Raises:
+        ValueError: For a hard share without a criterion.
+
+    Example:
+        distill(small, Teacher(net, criterion=F.cross_entropy), train)
+    """
+
+    net: nn.Module
+    how: Distill | None = _SOFT
+    criterion: Criterion | None = None
+    distill_loss: DistillLoss | None = None
+
+    def __post_init__(self) -> None:
+        if self.how is not None and self.how.hard > 0 and self.criterion is None:
+            raise ValueError("Distill.hard is above 0; give the criterion that the hard share has.")
+
+
 def distill(
     cut: nn.Module | Sequence[nn.Module],
-    net: nn.Module,
+    teacher: nn.Module | Teacher,
     data: Any,
     *,
-    epochs: int = 2,
-    lr: float = 1e-3,
-    batch_size: int = 256,
+    recipe: Recipe = BRIEF,
     by_size: bool = False,
-    how: Distill = _SOFT,
-    criterion: Criterion | None = None,
-    distill_loss: DistillLoss | None = None,
     quantizer: StraightThrough | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> History:
     """Train a cut network for a few epochs on the outputs of the network it was cut from.
 
-    The other arguments are `fit`'s, which does the training, and so are the errors. Raises
-    TrainingError where there is nothing to learn, as the two networks give the same outputs.
+    `fit` does the training, and its errors are raised.
 
     Args:
         cut: changed in place, and left in evaluation mode, on the device that `fit` trains on.
             Several are trained in one go, each as by itself but for its dropout, so that the data
             is read, and the full network run, only once; the loss in the history is then the sum.
-        net: an Elastic at full width, or any module; it runs in evaluation mode, on the device
-            where the outputs of `cut` are, and is left as and where it was. On several devices, it
-            stays there.
-        criterion: the training's, from which follows what is distilled, as for
-            `SandwichLoss`. Without one it follows from the targets: classes mean a cross entropy,
-            and in all other cases the squared difference of the outputs is what is made small.
-        by_size: train each network the faster the smaller it is beside `net`: up to eight times.
-        how: as `SandwichLoss` takes `distill`; a criterion is needed when `how.hard` is above 0.
-        distill_loss: as for `SandwichLoss`.
+        teacher: the full network, or a `Teacher` that says what is learned from it.
+        data: as `fit` takes it.
+        recipe: how long and how fast.
+        by_size: train each network the faster the smaller it is beside its teacher: up to eight
+            times.
         quantizer: of the cut network, or of an `nn.ModuleList` of several: their weights are then
             quantized, at every step and in the end, and `quantizer.record` is what `save` takes.
+        seed: of the order of the data and of dropout.
+        progress: show it.
+
+    Returns:
+        What the training was like.
+
+    Raises:
+        TrainingError: Where there is nothing to learn, as the two networks give the same outputs.
+
+    Example:
+        distill(net.cut(0.5), net, train, recipe=Recipe(epochs=2, lr=1e-3))
     """
-    if how.hard > 0 and criterion is None:
-        raise ValueError("Distill.hard is above 0; give the criterion that the hard share has.")
+    taught_by = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+    net = taught_by.net
     students, trained = _several(cut)
-    objective = Taught(students, net, how, criterion, distill_loss)
+    objective = Taught(students, taught_by)
     if by_size:
         objective.speeds = _speeds(students, net, listed=trained is not students[0])
-    recipe = Recipe(epochs=epochs, batch_size=batch_size, lr=lr)
     with own_randomness():
         source = adapt(data, takes(net if isinstance(net, Elastic) else students[0]))
+    run = RunConfig(seed=seed, progress=progress)
     with evaluating(net), _brought_back(net):
-        history = fit(
-            trained,
-            source,
-            objective,
-            recipe=recipe,
-            quantizer=quantizer,
-            seed=seed,
-            progress=progress,
-        )
+        history = fit(trained, source, objective, recipe=recipe, compress=quantizer, run=run)
     for each in {module_of(net), *students} - {trained}:
         if not remembered(each):
             remember(each, remembered(trained))
@@ -184,11 +212,9 @@ class Taught(Objective):
     def __init__(
         self,
         students: Sequence[nn.Module],
-        net: nn.Module,
-        how: Distill | None,
-        criterion: Criterion | None,
-        distill_loss: DistillLoss | None = None,
+        teacher: Teacher,
     ) -> None:
+        net, how = teacher.net, teacher.how
         own = {id(p) for p in net.parameters()}
         if any(id(p) in own for student in students for p in student.parameters()):
             raise TrainingError(
@@ -198,8 +224,8 @@ class Taught(Objective):
         self.students = list(students)
         self.net = net
         self.how = how
-        self.criterion = criterion
-        self.distill_loss = distill_loss
+        self.criterion = teacher.criterion
+        self.distill_loss = teacher.distill_loss
         self._soft = how is not None and how.hard == 0
         self.teaching: Teaching | None = None  # decided at the first batch
 

@@ -36,7 +36,9 @@ def validated(job: Job, accelerator: Accelerator) -> float | None:
     share = (accelerator.process_index, several)
 
     def batches() -> Iterator[tuple[list[Any], Any]]:
-        for inputs, target in in_order(valid, job.recipe.batch_size, job.seed, share, job.workers):
+        for inputs, target in in_order(
+            valid, job.recipe.batch_size, job.run.seed, share, job.run.workers
+        ):
             with accelerator.autocast():
                 outputs = outputs_for(job.net, placed(inputs, accelerator.device))
             yield [outputs], placed(target, accelerator.device)

@@ -1,6 +1,6 @@
 """A variant moved onto its budget: as wide as the limits let it be.
 
-limits = Limits.of(max_bytes="10kB", max_macs=None, max_latency_ms=None)
+ratio(Budget(max_bytes="10kB"), Costs(bytes=9_000, macs=200))     # 0.9
 place = largest(ratio, low, high, guess)      # the last place whose ratio is at most 1
 """
 
@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from widthwise.common.units import format_size, parse_size
+from widthwise.common.units import format_size
 from widthwise.errors import BudgetError
+from widthwise.measure.budget import Budget
 
 STEPS: Final = 128  # places in an octave of widths
 _FULL: Final = 0.995  # of a limit: what is left is not worth another look
@@ -33,51 +34,47 @@ class Costs:
     latency_ms: float | None = None
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The most that a variant may take; None where anything goes. bytes: of its file."""
+_COUNTED: Final = {"max_bytes": "bytes", "max_macs": "macs", "max_latency_ms": "latency_ms"}
 
-    bytes: int | None = None
-    macs: int | None = None
-    latency_ms: float | None = None
 
-    @classmethod
-    def of(
-        cls, max_bytes: int | str | None, max_macs: int | None, max_latency_ms: float | None
-    ) -> Limits:
-        """Limits as they are given. Raises BudgetError for none, and for those nothing meets."""
-        size = None if max_bytes is None else parse_size(max_bytes)
-        limits = cls(size, max_macs, max_latency_ms)
-        given = {name: value for name, value in asdict(limits).items() if value is not None}
-        if not given:
-            raise BudgetError("Give a budget: max_bytes, max_macs or max_latency_ms.")
-        for name, value in given.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 < value < math.inf:
-                raise BudgetError(f"The limit on {name} is {value!r}; give a number above 0.")
-        return limits
+def check(budget: Budget) -> None:
+    """Raise BudgetError for a budget without limits, and for limits that a search cannot meet."""
+    given = budget.limits
+    if not given:
+        raise BudgetError("Give a budget: max_bytes, max_macs or max_latency_ms.")
+    for name, value in given.items():
+        if name not in _COUNTED:
+            raise BudgetError(
+                f"A search does not count {name}; limit {', '.join(_COUNTED)}, or one of them."
+            )
+        if value <= 0:
+            raise BudgetError(f"The limit {name} is {value!r}; give a number above 0.")
 
-    def ratio(self, costs: Costs) -> float:
-        """The largest share of a limit that is taken: at most 1 where all are met."""
-        taken = asdict(costs)
-        limits = {name: most for name, most in asdict(self).items() if most is not None}
-        return max(float(taken[name] / most) for name, most in limits.items())
 
-    def asked(self) -> str:
-        """For a message: what is allowed."""
-        return " and ".join(self._shown(asdict(self)))
+def ratio(budget: Budget, costs: Costs) -> float:
+    """The largest share of a limit that is taken: at most 1 where all limits are met."""
+    taken = asdict(costs)
+    return max(float(taken[_COUNTED[name]] / most) for name, most in budget.limits.items())
 
-    def has(self, costs: Costs) -> str:
-        """For a message: what is taken of that which is limited."""
-        return " and ".join(self._shown(asdict(costs)))
 
-    def _shown(self, amounts: dict[str, Any]) -> list[str]:
-        show: dict[str, Callable[[Any], str]] = {
-            "bytes": lambda v: f"{v} bytes" + (f" ({format_size(v)})" if v >= 1000 else ""),
-            "macs": lambda v: f"{v:,} MACs",
-            "latency_ms": lambda v: f"{v:.3g} ms",
-        }
-        return [show[n](amounts[n]) for n, most in asdict(self).items() if most is not None]
+def allowed(budget: Budget) -> str:
+    """The limits, for a message."""
+    return _shown(budget.limits)
+
+
+def taken(budget: Budget, costs: Costs) -> str:
+    """What is taken of everything that is limited, for a message."""
+    spent = asdict(costs)
+    return _shown({name: spent[_COUNTED[name]] for name in budget.limits})
+
+
+def _shown(amounts: dict[str, Any]) -> str:
+    show: dict[str, Callable[[Any], str]] = {
+        "max_bytes": lambda v: f"{v} bytes" + (f" ({format_size(v)})" if v >= 1000 else ""),
+        "max_macs": lambda v: f"{v:,} MACs",
+        "max_latency_ms": lambda v: f"{v:.3g} ms",
+    }
+    return " and ".join(show[name](amount) for name, amount in amounts.items())
 
 
 def largest(ratio: Callable[[int], float], low: int, high: int, guess: int) -> int | None:

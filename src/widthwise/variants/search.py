@@ -1,14 +1,14 @@
 """Search for the best variant within a budget: widths, zeros and bits of every part at once.
 
-    found = search(net, Evaluation(valid, ACCURACY), max_bytes="10kB", trials=200)
+    found = search(net, Evaluation(valid, ACCURACY), Budget(max_bytes="10kB"), trials=200)
     found.best.variant, found.best.metric, found.best.bytes
     small = apply(net, found.best.variant)
 
-    search(..., max_macs=100_000)                          # any of the limits, or several
-    search(..., formats=(None,))                           # widths and zeros, no bits
-    search(..., ladder=allocated_ladder(net, scores))      # along these widths, not fractions
-    search(..., prepare=lambda m, w: compensate(m, net, w, data))    # what `apply` is given
+    search(net, evaluation, Budget(max_macs=100_000))      # any of the limits, or several
     search(..., journal="search.jsonl")                    # the same call goes on where it stopped
+    search(..., candidates=Candidates(formats=(None,)))    # widths and zeros, no bits
+    Candidates(ladder=allocated_ladder(net, scores))       # along these widths, not fractions
+    Candidates(prepare=lambda m, w: compensate(m, net, w, data))    # as `apply` takes it
 
 A trial chooses how wide each axis is relative to the others, and the zeros and the bits of each
 tensor; then it is made as wide as the budget lets it be. The first trials treat all alike, so that
@@ -22,28 +22,28 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import nn
 
 from widthwise.elastic.network import Elastic, GraphModuleWarning
 from widthwise.errors import BudgetError, FileError, TrainingError, WidthError
 from widthwise.formats import Format, Uniform
-from widthwise.measure.sweep import Evaluation, Judged, Meter, as_evaluation
+from widthwise.measure.budget import Budget
+from widthwise.measure.sweep import Evaluation, Judged, Meter, judged
 from widthwise.pruning.scores.progress import shown
 from widthwise.quantization.quantize import Calibration
 from widthwise.variant import AnyWidths, Variant
 from widthwise.variants.apply import Applied, Prepare, Score, Train, apply, magnitudes
-from widthwise.variants.budget import Costs, Limits, largest
+from widthwise.variants.budget import Costs, allowed, check, largest, ratio, taken
 from widthwise.variants.journal import Study, Trial, end_trial, finished, kept, next_trial, opened
 from widthwise.variants.space import Choice, Space, weights
 
 FORMATS: Final = (None, Uniform(8), Uniform(4), Uniform(3), Uniform(2))
-_VERSION: Final = 3  # of what a trial does: another one is another search
+_VERSION: Final = 4  # of what a trial does: another one is another search
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,25 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _How:
-    """What is done to a cut, as `apply` takes it."""
+class Candidates:
+    """Which variants a search tries, and what is done to each of them.
 
-    prepare: Prepare | None
-    score: Score
-    train: Train | None
+    Args:
+        formats: how tensors may be written, None for floats. Networks of more than 8 axes, or
+            tensors, have those that follow each other tied, in 8 groups of about equally many
+            weights.
+        ladder: widths, such as `pruning.allocated_ladder`'s or a frontier's, that take the place of
+            equal fractions of all axes where a network as a whole is made wider or narrower.
+        prepare: as `apply` takes it.
+        score: as `apply` takes it.
+        train: as `apply` takes it; a short training, if any.
+    """
+
+    formats: Sequence[Format | None] = FORMATS
+    ladder: Sequence[AnyWidths] = ()
+    prepare: Prepare | None = None
+    score: Score = magnitudes
+    train: Train | None = None
 
     @property
     def calibration(self) -> Calibration:
@@ -88,48 +101,34 @@ class _How:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing is: then what the budget was found with is the variant itself."""
+        """Whether nothing is done: then what the budget was found with is the variant itself."""
         return (self.prepare, self.score, self.train) == (None, magnitudes, None)
 
 
 def search(
     net: Elastic,
-    evaluation: Evaluation | Callable[[nn.Module], float],
+    evaluation: Evaluation | Judged,
+    budget: Budget,
     *,
-    max_bytes: int | str | None = None,
-    max_macs: int | None = None,
-    max_latency_ms: float | None = None,
-    formats: Sequence[Format | None] = FORMATS,
-    ladder: Sequence[AnyWidths] = (),
-    prepare: Prepare | None = None,
-    score: Score = magnitudes,
-    train: Train | None = None,
+    candidates: Candidates | None = None,
     trials: int = 200,
     seed: int = 0,
     journal: str | os.PathLike[str] | None = None,
     progress: bool = False,
-    higher_is_better: bool | None = None,
 ) -> Found:
-    """The best variants of a network within all limits given, by tree-structured Parzen estimation.
+    """The best variants of a network within a budget, by tree-structured Parzen estimation.
 
     Takes about four cuts a trial, and an evaluation. Limits on bytes and multiply-accumulates give
     the same result each time.
 
     Args:
-        evaluation: on validation data, or any function from a module to a number, of which
-            `higher_is_better` then says which way is better. The best of many looks better there
-            than it is, so measure it once more on data that the search has not seen.
-        max_bytes: of the file, a number or a text such as "10kB".
-        max_macs: multiply-accumulates for one example.
-        max_latency_ms: of one call on this machine, with which results vary.
-        formats: how tensors may be written, None for floats. Networks of more than 8 axes, or
-            tensors, have those that follow each other tied, in 8 groups of about equally many
-            weights.
-        ladder: widths, such as `pruning.allocated_ladder`'s or a frontier's, that take the place of
-            equal fractions of all axes where a network as a whole is made wider or narrower.
-        prepare: as `apply` takes it, for every trial.
-        score: as `apply` takes it, for every trial.
-        train: as `apply` takes it, for every trial; a short training, if any.
+        net: the network, left as it is.
+        evaluation: on validation data, or `Evaluation.by` a function of a module. The best of many
+            looks better there than it is, so measure it once more on data that the search has not
+            seen.
+        budget: limits on bytes, multiply-accumulates, latency (with which results vary), or
+            several of them.
+        candidates: which variants are tried, and how; by default `Candidates()`.
         trials: how many variants. The first give all tensors the same format and share of zeros.
         journal: a file that keeps the trials. The same search goes on from there, to the very
             result of one that was not stopped; whether functions and data are the same is not
@@ -139,7 +138,7 @@ def search(
     Raises:
         BudgetError: Where no trial meets the limits, saying what the smallest takes.
         WidthError: For a ladder of another network.
-        ValueError: For limits, formats or numbers of trials that cannot be.
+        ValueError: For formats or numbers of trials that cannot be.
         FileError: When the journal cannot be read or written.
         RunError: When the journal is in use, or another search's.
         TrainingError: Where no metric is a number.
@@ -147,20 +146,20 @@ def search(
     """
     if trials < 1:
         raise ValueError(f"trials is {trials}; give at least 1.")
-    evaluation = as_evaluation(evaluation, higher_is_better)
-    limits = Limits.of(max_bytes, max_macs, max_latency_ms)
-    how = _How(prepare, score, train)
-    space = Space.of(net, formats, ladder)
-    work = _Work(space, limits, how, evaluation)
+    judged(evaluation)
+    check(budget)
+    how = candidates or Candidates()
+    space = Space.of(net, how.formats, how.ladder)
+    work = _Work(space, budget, how, evaluation)
     better = evaluation.metric.higher_is_better
     path = None if journal is None else Path(journal)
-    with opened(path, _name(space, limits, how, evaluation, seed), maximize=better) as study:
+    with opened(path, _name(space, budget, how, evaluation, seed), maximize=better) as study:
         beginning = space.uniform()
         left = range(finished(study), trials)
         for number in shown(left, left, "searching", progress):
             trial = next_trial(study, number, beginning, seed)
             end_trial(study, trial, **work.outcome(trial))
-        return _found(study, limits, trials, path)
+        return _found(study, budget, trials, path)
 
 
 def tried(journal: str | os.PathLike[str]) -> tuple[Tried, ...]:
@@ -179,9 +178,9 @@ class _Work:
     """What is done in a trial."""
 
     def __init__(
-        self, space: Space, limits: Limits, how: _How, evaluation: Evaluation | Judged
+        self, space: Space, budget: Budget, how: Candidates, evaluation: Evaluation | Judged
     ) -> None:
-        self.space, self.limits, self.how, self.evaluation = space, limits, how, evaluation
+        self.space, self.budget, self.how, self.evaluation = space, budget, how, evaluation
         self.meter = Meter(space.net)
 
     def outcome(self, trial: Trial) -> dict[str, Any]:
@@ -191,7 +190,7 @@ class _Work:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GraphModuleWarning)  # once for each trial would be many
             made, costs = self.made(self.space.choice(params))
-            excess = self.limits.ratio(costs) - 1
+            excess = ratio(self.budget, costs) - 1
             metric = math.nan if excess > 0 else self.evaluation(made.module)
         notes = {"costs": asdict(costs), "variant": made.variant.to_dict()}
         value = metric if math.isfinite(metric) else None
@@ -215,7 +214,7 @@ class _Work:
             return sized[variant]
 
         place = largest(
-            lambda p: self.limits.ratio(at(p)[1]), line.lowest, line.highest, self.guess(choice)
+            lambda p: ratio(self.budget, at(p)[1]), line.lowest, line.highest, self.guess(choice)
         )
         if place is None or self.how.plain:
             return at(line.lowest if place is None else place)
@@ -230,7 +229,7 @@ class _Work:
                 self.space.net, variant, prepare=how.prepare, score=how.score, train=how.train
             )
             costs = self.costs(made)
-            if self.limits.ratio(costs) <= 1 or place <= lowest:
+            if ratio(self.budget, costs) <= 1 or place <= lowest:
                 return made, costs
             while place > lowest and self.space.variant(choice, place) == variant:
                 place = max(lowest, place - step)
@@ -238,13 +237,13 @@ class _Work:
 
     def costs(self, made: Applied) -> Costs:
         """What a variant takes, measured."""
-        timed = self.limits.latency_ms is not None
+        timed = self.budget.max_latency_ms is not None
         latency = self.meter.latency_ms(made.module) if timed else None
         return Costs(made.bytes, self.meter.macs(made.variant.widths), latency)
 
     def guess(self, choice: Choice) -> int:
         """About where on the line the limit on bytes is met."""
-        line, most = self.space.line, self.limits.bytes
+        line, most = self.space.line, self.budget.bytes
         if most is None:
             return 0
         sized = largest(
@@ -256,19 +255,19 @@ class _Work:
         return line.lowest if sized is None else sized
 
 
-def _found(study: Study, limits: Limits, trials: int, path: Path | None) -> Found:
+def _found(study: Study, budget: Budget, trials: int, path: Path | None) -> Found:
     """What the trials came to. Raises BudgetError, TrainingError, FileError."""
     try:
         told = [_told(trial) for trial in study.get_trials(deepcopy=False)[:trials]]
     except (KeyError, TypeError, ValueError, WidthError) as error:
         raise FileError(f"{path} is damaged; delete it, or give another journal.") from error
-    within = [one for one in told if limits.ratio(_costs(one)) <= 1]
+    within = [one for one in told if ratio(budget, _costs(one)) <= 1]
     if not within:
-        least = min(map(_costs, told), key=limits.ratio)
-        few = ", or give formats of fewer bits" if limits.bytes is not None else ""
+        least = min(map(_costs, told), key=lambda costs: ratio(budget, costs))
+        few = ", or give formats of fewer bits" if budget.bytes is not None else ""
         raise BudgetError(
-            f"No variant that was tried has at most {limits.asked()}; the nearest has "
-            f"{limits.has(least)}, so allow that{few}."
+            f"No variant that was tried has at most {allowed(budget)}; the nearest has "
+            f"{taken(budget, least)}, so allow that{few}."
         )
     numbers = [one for one in within if math.isfinite(one.metric)]
     if not numbers:
@@ -290,13 +289,13 @@ def _costs(one: Tried) -> Costs:
 
 
 def _name(
-    space: Space, limits: Limits, how: _How, evaluation: Evaluation | Judged, seed: int
+    space: Space, budget: Budget, how: Candidates, evaluation: Evaluation | Judged, seed: int
 ) -> str:
     """The name of a search: another one for everything that decides its trials."""
     net = space.net
     decides = {
         "version": _VERSION,
-        "limits": asdict(limits),
+        "limits": budget.limits,
         "formats": [repr(f) for f in space.formats],
         "seed": seed,
         "axes": {n: [a.size, a.grid.multiple_of, a.grid.at_least] for n, a in net.free.items()},

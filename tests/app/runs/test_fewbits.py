@@ -164,7 +164,13 @@ def test_several_are_distilled_in_few_bits_as_each_alone():
     def taught(*shares: float) -> list[torch.nn.Module]:
         cuts = torch.nn.ModuleList(net.cut(s) for s in shares)
         quantizer = StraightThrough(cuts, dict.fromkeys(quantizable(cuts), form))
-        ww.distill(cuts, net, (x, y), epochs=2, criterion=F.cross_entropy, quantizer=quantizer)
+        ww.distill(
+            cuts,
+            ww.Teacher(net, criterion=F.cross_entropy),
+            (x, y),
+            recipe=ww.Recipe(epochs=2, batch_size=256, lr=1e-3),
+            quantizer=quantizer,
+        )
         for name, found in quantizer.record.items():
             assert torch.equal(cuts.get_parameter(name), found.dense())
         return list(cuts)

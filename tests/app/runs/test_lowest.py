@@ -40,7 +40,7 @@ def built(sizes: tuple[int, int] = (40, 12), **more: object) -> ww.Elastic:
 def trained(**more: object) -> ww.Elastic:
     net = built(**more)
     loss = ww.SandwichLoss(net, F.cross_entropy)
-    ww.fit(net, BATCHES, loss, recipe=ww.Recipe(epochs=1), progress=False)
+    ww.fit(net, BATCHES, loss, recipe=ww.Recipe(epochs=1), run=ww.RunConfig(progress=False))
     return net
 
 
@@ -72,7 +72,7 @@ def test_plain_training_draws_nothing_and_single_draws_do() -> None:
     for draw, wanted in ((ww.Draw(p=0), ONE), (ww.Draw(shared=False), DRAWN)):
         net = built(draw=draw)
         loss = SingleDraw(net, F.cross_entropy)
-        ww.fit(net, BATCHES, loss, recipe=ww.Recipe(epochs=1), progress=False)
+        ww.fit(net, BATCHES, loss, recipe=ww.Recipe(epochs=1), run=ww.RunConfig(progress=False))
         assert dict(net.lowest) == wanted
 
 

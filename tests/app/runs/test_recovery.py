@@ -11,11 +11,13 @@ from widthwise.app.runs.finalists import Recovery, candidates
 from widthwise.app.runs.measuring import evaluation, statistics_batches
 from widthwise.app.tasks import BUILT_IN
 from widthwise.formats import Uniform
+from widthwise.measure.budget import Budget
 from widthwise.measure.sweep import Evaluation
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Variant
 from widthwise.variants import search
+from widthwise.variants.search import Candidates
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,9 @@ def test_variants_learn_from_the_teacher(net, task, data, monkeypatch):
 @pytest.fixture
 def found(net, task, data):
     made = recovery(net, task, data, Recipe(epochs=1))
-    return search(net, made.valid, max_bytes=3_000, train=made.brief, trials=5)
+    return search(
+        net, made.valid, Budget(max_bytes=3_000), candidates=Candidates(train=made.brief), trials=5
+    )
 
 
 def test_the_best_of_the_finalists_keeps_to_the_budget(net, task, data, found):

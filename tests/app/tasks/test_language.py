@@ -15,6 +15,7 @@ from widthwise.app.tasks.language import END, Vocabulary, Windows, WordLSTM, wor
 from widthwise.app.tasks.resolve import resolve
 from widthwise.app.tasks.tokens import IGNORED, PERPLEXITY, summed_loss, token_loss
 from widthwise.errors import DataError
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.losses import SandwichLoss
 from widthwise.train.recipe import Recipe
@@ -270,8 +271,7 @@ def test_a_text_that_repeats_is_learned(folder: Path) -> None:
         recipe=recipe,
         valid=splits.train,
         metric=PERPLEXITY,
-        progress=False,
-        cpu=True,
+        run=RunConfig(progress=False, cpu=True),
     )
     # What follows "the" and "cat" is decided by the line before: nothing is left to chance.
     assert history.metric is not None

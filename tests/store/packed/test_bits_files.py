@@ -468,7 +468,13 @@ def test_mnist_loses_nothing_at_four_bits(tmp_path):
     data = task.splits()
     torch.manual_seed(0)
     module = task.model()
-    ww.fit(module, data.train, F.cross_entropy, recipe=ww.Recipe(epochs=1), progress=False)
+    ww.fit(
+        module,
+        data.train,
+        F.cross_entropy,
+        recipe=ww.Recipe(epochs=1),
+        run=ww.RunConfig(progress=False),
+    )
     score = evaluation(task, data, "test")
     full, state = score(module), {n: t.clone() for n, t in module.state_dict().items()}
 

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final, Literal, ParamSpec, TextIO, TypeVar
@@ -29,6 +29,7 @@ from widthwise.app.tasks.blame import users_place
 from widthwise.common.units import format_size
 from widthwise.errors import BudgetError, ExportError, WidthwiseError
 from widthwise.graph.constraints import Constraints
+from widthwise.measure.budget import Budget
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.pruning.gradual.compete import Scope
 from widthwise.train.recipe import Recipe
@@ -136,49 +137,33 @@ Competing = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Budget:
-    """The limits given on the command line; None for those that were not."""
+def pick_within(
+    budget: Budget,
+    frontier: Frontier,
+    size_of: Callable[[Point], int] | None = None,
+    *,
+    any_class: bool = False,
+) -> Point:
+    """The best point within a budget; `size_of` as `Frontier.pick` takes it.
 
-    max_bytes: str | None = None
-    max_params: int | None = None
-    max_macs: int | None = None
-    max_latency_ms: float | None = None
-    min_metric: float | None = None
-
-    @property
-    def given(self) -> bool:
-        """Whether there is any limit."""
-        return self != Budget()
-
-    def pick(
-        self,
-        frontier: Frontier,
-        size_of: Callable[[Point], int] | None = None,
-        *,
-        any_class: bool = False,
-    ) -> Point:
-        """The best point within the limits; `size_of` as `Frontier.pick` takes it.
-
-        Of the user's class, where there is one, unless `any_class` or where a file for another
-        runtime is counted, which has no class; what that costs is told on stderr. Raises
-        BudgetError.
-        """
-        if not self.given:
-            raise BudgetError(
-                "There is no budget; give for example --max-bytes 300kB or --min-metric 0.97."
-            )
-        if self.max_latency_ms is not None and all(p.latency_ms is None for p in frontier.points):
-            raise BudgetError("Latency was not measured; sweep again without --no-latency.")
-        best = frontier.pick(**asdict(self), size_of=size_of)
-        if any_class or size_of is not None or best.own_class is not False:
-            return best
-        try:
-            own = frontier.pick(**asdict(self), size_of=size_of, keep_class=True)
-        except BudgetError:
-            own = best
-        typer.echo(f"Note: {_cost_of_class(frontier, own, best)}", err=True)
-        return own
+    Of the user's class, where there is one, unless `any_class` or where a file for another runtime
+    is counted, which has no class; what that costs is told on stderr. Raises BudgetError.
+    """
+    if not budget.limits:
+        raise BudgetError(
+            "There is no budget; give for example --max-bytes 300kB or --min-metric 0.97."
+        )
+    if budget.max_latency_ms is not None and all(p.latency_ms is None for p in frontier.points):
+        raise BudgetError("Latency was not measured; sweep again without --no-latency.")
+    best = frontier.within(budget, size_of=size_of)
+    if any_class or size_of is not None or best.own_class is not False:
+        return best
+    try:
+        own = frontier.within(budget, size_of=size_of, keep_class=True)
+    except BudgetError:
+        own = best
+    typer.echo(f"Note: {_cost_of_class(frontier, own, best)}", err=True)
+    return own
 
 
 def _cost_of_class(frontier: Frontier, own: Point, best: Point) -> str:
@@ -212,7 +197,7 @@ def recorded(constraints: Constraints) -> dict[str, Any]:
 def size_of(
     opened: Opened, form: Literal["safetensors", "onnx", "torch"], int8: bool
 ) -> Callable[[Point], int] | None:
-    """What `Budget.pick` counts; None for the bytes of `save`. Raises ExportError."""
+    """What `pick_within` counts; None for the bytes of `save`. Raises ExportError."""
     if int8 and form != "onnx":
         raise ExportError("--int8 is for ONNX files; give --format onnx with it.")
     return None if form == "safetensors" else shipped_size(opened, form, int8=int8)

@@ -9,7 +9,6 @@ import typer
 
 from widthwise.app.cli.common import (
     AnyClass,
-    Budget,
     Int8,
     MaxLatency,
     MaxMacs,
@@ -23,6 +22,7 @@ from widthwise.app.cli.common import (
     facts,
     notes,
     one_line,
+    pick_within,
     shipped_words,
     size_of,
     told,
@@ -45,6 +45,7 @@ from widthwise.app.tasks.noted import task_of
 from widthwise.common.units import format_size
 from widthwise.elastic.network import Elastic
 from widthwise.errors import TaskError
+from widthwise.measure.budget import Budget
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.store.file import prepare, read_manifest
 from widthwise.variant import Widths
@@ -141,7 +142,7 @@ def cut(
     """
     sizes: list[str | None] = [*max_bytes] if max_bytes else [None]
     budgets = [Budget(b, max_params, max_macs, max_latency_ms, min_metric) for b in sizes]
-    if budgets[0].given + (fraction is not None) + bool(width) != 1:
+    if bool(budgets[0].limits) + (fraction is not None) + bool(width) != 1:
         raise typer.BadParameter(
             "say how much to keep in one way: by limits such as --max-bytes 10kB, by --fraction, "
             "or by --width AXIS=N."
@@ -159,22 +160,22 @@ def cut(
         raise typer.BadParameter("--min-metric is of networks in floats; leave it out with --bits.")
     if bits and len(bits) > 1 and not max_bytes:
         raise typer.BadParameter("several --bits are for --max-bytes; name one.")
-    if bits and max_bytes and budgets[0] != Budget(budgets[0].max_bytes):
+    if bits and max_bytes and not budgets[0].only_bytes:
         raise typer.BadParameter("--bits takes --max-bytes alone, or limits without --max-bytes.")
     source = single(run)
     outs = files(out, max_bytes or (), ".safetensors")
     with all_or_nothing(), hold(source.folder):
         # Read before anything is written: a damaged file must not stop the work half-way.
         coded = bool(bits and max_bytes)  # found by its file, not in the frontier
-        swept = (budgets[0].given and not coded) or source.frontier.exists()
+        swept = (bool(budgets[0].limits) and not coded) or source.frontier.exists()
         frontier = read_frontier(source.folder) if swept else None
         opened = opening.open_run(source)
         points: list[Point] = []
         counted = None
         asked: list[Widths] = []
-        if budgets[0].given and not coded and frontier is not None:
+        if budgets[0].limits and not coded and frontier is not None:
             counted = size_of(opened, form, int8)
-            points = [b.pick(frontier, counted, any_class=any_class) for b in budgets]
+            points = [pick_within(b, frontier, counted, any_class=any_class) for b in budgets]
             asked = [point.widths for point in points]
             if counted is None:
                 both = zip(budgets, points, strict=True)
@@ -211,7 +212,7 @@ def cut(
 
 def _filled(opened: opening.Opened, frontier: Frontier, budget: Budget, point: Point) -> Widths:
     """What to cut: wider than the measured network, where only bytes are limited and leave room."""
-    if budget.max_bytes is None or budget != Budget(budget.max_bytes):
+    if budget.max_bytes is None or not budget.only_bytes:
         return point.widths
     return cuts.filled(opened, frontier, point, budget.max_bytes)
 

@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 import typer
 from torch import nn
 
-from widthwise.app.cli.common import Budget, SeveralMaxBytes, all_or_nothing, console, size_of, told
+from widthwise.app.cli.common import (
+    SeveralMaxBytes,
+    all_or_nothing,
+    console,
+    pick_within,
+    size_of,
+    told,
+)
 from widthwise.app.cli.several import files
 from widthwise.app.report import text
 from widthwise.app.runs import cuts, exports, measuring, opening
@@ -22,6 +29,7 @@ from widthwise.common.units import format_size
 from widthwise.errors import ExportError
 from widthwise.export.elastic_onnx import export_elastic
 from widthwise.export.int8_onnx import export_int8
+from widthwise.measure.budget import Budget
 from widthwise.store.file import load, read_manifest
 from widthwise.store.progressive.reader import Progressive
 from widthwise.task import Task
@@ -148,7 +156,7 @@ def _fitting(
     run = single(folder)
     frontier, opened = read_frontier(run.folder), opening.open_run(run)
     counted = size_of(opened, form, int8)
-    points = [Budget(most).pick(frontier, counted) for most in budgets]
+    points = [pick_within(Budget(most), frontier, counted) for most in budgets]
     kept = [opened.net.complete(point.widths) for point in points]
     how = cuts.shipped_touch_ups(opened, kept)
     made = cuts.make(opened, kept, opened.task.splits(), how)

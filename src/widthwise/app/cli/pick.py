@@ -8,7 +8,6 @@ import typer
 
 from widthwise.app.cli.common import (
     AnyClass,
-    Budget,
     Int8,
     MaxBytes,
     MaxLatency,
@@ -18,6 +17,7 @@ from widthwise.app.cli.common import (
     RunFolder,
     Shipped,
     console,
+    pick_within,
     shipped_words,
     size_of,
     told,
@@ -26,6 +26,7 @@ from widthwise.app.report import text
 from widthwise.app.runs import opening
 from widthwise.app.runs.folder import members, read_frontier
 from widthwise.common.units import format_size
+from widthwise.measure.budget import Budget
 
 EXAMPLES = (
     "widthwise pick runs/digits --max-bytes 10kB",
@@ -58,7 +59,7 @@ def pick(
     if form != "safetensors" or int8:
         counted = size_of(opening.open_run(members(run)[0]), form, int8)
     budget = Budget(max_bytes, max_params, max_macs, max_latency_ms, min_metric)
-    point = budget.pick(frontier, counted, any_class=any_class)
+    point = pick_within(budget, frontier, counted, any_class=any_class)
     shipped = {} if counted is None else {shipped_words(form, int8): counted(point)}
     if as_json:
         data = asdict(point) | {"widths": dict(point.widths)}

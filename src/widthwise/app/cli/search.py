@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +21,9 @@ from widthwise.app.cli.common import (
 from widthwise.app.report import text
 from widthwise.app.runs import opening, storing
 from widthwise.app.runs.folder import hold, single
-from widthwise.app.runs.searches import Limits, RunSearch
+from widthwise.app.runs.searches import RunSearch
 from widthwise.common.units import format_size
+from widthwise.measure.budget import Budget
 from widthwise.quantization import Format, Uniform
 from widthwise.variants import Applied
 
@@ -70,9 +70,11 @@ def search(
     if lr is not None and epochs is None:
         raise typer.BadParameter("--lr is of a training; give its --epochs too.")
     source = single(run)
-    limits = Limits(max_bytes, max_macs, max_latency_ms)
+    budget = Budget(max_bytes, max_macs=max_macs, max_latency_ms=max_latency_ms)
     options = {
-        **{f"--{name.replace('_', '-')}": limit for name, limit in asdict(limits).items()},
+        "--max-bytes": max_bytes,
+        "--max-macs": max_macs,
+        "--max-latency-ms": max_latency_ms,
         "--trials": trials,
         "--epochs": epochs,
         "--lr": lr,
@@ -81,7 +83,7 @@ def search(
     with interruptible(_command(run, out, options)), hold(source.folder):
         storing.writable(out)
         opened = opening.open_run(source)
-        searching = RunSearch(opened, limits, epochs, lr, notes.is_terminal)
+        searching = RunSearch(opened, budget, epochs, lr, notes.is_terminal)
         found = searching.run(trials=trials, seed=seed)
         pick, made = searching.store(found, out)
     metric = opened.record.metric

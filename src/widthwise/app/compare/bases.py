@@ -24,6 +24,7 @@ from widthwise.sampling.draws import PUBLISHED, Draw
 from widthwise.store.file import load, save
 from widthwise.task import Task
 from widthwise.train.batches import own_randomness
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.losses import Objective, SingleDraw
 from widthwise.variant import Widths
@@ -79,7 +80,13 @@ def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:
     net = Elastic(model, task.example(), draw=_DRAWS[kind], seed=seed, constraints=task.constraints)
     loss = _LOSSES.get(kind, lambda net, task: SingleDraw(net, task.loss))(net, task)
     recipe = spec.recipe(task)
-    history = fit(net, data.train, loss, recipe=recipe, folder=folder, seed=seed, progress=False)
+    history = fit(
+        net,
+        data.train,
+        loss,
+        recipe=recipe,
+        run=RunConfig(folder=folder, seed=seed, progress=False),
+    )
     net.cpu()
     with tempfile.TemporaryDirectory() as place:
         path = save(net.model.eval(), Path(place) / "base.safetensors")

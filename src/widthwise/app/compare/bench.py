@@ -28,9 +28,11 @@ from widthwise.elastic.network import Elastic
 from widthwise.measure.cost import latency_ms, macs, one_example, params
 from widthwise.measure.recalibrate import has_statistics, recalibrate
 from widthwise.measure.sweep import Evaluation
+from widthwise.pruning.gradual import GradualPruner
 from widthwise.quantization import StraightThrough
 from widthwise.store.file import load
 from widthwise.store.parts import parts_of
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
@@ -85,12 +87,12 @@ class Bench:
         *,
         recipe: Recipe | None = None,
         quantizer: StraightThrough | None = None,
+        pruner: GradualPruner | None = None,
         teacher: nn.Module | None = None,
-        **more: Any,
     ) -> nn.Module:
         """Train in place, by default with the recipe of every training.
 
-        teacher: whose outputs are half of what is learned. more: for `fit`.
+        teacher: whose outputs are half of what is learned.
         """
         loss: Any = self.task.loss
         if teacher is not None:
@@ -100,10 +102,8 @@ class Bench:
             self.data.train,
             loss,
             recipe=recipe or self.spec.recipe(self.task),
-            quantizer=quantizer,
-            seed=self.seed,
-            progress=False,
-            **more,
+            compress=pruner or quantizer,
+            run=RunConfig(seed=self.seed, progress=False),
         )
         return module.cpu()
 

@@ -31,6 +31,7 @@ from widthwise.pruning.gradual import GradualPruner
 from widthwise.store.packed.forms import accounting
 from widthwise.task import Splits, Task
 from widthwise.train.batches import own_randomness, planned
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.variant import Widths
 
@@ -159,10 +160,8 @@ class _Bench:
             self.data.train,
             elastic_loss(net, self.task) if elastic else self.task.loss,
             recipe=plan.recipe,
-            pruner=self._pruner(),
-            folder=self.place,
-            seed=training.seed,
-            progress=progress,
+            compress=self._pruner(),
+            run=RunConfig(folder=self.place, seed=training.seed, progress=progress),
         )
         net.cpu()
         return None if module is None else module.cpu(), history.processor

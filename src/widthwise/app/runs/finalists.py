@@ -1,7 +1,7 @@
 """A search whose variants are judged by how they recover, the best of which are trained on.
 
     recovery = Recovery(net, task, data.train, batches, Recipe(epochs=8), valid, prepare=prepare)
-    found = search(net, few, max_bytes=10_000, prepare=prepare, train=recovery.brief)
+    found = search(net, few, Budget(10_000), candidates=Candidates(train=recovery.brief))
     made = recovery.best(found, max_bytes=10_000)
 
 What few bits and many zeros do to a network is mended by training, a moment of which tells where it
@@ -29,6 +29,7 @@ from widthwise.measure.sweep import Evaluation
 from widthwise.quantization import StraightThrough
 from widthwise.task import Task
 from widthwise.train.batches import own_randomness
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.loop import loop
 from widthwise.train.losses import Criterion
@@ -171,9 +172,8 @@ class Recovery:
             self.train,
             loss,
             recipe=recipe,
-            quantizer=quantizer,
-            seed=self.seed,
-            progress=self.progress,
+            compress=quantizer,
+            run=RunConfig(seed=self.seed, progress=self.progress),
         )
 
     def _trained(

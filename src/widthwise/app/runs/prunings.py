@@ -34,6 +34,7 @@ from widthwise.pruning.scores.registry import WeightScore
 from widthwise.store.packed.forms import accounting
 from widthwise.store.packed.tensors import Pack, check
 from widthwise.task import Task
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 
 SAMPLES: Final = 2000  # of the training data, that scores are computed on
@@ -113,7 +114,13 @@ def prune(
 
     def train(module: nn.Module) -> None:
         recipe = fine_tuning(task.recipe, how.fine_tune)
-        fit(module, data.train, task.loss, recipe=recipe, seed=how.seed, progress=progress)
+        fit(
+            module,
+            data.train,
+            task.loss,
+            recipe=recipe,
+            run=RunConfig(seed=how.seed, progress=progress),
+        )
         module.cpu()
 
     masks = pruning.prune(

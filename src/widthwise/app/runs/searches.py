@@ -1,6 +1,6 @@
 """Searches of a run: the best variant within a budget, found, stored and read back.
 
-searching = RunSearch(open_run(run), Limits(max_bytes="10kB"), epochs=5)
+searching = RunSearch(open_run(run), Budget(max_bytes="10kB"), epochs=5)
 found = searching.run(trials=200)
 pick, made = searching.store(found, Path("small.safetensors"))
 """
@@ -8,7 +8,7 @@ pick, made = searching.store(found, Path("small.safetensors"))
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,23 +21,15 @@ from widthwise.app.runs.reports import note
 from widthwise.app.runs.storing import inside, store_checked, writable
 from widthwise.app.runs.sweeps import widths_by
 from widthwise.app.runs.touchups import TouchUp, compensation
-from widthwise.common.units import format_size, parse_size
+from widthwise.common.units import format_size
 from widthwise.errors import BudgetError
+from widthwise.measure.budget import Budget
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.recalibrate import has_statistics, recalibrate
 from widthwise.pruning import allocated_ladder
 from widthwise.task import Splits
-from widthwise.variants import Applied, Found, apply, search
+from widthwise.variants import Applied, Candidates, Found, apply, search
 from widthwise.variants.apply import Prepare
-
-
-@dataclass(frozen=True)
-class Limits:
-    """As `search` takes them."""
-
-    max_bytes: int | str | None = None
-    max_macs: int | None = None
-    max_latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ class RunSearch:
     """
 
     opened: Opened
-    limits: Limits
+    budget: Budget
     epochs: int | None = None
     lr: float | None = None
     progress: bool = False
@@ -81,13 +73,12 @@ class RunSearch:
         ScoreError, TrainingError, and ModuleNotFoundError without optuna.
         """
         opened = self.opened
+        brief = None if self.epochs is None else self.recovery.brief
         return search(
             opened.net,
             evaluation(opened.task, self.data, "valid"),
-            **asdict(self.limits),
-            ladder=self._ladder(),
-            prepare=self.prepare,
-            train=None if self.epochs is None else self.recovery.brief,
+            self.budget,
+            candidates=Candidates(ladder=self._ladder(), prepare=self.prepare, train=brief),
             trials=trials,
             seed=seed,
             journal=opened.run.trials,
@@ -151,10 +142,8 @@ class RunSearch:
     def _made(self, found: Found) -> Applied:
         if self.epochs is None:
             return apply(self.opened.net, found.best.variant, prepare=self.prepare)
-        limits = self.limits
-        most = None if limits.max_bytes is None else parse_size(limits.max_bytes)
-        only = limits.max_macs is None and limits.max_latency_ms is None
-        made = self.recovery.best(found, max_bytes=most, widen=only)
+        most = self.budget.bytes
+        made = self.recovery.best(found, max_bytes=most, widen=self.budget.only_bytes)
         if made is None:
             raise BudgetError(
                 "Training made the best variants that were found larger than the budget; search "

@@ -70,9 +70,9 @@ def sweep_run(
         touch_up=fit_anew,
         pack=opened.pack,
         progress=progress,
-        seed=seed,
     )
-    frontier = replace(frontier, touch_up=TouchUp.COMPENSATE.value if compensate else "")
+    done = TouchUp.COMPENSATE.value if compensate else ""
+    frontier = replace(frontier, seeds=(seed,), touch_up=done)
     frontier.save(opened.run.frontier)
     return frontier
 

@@ -27,10 +27,11 @@ from widthwise.pruning import compensate, merge
 from widthwise.quantization import StraightThrough
 from widthwise.task import Task
 from widthwise.train.batches import own_randomness
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.teaching import HALF
-from widthwise.train.touchup import distill, refit_output
+from widthwise.train.touchup import Teacher, distill, refit_output
 from widthwise.variant import Widths
 
 Batches = list[tuple[Any, Any]]
@@ -135,13 +136,12 @@ def touch_up(
             for epochs, places in _taught(net, widths, task.recipe, how).items():
                 distill(
                     [modules[i] for i in places],
-                    net,
+                    _teacher(task, net),
                     train,
-                    epochs=epochs,
-                    lr=how.lr or task.recipe.lr,
+                    recipe=_teaching(task.recipe, epochs, how.lr),
                     by_size=how.lr is None,
+                    seed=seed,
                     progress=progress,
-                    **_teaching(task, seed),
                 )
         for module, kept in zip(modules, widths, strict=True):
             if name is TouchUp.REFIT:
@@ -153,7 +153,13 @@ def touch_up(
                 if name is TouchUp.SCRATCH:
                     initialise(module, seed)
                     recipe = _with(task.recipe, how.epochs, how.lr)
-                fit(module, train, task.loss, recipe=recipe, seed=seed, progress=progress)
+                fit(
+                    module,
+                    train,
+                    task.loss,
+                    recipe=recipe,
+                    run=RunConfig(seed=seed, progress=progress),
+                )
             module.cpu()
 
 
@@ -181,33 +187,30 @@ def teach_in_bits(
             train,
             task.loss,
             recipe=recipe,
-            quantizer=quantizer,
-            seed=seed,
-            progress=progress,
+            compress=quantizer,
+            run=RunConfig(seed=seed, progress=progress),
         )
         return
     distill(
         module,
-        net,
+        _teacher(task, net),
         train,
-        epochs=epochs,
-        lr=task.recipe.lr,
+        recipe=_teaching(task.recipe, epochs),
         by_size=True,
         quantizer=quantizer,
+        seed=seed,
         progress=progress,
-        **_teaching(task, seed),
     )
 
 
-def _teaching(task: Task, seed: int) -> dict[str, Any]:
-    """What a distillation of a task is given, whatever it trains."""
-    return {
-        "batch_size": task.recipe.batch_size,
-        "how": task.distill or HALF,
-        "criterion": task.loss,
-        "distill_loss": task.distill_loss,
-        "seed": seed,
-    }
+def _teacher(task: Task, net: nn.Module) -> Teacher:
+    """The full network, and what a task's cuts learn from it."""
+    return Teacher(net, task.distill or HALF, task.loss, task.distill_loss)
+
+
+def _teaching(recipe: Recipe, epochs: int, lr: float | None = None) -> Recipe:
+    """The distillation of a task's cuts: Adam, at the rate of the task's recipe or another one."""
+    return Recipe(epochs=epochs, batch_size=recipe.batch_size, lr=lr or recipe.lr)
 
 
 def macs_kept(net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:

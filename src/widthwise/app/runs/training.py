@@ -41,6 +41,7 @@ from widthwise.store import scorefile
 from widthwise.store.packed.tensors import Pack
 from widthwise.task import Splits, Task
 from widthwise.train.batches import own_randomness, planned
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.identity import configured, described, sampled
 from widthwise.train.losses import Objective, SingleDraw
@@ -112,10 +113,8 @@ def train(
             recipe=Recipe(**settings.recipe),
             valid=data.valid,
             metric=task.metric,
-            pruner=_pruner(net, settings, rungs, data),
-            folder=folder,
-            seed=settings.seed,
-            progress=progress,
+            compress=_pruner(net, settings, rungs, data),
+            run=RunConfig(folder=folder, seed=settings.seed, progress=progress),
         )
         if not main:
             return run, state

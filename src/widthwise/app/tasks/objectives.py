@@ -12,7 +12,7 @@ from widthwise.train.family import WARM_UP, FamilyLoss
 from widthwise.train.implied import matched
 from widthwise.train.losses import SandwichLoss
 from widthwise.train.teaching import HALF
-from widthwise.train.touchup import Taught
+from widthwise.train.touchup import Taught, Teacher
 
 
 def _own(task: Task) -> Task:
@@ -52,4 +52,4 @@ def family_loss(net: Elastic, task: Task, *, trained: bool = False) -> FamilyLos
 
 def taught_by(teacher: nn.Module, student: nn.Module, task: Task) -> Taught:
     """The loss of one network that another one, in evaluation mode, teaches."""
-    return Taught([student], teacher, task.distill, task.loss, task.distill_loss)
+    return Taught([student], Teacher(teacher, task.distill, task.loss, task.distill_loss))

@@ -10,7 +10,9 @@ from widthwise.app.compare.bench import Bench
 from widthwise.app.compare.ways.made import Made
 from widthwise.app.runs.finalists import Recovery
 from widthwise.app.runs.touchups import TAUGHT_IN_BITS
+from widthwise.measure.budget import Budget
 from widthwise.measure.sweep import Evaluation
+from widthwise.variants.search import Candidates
 from widthwise.variants.search import search as search_for
 
 _VALIDATED: Final = 3_000  # items that trials are judged on
@@ -36,10 +38,8 @@ def search(bench: Bench, budget: int) -> Iterator[Made]:
     found = search_for(
         net,
         Evaluation(_some(bench), bench.task.metric),
-        max_bytes=budget,
-        ladder=net.levels,
-        prepare=bench.calibrated,
-        train=recovery.brief,
+        Budget(budget),
+        candidates=Candidates(ladder=net.levels, prepare=bench.calibrated, train=recovery.brief),
         trials=bench.spec.trials,
         seed=bench.seed,
     )
