@@ -1,5 +1,6 @@
 """`Elastic` as its users meet it: calling, drawing, training, cutting, and what it refuses."""
 
+import inspect
 import warnings
 from dataclasses import dataclass
 
@@ -20,14 +21,15 @@ def mlp(hidden=16):
 X = torch.randn(4, 6)
 
 PUBLIC = """
-    ACCURACY Axis BudgetError CaptureError Constraints DataError Distill Draw Elastic Evaluation
-    ExportError FamilyLoss FileError Frontier GradualPruner GraphModuleWarning Inspection Metric
-    NothingFasterWarning NothingToCutWarning Point Progressive PUBLISHED QuantizationError Recipe
-    RunError SAM Sandwich SandwichLoss Schedule ScoreError SingleDraw Splits StatisticsWarning
-    StepLoss StructuralDropout Task TaskError TrainingError Variant WidthError Widths WidthwiseError
-    ZerosLostWarning apply carry_average carry_optimizer cut_file distill errors
-    export_elastic export_int8 export_onnx export_program fit ladder load prunable pruning
-    quantization recalibrate refit_output run_sparse save save_progressive search sweep variant_of
+    ACCURACY Axis Budget BudgetError Candidates CaptureError Constraints DataError Distill Draw
+    Elastic Evaluation ExportError FamilyLoss FileError Frontier GradualPruner
+    GraphModuleWarning Inspection Metric NothingFasterWarning NothingToCutWarning Point
+    Progressive PUBLISHED QuantizationError Recipe RunConfig RunError SAM Sandwich SandwichLoss
+    Schedule ScoreError SingleDraw Splits StatisticsWarning StepLoss StructuralDropout Task
+    TaskError Teacher TrainingError Variant WidthError Widths WidthwiseError ZerosLostWarning
+    apply carry_average carry_optimizer cut_file distill errors export_elastic export_int8
+    export_onnx export_program fit ladder load prunable pruning quantization recalibrate
+    refit_output run_sparse save save_progressive search sweep variant_of
 """.split()
 
 
@@ -35,6 +37,29 @@ def test_public_names():
     """The public surface is pinned: a change here is a change for users."""
     assert sorted(ww.__all__) == sorted(PUBLIC)
     assert all(getattr(ww, name) is not None for name in PUBLIC)
+
+
+def parameters_of(function):
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+def public_functions():
+    """Functions and methods that users call, by name."""
+    named = [(name, getattr(ww, name)) for name in PUBLIC]
+    for space in (ww.pruning, ww.quantization):
+        named += [(name, getattr(space, name)) for name in space.__all__]
+    for name, each in list(named):
+        if inspect.isclass(each):
+            named += [(f"{name}.{n}", m) for n, m in vars(each).items() if n[0] != "_"]
+    return {name: each for name, each in named if inspect.isfunction(each)}
+
+
+def test_no_public_function_has_more_than_eight_parameters():
+    """Constructors of plain data, and Elastic's, which has torch.export's four, may have more."""
+    counts = {name: len(parameters_of(each)) for name, each in public_functions().items()}
+    assert len(counts) > 60
+    assert len(parameters_of(lambda a, b, c, d, e, f, g, h, i: None)) == 9  # it counts
+    assert not {name: count for name, count in counts.items() if count > 8}
 
 
 def test_parameters_are_shared_not_copied():
