@@ -87,20 +87,20 @@ def one_shot(trained: nn.Module, measured: Measured, batches: list[Any]) -> None
     forms: dict[str, quantization.Format] = {**SYMMETRIC, **UNIFORM, **GROUPED, **SHARED}
     for name, form in forms.items():
         module = copy.deepcopy(trained)
-        measured.add(name, module, quantization.quantize(module, form))
+        measured.add(name, module, quantization.quantize_(module, form))
     for name, uniform in UNIFORM.items():
         module = copy.deepcopy(trained)
-        found = quantization.quantize(module, uniform, calibration="minmax")
+        found = quantization.quantize_(module, uniform, calibration="minmax")
         measured.add(name + EXTREMES, module, found)
     slopes = pruning.gradient_magnitude(trained, batches, F.cross_entropy)
     for name, shared in SHARED.items():
         module = copy.deepcopy(trained)
-        found = quantization.quantize(module, shared, weights=slopes)
+        found = quantization.quantize_(module, shared, weights=slopes)
         measured.add(f"{name}, weighted by gradients", module, found)
     for tolerance in TOLERANCES:
         module = copy.deepcopy(trained)
         chosen = pruning.few_values(module, batches, F.cross_entropy, tolerance=tolerance)
-        found = quantization.quantize(module, chosen)
+        found = quantization.quantize_(module, chosen)
         measured.add(f"values by sensitivity, loss + {tolerance:g}", module, found)
 
 
@@ -123,7 +123,7 @@ def trained_on(trained: nn.Module, measured: Measured, train: Any, seed: int) ->
         measured.add(f"{name}, trained straight-through", module, quantizer.record)
     module = copy.deepcopy(trained).train()
     tuner = quantization.SharedValues(
-        module, quantization.quantize(module, quantization.Codebook(4))
+        module, quantization.quantize_(module, quantization.Codebook(4))
     )
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))

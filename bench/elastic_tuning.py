@@ -3,11 +3,11 @@
     WIDTHWISE_DATA=... python bench/elastic_tuning.py --widths 8 --seeds 2 --write
 
 The network is ordered by `reconstruction`; so many widths from an eighth of its parameters to all
-are chosen by `allocated_ladder`. *Each by itself*: cut, compensated, fine-tuned. *Elastic*: one
-training of all widths (full width, narrowest, two rungs a step, narrow ones distilled), then cut
-and compensated. Both have the same total budget, counted in multiply-accumulates of training
+are chosen by `allocated_levels`. *Each by itself*: cut, reconstructed, fine-tuned. *Elastic*: one
+training of all widths (full width, narrowest, two levels a step, narrow ones distilled), then cut
+and reconstructed. Both have the same total budget, counted in multiply-accumulates of training
 passes: that of each width seeing `IMAGES` images once, the full width among them. SGD from 0.01 to
-0, batches of 128, flips. Statistics are estimated, and compensation is fitted, on the same 1,000
+0, batches of 128, flips. Statistics are estimated, and reconstruction is fitted, on the same 1,000
 images.
 
 The more widths, the larger the total: separate trainings share nothing, so that each width gets the
@@ -73,38 +73,38 @@ def run(number: int, seed: int, split: str, lr: float) -> dict[str, Any]:
     """Both ways, at this number of widths, from the same ordered network."""
     bench = Bench("cifar10-resnet56", seed)
     net = ww.Elastic(bench.model, bench.task.example(), seed=seed).eval()
-    scores = pruning.reconstruction(net, bench.scored, F.cross_entropy)
-    ladder = pruning.allocated_ladder(net, scores, number, lowest=LOWEST)
-    pruning.order(net, scores)
+    scores = pruning.output_error(net, bench.scored, F.cross_entropy)
+    levels = pruning.allocated_levels(net, scores, number, lowest=LOWEST)
+    pruning.order_(net, scores)
     cost = [
         macs(net.cut(w), bench.task.example()) / macs(net.model, bench.task.example())
-        for w in ladder
+        for w in levels
     ]
     budget = IMAGES * sum(cost)  # in full-width passes of one image
     rows = [
         {"share": params(net.cut(w)) / bench.full, "macs": c}
-        for w, c in zip(ladder, cost, strict=True)
+        for w, c in zip(levels, cost, strict=True)
     ]
-    for row, widths in zip(rows, ladder, strict=True):
-        small = pruning.compensate(net.cut(widths), net, widths, bench.calibrated)
-        row["compensated"] = bench.accuracy(small, split, TESTED)
+    for row, widths in zip(rows, levels, strict=True):
+        small = pruning.reconstruct_(net.cut(widths), net, widths, bench.calibrated)
+        row["reconstructed"] = bench.accuracy(small, split, TESTED)
         tune(small, _plain(small), bench, IMAGES // BATCH, lr)
         row["alone"] = bench.accuracy(small, split, TESTED)
         print(row, flush=True)
-    # A step: full width, the narrowest, and two rungs, which are drawn evenly.
+    # A step: full width, the narrowest, and two levels, which are drawn evenly.
     step = 1 + cost[0] + 2 * sum(cost) / len(cost)
     steps = int(budget / BATCH / step)
-    tune(net, SandwichLoss(net, F.cross_entropy, rungs=ladder), bench, steps, lr)
-    for row, widths in zip(rows, ladder, strict=True):
+    tune(net, SandwichLoss(net, F.cross_entropy, levels=levels), bench, steps, lr)
+    for row, widths in zip(rows, levels, strict=True):
         small = net.cut(widths)
         row["elastic, as cut"] = bench.accuracy(
-            ww.recalibrate(copy.deepcopy(small), bench.calibrated), split, TESTED
+            ww.recalibrate_(copy.deepcopy(small), bench.calibrated), split, TESTED
         )
-        fitted = pruning.compensate(small, net, widths, bench.calibrated)
+        fitted = pruning.reconstruct_(small, net, widths, bench.calibrated)
         row["elastic"] = bench.accuracy(fitted, split, TESTED)
         print(row, flush=True)
     return {
-        "number": len(ladder),
+        "number": len(levels),
         "seed": seed,
         "lr": lr,
         "elastic_steps": steps,

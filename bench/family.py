@@ -5,7 +5,7 @@
     python bench/family.py digits mlp --write      # and store bench/results/family.json
 
 The family is what `widthwise train`, `sweep` and `cut` make by default: one training along levels,
-a sweep, and for every size the best network that fits, touched up. Compared, all with the task's
+a sweep, and for every size the best network that fits, post-processed. Compared, all with its
 plain recipe and tested on its test data:
 
     plain     the full network trained alone: the unit of all costs
@@ -40,7 +40,7 @@ from torch import nn
 from common import RESULTS, record
 from widthwise.app.runs import cuts, measuring, opening, sweeps, training
 from widthwise.app.runs.folder import Settings, hold
-from widthwise.app.runs.touchups import initialise
+from widthwise.app.runs.postprocessing import initialise
 from widthwise.app.tasks.resolve import resolve
 from widthwise.elastic.network import Elastic
 from widthwise.errors import BudgetError
@@ -111,7 +111,7 @@ def family(name: str, seed: int) -> dict[str, Any]:
         return {
             "seconds": spent,
             "test": measuring.evaluation(task, data, "test")(opened.net),
-            "compensated": frontier.touch_up,
+            "reconstructed": frontier.post_process,
             "sizes": {
                 str(s): {
                     "bytes": pick.bytes,
@@ -119,7 +119,7 @@ def family(name: str, seed: int) -> dict[str, Any]:
                     "swept": points[s].metric,
                     "valid": pick.valid,
                     "test": pick.test,
-                    "touch_up": pick.touch_up,
+                    "post_processing": pick.post_process,
                 }
                 for s, pick in zip(fitting, picks, strict=True)
             },

@@ -44,7 +44,7 @@ COMMANDS = {
             "train digits --out sparse --epochs 4 --sparsity 0.8",
             trained="sparse",
         ),
-        _command("sweep", "sweep run --no-latency --ladder 6", "train"),
+        _command("sweep", "sweep run --no-latency --num-widths 6", "train"),
         _command("order", "order digits --from run --out ordered --samples 300", "train"),
         _command("prune", "prune digits --from run --sparsity 0.8 --out pruned.st", "train"),
         _command("cut", "cut run --fraction 0.5 --out run/small.st", "train", "sweep"),

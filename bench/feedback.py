@@ -28,10 +28,10 @@ EPOCHS: Final = 5
 SEEDS: Final = 2
 SHARES: Final = (0.97, 0.992)  # of weights that are zero: about 46 and 15 kB
 PLAIN: Final = (78, 4)  # steps between two changes of the masks
-FEEDBACK: Final = (1, 4, 16, 78)
+DPF: Final = (1, 4, 16, 78)
 
 
-def measured(share: float, feedback: bool, frequency: int) -> dict[str, Any]:
+def measured(share: float, dpf: bool, frequency: int) -> dict[str, Any]:
     """Accuracies of all seeds."""
     task = BUILT_IN["mnist"]()
     data = task.splits()
@@ -42,7 +42,7 @@ def measured(share: float, feedback: bool, frequency: int) -> dict[str, Any]:
         module = task.model().train()
         steps = planned(data.train, recipe.batch_size, seed).steps * EPOCHS
         schedule = ww.Schedule(share, end=round(0.75 * steps), frequency=frequency)
-        pruner = ww.GradualPruner(module, schedule, scope="lamp", feedback=feedback)
+        pruner = ww.GradualPruner(module, schedule, scope="lamp", dpf=dpf)
         ww.fit(
             module,
             data.train,
@@ -58,7 +58,7 @@ def measured(share: float, feedback: bool, frequency: int) -> dict[str, Any]:
             sizes.append(path.stat().st_size)
     return {
         "sparsity": share,
-        "feedback": feedback,
+        "dpf": dpf,
         "frequency": frequency,
         "accuracy": accuracies,
         "bytes": round(mean(sizes)),
@@ -73,12 +73,12 @@ def main() -> None:
     torch.set_num_threads(1)
     found = []
     for share in SHARES:
-        for feedback, frequencies in ((False, PLAIN), (True, FEEDBACK)):
+        for dpf, frequencies in ((False, PLAIN), (True, DPF)):
             for frequency in frequencies:
-                found.append(measured(share, feedback, frequency))
+                found.append(measured(share, dpf, frequency))
                 print(found[-1], flush=True)
     if options.write:
-        record("feedback", found)
+        record("dpf", found)
 
 
 if __name__ == "__main__":

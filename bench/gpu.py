@@ -112,9 +112,9 @@ def training(case: Case, device: str, rounds: int) -> dict[str, Any]:
         counters.clear()
         plain = Training(case, case.build(1.0).to(device), device)
         net = ww.Elastic(case.build(1.0).to(device), (case.inputs(2).to(device),))
-        ladder = [net.widths(k / EIGHTHS) for k in range(1, EIGHTHS + 1)]
-        drawn = Training(case, net, device, ladder)
-        sandwich = Training(case, net, device, ladder, passes=4)
+        levels = [net.widths(k / EIGHTHS) for k in range(1, EIGHTHS + 1)]
+        drawn = Training(case, net, device, levels)
+        sandwich = Training(case, net, device, levels, passes=4)
         for each in (plain, drawn, sandwich):
             if how == "compiled":
                 each.compile()
@@ -145,7 +145,7 @@ def cutting(case: Case, device: str, rounds: int) -> list[dict[str, Any]]:
 
     full, rows = run(case.build(1.0).to(device).eval()), []
     for share in SHARES:
-        cut = run(net.cut(net.expressible(net.widths(share))).to(device).eval())
+        cut = run(net.cut(net.realizable(net.widths(share))).to(device).eval())
         small = run(case.build(share).to(device).eval())
         over_small = ratios(small, cut, device, rounds)  # time of the cut over that of the other
         rows.append(

@@ -97,7 +97,7 @@ def hostile(
 
 
 def _cut_off(valid: list[bytes], data: bytes, at: int) -> int:
-    """Which valid file this is, where it is one cut off behind a rung; else the one it was."""
+    """Which valid file this is, where it is one cut off behind a level; else the one it was."""
     return valid.index(data) if data in valid else at
 
 

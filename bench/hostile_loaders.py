@@ -182,7 +182,7 @@ def _checkpoint(path: Path) -> object:
 def seeds(folder: Path) -> dict[str, list[bytes]]:
     """Valid files of every loader, as bytes. folder: to write in.
 
-    Of a progressive file, also the beginnings that end with a rung, which are files themselves.
+    Of a progressive file, also the beginnings that end with a level, which are files themselves.
     """
     torch.manual_seed(0)
     found = {**_networks(folder), **_others(folder)}
@@ -201,7 +201,7 @@ def _networks(folder: Path) -> dict[str, list[bytes]]:
     plain.append(save(Net(), path).read_bytes())
     graph = [stored(odd, widths=odd.widths(0.5))]
     cut = net.cut(half)
-    made = quantization.quantize(cut, {"fc1.weight": Uniform(4), "fc2.weight": Codebook(4)})
+    made = quantization.quantize_(cut, {"fc1.weight": Uniform(4), "fc2.weight": Codebook(4)})
     coded = [stored(net, widths=half, module=cut, bits=made)]
     wide = net.cut(net.full())
     with torch.no_grad():
@@ -209,17 +209,17 @@ def _networks(folder: Path) -> dict[str, list[bytes]]:
             weight[torch.rand_like(weight) < 0.8] = 0
     packed = [stored(net, module=wide, pack=how) for how in ("zeros", "zstd")]
     forms = {"fc1.weight": Uniform(3, per="group", group=4), "fc2.weight": Uniform(8, True)}
-    coded.append(stored(net, module=wide, bits=quantization.quantize(wide, forms), pack="zeros"))
-    rungs = [net.widths(f) for f in (0.25, 0.5, 1)]
+    coded.append(stored(net, module=wide, bits=quantization.quantize_(wide, forms), pack="zeros"))
+    levels = [net.widths(f) for f in (0.25, 0.5, 1)]
     metrics = [MEASURED, None, MEASURED]
     beginnings = []
     for few in (None, [8, None, 3]):
-        ladder = save_progressive(net, path, rungs, metrics=metrics, bits=few).read_bytes()
+        levels = save_progressive(net, path, levels, metrics=metrics, bits=few).read_bytes()
         with Progressive.open(path) as file:
-            beginnings += [ladder[: rung.bytes] for rung in file.rungs]
+            beginnings += [levels[: level.bytes] for level in file.levels]
     return {
         "plain": plain, "graph": graph, "packed": packed, "quantized": coded,
-        "progressive": [save_progressive(net, path, rungs[:1]).read_bytes(), *beginnings],
+        "progressive": [save_progressive(net, path, levels[:1]).read_bytes(), *beginnings],
         "weights": [safetensors.torch.save(_apart(Net().state_dict())), plain[0]],
     }  # fmt: skip
 

@@ -106,7 +106,7 @@ def stored() -> dict[str, Any]:
                 "kinds": [kind.value for kind in SETTINGS[task].kinds],
                 "cells": [asdict(c) for c in cells],
             }
-            if cells[0].further:
+            if cells[0].extra_metrics:
                 found[task]["signature"] = signature()
     return found
 

@@ -9,9 +9,9 @@ On `mnist` (MLP 784-256-256-10) and `nsl-kdd` (MLP 122-256-256-2):
     a   which single weights to prune: six selectors at 80 to 98 % sparsity over the whole network,
         as cut and after a short fine-tuning; OBD at once and in rounds
     b   fine-tuning the pruned network against training its mask from new random weights
-    c   which neurons to prune: seven selectors at equal widths, as cut, compensated, fine-tuned;
+    c   which neurons to prune: seven selectors at equal widths, as cut, reconstructed, fine-tuned;
         against training the small shape from new random weights, and against ours: reconstruction,
-        widths allocated at the same number of parameters, compensation, fine-tuning or distillation
+        widths allocated at as many parameters, reconstruction, fine-tuning or distillation
 
 A whole training is 10 epochs, a short fine-tuning 2, both Adam with one cycle, batch 256; "long" is
 fine-tuned for 10 epochs too. Scores are computed on 10,000 training samples. Differences are paired
@@ -154,14 +154,14 @@ def _of_width(results: Results, width: str) -> Found:
         "accuracy": _against_scratch(values),
         "obd_sd_above": {
             state: {s: paired(values[f"obd_sd, {state}"], values[f"{s}, {state}"]) for s in others}
-            for state in ("cut", "tuned", "compensated, tuned")
+            for state in ("cut", "tuned", "reconstructed, tuned")
         },
         "compensated_above": {
             then: {
                 s: paired(values[f"{s}, {then}"], values[f"{s}, {first}"])
                 for s in FEATURE_SELECTORS
             }
-            for first, then in (("cut", "compensated"), ("tuned", "compensated, tuned"))
+            for first, then in (("cut", "reconstructed"), ("tuned", "reconstructed, tuned"))
         },
         "ours_above_its_shape_from_scratch": {
             name: paired(values[name], values["ours, from scratch"]) for name in trained
@@ -173,7 +173,7 @@ def _of_width(results: Results, width: str) -> Found:
     }
 
 
-_UNTRAINED = ("ours, cut", "ours, compensated", "ours, from scratch")
+_UNTRAINED = ("ours, cut", "ours, reconstructed", "ours, from scratch")
 
 
 def _accuracies(results: Results, width: str) -> dict[str, list[float]]:
@@ -181,7 +181,7 @@ def _accuracies(results: Results, width: str) -> dict[str, list[float]]:
     values = {"from scratch": [f["from scratch"][width] for f in results["shapes anew"]]}
     cells = {f"features {s}": s for s in FEATURE_SELECTORS}
     cells |= {"features long": "obd_sd"}
-    cells |= dict.fromkeys(("ours", "ours long", "ours uncompensated"), "ours")
+    cells |= dict.fromkeys(("ours", "ours long", "ours not reconstructed"), "ours")
     for cell, name in cells.items():
         found = results.get(cell, [{}])
         states = [s for s in found[0] if s not in ("widths", "parameters")]

@@ -22,9 +22,7 @@ from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.mlp import MLP
 from widthwise.pruning import (
     allocate,
-    chance,
-    compensate,
-    damage,
+    dropout_ablation,
     held_at_zero,
     keep,
     magnitude,
@@ -32,8 +30,10 @@ from widthwise.pruning import (
     obd,
     obd_sd,
     order,
+    output_error,
     prune,
-    reconstruction,
+    random,
+    reconstruct_,
     taylor,
 )
 from widthwise.task import Splits
@@ -47,15 +47,15 @@ WIDTHS = (64, 32, 16, 8)
 LONG, SHORT, ROUNDS = 10, 2, 5  # epochs of a training, epochs of fine-tuning, rounds of OBD
 BATCH = 256
 SAMPLES, SCORED = 10_000, 500  # training samples that scores are computed on, in batches of
-WEIGHT_SELECTORS = ("chance", "magnitude", "taylor", "obd", "obd_hutchinson", "obd_sd")
+WEIGHT_SELECTORS = ("random", "magnitude", "taylor", "obd", "obd_hutchinson", "obd_sd")
 FEATURE_SELECTORS = (
-    "chance",
+    "random",
     "magnitude",
-    "damage",
+    "dropout-ablation",
     "obd",
     "obd_sd",
     "merge",
-    "reconstruction",
+    "output-error",
 )
 
 Rates = dict[str, float]
@@ -164,7 +164,7 @@ class Trained:
         net, data, loss, seed = self.net, self.batches, F.cross_entropy, self.seed
         how: Any = {"curvature": self.reading.curvature, "spread": self.reading.spread}
         makers: dict[str, Callable[[], dict[str, Tensor]]] = {
-            "chance": lambda: chance(net, of=of, seed=seed),
+            "random": lambda: random(net, of=of, seed=seed),
             "magnitude": lambda: magnitude(net, of=of),
             "taylor": lambda: taylor(net, data, loss, of=of),
             "obd": lambda: obd(net, data, loss, of=of, seed=seed),
@@ -172,8 +172,8 @@ class Trained:
                 net, data, loss, of=of, curvature="hutchinson", seed=seed
             ),
             "obd_sd": lambda: obd_sd(net, data, loss, of=of, seed=seed, **how),
-            "damage": lambda: damage(net, data, loss, passes=32, seed=seed),
-            "reconstruction": lambda: reconstruction(net, data, loss),
+            "dropout-ablation": lambda: dropout_ablation(net, data, loss, passes=32, seed=seed),
+            "output-error": lambda: output_error(net, data, loss),
         }
         return makers[selector]()
 
@@ -246,13 +246,13 @@ def _masked(trained: Trained, start: Callable[[], nn.Module], what: str) -> dict
 
 
 def features(trained: Trained, selector: str) -> Found:
-    """Both layers cut to one width: as cut, compensated, and each of these fine-tuned."""
-    found: Found = {"cut": {}, "compensated": {}, "tuned": {}, "compensated, tuned": {}}
+    """Both layers cut to one width: as cut, reconstructed, and each of these fine-tuned."""
+    found: Found = {"cut": {}, "reconstructed": {}, "tuned": {}, "reconstructed, tuned": {}}
     for width, small, fitted in _cuts(trained, selector):
         found["cut"][width] = trained.accuracy(small)
-        found["compensated"][width] = trained.accuracy(fitted)
+        found["reconstructed"][width] = trained.accuracy(fitted)
         found["tuned"][width] = trained.trained(small, "shape", SHORT)
-        found["compensated, tuned"][width] = trained.trained(fitted, "shape", SHORT)
+        found["reconstructed, tuned"][width] = trained.trained(fitted, "shape", SHORT)
     return found
 
 
@@ -267,14 +267,14 @@ def features_long(trained: Trained) -> Found:
 
 
 def _cuts(trained: Trained, selector: str) -> Iterator[tuple[int, nn.Module, nn.Module]]:
-    """(width, the network as cut, the same compensated) for each width."""
+    """(width, the network as cut, the same reconstructed) for each width."""
     net, data = trained.elastic(), trained.batches
     if selector != "merge":
         order(net, trained.scores(selector, "features"))
     for width in WIDTHS:
         widths = {"fc1": width, "fc2": width}
         small = merge(net, widths, data) if selector == "merge" else net.cut(widths)
-        yield width, small, compensate(copy.deepcopy(small), net, widths, data)
+        yield width, small, reconstruct_(copy.deepcopy(small), net, widths, data)
 
 
 def shapes_anew(trained: Trained) -> Found:
@@ -284,17 +284,17 @@ def shapes_anew(trained: Trained) -> Found:
 
 
 def ours(trained: Trained) -> Found:
-    """Allocated at the parameters of each equal width, compensated, and trained for a short time.
+    """Allocated at the parameters of each equal width, reconstructed, and trained for a short time.
 
     And the same shape from new random weights.
     """
-    names = ("cut", "compensated", "tuned", "distilled", "from scratch", "widths", "parameters")
+    names = ("cut", "reconstructed", "tuned", "distilled", "from scratch", "widths", "parameters")
     found: Found = {name: {} for name in names}
     for width, widths, small, fitted in _allocated(trained):
         found["widths"][width] = [widths["fc1"], widths["fc2"]]
         found["parameters"][width] = sum(p.numel() for p in small.parameters())
         found["cut"][width] = trained.accuracy(small)
-        found["compensated"][width] = trained.accuracy(fitted)
+        found["reconstructed"][width] = trained.accuracy(fitted)
         copied = copy.deepcopy(fitted)
         found["tuned"][width] = trained.trained(copied, "shape", SHORT)
         found["distilled"][width] = trained.distilled(fitted, "distilled", SHORT)
@@ -312,21 +312,21 @@ def ours_long(trained: Trained) -> Found:
     return found
 
 
-def ours_uncompensated(trained: Trained) -> Found:
+def ours_unreconstructed(trained: Trained) -> Found:
     """Allocated in the same way, and fine-tuned from what the cut is."""
-    found: Found = {"uncompensated, tuned": {}, "uncompensated, tuned, long": {}}
+    found: Found = {"not reconstructed, tuned": {}, "not reconstructed, tuned, long": {}}
     for width, _, small, _ in _allocated(trained):
         for name, epochs in (("", SHORT), (", long", LONG)):
             value = trained.trained(copy.deepcopy(small), f"shape{name}", epochs)
-            found[f"uncompensated, tuned{name}"][width] = value
+            found[f"not reconstructed, tuned{name}"][width] = value
     return found
 
 
 def _allocated(
     trained: Trained,
 ) -> Iterator[tuple[int, dict[str, int], nn.Module, nn.Module]]:
-    """(equal width, our widths at as many parameters, as cut, compensated)."""
-    scores = trained.scores("reconstruction", "features")
+    """(equal width, our widths at as many parameters, as cut, reconstructed)."""
+    scores = trained.scores("output-error", "features")
     net = trained.elastic()
     order(net, scores)
     for width in WIDTHS:
@@ -334,7 +334,7 @@ def _allocated(
         limit = sum(p.numel() for p in equal.parameters())
         widths = dict(allocate(net, scores, max_params=limit))
         small = net.cut(widths)
-        fitted = compensate(copy.deepcopy(small), net, widths, trained.batches)
+        fitted = reconstruct_(copy.deepcopy(small), net, widths, trained.batches)
         yield width, widths, small, fitted
 
 
@@ -350,7 +350,7 @@ CELLS: dict[str, Callable[[Trained], Found]] = {
 # Measured after all others, in this order.
 LONG_CELLS: dict[str, Callable[[Trained], Found]] = {
     "features long": features_long,
-    "ours uncompensated": ours_uncompensated,
+    "ours not reconstructed": ours_unreconstructed,
     "masks long": masks_long,
     "ours long": ours_long,
 }

@@ -23,7 +23,7 @@ from pathlib import Path
 import minified_cells
 from cells import Cells
 from minified_cells import LONG, SHORT, Found, Rates, Reading, Trained, weights
-from widthwise.pruning import compensate, held_at_zero, keep, order
+from widthwise.pruning import held_at_zero, keep, order_, reconstruct_
 
 SEEDS = (100, 101)
 CANDIDATES: dict[str, tuple[float, ...]] = {
@@ -63,16 +63,16 @@ def _masks(trained: Trained, kind: str, epochs: int) -> list[float]:
 def _shapes(trained: Trained, kind: str, epochs: int) -> list[float]:
     found = []
     net = trained.elastic()
-    order(net, trained.scores("reconstruction", "features"))
+    order_(net, trained.scores("output-error", "features"))
     for width in TRIED_WIDTHS:
         widths = {"fc1": width, "fc2": width}
         if kind == "shape anew":
             found.append(trained.trained(trained.fresh(widths), kind, epochs))
             continue
         small = net.cut(widths)
-        if not kind.startswith("distilled"):  # as cut for the selectors, compensated for ours
+        if not kind.startswith("distilled"):  # as cut for the selectors, reconstructed for ours
             found.append(trained.trained(copy.deepcopy(small), kind, epochs))
-        compensate(small, net, widths, trained.batches)
+        reconstruct_(small, net, widths, trained.batches)
         train = trained.distilled if kind.startswith("distilled") else trained.trained
         found.append(train(small, kind, epochs))
     return found

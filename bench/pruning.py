@@ -28,7 +28,7 @@ NETWORKS = ("mnist", "cifar10", "fashion-mnist-mobilenet", "ptb-lstm-small", "pt
 STEPS = 100
 
 
-def measured(name: str, feedback: bool) -> dict[str, Any]:
+def measured(name: str, dpf: bool) -> dict[str, Any]:
     """The ratio for one network."""
     task = BUILT_IN[name]()
     data = task.splits().train
@@ -36,7 +36,7 @@ def measured(name: str, feedback: bool) -> dict[str, Any]:
     module: nn.Module = task.model().train()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
     schedule = ww.Schedule(0.9, begin=0, end=10_000, initial=0.5)
-    pruner = ww.GradualPruner(module, schedule, feedback=feedback)
+    pruner = ww.GradualPruner(module, schedule, dpf=dpf)
     batches = Plan(length(data), task.recipe.batch_size, 0).epoch(0)
     spent = [0.0, 0.0]
     for number, (inputs, target) in enumerate(stream(data, batches[: STEPS + 5], 0, 0)):
@@ -52,7 +52,7 @@ def measured(name: str, feedback: bool) -> dict[str, Any]:
     weights = sum(mask.numel() for mask in pruner.masks.values())
     return {
         "network": name,
-        "feedback": feedback,
+        "dpf": dpf,
         "weights": weights,
         "batch": task.recipe.batch_size,
         "ratio": round((spent[0] + spent[1]) / spent[0], 4),
@@ -67,8 +67,8 @@ def main() -> None:
     options = parser.parse_args()
     found = []
     for name in options.only:
-        for feedback in (False, True):
-            found.append(measured(name, feedback))
+        for dpf in (False, True):
+            found.append(measured(name, dpf))
             print(found[-1], flush=True)
     if options.write:
         record("pruning", found)

@@ -46,7 +46,7 @@ from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.losses import SandwichLoss, SingleDraw
 from widthwise.train.recipe import Recipe
-from widthwise.train.touchup import distill, refit_output
+from widthwise.train.touchup import distill, refit_output_
 
 WIDTHS = (2, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 FLOORS = {8: 89.5, 16: 93.8, 32: 96.2, 64: 97.5, 128: 98.0, 256: 98.3}
@@ -110,24 +110,24 @@ def elastic(seed: int, draw: ww.Draw, recipe: Recipe, single: bool) -> dict[str,
     by_width = {p.widths.get("fc1", 256): 100 * p.metric for p in points}
     result["accuracy"] = {w: by_width[w] for w in WIDTHS}
     if not single:
-        result |= touched_up(net, train, test)
+        result |= post_processed(net, train, test)
     return result
 
 
-def touched_up(net: ww.Elastic, train: Arrays, test: Arrays) -> dict[str, Any]:
-    """Accuracy after each touch-up, and the processor seconds of one."""
+def post_processed(net: ww.Elastic, train: Arrays, test: Arrays) -> dict[str, Any]:
+    """Accuracy after each post-processing, and the processor seconds of one."""
     found: dict[str, Any] = {"refit": {}, "distilled": {}, "touch_up_seconds": {}}
     for width in WIDTHS[:-1]:
         cut = net.cut({"fc1": width, "fc2": width})
         for name in ("refit", "distilled"):
-            touched = copy.deepcopy(cut)
+            post_processed = copy.deepcopy(cut)
             began = time.process_time()
             if name == "refit":
-                refit_output(touched, train, F.cross_entropy)
+                refit_output_(post_processed, train, F.cross_entropy)
             else:
-                distill(touched, net.model, train)
+                distill(post_processed, net.model, train)
             found["touch_up_seconds"][f"{name} {width}"] = time.process_time() - began
-            found[name][width] = accuracy(touched, test)
+            found[name][width] = accuracy(post_processed, test)
     return found
 
 

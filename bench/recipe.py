@@ -6,7 +6,7 @@
 An arm's name says what it changes in the default training: "three" has three passes a step, "a
 half" trains the full width alone for half of the epochs. For each size of `family.SIZES` the widest
 network along the levels that fits is measured as it is cut, after least squares, and after
-touch-ups, each of all sizes in one go. Test data are not looked at.
+post-processing, each of all sizes in one go. Test data are not looked at.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from widthwise.train.touchup import Teacher, distill
 from widthwise.variant import Widths
 
 ROWS = Path(os.environ.get("RECIPE_ROWS", "build/recipe.jsonl"))
-SHARES = (0.1, 0.2, 0.3)  # of the epochs: touch-ups of the plain cuts
+SHARES = (0.1, 0.2, 0.3)  # of the epochs: post-processing of the plain cuts
 SOLVED = 0.2  # the same of those fitted by least squares
 
 
@@ -61,7 +61,7 @@ class Arm:
     faster: float = 1.0
     passes: int | None = None
     levels: int = 24
-    hard: float = HALF.hard
+    hard_weight: float = HALF.hard_weight
 
 
 EARLIER = "a cycle for each phase"  # the default training when the other arms were measured
@@ -80,8 +80,8 @@ ARMS = {
     "three, an eighth": replace(_QUARTER, warm_up=0.125),
     "three, a quarter": _QUARTER,
     "three, a quarter, 12 levels": replace(_QUARTER, levels=12),
-    "three, a quarter, soft targets alone": replace(_QUARTER, hard=0.0),
-    "three, a quarter, hard targets alone": replace(_QUARTER, hard=1.0),
+    "three, a quarter, soft targets alone": replace(_QUARTER, hard_weight=0.0),
+    "three, a quarter, hard targets alone": replace(_QUARTER, hard_weight=1.0),
     "three, a quarter, twice the learning rate": replace(_QUARTER, faster=2.0),
     "three, a half": replace(_QUARTER, warm_up=0.5),
     "three, three quarters": replace(_QUARTER, warm_up=0.75),
@@ -101,7 +101,7 @@ def measure(name: str, arm: Arm, seed: int) -> dict[str, Any]:
     loss = FamilyLoss(
         net,
         task.loss,
-        distill=Distill(hard=arm.hard),
+        distill=Distill(hard_weight=arm.hard_weight),
         levels=arm.levels,
         warm_up=arm.warm_up,
         passes=None if arm.passes is None else Sandwich(arm.passes, narrowest=False),
@@ -116,19 +116,19 @@ def measure(name: str, arm: Arm, seed: int) -> dict[str, Any]:
     widths = {str(size): w for size, w in fitting.items() if w is not None}
     cuts = [net.cut(w, recalibrate=batches) for w in widths.values()]
     solved = [
-        pruning.compensate(copy.deepcopy(module), net, w, batches)
+        pruning.reconstruct_(copy.deepcopy(module), net, w, batches)
         for module, w in zip(cuts, widths.values(), strict=True)
     ]
     found = {"cut": _each(valid, cuts), "least squares": _each(valid, solved)}
     spent = {}
-    touch_ups = [(share, "", cuts) for share in SHARES] + [(SOLVED, ", solved first", solved)]
-    for share, what, begun in touch_ups:
+    post_processing = [(share, "", cuts) for share in SHARES] + [(SOLVED, ", solved first", solved)]
+    for share, what, begun in post_processing:
         label = f"{share:g} of the epochs, by size{what}"
-        touched = copy.deepcopy(begun)
+        post_processed = copy.deepcopy(begun)
         began = time.process_time()
-        _teach(touched, net, task, data, share, seed)
+        _teach(post_processed, net, task, data, share, seed)
         spent[label] = time.process_time() - began
-        found[label] = _each(valid, touched)
+        found[label] = _each(valid, post_processed)
     return {
         "seconds": seconds,
         "touch_up_seconds": spent,

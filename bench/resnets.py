@@ -4,7 +4,7 @@
     python bench/resnets.py --only cifar10-resnet20 --seeds 1
     python bench/resnets.py --write                            # store in bench/results/resnets.json
 
-Ours: features ordered by `reconstruction`, widths by `allocate`, `compensate` on 1,000 training
+Ours: features ordered by `reconstruction`, widths by `allocate`, `reconstruct_` on 1,000 training
 images. Torch-Pruning beside it: its magnitude, Taylor and Hessian importances, local and global,
 with its default normaliser and with none; of these twelve, for every share by itself, the one that
 is best on 2,000 validation images: as cut for the figure as cut, with statistics estimated anew for
@@ -98,7 +98,7 @@ class Bench:
 def unpruned(bench: Bench) -> Iterator[dict[str, Any]]:
     """The whole network, as it is and fine-tuned."""
     one_shot = bench.accuracy(bench.model)
-    again = bench.accuracy(ww.recalibrate(copy.deepcopy(bench.model), bench.calibrated))
+    again = bench.accuracy(ww.recalibrate_(copy.deepcopy(bench.model), bench.calibrated))
     tuned = bench.accuracy(bench.fine_tuned(bench.model))
     yield {
         "removed": 0.0,
@@ -111,20 +111,20 @@ def unpruned(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def ours(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Ordered, allocated, compensated."""
+    """Ordered, allocated, reconstructed."""
     net = ww.Elastic(bench.model, bench.task.example()).eval()
     began = time.process_time()
-    scores = pruning.reconstruction(net, bench.scored, F.cross_entropy)
+    scores = pruning.output_error(net, bench.scored, F.cross_entropy)
     seconds = time.process_time() - began
     widths = {
         r: pruning.allocate(net, scores, max_params=int((1 - r) * bench.full)) for r in REMOVED
     }
-    pruning.order(net, scores)
+    pruning.order_(net, scores)
     for removed, kept in widths.items():
         cuts = {}
         for statistics in (False, True):
             began = time.process_time()
-            cuts[statistics] = pruning.compensate(
+            cuts[statistics] = pruning.reconstruct_(
                 net.cut(kept), net, kept, bench.calibrated, statistics=statistics
             )
             spent = time.process_time() - began
@@ -134,7 +134,7 @@ def ours(bench: Bench) -> Iterator[dict[str, Any]]:
             "statistics": bench.accuracy(cuts[True]),
             "tuned": bench.accuracy(bench.fine_tuned(cuts[True])),
             "share": 1 - params(cuts[True]) / bench.full,
-            "how": "reconstruction, compensated",
+            "how": "reconstruction, reconstructed",
             "seconds": round(seconds + spent, 1),
         }
 
@@ -152,7 +152,7 @@ def peer(bench: Bench) -> Iterator[dict[str, Any]]:
             for scope in ("local", "global"):
                 for normaliser in ("mean", None):
                     cut = _peer_cut(bench, removed, criterion, gradients, scope, normaliser)
-                    again = ww.recalibrate(copy.deepcopy(cut), bench.calibrated)
+                    again = ww.recalibrate_(copy.deepcopy(cut), bench.calibrated)
                     how = f"{criterion}, {scope}, normaliser {normaliser}"
                     tried.append(
                         (

@@ -316,7 +316,7 @@ def measured(folder: Path, clients: int, seconds: float) -> dict[str, Any]:
 
 def trained(folder: Path) -> Path:
     """A small run."""
-    for words in (["train", "digits", "--out", folder], ["sweep", folder, "--ladder", 40]):
+    for words in (["train", "digits", "--out", folder], ["sweep", folder, "--num-widths", 40]):
         command = [sys.executable, "-m", "widthwise", *map(str, words)]
         subprocess.run(command, check=True, capture_output=True)
     return folder

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from common import record
 from widthwise.benchmark.kernels import NothingFasterWarning, run_sparse
 from widthwise.store.file import read, save
-from widthwise.store.packed.forms import accounting
+from widthwise.store.packed.forms import published_accounting
 from widthwise.store.packed.tensors import Pack
 
 SPARSITIES = (0.5, 0.75, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -82,10 +82,10 @@ def files(sparsity: float, rounds: int) -> dict[str, Any]:
     return {
         "sparsity": sparsity,
         "bytes": size,
-        "formula_bytes": accounting(tensors),
+        "formula_bytes": published_accounting(tensors),
         "index": round(size["zeros"] / sum(map(with_index, tensors)), 4),
-        "formula": round(size["zeros"] / accounting(tensors), 4),
-        "zstd_formula": round(size["zstd"] / accounting(tensors), 4),
+        "formula": round(size["zeros"] / published_accounting(tensors), 4),
+        "zstd_formula": round(size["zstd"] / published_accounting(tensors), 4),
         "load": {how: round(ratio, 2) for how, ratio in loads.items()},
         "dense_load_s": round(statistics.median(turn["none"] for turn in turns), 3),
         "save_s": {how: round(s, 2) for how, s in saved.items()},

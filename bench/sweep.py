@@ -23,7 +23,7 @@ from common import record
 from widthwise.app.tasks.mlp import MLP
 from widthwise.elastic.network import Elastic
 from widthwise.measure.metric import ACCURACY
-from widthwise.measure.sweep import Evaluation, ladder, sweep
+from widthwise.measure.sweep import Evaluation, even_levels, sweep
 
 BOUND = 40.0  # full-width validations for all 256 widths
 IMAGES = 10_000
@@ -44,7 +44,7 @@ def measure(batch: int, threads: int, rounds: int) -> dict[str, float]:
     images, labels = torch.randn(IMAGES, 784), torch.randint(0, 10, (IMAGES,))
     batches = list(zip(images.split(batch), labels.split(batch), strict=True))
     evaluation = Evaluation(batches, ACCURACY)
-    widths = ladder(net)
+    widths = even_levels(net)
     assert len(widths) == 256
     one: list[float] = []
     all_of_them: list[float] = []

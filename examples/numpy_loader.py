@@ -1,6 +1,6 @@
-"""Load one rung of a progressive file and classify with it: NumPy alone, no torch, no widthwise.
+"""Load one level of a progressive file and classify with it: NumPy alone, no torch, no widthwise.
 
-    python examples/numpy_loader.py net.safetensors 2 < inputs.npy    # the third rung
+    python examples/numpy_loader.py net.safetensors 2 < inputs.npy    # the third level
 
 It reads what docs/format.md says, as far as a plain MLP needs it: tensors that are cut along whole
 dims, nothing stored whole or scaled. Layers run in the order of their names, with ReLU in between.
@@ -17,23 +17,23 @@ from pathlib import Path
 import numpy as np
 
 
-def load(path, rung):
-    """The tensors of a rung by name; reads no more of the file than it needs."""
+def load(path, level):
+    """The tensors of a level by name; reads no more of the file than it needs."""
     with Path(path).open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
         stream = file.read(header["widthwise"]["shape"][0])
-        ladder = json.loads(zlib.decompressobj(-15).decompress(stream))
-        axes = list(ladder["axes"].values())  # [size, width of rung 0, width of rung 1, ...]
+        levels = json.loads(zlib.decompressobj(-15).decompress(stream))
+        axes = list(levels["axes"].values())  # [size, width of level 0, width of level 1, ...]
         tensors = {}
-        for k in range(rung + 1):
+        for k in range(level + 1):
             begin, end = header[f"shell.{k}"]["data_offsets"]
             data = file.read(end - begin)
-            if hashlib.sha256(data).hexdigest() != ladder["sha256"][k]:
+            if hashlib.sha256(data).hexdigest() != levels["sha256"][k]:
                 raise ValueError(f"shell {k} is damaged")
             numbers = np.frombuffer(data, "<f4")
-            for name in sorted(ladder["tensors"]):
-                dtype, *dims = ladder["tensors"][name]
+            for name in sorted(levels["tensors"]):
+                dtype, *dims = levels["tensors"][name]
                 if dtype != "F32" or not all(isinstance(d, int) for d in dims):
                     raise ValueError(f"{name} is not one of a plain MLP")
                 wide = [d if d >= 0 else axes[-d - 1][k + 1] for d in dims]

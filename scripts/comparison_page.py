@@ -156,7 +156,7 @@ def about(found: dict[str, Any]) -> str:
     missing = "" if there == of else f" {there} of {of} outcomes are measured so far."
     data = "" if spec.examples is None else f" on {spec.examples:,} examples"
     parts = [f"Trainings of {epochs(found)} epochs{data}"]
-    if any(method.endswith(("fine-tuned", "touched up")) for method in spec.methods):
+    if any(method.endswith(("fine-tuned", "post-processed")) for method in spec.methods):
         parts.append(f"fine-tunings of {spec.fine_tune}")
     if "search" in spec.methods:
         parts.append(f"searches of {spec.trials} variants")

@@ -8,12 +8,12 @@ from typing import Any
 from findings_minified import interval, percent, verdict
 from results_page import measured, table
 
-Found = dict[str, Any]
+SearchResult = dict[str, Any]
 
 CURVATURES = {"fisher": "Fisher", "hutchinson": "Hessian"}
 
 
-def text(found: Found) -> str:
+def text(found: SearchResult) -> str:
     """The section. found: as `bench/curvature.py` stored it, with date and machine."""
     results = found["results"]
     rows = results["rows"]
@@ -43,15 +43,15 @@ validation data: Hessian, 0.5.
 """
 
 
-def pictures(found: Found, folder: Path) -> None:
+def pictures(found: SearchResult, folder: Path) -> None:
     """None."""
 
 
-def _case(row: Found) -> str:
+def _case(row: SearchResult) -> str:
     return f"{row['task']}, {percent(row['sparsity'])}"
 
 
-def _told(rows: list[Found]) -> str:
+def _told(rows: list[SearchResult]) -> str:
     """Whether the gain is the curvature's, as far as the intervals say."""
     names = ("the curvature alone", "the spread with the Hessian")
     said = {n: [verdict(row["differences"][n]) for row in rows] for n in names}

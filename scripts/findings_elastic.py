@@ -8,24 +8,24 @@ from typing import Any
 
 from results_page import measured, table
 
-Found = dict[str, Any]
+SearchResult = dict[str, Any]
 COLUMNS = {
-    "compensated": "compensated only",
+    "reconstructed": "reconstructed only",
     "alone": "each fine-tuned by itself",
-    "elastic": "elastic, compensated",
+    "elastic": "elastic, reconstructed",
     "elastic, as cut": "elastic, as cut",
 }
 COLOURS = ("#9ca3af", "#b45309", "#1d4ed8", "#0f766e")
 
 
-def text(found: Found) -> str:
+def text(found: SearchResult) -> str:
     """The section."""
     families = _families(found)
     return "\n".join(
         [
             """## Elastic fine-tuning of a trained network
 
-The trained ResNet-56, ordered by `reconstruction`, at several widths by `allocated_ladder`: one
+The trained ResNet-56, ordered by `reconstruction`, at several widths by `allocated_levels`: one
 elastic fine-tuning of all of them against fine-tuning each by itself, with the same total of
 multiply-accumulates (`bench/elastic_tuning.py`). By itself each width gets the same however many
 there are; the elastic training shares the whole, so that the larger the family the more each of it
@@ -40,13 +40,13 @@ cent of the first 4,000 test images of the JPEG copy.
     )
 
 
-def _families(found: Found) -> list[list[Found]]:
+def _families(found: SearchResult) -> list[list[SearchResult]]:
     """The runs of each number of widths, the smallest first."""
     numbers = sorted({run["number"] for run in found["results"]})
     return [[run for run in found["results"] if run["number"] == n] for n in numbers]
 
 
-def _family(runs: list[Found]) -> str:
+def _family(runs: list[SearchResult]) -> str:
     rows = _rows(runs)
     shown = [
         [f"{row['share']:.0%}", *(_cell(row[name]) for name in COLUMNS), _lead(row)]
@@ -66,15 +66,15 @@ the differences are {min(leads):+.1f} to {max(leads):+.1f} points, on average {m
 """
 
 
-def _lead(row: Found) -> str:
+def _lead(row: SearchResult) -> str:
     return ", ".join(f"{e - a:+.1f}" for e, a in zip(row["elastic"], row["alone"], strict=True))
 
 
-def _rows(runs: list[Found]) -> list[Found]:
+def _rows(runs: list[SearchResult]) -> list[SearchResult]:
     """For each width its share of the parameters, and the accuracies of all seeds."""
     found = []
     for widths in zip(*(run["widths"] for run in runs), strict=True):
-        row: Found = {name: [w[name] for w in widths] for name in COLUMNS}
+        row: SearchResult = {name: [w[name] for w in widths] for name in COLUMNS}
         found.append(row | {"share": mean(w["share"] for w in widths)})
     return found
 
@@ -83,7 +83,7 @@ def _cell(values: list[float]) -> str:
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def pictures(found: Found, folder: Path) -> None:
+def pictures(found: SearchResult, folder: Path) -> None:
     """The four frontiers of each family."""
     import matplotlib as mpl
 
@@ -104,7 +104,7 @@ def pictures(found: Found, folder: Path) -> None:
     plt.close(figure)
 
 
-def _panel(axes: Any, rows: list[Found]) -> None:
+def _panel(axes: Any, rows: list[SearchResult]) -> None:
     for (name, label), colour in zip(COLUMNS.items(), COLOURS, strict=True):
         axes.plot(
             [100 * r["share"] for r in rows],

@@ -78,9 +78,9 @@ def _task(name: str, found: dict[str, Any]) -> str:
         f"({'higher' if task.metric.higher_is_better else 'lower'} is better). {zeros}.{signed}"
         f"{missing}\n",
     ]
-    further = task.further is not None
+    extra_metrics = task.extra_metrics is not None
     columns = ["ladder", "kept, or zeros", "file", "formula", task.metric.name]
-    columns += ["further"] if further else []
+    columns += ["extra_metrics"] if extra_metrics else []
     rows = [list(row[: len(columns)]) for row in shown.rows(cells, task.metric)]
     verdicts = [f"- {line}." for line in shown.verdicts(cells, task.metric)]
     verdicts += [_beside(cells, PUBLISHED[name])] if name in PUBLISHED else []

@@ -7,15 +7,15 @@ from typing import Any
 from results_page import measured, table
 
 NAMES = {
-    "chance": "chance",
+    "random": "random",
     "magnitude": "magnitude",
     "taylor": "Taylor",
-    "damage": "damage",
+    "dropout-ablation": "dropout-ablation",
     "obd": "OBD",
     "obd_hutchinson": "Hessian OBD",
     "obd_sd": "OBD-SD",
     "merge": "merging",
-    "reconstruction": "reconstruction",
+    "output-error": "output-error",
 }
 CUTS = {
     "obd_sd, tuned": "OBD-SD, fine-tuned for 2 epochs",
@@ -25,20 +25,20 @@ CUTS = {
     "ours, distilled": "ours, distilled for 2 epochs",
     "ours, tuned, long": "ours, fine-tuned for 10 epochs",
     "ours, distilled, long": "ours, distilled for 10 epochs",
-    "ours, uncompensated, tuned": "ours without compensation, fine-tuned for 2 epochs",
-    "ours, uncompensated, tuned, long": "ours without compensation, fine-tuned for 10 epochs",
+    "ours, not reconstructed, tuned": "ours without reconstruction, fine-tuned for 2 epochs",
+    "ours, not reconstructed, tuned, long": "ours without reconstruction, fine-tuned for 10 epochs",
 }
-Found = dict[str, Any]
+SearchResult = dict[str, Any]
 
 
-def text(found: Found) -> str:
+def text(found: SearchResult) -> str:
     """The section."""
     results = found["results"]
     parts = [_head(results), _weights(results), _masks(results), _features(results)]
     return "\n".join([*parts, _choices(results), measured(found), ""])
 
 
-def _head(results: Found) -> str:
+def _head(results: SearchResult) -> str:
     sizes = ", ".join(f"{t} {v['full']['mean']:.2f} %" for t, v in results["tasks"].items())
     return f"""## Trained networks: the three directions
 
@@ -57,16 +57,16 @@ curvature {_curvature(results)}.
 """
 
 
-def _summary(results: Found) -> str:
+def _summary(results: SearchResult) -> str:
     """The three directions: what the paper says, and what came out."""
-    by_sparsity: dict[str, list[Found]] = {}
+    by_sparsity: dict[str, list[SearchResult]] = {}
     for tables in results["tasks"].values():
         for sparsity, row in tables["weights"]["tuned"].items():
             by_sparsity.setdefault(sparsity, []).append(row)
     masks = [row for t in results["tasks"].values() for row in t["masks"].values()]
     shapes = [r["accuracy"] for t in results["tasks"].values() for r in t["features"].values()]
 
-    def against(rows: list[Found], names: dict[str, str]) -> str:
+    def against(rows: list[SearchResult], names: dict[str, str]) -> str:
         there = {n: how for n, how in names.items() if n in rows[0]}
         return "; ".join(
             f"{how}: {_short([row[n]['above_scratch'] for row in rows])}"
@@ -92,8 +92,8 @@ def _summary(results: Found) -> str:
                     "obd_sd, tuned, long": "for 10",
                     "ours, tuned": "ours, fine-tuned for 2",
                     "ours, tuned, long": "for 10",
-                    "ours, uncompensated, tuned": "ours without compensation, for 2",
-                    "ours, uncompensated, tuned, long": "for 10",
+                    "ours, not reconstructed, tuned": "ours without reconstruction, for 2",
+                    "ours, not reconstructed, tuned, long": "for 10",
                 },
             ),
         ],
@@ -102,13 +102,13 @@ def _summary(results: Found) -> str:
     return "\n".join(lines)
 
 
-def _standings(rows: list[Found]) -> str:
+def _standings(rows: list[SearchResult]) -> str:
     """Where OBD-SD stands at one sparsity, in how many tasks."""
     stand = [standing(row).split(" with ")[0] for row in rows]
     return ", ".join(f"{said} in {stand.count(said)}" for said in dict.fromkeys(stand))
 
 
-def _short(differences: list[Found]) -> str:
+def _short(differences: list[SearchResult]) -> str:
     said = [verdict(d) for d in differences]
     return (
         f"above scratch in {said.count('above')}, below in {said.count('below')}, not decided in "
@@ -116,12 +116,12 @@ def _short(differences: list[Found]) -> str:
     )
 
 
-def _curvature(results: Found) -> str:
+def _curvature(results: SearchResult) -> str:
     fisher = results["choices"]["reading"]["curvature"] == "fisher"
     return "of the empirical Fisher information" if fisher else "of the Hessian along random signs"
 
 
-def _weights(results: Found) -> str:
+def _weights(results: SearchResult) -> str:
     parts = [
         "### Which single weights to prune",
         _verdict_on_selectors(results),
@@ -145,7 +145,7 @@ def _weights(results: Found) -> str:
     return "\n\n".join([*parts, _rounds(results), ""])
 
 
-def _verdict_on_selectors(results: Found) -> str:
+def _verdict_on_selectors(results: SearchResult) -> str:
     lines = []
     for state, name in (("cut", "As cut"), ("tuned", "After fine-tuning")):
         for task, tables in results["tasks"].items():
@@ -157,7 +157,7 @@ def _verdict_on_selectors(results: Found) -> str:
     return "\n".join(["Where OBD-SD stands among the others:", "", *lines])
 
 
-def standing(row: Found) -> str:
+def standing(row: SearchResult) -> str:
     """Where OBD-SD stands at one sparsity."""
     others = {n: v["obd_sd_above"] for n, v in row.items() if v["obd_sd_above"]}
     ahead = [NAMES[n] for n, d in others.items() if verdict(d) == "below"]
@@ -167,7 +167,7 @@ def standing(row: Found) -> str:
     return f"tied for best with {', '.join(level)}" if level else "best"
 
 
-def _rounds(results: Found) -> str:
+def _rounds(results: SearchResult) -> str:
     lines = []
     for task, tables in results["tasks"].items():
         row = tables["rounds"]
@@ -181,7 +181,7 @@ def _rounds(results: Found) -> str:
     return "\n".join(lines)
 
 
-def _masks(results: Found) -> str:
+def _masks(results: SearchResult) -> str:
     parts = ["### Pruned weights: fine-tuned or from scratch"]
     every = [
         (task, sparsity, row)
@@ -206,7 +206,7 @@ def _masks(results: Found) -> str:
     return "\n\n".join([*parts, table(header, rows), ""])
 
 
-def _features(results: Found) -> str:
+def _features(results: SearchResult) -> str:
     parts = [
         "### Pruned neurons: fine-tuned, from scratch, or ours",
         _verdict_on_features(results),
@@ -216,8 +216,12 @@ def _features(results: Found) -> str:
         widths = tables["features"]
         selectors = [n for n in NAMES if f"{n}, tuned" in widths["8"]["accuracy"]]
         for first, then, what in (
-            ("cut", "compensated", "as cut → compensated"),
-            ("tuned", "compensated, tuned", "fine-tuned as cut → fine-tuned after compensation"),
+            ("cut", "reconstructed", "as cut → reconstructed"),
+            (
+                "tuned",
+                "reconstructed, tuned",
+                "fine-tuned as cut → fine-tuned after reconstruction",
+            ),
         ):
             rows = [
                 [w, *_arrows(row["accuracy"], selectors, first, then)] for w, row in widths.items()
@@ -228,12 +232,12 @@ def _features(results: Found) -> str:
     return "\n\n".join([*parts, ""])
 
 
-def _arrows(accuracy: Found, selectors: list[str], first: str, then: str) -> list[str]:
+def _arrows(accuracy: SearchResult, selectors: list[str], first: str, then: str) -> list[str]:
     pairs = [(accuracy[f"{n}, {first}"], accuracy[f"{n}, {then}"]) for n in selectors]
     return [f"{a['mean']:.2f} → {b['mean']:.2f}" for a, b in pairs]
 
 
-def _ours(widths: Found) -> str:
+def _ours(widths: SearchResult) -> str:
     rows = []
     some = next(iter(widths.values()))["accuracy"]
     rows = [["from scratch", *(mean(row["accuracy"]["from scratch"]) for row in widths.values())]]
@@ -248,7 +252,7 @@ def _ours(widths: Found) -> str:
     return table(["", *(f"width {w}" for w in widths)], rows)
 
 
-def _verdict_on_features(results: Found) -> str:
+def _verdict_on_features(results: SearchResult) -> str:
     widths = [row for t in results["tasks"].values() for row in t["features"].values()]
     rows = [row["accuracy"] for row in widths]
     lines = [
@@ -258,22 +262,22 @@ def _verdict_on_features(results: Found) -> str:
     ]
     gains = {
         state: [d for row in widths for d in row["compensated_above"][state].values()]
-        for state in ("compensated", "compensated, tuned")
+        for state in ("reconstructed", "reconstructed, tuned")
     }
     return "\n".join(
         [
             "Against equal widths with as many parameters, 10 epochs from scratch. *Ours* is the "
-            "order by reconstruction, widths allocated, weights compensated.",
+            "order by reconstruction, widths allocated, weights reconstructed.",
             "",
             *lines,
             "",
-            "Compensated against not, over selectors, widths and tasks: before fine-tuning "
-            f"{_counted(gains['compensated'])}; after it {_counted(gains['compensated, tuned'])}.",
+            "Reconstructed against not, over selectors, widths and tasks: before fine-tuning "
+            f"{_counted(gains['reconstructed'])}; after it {_counted(gains['reconstructed, tuned'])}.",
         ]
     )
 
 
-def _choices(results: Found) -> str:
+def _choices(results: SearchResult) -> str:
     choices = results["choices"]
     kinds = list(next(iter(choices["rates"].values())))
     heads = [kind.replace("anew", "from scratch") for kind in kinds]
@@ -284,14 +288,14 @@ def _choices(results: Found) -> str:
     )
 
 
-def verdict(difference: Found) -> str:
+def verdict(difference: SearchResult) -> str:
     """What an interval says: above, below or open."""
     if difference["low"] > 0:
         return "above"
     return "below" if difference["high"] < 0 else "open"
 
 
-def _counted(differences: list[Found]) -> str:
+def _counted(differences: list[SearchResult]) -> str:
     said = [verdict(d) for d in differences]
     means = [d["mean"] for d in differences]
     return (
@@ -300,19 +304,19 @@ def _counted(differences: list[Found]) -> str:
     )
 
 
-def _said(difference: Found) -> str:
+def _said(difference: SearchResult) -> str:
     words = {"above": "above", "below": "below", "open": "not told apart from"}
     return f"{words[verdict(difference)]} ({interval(difference)})"
 
 
-def interval(difference: Found) -> str:
+def interval(difference: SearchResult) -> str:
     """A difference with its interval; bold where it is decided."""
     value = f"{difference['mean']:+.2f}"
     value = value if verdict(difference) == "open" else f"**{value}**"
     return f"{value} [{difference['low']:+.2f}, {difference['high']:+.2f}]"
 
 
-def mean(value: Found) -> str:
+def mean(value: SearchResult) -> str:
     """A mean with its standard deviation."""
     return f"{value['mean']:.2f} ± {value['std']:.2f}"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from findings_minified import NAMES, Found, percent
+from findings_minified import NAMES, SearchResult, percent
 
 COLOURS = {
-    "chance": "#9ca3af",
+    "random": "#9ca3af",
     "magnitude": "#b45309",
     "taylor": "#7c3aed",
     "obd": "#0f766e",
@@ -21,12 +21,17 @@ LINES = {
     "obd_sd, tuned, long": ("OBD-SD, 10 epochs", "#b45309", "v", "-"),
     "ours, tuned": ("ours, 2 epochs", "#1d4ed8", "o", "--"),
     "ours, tuned, long": ("ours, 10 epochs", "#1d4ed8", "o", "-"),
-    "ours, uncompensated, tuned": ("ours, not compensated, 2 epochs", "#0f766e", "D", "--"),
-    "ours, uncompensated, tuned, long": ("ours, not compensated, 10 epochs", "#0f766e", "D", "-"),
+    "ours, not reconstructed, tuned": ("ours, not reconstructed, 2 epochs", "#0f766e", "D", "--"),
+    "ours, not reconstructed, tuned, long": (
+        "ours, not reconstructed, 10 epochs",
+        "#0f766e",
+        "D",
+        "-",
+    ),
 }
 
 
-def pictures(found: Found, folder: Path) -> None:
+def pictures(found: SearchResult, folder: Path) -> None:
     """The error against sparsity, and against width."""
     import matplotlib as mpl
 
@@ -36,7 +41,7 @@ def pictures(found: Found, folder: Path) -> None:
     _picture_of_features(tasks, folder / "minified-features.png")
 
 
-def _picture_of_weights(tasks: Found, path: Path) -> None:
+def _picture_of_weights(tasks: SearchResult, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, grid = plt.subplots(2, len(tasks), figsize=(9, 6.6), dpi=150, squeeze=False)
@@ -55,7 +60,7 @@ def _picture_of_weights(tasks: Found, path: Path) -> None:
     _finish(figure, grid, path)
 
 
-def _picture_of_features(tasks: Found, path: Path) -> None:
+def _picture_of_features(tasks: SearchResult, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, grid = plt.subplots(1, len(tasks), figsize=(9, 4.4), dpi=150, squeeze=False)
@@ -76,7 +81,7 @@ def _picture_of_features(tasks: Found, path: Path) -> None:
     _finish(figure, grid, path)
 
 
-def _errors(axes: Any, at: list[float], line: list[Found], **style: Any) -> None:
+def _errors(axes: Any, at: list[float], line: list[SearchResult], **style: Any) -> None:
     """A line of errors in per cent with their standard deviations."""
     errors = [100 - v["mean"] for v in line]
     down = [min(v["std"], 0.9 * e) for v, e in zip(line, errors, strict=True)]  # the axis is a log
@@ -84,7 +89,7 @@ def _errors(axes: Any, at: list[float], line: list[Found], **style: Any) -> None
     axes.errorbar(at, errors, bars, linewidth=1.3, markersize=4, capsize=2, **style)
 
 
-def _plain(axes: Any, tables: Found) -> None:
+def _plain(axes: Any, tables: SearchResult) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     full = 100 - tables["full"]["mean"]

@@ -14,10 +14,10 @@ MEASURES = {
     "tuned": "fine-tuned",
 }
 COLOURS = {"widthwise": "#1d4ed8", "Torch-Pruning": "#b45309"}
-Found = dict[str, Any]
+SearchResult = dict[str, Any]
 
 
-def text(found: Found) -> str:
+def text(found: SearchResult) -> str:
     """The section."""
     lines = {(s["network"], s["tool"], s["removed"]): s for s in found["results"]["summary"]}
     networks = list(dict.fromkeys(network for network, _, _ in lines))
@@ -31,18 +31,18 @@ def text(found: Found) -> str:
 _HEAD = """## Trained ResNets, beside Torch-Pruning
 
 CIFAR ResNets with published weights, without a tenth, a quarter and a half of their parameters
-(`bench/resnets.py`). Ours: ordered by `reconstruction`, widths by `allocate`, compensated on 1,000
+(`bench/resnets.py`). Ours: ordered by `reconstruction`, widths by `allocate`, reconstructed on 1,000
 training images without their labels. Torch-Pruning 1.6.1: the best, on validation images, of its
 magnitude, Taylor and Hessian importances, local and global, with its default normaliser and with
 none. Same images to score on, same fine-tuning: one epoch of 10,000 images. *As cut* ours are
-compensated already, with the statistics of the full network.
+reconstructed already, with the statistics of the full network.
 
 The images are a lossy JPEG copy, so accuracies are some ten points below published ones. Per cent of
 the 10,000 test images, ± standard deviation over seeds (of the images drawn and their order).
 """
 
 
-def _table(lines: Found, network: str) -> str:
+def _table(lines: SearchResult, network: str) -> str:
     header = ["removed", *(f"{m}: {t}" for m in MEASURES.values() for t in ("ours", "peer"))]
     rows = []
     whole = lines[network, "unpruned", 0.0]
@@ -55,16 +55,16 @@ def _table(lines: Found, network: str) -> str:
     return table(header, rows)
 
 
-def _cell(value: Found) -> str:
+def _cell(value: SearchResult) -> str:
     spread = value["spread"]
     return f"{value['mean']:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
 
 
-def _shares(lines: Found, network: str) -> list[float]:
+def _shares(lines: SearchResult, network: str) -> list[float]:
     return sorted(r for n, tool, r in lines if n == network and tool == "widthwise")
 
 
-def _verdict(lines: Found, network: str) -> str:
+def _verdict(lines: SearchResult, network: str) -> str:
     """At how many points ours is ahead, and by how much."""
     leads = {
         (m, r): lines[network, "widthwise", r][m]["mean"]
@@ -83,13 +83,13 @@ def _verdict(lines: Found, network: str) -> str:
     )
 
 
-def _how(cells: list[Found]) -> str:
+def _how(cells: list[SearchResult]) -> str:
     used = Counter(c["how"] for c in cells if c["tool"] == "Torch-Pruning")
     chosen = "; ".join(f"{how} ({n})" for how, n in used.most_common())
     return f"Chosen for Torch-Pruning before fine-tuning, and how often: {chosen}."
 
 
-def pictures(found: Found, folder: Path) -> None:
+def pictures(found: SearchResult, folder: Path) -> None:
     """Accuracy against the share of parameters removed."""
     import matplotlib as mpl
 

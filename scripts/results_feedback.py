@@ -11,8 +11,8 @@ def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]],
     """Accuracy by interval, with feedback and without. found: as `bench/feedback.py` stored it."""
     cells = found["results"]
     shares = list(dict.fromkeys(c["sparsity"] for c in cells))
-    ways = list(dict.fromkeys((c["feedback"], c["frequency"]) for c in cells))
-    by = {(c["feedback"], c["frequency"], c["sparsity"]): c for c in cells}
+    ways = list(dict.fromkeys((c["dpf"], c["frequency"]) for c in cells))
+    by = {(c["dpf"], c["frequency"], c["sparsity"]): c for c in cells}
     rows = [
         ["with feedback" if way[0] else "without", f"{way[1]}"]
         + [f"{100 * mean(by[*way, share]['accuracy']):.2f}" for share in shares]

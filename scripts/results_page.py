@@ -96,12 +96,12 @@ def quality() -> str:
     below = {w: r["default_minus_alone"] for w, r in accuracy.items() if int(w) >= 4}
     worst = min(below, key=lambda w: below[w])
     behind = [w for w, d in below.items() if d < 0]
-    touched = {
+    post_processed = {
         w: round(r["distilled"]["mean"] - r["alone"]["mean"], 2)
         for w, r in accuracy.items()
         if "distilled" in r and int(w) >= 4
     }
-    still = {w: d for w, d in touched.items() if d < 0}
+    still = {w: d for w, d in post_processed.items() if d < 0}
     cost = results["cost_in_plain_trainings"]
     seconds = max(cost["touch_up_seconds"].values())
     missed = ", ".join(f"{w} ({d:+.2f})" for w, d in still.items()) or "none"
@@ -117,7 +117,7 @@ MNIST, MLP 784-256-256-10, both hidden layers cut to the same width; test accura
 One elastic training costs {cost["default"]["mean"]:.1f} ± {cost["default"]["std"]:.1f} plain trainings of the
 full network (processor seconds, same loop), the published recipe
 {cost["published"]["mean"]:.1f}, and training each of these {len(accuracy)} widths by itself
-{cost["every width of the table alone"]["mean"]:.1f}. A touch-up takes at most {seconds:.1f} s.
+{cost["every width of the table alone"]["mean"]:.1f}. Post-processing takes at most {seconds:.1f} s.
 
 **What is not reached.** The aim is a cut at or above the network trained alone at every width from 4
 up. As cut, widths {", ".join(behind) or "none"} are below it, the farthest being {worst} with
@@ -267,7 +267,7 @@ def pruning() -> str:
     found = load("pruning")
     cells = found["results"]
     networks = list(dict.fromkeys(c["network"] for c in cells))
-    ratio = {(c["network"], c["feedback"]): c["ratio"] for c in cells}
+    ratio = {(c["network"], c["dpf"]): c["ratio"] for c in cells}
     weights = {c["network"]: f"{c['weights']:,}" for c in cells}
     rows = [[n, weights[n], *(f"{ratio[n, f]:.3f}" for f in (False, True))] for n in networks]
     kept = [n for n in networks if ratio[n, False] <= 1.05]
@@ -513,9 +513,9 @@ def scopes() -> str:
     return f"{results_scopes.section(found, table)}\n{measured(found)}\n"
 
 
-def feedback() -> str:
+def dpf() -> str:
     """The section on how often masks are remade."""
-    found = load("feedback")
+    found = load("dpf")
     return f"{results_feedback.section(found, table)}\n{measured(found)}\n"
 
 
@@ -560,7 +560,7 @@ def page() -> str:
         engine(),
         scoring(),
     ]
-    measured_here += [pruning(), feedback(), scopes(), storage(), few_bits(), in_int8(), layout()]
+    measured_here += [pruning(), dpf(), scopes(), storage(), few_bits(), in_int8(), layout()]
     measured_here += [faults(), hostile(), clients()]
     return "\n".join([head, *measured_here])
 

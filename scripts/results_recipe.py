@@ -37,7 +37,7 @@ fitted by least squares → taught for a fifth of the epochs. Cost is in trainin
 *{UNIT}*, which is plain until its last epoch (`bench/recipe.py`); the arms ran at different times
 beside other work, for which alone costs differ by up to a third, and none is told of arms that ran
 on another processor. The second tables are of the default, or of what it was: its networks after
-touch-ups of three lengths.
+post-processing of three lengths.
 
 {"".join(parts)}"""
 
@@ -57,7 +57,7 @@ def _task(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -
 
 
 def _solved_first(rows: list[Row]) -> str:
-    """What least squares before the touch-up are worth, in a sentence."""
+    """What least squares before the post-processing are worth, in a sentence."""
     if not rows:
         return ""
     both = [
@@ -75,7 +75,7 @@ def _solved_first(rows: list[Row]) -> str:
 
 
 def _longer(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -> str:
-    """What longer touch-ups are worth."""
+    """What longer post-processing are worth."""
     rows = [row for row in rows if all(label in row["valid"] for label in SHARES.values())]
     if not rows:
         return ""

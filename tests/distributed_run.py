@@ -178,7 +178,7 @@ def by_fit(
 
 def pruned(engine: str = "ddp") -> dict[str, Tensor]:
     net = build()
-    pruner = ww.GradualPruner(net, ww.Schedule(0.7, begin=4, end=16), rungs=ww.ladder(net, 3))
+    pruner = ww.GradualPruner(net, ww.Schedule(0.7, begin=4, end=16), levels=ww.even_levels(net, 3))
     return by_fit(engine, "sandwich", 1, net=net, compress=pruner)
 
 

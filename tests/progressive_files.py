@@ -64,9 +64,9 @@ class CNN(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def ladder_of(net, rungs=8):
+def levels_of(net, levels=8):
     """Widths of even steps on a logarithmic scale, to full."""
-    found = [net.widths(2 ** (-0.5 * k)) for k in reversed(range(rungs))]
+    found = [net.widths(2 ** (-0.5 * k)) for k in reversed(range(levels))]
     return list(dict.fromkeys(found))
 
 
@@ -82,7 +82,7 @@ def elastic(build, x):
 
 @st.composite
 def layouts(draw):
-    """A tensor's shape, and what two rungs and the full width keep of each of its dims."""
+    """A tensor's shape, and what two levels and the full width keep of each of its dims."""
     axes = draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
     widths = [[*sorted(draw(st.integers(1, n)) for _ in range(2)), n] for n in axes]
     factor = st.integers(-len(axes), -1) | st.integers(1, 3)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import widthwise as ww
 from widthwise.graph.cut import cut_state
-from widthwise.pruning.order import order
+from widthwise.pruning.order import order_
 
 
 def cuts(
@@ -80,7 +80,7 @@ def ordering(subject: Subject) -> Finding:
     draws = torch.Generator().manual_seed(7)
     scores = {n: torch.rand(a.size, generator=draws) for n, a in net.free.items()}
     try:
-        order(net, scores)
+        order_(net, scores)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told
         return _raised(check, error)
     after = _outputs(subject, net)

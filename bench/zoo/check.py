@@ -85,7 +85,7 @@ def _check(network: Network, dtype: torch.dtype) -> dict[str, Any]:
         if dtype is torch.float32:
             stage("sizes", lambda: row.update(_sizes(net)))
             stage("own class", lambda: row.update(own_class=_own_class(net, net.widths(0.5))))
-            stage("expressible", lambda: row.update(expressible=_expressible(net)))
+            stage("realizable", lambda: row.update(realizable=_realizable(net)))
     return row
 
 
@@ -200,7 +200,7 @@ def _as_elastic(net: ww.Elastic, args: Any, kwargs: Any, row: dict[str, Any]) ->
         cut = graph
         if not both:
             # Most random widths are not for a class; those near half are for most classes.
-            widths = net.expressible(widths) if widths == net.widths(0.5) else widths
+            widths = net.realizable(widths) if widths == net.widths(0.5) else widths
             cut = net.cut(widths)
             if type(cut) is not type(net.model):
                 continue
@@ -324,9 +324,9 @@ def _own_class(net: ww.Elastic, widths: ww.Widths) -> dict[str, Any]:
     }
 
 
-def _expressible(net: ww.Elastic) -> dict[str, Any]:
+def _realizable(net: ww.Elastic) -> dict[str, Any]:
     """The same at the widths nearest to half that the user's class can express."""
-    widths = net.expressible(net.widths(0.5))
+    widths = net.realizable(net.widths(0.5))
     names = dict(net.cut(widths, same_class=False).named_parameters())
     state = net.state()
     full, cut = sum(state[n].numel() for n in names), sum(p.numel() for p in names.values())

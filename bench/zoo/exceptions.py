@@ -107,8 +107,8 @@ def _not_own(row: Row) -> Iterable[str]:
 
 
 def _not_by_policy(row: Row) -> Iterable[str]:
-    found = row.get("expressible")
-    if found and not own(row, "expressible"):
+    found = row.get("realizable")
+    if found and not own(row, "realizable"):
         yield class_reason(found["reason"])
 
 
@@ -141,6 +141,6 @@ _SECTIONS: tuple[tuple[str, Callable[[Row], Iterable[str]]], ...] = (
     ("Compared in evaluation only", _evaluation_only),
     ("Half removes less than half", _small),
     ("A graph module at half", _not_own),
-    ("A graph module at widths that should be expressible", _not_by_policy),
+    ("A graph module at widths that should be realizable", _not_by_policy),
     ("Traced in more than three times the time of torch.export", _slow),
 )

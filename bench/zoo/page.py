@@ -50,7 +50,7 @@ counts of heads, no list of layers.
   the axes whose features are not compared with each other (as a norm or a softmax does).
 - **half**: `net.widths(0.5)`. **own class**: the cut is of the user's class. **by policy**: the
   same at the widths nearest to half that the class can express,
-  `net.expressible(net.widths(0.5))`.
+  `net.realizable(net.widths(0.5))`.
 - **÷ export**: processor seconds of `Elastic(...)` with all proofs over those of `torch.export`
   alone, in evaluation mode.
 
@@ -131,7 +131,7 @@ def _summary_cells(rows: list[Row], peer: dict[str, str]) -> list[str]:
     ratios = [r["trace_over_export"] for r in rows if "trace_over_export" in r]
     verdicts = [peer[r["name"]] for r in rows if r["name"] in peer]
     zeroable = [r for r in rows if r.get("differences", {}).get("zeroed") is not None]
-    policy = [r for r in rows if r.get("expressible")]
+    policy = [r for r in rows if r.get("realizable")]
     return [
         str(len(rows)),
         count(traced),
@@ -142,7 +142,7 @@ def _summary_cells(rows: list[Row], peer: dict[str, str]) -> list[str]:
         f"{sum(agrees(r, 'zeroed') for r in zeroable)} of {len(zeroable)}",
         count(halves),
         count(own),
-        f"{sum(own(r, 'expressible') for r in policy)}" if policy else "",
+        f"{sum(own(r, 'realizable') for r in policy)}" if policy else "",
         f"{statistics.median(ratios):.2f}" if ratios else "",
         f"{verdicts.count(VERDICTS[0])} of {len(verdicts)}" if verdicts else "",
     ]
@@ -195,7 +195,7 @@ def _cells(row: Row, verdict: str) -> list[str]:
     name = row["name"].partition("/")[2] + (f" ({row['note']})" if row.get("note") else "")
     if not traced(row):
         return [name, *["not traced"], *[""] * 10, verdict]
-    policy = row.get("expressible")
+    policy = row.get("realizable")
     return [
         name,
         f"{row['parameters']:,}" if "parameters" in row else "",
@@ -204,7 +204,7 @@ def _cells(row: Row, verdict: str) -> list[str]:
         percent(row["removed"]) if "removed" in row else "",
         *(_compared(row, mode) for mode in ("evaluation", "training", "zeroed")),
         "yes" if own(row) else "no",
-        f"{'yes' if own(row, 'expressible') else 'no'} ({percent(policy['removed'])})"
+        f"{'yes' if own(row, 'realizable') else 'no'} ({percent(policy['removed'])})"
         if policy
         else "",
         f"{row['trace_seconds']:.1f}",

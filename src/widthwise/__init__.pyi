@@ -28,8 +28,8 @@ from .graph.explain import Inspection
 from .measure.budget import Budget
 from .measure.frontier import Frontier, Point
 from .measure.metric import ACCURACY, Metric
-from .measure.recalibrate import recalibrate
-from .measure.sweep import Evaluation, ladder, sweep
+from .measure.recalibrate import recalibrate_
+from .measure.sweep import Evaluation, even_levels, sweep
 from .pruning.gradual import GradualPruner, Schedule, prunable
 from .sampling.draws import PUBLISHED, Draw, Sandwich
 from .store.file import load, save
@@ -45,7 +45,7 @@ from .train.layer import StructuralDropout
 from .train.losses import Distill, SandwichLoss, SingleDraw, StepLoss
 from .train.recipe import Recipe
 from .train.sam import SAM
-from .train.touchup import Teacher, distill, refit_output
+from .train.touchup import Teacher, distill, refit_output_
 from .variant import Variant, Widths
 from .variants import Candidates, apply, search, variant_of
 
@@ -106,18 +106,18 @@ __all__ = [
     "cut_file",
     "distill",
     "errors",
+    "even_levels",
     "export_elastic",
     "export_int8",
     "export_onnx",
     "export_program",
     "fit",
-    "ladder",
     "load",
     "prunable",
     "pruning",
     "quantization",
-    "recalibrate",
-    "refit_output",
+    "recalibrate_",
+    "refit_output_",
     "run_sparse",
     "save",
     "save_progressive",

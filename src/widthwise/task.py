@@ -84,7 +84,7 @@ class Task:
     metric: Metric | Any = None
     recipe: Recipe = field(default_factory=Recipe)
     weights: Callable[[], Path] | None = None
-    further: Callable[[torch.nn.Module, str], Mapping[str, float]] | None = None
+    extra_metrics: Callable[[torch.nn.Module, str], Mapping[str, float]] | None = None
     classes: tuple[str, ...] = ()
     text: Callable[[], Callable[[Tensor], str]] | None = None
     reference: str = ""

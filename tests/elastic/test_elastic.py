@@ -28,8 +28,8 @@ PUBLIC = """
     Schedule ScoreError SingleDraw Splits StatisticsWarning StepLoss StructuralDropout Task
     TaskError Teacher TrainingError Variant WidthError Widths WidthwiseError ZerosLostWarning
     apply carry_average carry_optimizer cut_file distill errors export_elastic export_int8
-    export_onnx export_program fit ladder load prunable pruning quantization recalibrate
-    refit_output run_sparse save save_progressive search sweep variant_of
+    export_onnx export_program fit even_levels load prunable pruning quantization recalibrate_
+    refit_output_ run_sparse save save_progressive search sweep variant_of
 """.split()
 
 

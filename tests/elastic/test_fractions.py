@@ -39,7 +39,7 @@ def test_a_fraction_means_the_same_everywhere(net: ww.Elastic, tmp_path: Path) -
     torch.testing.assert_close(net.cut(0.5)(X), wanted)
     torch.testing.assert_close(net.cut(0.5, same_class=False)(X), wanted)
     assert net.kept(0.5) == net.kept(half)
-    assert net.expressible(0.5) == net.complete(half)
+    assert net.realizable(0.5) == net.complete(half)
     loaded = ww.load(ww.save(net, tmp_path / "half.safetensors", widths=0.5), build=build)
     torch.testing.assert_close(loaded(X), wanted)
     frontier = ww.sweep(net, lambda module: 1.0, [0.5, 1.0], latency=False)

@@ -101,7 +101,7 @@ def deep(module):
 def seen_by(net, widths, pairs):
     """Statistics estimated by hand, on pairs."""
     plain = net.cut(widths, recalibrate=False)
-    return deep(ww.recalibrate(plain, pairs))
+    return deep(ww.recalibrate_(plain, pairs))
 
 
 def test_a_cut_after_fit_has_statistics_of_its_own():
@@ -150,11 +150,11 @@ def _nothing(outputs, target):
 
 def test_progressive_files_have_statistics_of_each_width(tmp_path):
     net = trained()
-    rungs = [net.widths(0.25), net.widths(0.5), net.full()]
-    path = ww.save_progressive(net, tmp_path / "ladder.safetensors", rungs)
+    levels = [net.widths(0.25), net.widths(0.5), net.full()]
+    path = ww.save_progressive(net, tmp_path / "ladder.safetensors", levels)
     with ww.Progressive.open(path) as file:
-        for number, widths in enumerate(rungs):
-            assert torch.equal(deep(file.load(Images, rung=number)), deep(net.cut(widths)))
+        for number, widths in enumerate(levels):
+            assert torch.equal(deep(file.load(Images, level=number)), deep(net.cut(widths)))
 
 
 def test_without_data_a_warning_says_what_to_do(tmp_path):
@@ -216,7 +216,7 @@ def test_a_network_trained_before_it_was_made_elastic_and_ordered():
         model, TensorDataset(x, y), F.cross_entropy, recipe=recipe, run=ww.RunConfig(progress=False)
     )
     net = ww.Elastic(model, x[:4])
-    pruning.order(net, pruning.taylor(net, batches(), F.cross_entropy))
+    pruning.order_(net, pruning.taylor(net, batches(), F.cross_entropy))
     widths = net.widths(0.4)
     torch.testing.assert_close(
         deep(net.cut(widths)), seen_by(net, widths, batches(96)), rtol=0.05, atol=0.05
@@ -226,7 +226,7 @@ def test_a_network_trained_before_it_was_made_elastic_and_ordered():
 def test_scores_and_merging_have_data_at_hand():
     x, _ = data()
     net = ww.Elastic(Images(), x[:4])
-    pruning.order(net, pruning.reconstruction(net, batches(), F.cross_entropy))
+    pruning.order_(net, pruning.output_error(net, batches(), F.cross_entropy))
     net.cut(net.widths(0.5))
     net = ww.Elastic(Images(), x[:4])
     pruning.merge(net, net.widths(0.5), batches())
@@ -236,7 +236,7 @@ def test_dict_inputs():
     torch.manual_seed(0)
     wide, narrow = torch.randn(64, 4) * 2, torch.randn(64, 2)
     pairs = [({"wide": wide, "narrow": narrow}, torch.randint(3, (64,)))]
-    model = ww.recalibrate(Named(), pairs)
+    model = ww.recalibrate_(Named(), pairs)
     net = ww.Elastic(model, (), {"wide": wide[:4], "narrow": narrow[:4]})
     ww.Evaluation(pairs, LOSS)(net)
     widths = {"fc1": 7, "fc2": 9}
@@ -247,7 +247,7 @@ def test_dict_inputs():
 def test_a_norm_called_twice_has_the_mean_over_its_calls():
     torch.manual_seed(0)
     a, b = torch.randn(64, 4), torch.randn(64, 4) + 3
-    model = ww.recalibrate(Twice(), [((a, b), None), ((a, b), None)])
+    model = ww.recalibrate_(Twice(), [((a, b), None), ((a, b), None)])
     with torch.no_grad():
         values = [model.inner(F.relu(model.stem(x))).mean(0) for x in (a, b)]
     torch.testing.assert_close(model.norm.running_mean, sum(values) / 2)

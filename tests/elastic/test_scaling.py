@@ -230,11 +230,11 @@ def test_copies_and_pickles_scale_alike() -> None:
 
 def test_progressive_files_hold_it(tmp_path: Path) -> None:
     net = ww.Elastic(Net("gelu").eval(), X[:4], draw=SCALED).eval()
-    rungs = [net.widths(0.25), net.widths(0.5), net.full()]
-    path = ww.save_progressive(net, tmp_path / "net", rungs)
+    levels = [net.widths(0.25), net.widths(0.5), net.full()]
+    path = ww.save_progressive(net, tmp_path / "net", levels)
     with ww.Progressive.open(path) as file:
-        for number, widths in enumerate(rungs):
-            loaded = file.load(lambda: Net("gelu"), rung=number)
+        for number, widths in enumerate(levels):
+            loaded = file.load(lambda: Net("gelu"), level=number)
             torch.testing.assert_close(loaded(X), net.cut(widths)(X))
 
 

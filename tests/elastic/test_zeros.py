@@ -94,7 +94,7 @@ def test_after_a_pruner_and_after_masks_fit_keeps_zeros():
     fit(module)
     assert share(module) == reached > 0.75
     module = mlp()
-    pruning.prune(module, lambda m: {n: p.abs() for n, p in m.named_parameters()}, 0.7)
+    pruning.prune_(module, lambda m: {n: p.abs() for n, p in m.named_parameters()}, 0.7)
     reached = share(module)
     fit(module)
     assert share(module) == reached > 0.5
@@ -137,7 +137,7 @@ def test_a_second_pruner_begins_with_the_zeros_of_the_first():
     assert found[-1] == pytest.approx(0.9, abs=0.01)
     module = mlp()
     GradualPruner(module, AT_ONCE)
-    assert min(seen(module, feedback=True)) < 0.5  # which lets weights come back
+    assert min(seen(module, dpf=True)) < 0.5  # which lets weights come back
     assert min(seen(pruned())) < 0.5  # nobody meant those
 
 

@@ -25,7 +25,7 @@ from widthwise.benchmark.runtimes import RUNTIMES, Timing, compare, gains
 from widthwise.errors import ExportError
 from widthwise.export import int8_onnx as int8
 from widthwise.export.int8_onnx import Int8File, export_int8
-from widthwise.quantization import Uniform, quantize
+from widthwise.quantization import Uniform, quantize_
 
 EIGHT = Uniform(8, symmetric=True, per="channel")
 
@@ -151,7 +151,7 @@ def test_codes_of_eight_bits_are_kept(calibration, tmp_path):
     with torch.no_grad():  # a row of zeros, and one with an outlier
         module.fc1.weight[0] = 0
         module.fc1.weight[1, 0] = 5
-    record = quantize(module, EIGHT, calibration=calibration)
+    record = quantize_(module, EIGHT, calibration=calibration)
     found = codes_in(export_int8(module, (torch.randn(3, 64),), tmp_path / "a.onnx").path)
     assert len(record) == len(found) == 3
     for name, each in record.items():
@@ -164,14 +164,14 @@ def test_convolutions_have_one_scale(tmp_path):
     module = convnet()
     with torch.no_grad():
         module[0].weight[0] *= 0.1
-    record = quantize(module, EIGHT)["0.weight"]
+    record = quantize_(module, EIGHT)["0.weight"]
     path = export_int8(module, (torch.randn(3, 1, 8, 8),), tmp_path / "a.onnx").path
     assert (codes_in(path)["0.weight_quantized"] != record.codes.int().numpy() - 128).any()
 
 
 def test_codes_of_an_lstm_are_kept_in_another_order(tmp_path):
     module = nn.LSTM(5, 6, batch_first=True).eval()
-    record = quantize(module, EIGHT)
+    record = quantize_(module, EIGHT)
     found = codes_in(export_int8(module, (torch.randn(2, 4, 5),), tmp_path / "a.onnx").path)
     ours = [sorted((each.codes.int() - 128).flatten().tolist()) for each in record.values()]
     assert sorted(ours) == sorted(sorted(each.flatten().tolist()) for each in found.values())
@@ -179,7 +179,7 @@ def test_codes_of_an_lstm_are_kept_in_another_order(tmp_path):
 
 def test_codes_that_leave_out_127_get_a_finer_scale(tmp_path):
     module = MLP(16, 8, 4)
-    record = quantize(module, EIGHT)["fc1.weight"]
+    record = quantize_(module, EIGHT)["fc1.weight"]
     with torch.no_grad():
         module.fc1.weight.copy_(record.dense().clamp(-100 * record.scales, 100 * record.scales))
     path = export_int8(module, (torch.randn(3, 16),), tmp_path / "a.onnx").path

@@ -81,7 +81,12 @@ def test_whatever_chooses_widths_chooses_allowed_ones(name, asked):
     full = run(net.model, args, kwargs)
     assert close(run(net, args, kwargs), full)
     chosen = [net.widths(share) for share in (0.01, 0.3, 0.5, 0.77)]
-    chosen += [net.widths(0.5, multiple_of=3), net.full(), *ww.ladder(net), *ww.ladder(net, 5)]
+    chosen += [
+        net.widths(0.5, multiple_of=3),
+        net.full(),
+        *ww.even_levels(net),
+        *ww.even_levels(net, 5),
+    ]
     for draw in (ww.Draw(), ww.Draw(step=3), ww.PUBLISHED):
         chosen += [draw_widths(net.free, draw, 0, step) for step in range(40)]
         chosen.append(narrowest(net.free, draw))
@@ -249,7 +254,7 @@ def test_keeping_everything_says_so():
     with pytest.warns(ww.NothingToCutWarning):
         net = small(8, keep=("*",))
     assert "0: 8, because you asked to keep it whole" in net.explain()
-    assert ww.ladder(net) == [ww.Widths()]
+    assert ww.even_levels(net) == [ww.Widths()]
 
 
 # ---------------------------------------------------------------- multiple_of, at_least

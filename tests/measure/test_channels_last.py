@@ -71,7 +71,7 @@ def test_scores_and_order_are_alike(both):
         net = ww.Elastic(model, EXAMPLE)
         scores = ww.pruning.magnitude(net)
         before = net(x)
-        ww.pruning.order(net, scores)
+        ww.pruning.order_(net, scores)
         torch.testing.assert_close(net(x), before)
         outputs.append(net.cut(net.widths(0.5))(x))
     torch.testing.assert_close(*outputs)

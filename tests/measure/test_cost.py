@@ -20,7 +20,7 @@ from widthwise.measure.cost import (
     runtime,
 )
 from widthwise.measure.metric import ACCURACY
-from widthwise.measure.sweep import Evaluation, ladder
+from widthwise.measure.sweep import Evaluation, even_levels
 
 
 class Attention(nn.Module):
@@ -112,7 +112,7 @@ def test_every_width_of_the_mnist_network_costs_at_most_forty_validations():
     net = ww.Elastic(MLP(784, 256, 10), (torch.randn(4, 784),)).eval()
     x, y = torch.randn(2000, 784), torch.randint(0, 10, (2000,))
     evaluation = Evaluation(list(zip(x.split(500), y.split(500), strict=True)), ACCURACY)
-    widths = ladder(net)
+    widths = even_levels(net)
     assert len(widths) == 256
 
     def seconds(function):

@@ -23,12 +23,12 @@ from torch.utils.data import (
 from widthwise import ACCURACY, DataError, Elastic, Evaluation, Metric, Recipe, fit, pruning
 from widthwise.measure.data import adapt, pairs
 from widthwise.measure.pairs import Pair, pair, takes
-from widthwise.measure.recalibrate import recalibrate
+from widthwise.measure.recalibrate import recalibrate_
 from widthwise.measure.sweep import sweep
 from widthwise.train.config import RunConfig
 from widthwise.train.family import FamilyLoss
 from widthwise.train.losses import SingleDraw
-from widthwise.train.touchup import distill, refit_output
+from widthwise.train.touchup import distill, refit_output_
 
 X = torch.randn(70, 5, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
@@ -188,7 +188,7 @@ def test_every_form_trains_and_is_measured(form: str) -> None:
     assert history.steps == 2 * (4 if small else steps.get(form, 7))
     assert 0 <= Evaluation(data, ACCURACY)(net) <= 1
     if form != "data set of batches":  # whose entries a plain module takes for items
-        recalibrate(net.cut(net.widths(0.5)), data)
+        recalibrate_(net.cut(net.widths(0.5)), data)
     assert pruning.taylor(net, data, F.cross_entropy).keys() == net.free.keys()
 
 
@@ -247,7 +247,7 @@ def test_sequences_of_different_lengths_need_a_collate_function() -> None:
     recipe = Recipe(epochs=1)
     fit(net, loader, F.cross_entropy, recipe=recipe, run=RunConfig(progress=False))
     assert 0 <= Evaluation(loader, ACCURACY)(net) <= 1
-    refit_output(net.cut(net.widths(0.5)), loader, F.cross_entropy, steps=2)
+    refit_output_(net.cut(net.widths(0.5)), loader, F.cross_entropy, steps=2)
     distill(net.cut(net.widths(0.5)), net, loader, recipe=Recipe(epochs=1, batch_size=256, lr=1e-3))
     with pytest.raises(DataError, match=r"different sizes \(\(\d,\) and .* collate_fn that pads"):
         fit(net, Made(text), F.cross_entropy, recipe=recipe, run=RunConfig(progress=False))
@@ -318,7 +318,7 @@ def test_inputs_alone_are_never_inputs_and_target(form: str) -> None:
         )
         == 70
     )
-    cut = recalibrate(net.cut(net.widths(0.5)), data)
+    cut = recalibrate_(net.cut(net.widths(0.5)), data)
     assert torch.isfinite(cut(X)).all()
     with pytest.raises(DataError, match=r"without a target.*give items \(inputs, target\)"):
         fit(
@@ -398,7 +398,7 @@ def test_a_generator_that_is_needed_twice_says_so() -> None:
     net = net_of(One(), X[:4])
     sweep(net, Evaluation(iter(LISTED), ACCURACY), [net.full()], latency=False)
     with pytest.raises(DataError, match="gone through again, such as a DataLoader or a list"):
-        sweep(net, Evaluation(iter(LISTED), ACCURACY), latency=False, touch_up=lambda m, _: m)
+        sweep(net, Evaluation(iter(LISTED), ACCURACY), latency=False, post_process=lambda m, _: m)
 
 
 def test_the_adapter_leaves_adapted_data_alone() -> None:

@@ -34,7 +34,7 @@ def frontiers(draw, min_points=1, latency=True):
         for w in widths
     )
     better, seeds = draw(st.booleans()), (draw(SEEDS),)
-    done = draw(st.sampled_from(["", "compensate"]))
+    done = draw(st.sampled_from(["", "reconstruct"]))
     return Frontier(points, "accuracy", better, "valid", "PyTorch", 1, seeds, done)
 
 
@@ -224,8 +224,11 @@ def test_combine_gives_mean_and_sample_deviation():
     assert both.points[0].latency_ms == pytest.approx(1.93)
     assert both.points[1].latency_ms is None
     assert combine(several[:1]).points[0].spread is None
-    assert both.touch_up == ""
-    assert combine([replace(f, touch_up="compensate") for f in several]).touch_up == "compensate"
+    assert both.post_process == ""
+    assert (
+        combine([replace(f, post_process="reconstruct") for f in several]).post_process
+        == "reconstruct"
+    )
 
 
 @pytest.mark.parametrize(
@@ -236,7 +239,7 @@ def test_combine_gives_mean_and_sample_deviation():
         Frontier((point(1, 0.5, 10),), "a", False, "valid", ""),
         Frontier((point(1, 0.5, 10),), "a", True, "test", ""),
         Frontier((point(1, 0.5, 99),), "a", True, "valid", ""),
-        Frontier((point(1, 0.5, 10),), "a", True, "valid", "", touch_up="compensate"),
+        Frontier((point(1, 0.5, 10),), "a", True, "valid", "", post_process="reconstruct"),
         None,
     ],
 )
@@ -282,7 +285,7 @@ def _in_point(**changes):
         "", "[]", "{}", "null", "[" * 100_000, SMALL.to_json()[:-30], b"\xff\xfe", '{"format": 3}',
         _without("points"), _without("metric"), _with(extra=1), _with(points={}), _with(seeds=None),
         _with(metric=3), _with(higher_is_better=1), _with(version="1"), _with(version=0.5),
-        _with(touch_up=None),
+        _with(post_process=None),
         _in_point(metric=None), _in_point(metric="0.5"), _in_point(bytes=1.5), _in_point(params=-1),
         _in_point(widths={"a": 0}), _in_point(widths=[1]), _in_point(spread=-1.0), _in_point(x=1),
         _in_point(metric=True), _in_point(metric=float("nan")), _in_point(metric=float("inf")),
@@ -299,7 +302,7 @@ def test_a_damaged_or_foreign_file_is_refused_in_a_sentence(text, tmp_path):
 
 
 def test_a_file_from_before_touch_ups_is_of_plain_cuts():
-    assert Frontier.from_json(_without("touch_up")) == SMALL
+    assert Frontier.from_json(_without("post_processing")) == SMALL
 
 
 def test_a_newer_file_asks_for_an_update():

@@ -13,8 +13,8 @@ import widthwise as ww
 from elastic_nets import close, made, random_widths, run, tensors
 from widthwise.graph.shared import shared_nodes
 from widthwise.measure.metric import ACCURACY, Metric
-from widthwise.measure.recalibrate import has_statistics, recalibrate
-from widthwise.measure.sweep import AtWidths, Evaluation, NotMeasuredWarning, ladder, sweep
+from widthwise.measure.recalibrate import has_statistics, recalibrate_
+from widthwise.measure.sweep import AtWidths, Evaluation, NotMeasuredWarning, even_levels, sweep
 from widthwise.store.file import save
 
 # One for each way in which a shared part can end.
@@ -69,9 +69,9 @@ def test_every_width_of_an_mlp():
         ),
         torch.randn(2, 7),
     ).eval()  # fmt: skip
-    assert len(ladder(net)) == 40
+    assert len(even_levels(net)) == 40
     for order in (1, -1):
-        agree_with_one_by_one(net, (torch.randn(5, 7),), {}, ladder(net)[::order])
+        agree_with_one_by_one(net, (torch.randn(5, 7),), {}, even_levels(net)[::order])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -79,7 +79,7 @@ def test_other_precisions(dtype):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(7, 40, bias=False), nn.ReLU(), nn.Linear(40, 3, bias=False))
     net = ww.Elastic(model.to(dtype), torch.randn(2, 7, dtype=dtype)).eval()
-    agree_with_one_by_one(net, (torch.randn(5, 7, dtype=dtype),), {}, ladder(net))
+    agree_with_one_by_one(net, (torch.randn(5, 7, dtype=dtype),), {}, even_levels(net))
 
 
 def test_the_scale_of_structural_dropout_is_kept():
@@ -253,7 +253,7 @@ def test_evaluation_gives_modes_back():
 def test_inputs_may_be_a_tensor_or_arguments(inputs, name):
     _, net, _, _ = made(name)
     batches = [(inputs(x), y) for x, y in data()]
-    widths = ladder(net, 3)
+    widths = even_levels(net, 3)
     assert Evaluation(batches, LOSS).at(net, widths) == Evaluation(data(), LOSS).at(net, widths)
 
 
@@ -299,20 +299,20 @@ def test_a_view_at_fixed_widths():
 def test_a_ladder_goes_from_narrow_to_full_without_repeats():
     _, net, _, _ = made("cnn")
     for count in (1, 2, 5, 16, 100):
-        rungs = ladder(net, count)
-        assert rungs[-1] == net.full()
-        assert len(set(rungs)) == len(rungs) <= count
-        for narrow, wide in itertools.pairwise(rungs):
+        levels = even_levels(net, count)
+        assert levels[-1] == net.full()
+        assert len(set(levels)) == len(levels) <= count
+        for narrow, wide in itertools.pairwise(levels):
             assert all(narrow[a] <= wide[a] for a in narrow)
-    assert len(ladder(net)) <= 16
-    wide = ladder(net, 5, lowest=0.5)[0]
+    assert len(even_levels(net)) <= 16
+    wide = even_levels(net, 5, lowest=0.5)[0]
     assert all(wide[a] == max(1, round(net.free[a].size / 2)) for a in wide)
 
 
 def test_a_ladder_on_a_grid():
     _, net, _, _ = made("cnn")
-    for rung in ladder(net, multiple_of=4):
-        assert all(w % 4 == 0 or w == net.free[a].size for a, w in rung.items())
+    for level in even_levels(net, multiple_of=4):
+        assert all(w % 4 == 0 or w == net.free[a].size for a, w in level.items())
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_a_ladder_on_a_grid():
 def test_a_ladder_refuses_nonsense(wrong):
     _, net, _, _ = made("cnn")
     with pytest.raises(ww.WidthError):
-        ladder(net, **wrong)
+        even_levels(net, **wrong)
 
 
 # ---------------------------------------------------------------- sweep
@@ -330,7 +330,7 @@ def test_a_ladder_refuses_nonsense(wrong):
 def test_a_sweep_measures_what_the_cut_is(tmp_path):
     _, net, _, _ = made("mlp")
     evaluation = Evaluation(data(), LOSS, "test")
-    frontier = sweep(net, evaluation, ladder(net, 6), latency=False)
+    frontier = sweep(net, evaluation, even_levels(net, 6), latency=False)
     assert (frontier.metric, frontier.higher_is_better) == ("loss", False)
     assert (frontier.split, frontier.seeds, frontier.batch) == ("test", (), 1)
     assert frontier.runtime.startswith("PyTorch ")
@@ -373,12 +373,12 @@ def test_what_is_not_a_number_is_left_out_and_said():
     _, net, _, _ = made("mlp")
     values = iter([float("nan"), 0.5, float("inf")])
     with pytest.warns(NotMeasuredWarning, match="left out"):
-        frontier = sweep(net, lambda _: next(values), ladder(net, 3), latency=False)
+        frontier = sweep(net, lambda _: next(values), even_levels(net, 3), latency=False)
     assert [p.metric for p in frontier.points] == [0.5]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotMeasuredWarning)
         with pytest.raises(ww.TrainingError, match="not a number"):
-            sweep(net, lambda _: float("nan"), ladder(net, 2), latency=False)
+            sweep(net, lambda _: float("nan"), even_levels(net, 2), latency=False)
 
 
 def test_a_metric_too_large_for_a_number_is_left_out():
@@ -388,7 +388,7 @@ def test_a_metric_too_large_for_a_number_is_left_out():
         pytest.warns(NotMeasuredWarning),
         pytest.raises(ww.TrainingError),
     ):
-        sweep(net, Evaluation(data(), huge), ladder(net, 2), latency=False)
+        sweep(net, Evaluation(data(), huge), even_levels(net, 2), latency=False)
 
 
 def test_unknown_widths_are_refused_before_any_work():
@@ -399,7 +399,7 @@ def test_unknown_widths_are_refused_before_any_work():
 
 def test_progress_goes_to_stderr(capsys):
     _, net, _, _ = made("mlp")
-    sweep(net, Evaluation(data(), LOSS), ladder(net, 2), latency=False, progress=True)
+    sweep(net, Evaluation(data(), LOSS), even_levels(net, 2), latency=False, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
     assert "2 of 2 widths" in err
@@ -430,7 +430,7 @@ def test_statistics_of_class_and_graph_are_the_same(name):
     net.train()
     trainable = net.cut_with_patches(w, same_class=False)[0]
     net.eval()
-    results = [dict(recalibrate(m, batches).named_buffers()) for m in (own, graph, trainable)]
+    results = [dict(recalibrate_(m, batches).named_buffers()) for m in (own, graph, trainable)]
     for result in results[1:]:
         for key, value in result.items():
             if not key.endswith("tracked"):
@@ -447,7 +447,7 @@ def test_statistics_are_the_average_over_batches():
     net = ww.Elastic(model, torch.randn(5, 3))
     net.train()
     batches = [(torch.randn(6, 3), None) for _ in range(5)]
-    small = recalibrate(net.cut(net.widths(0.5)), batches)
+    small = recalibrate_(net.cut(net.widths(0.5)), batches)
     with torch.no_grad():
         features = torch.stack([small[0](x) for x, _ in batches])
     torch.testing.assert_close(small[2].running_mean, features.mean(1).mean(0))
@@ -462,16 +462,16 @@ def test_recalibrating_changes_no_weight_and_needs_batches():
     net, args = fresh("cnn")
     small = net.cut(net.widths(0.5))
     before = [p.detach().clone() for p in small.parameters()]
-    recalibrate(small, images(args[0].shape[1:]))
+    recalibrate_(small, images(args[0].shape[1:]))
     assert all(torch.equal(a, b) for a, b in zip(before, small.parameters(), strict=True))
     with pytest.raises(ww.DataError, match="no batch"):
-        recalibrate(small, [])
+        recalibrate_(small, [])
 
 
 def test_a_network_without_statistics_stays_as_it_is():
     _, net, args, _ = made("mlp")
     assert not has_statistics(net.model)
-    small = recalibrate(net.cut({"0": 3}), [])
+    small = recalibrate_(net.cut({"0": 3}), [])
     assert torch.equal(small(*args), net(*args, widths={"0": 3}))
 
 
@@ -516,7 +516,7 @@ def test_a_sweep_of_cuts_that_are_touched_up(statistics, function):
     widths = [net.widths(0.5), net.full()]
     net.train()
     given = evaluate if function else evaluation
-    frontier = sweep(net, given, widths, recalibrate=batches, touch_up=doubled, latency=False)
+    frontier = sweep(net, given, widths, recalibrate=batches, post_process=doubled, latency=False)
     net.eval()
     assert [w for _, w in seen] == [dict(w) for w in widths]
     assert [p.metric for p in frontier.points] == pytest.approx([expected(w) for w in widths])
@@ -525,4 +525,4 @@ def test_a_sweep_of_cuts_that_are_touched_up(statistics, function):
     for point, plain in zip(frontier.points, untouched.points, strict=True):
         assert point.metric != plain.metric
         assert (point.bytes, point.params, point.macs) == (plain.bytes, plain.params, plain.macs)
-    assert frontier.touch_up == ""  # who knows what it was called says so
+    assert frontier.post_process == ""  # who knows what it was called says so

@@ -9,7 +9,7 @@ from elastic_nets import made
 from widthwise.app.tasks.mlp import MLP
 from widthwise.errors import BudgetError, ScoreError
 from widthwise.measure.cost import macs, params
-from widthwise.pruning import allocate, allocated_ladder, magnitude, order
+from widthwise.pruning import allocate, allocated_levels, magnitude, order_
 
 X = torch.randn(4, 12)
 
@@ -101,7 +101,7 @@ def test_what_has_no_scores_and_what_lies_inside_stays_full(net):
     _, encoder, _, _ = made("encoder")
     inner = [n for n, a in encoder.free.items() if a.inner_of]
     assert inner
-    least = allocated_ladder(encoder, random_scores(encoder), 4, lowest=0.01)[0]
+    least = allocated_levels(encoder, random_scores(encoder), 4, lowest=0.01)[0]
     assert all(least[n] == encoder.free[n].size for n in inner)
     assert all(least[n] == 1 for n in encoder.free if n not in inner)
 
@@ -110,7 +110,7 @@ def test_constraints_are_kept_to():
     torch.manual_seed(0)
     limits = ww.Constraints(multiple_of={"fc1": 8}, at_least={"fc1": 10, "fc2": 3})
     net = ww.Elastic(MLP(12, 40, 5), X, constraints=limits).eval()
-    seen = allocated_ladder(net, random_scores(net), 40, lowest=0.01)
+    seen = allocated_levels(net, random_scores(net), 40, lowest=0.01)
     assert {w["fc1"] for w in seen} <= {16, 24, 32, 40}
     assert min(w["fc1"] for w in seen) == 16
     assert min(w["fc2"] for w in seen) == 3
@@ -130,25 +130,25 @@ def test_a_least_share_is_reached_and_kept():
 
 
 def test_a_ladder_rises_from_its_lowest_to_full(net):
-    ladder = allocated_ladder(net, random_scores(net), 12, lowest=0.05)
-    counts = [params(net.cut(w)) for w in ladder]
+    levels = allocated_levels(net, random_scores(net), 12, lowest=0.05)
+    counts = [params(net.cut(w)) for w in levels]
     full = params(net.model)
     assert counts == sorted(set(counts))
     assert counts[-1] == full
     assert 0.05 * full - 53 < counts[0] <= 0.05 * full
-    assert len(ladder) == 12
+    assert len(levels) == 12
     for name in net.free:
-        widths = [w[name] for w in ladder]
+        widths = [w[name] for w in levels]
         assert widths == sorted(widths)
     for count, wanted in zip(counts, (full * 0.05 ** (1 - i / 11) for i in range(12)), strict=True):
         assert wanted - 53 < count <= wanted + 1e-6
-    assert allocated_ladder(net, random_scores(net), 1) == [net.full()]
+    assert allocated_levels(net, random_scores(net), 1) == [net.full()]
 
 
 def test_the_same_widths_before_and_after_ordering(net):
     scores = magnitude(net)
     before = allocate(net, scores, max_params=700)
-    old = order(net, scores)
+    old = order_(net, scores)
     assert allocate(net, {n: s[old[n]] for n, s in scores.items()}, max_params=700) == before
 
 

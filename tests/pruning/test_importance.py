@@ -1,4 +1,4 @@
-"""Every network of the test set is scored, ordered, allocated and compensated."""
+"""Every network of the test set is scored, ordered, allocated and reconstructed."""
 
 import inspect
 from fnmatch import fnmatch
@@ -12,7 +12,7 @@ from elastic_nets import close, made, random_widths, run, tensors
 from nets import NETS
 from widthwise import pruning
 from widthwise.measure.cost import macs, params
-from widthwise.measure.recalibrate import recalibrate
+from widthwise.measure.recalibrate import recalibrate_
 from widthwise.measure.shape_costs import Costs
 from widthwise.pruning.allocate import removals
 from widthwise.pruning.scores.gates import find_gates, opened
@@ -106,7 +106,7 @@ def test_order_changes_nothing(case):
     drawn = not close(training, other, 1e-12)  # what is drawn at random goes by position
     case.restore(before)
 
-    found = pruning.order(case.net, case.scores())
+    found = pruning.order_(case.net, case.scores())
     assert any((old != torch.arange(len(old))).any() for old in found.values())
     assert close(case.outputs(), plain)
     assert close(case.outputs(case.net.model), own)
@@ -127,7 +127,7 @@ def test_a_cut_is_the_network_with_the_lowest_scores_masked(case):
     widths = {n: max(1, a.size // 2) for n, a in chosen.items()}
     kept = {n: s >= s.sort(descending=True).values[widths[n] - 1] for n, s in scores.items()}
     wanted = masked(case, kept)
-    pruning.order(net, scores)
+    pruning.order_(net, scores)
     assert close(case.outputs(widths=widths), wanted)
 
 
@@ -153,15 +153,17 @@ def test_another_mask_is_seen():
 
 
 SCORES = {
-    "chance": lambda net, batches: pruning.chance(net),
+    "random": lambda net, batches: pruning.random(net),
     "magnitude": lambda net, batches: pruning.magnitude(net),
     "activation": lambda net, batches: pruning.activation(net, batches),
     "taylor": lambda net, batches: pruning.taylor(net, batches, squares),
     "obd": lambda net, batches: pruning.obd(net, batches, squares),
     "hutchinson": lambda net, batches: pruning.obd(net, batches, squares, curvature="hutchinson"),
     "obd_sd": lambda net, batches: pruning.obd_sd(net, batches, squares),
-    "damage": lambda net, batches: pruning.damage(net, batches, squares, passes=2),
-    "reconstruction": lambda net, batches: pruning.reconstruction(net, batches, squares),
+    "dropout-ablation": lambda net, batches: pruning.dropout_ablation(
+        net, batches, squares, passes=2
+    ),
+    "output-error": lambda net, batches: pruning.output_error(net, batches, squares),
 }
 
 
@@ -177,7 +179,7 @@ def test_every_score_is_a_number_for_each_feature_and_changes_nothing(case):
             assert len(expected) >= len(sizes) - (case.name == "auxiliary")
         assert {n: tuple(s.shape) for n, s in found.items()} == expected, name
         assert all(s.isfinite().all() for s in found.values()), name
-        if name not in ("chance", "magnitude", "damage", "hutchinson", "obd_sd"):
+        if name not in ("random", "magnitude", "dropout-ablation", "hutchinson", "obd_sd"):
             assert all((s >= 0).all() for s in found.values()), name
     for of in (pruning.taylor, pruning.obd):
         found = of(net, list(case.batches(2)), squares, of="weights")
@@ -207,14 +209,14 @@ UNFITTED = {"tied_autoencoder", "einsum", "lstm_cell", "seq2seq"}
 
 def test_compensation_comes_nearer_to_the_full_network(case):
     net, batches = case.net, list(case.batches())
-    recalibrate(net.model, batches)  # statistics that are those of the data
+    recalibrate_(net.model, batches)  # statistics that are those of the data
     net.eval()
     before, widths = case.state(), net.widths(0.5)
     cut = net.cut_with_patches(widths)[0].eval()
     graph = net.cut_with_patches(widths, same_class=False)[0].eval()
     plain = relative_error(case, cut, batches)
     for module in (cut, graph):
-        assert pruning.compensate(module, net, widths, iter(batches)) is module
+        assert pruning.reconstruct_(module, net, widths, iter(batches)) is module
     found = relative_error(case, cut, batches)
     print(f"{case.name}: {plain:.3f} -> {found:.3f}")
     assert found < (1.01 if case.name in UNFITTED else 0.9) * plain

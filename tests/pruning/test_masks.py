@@ -46,7 +46,7 @@ def test_counts_are_exact(sparsity):
     kept = torch.cat([scores[n][m] for n, m in together.items()])
     gone = torch.cat([scores[n][~m] for n, m in together.items()])
     assert not len(gone) or gone.max() < kept.min()
-    for n, mask in keep(scores, sparsity, scope="tensor").items():
+    for n, mask in keep(scores, sparsity, scope="layer").items():
         assert mask.shape == scores[n].shape
         assert mask.dtype == torch.bool
         assert int((~mask).sum()) == round(sparsity * mask.numel())
@@ -58,7 +58,7 @@ def test_scopes_differ():
     whole = keep(scores, 19 / 40)
     assert int(whole["a"].sum()) == 1
     assert whole["b"].all()
-    each = keep(scores, 0.5, scope="tensor")
+    each = keep(scores, 0.5, scope="layer")
     assert [int(m.sum()) for m in each.values()] == [10, 10]
 
 
@@ -85,7 +85,7 @@ def test_lamp_spares_tensors_of_small_weights():
     for name, mask in masks.items():
         assert 0.4 < mask.float().mean() < 0.6
         assert scores[name][~mask].max() < scores[name][mask].min()
-    with pytest.raises(ValueError, match="give 'tensor', 'global' or 'lamp'"):
+    with pytest.raises(ValueError, match="give 'layer', 'global' or 'lamp'"):
         keep(scores, 0.5, scope="layer")
 
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_kept_is_one_sentence():
     with pytest.raises(ScoreError, match="nothing is left of 'a'"):
         keep(scores, 0.5)
     assert keep(scores, 0.45)["a"].sum() == 1
-    assert keep(scores, 0.5, scope="tensor")["a"].sum() == 6
+    assert keep(scores, 0.5, scope="layer")["a"].sum() == 6
     scores["b"][1, 1] = torch.nan
     with pytest.raises(ScoreError, match="'b' is not a number"):
         keep(scores, 0.1)

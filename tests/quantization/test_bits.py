@@ -205,7 +205,7 @@ def test_matrices_are_quantized_in_place_and_vectors_left_alone():
     module = mlp()
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     parameter = module[0].weight
-    found = quantization.quantize(module, quantization.Uniform(4))
+    found = quantization.quantize_(module, quantization.Uniform(4))
     assert found.keys() == {"0.weight", "2.weight"} == {*quantization.quantizable(module)}
     assert module[0].weight is parameter
     assert parameter.requires_grad
@@ -217,10 +217,10 @@ def test_matrices_are_quantized_in_place_and_vectors_left_alone():
 def test_each_tensor_can_have_its_own_format():
     module = mlp()
     forms = {"0.weight": quantization.Codebook(4), "2.bias": quantization.Uniform(8)}
-    found = quantization.quantize(module, forms)
+    found = quantization.quantize_(module, forms)
     assert {name: each.format for name, each in found.items()} == forms
     assert len(module[0].weight.unique()) == 4
-    assert quantization.quantize(module, quantization.Uniform(8), tensors=["2.weight"]).keys() == {
+    assert quantization.quantize_(module, quantization.Uniform(8), tensors=["2.weight"]).keys() == {
         "2.weight"
     }
 
@@ -231,20 +231,20 @@ def test_what_a_module_refuses_changes_nothing():
         module[2].weight[0, 0] = math.nan
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     with pytest.raises(QuantizationError, match=r"'2\.weight' cannot be quantized: .*not finite"):
-        quantization.quantize(module, quantization.Uniform(4))
+        quantization.quantize_(module, quantization.Uniform(4))
     with pytest.raises(QuantizationError, match=r"did you mean '0\.weight'"):
-        quantization.quantize(module, quantization.Uniform(4), tensors=["0.weigh"])
+        quantization.quantize_(module, quantization.Uniform(4), tensors=["0.weigh"])
     with pytest.raises(QuantizationError, match="no matrix"):
-        quantization.quantize(nn.LayerNorm(3), quantization.Uniform(4))
+        quantization.quantize_(nn.LayerNorm(3), quantization.Uniform(4))
     with pytest.raises(ValueError, match="not both"):
-        quantization.quantize(module, {"0.weight": quantization.Uniform(4)}, tensors=["0.weight"])
+        quantization.quantize_(module, {"0.weight": quantization.Uniform(4)}, tensors=["0.weight"])
     for name, p in module.named_parameters():
         assert torch.equal(p.nan_to_num(), before[name].nan_to_num())
 
 
 def test_an_elastic_network_is_quantized_as_its_model():
     net = ww.Elastic(mlp(), (torch.randn(4, 12),))
-    found = quantization.quantize(net, quantization.Uniform(4))
+    found = quantization.quantize_(net, quantization.Uniform(4))
     assert found.keys() == {"0.weight", "2.weight"}
     assert torch.equal(net.model[0].weight, found["0.weight"].dense())
 
@@ -290,7 +290,7 @@ def test_fewer_values_where_the_loss_allows():
             for count in (form.values, max(2, form.values // 2)):
                 changed = mlp()
                 changed.load_state_dict(module.state_dict())
-                quantization.quantize(changed, quantization.Codebook(count), tensors=[name])
+                quantization.quantize_(changed, quantization.Codebook(count), tensors=[name])
                 rises.append(loss_of(changed) - plain)
             assert rises[0] <= tolerance + 1e-6
             assert rises[1] > tolerance - 1e-6 or form.values == 2
@@ -314,7 +314,7 @@ def test_a_tied_tensor_changes_wherever_it_is_read():
     inputs, target = task()
     changed = Tied()
     changed.load_state_dict(module.state_dict())
-    quantization.quantize(changed, quantization.Codebook(2))
+    quantization.quantize_(changed, quantization.Codebook(2))
     rise = loss_of(changed) - loss_of(module)
     assert rise > 1e-3
     for tolerance, wanted in ((rise + 1e-5, 2), (rise - 1e-5, 256)):
@@ -338,7 +338,7 @@ def test_gradient_magnitudes_are_those_of_backward():
     assert found.keys() == wanted.keys()
     for name, each in found.items():
         assert torch.allclose(each, wanted[name], atol=1e-6)
-    record = quantization.quantize(module, quantization.Codebook(4), weights=found)
+    record = quantization.quantize_(module, quantization.Codebook(4), weights=found)
     assert record.keys() == {"0.weight", "2.weight"}
 
 
@@ -362,7 +362,7 @@ def train(module, steps, lr, after, before=lambda: None):
 )
 def test_training_straight_through_beats_one_shot(form):
     one_shot = trained()
-    quantization.quantize(one_shot, form)
+    quantization.quantize_(one_shot, form)
     module = trained()
     quantizer = quantization.StraightThrough(module, form, calibration="mse", frequency=20)
     assert loss_of(module) == loss_of(one_shot)
@@ -472,7 +472,7 @@ def test_fit_trains_quantized_weights_and_goes_on(tmp_path):
         return module, quantizer
 
     one_shot = trained()
-    quantization.quantize(one_shot, quantization.Uniform(2))
+    quantization.quantize_(one_shot, quantization.Uniform(2))
     module, quantizer = fitted(tmp_path / "a")
     assert loss_of(module) < 0.7 * loss_of(one_shot)
     assert quantizer.steps == 24
@@ -499,7 +499,7 @@ def test_an_elastic_network_trained_straight_through_and_cut(tmp_path):
     assert torch.equal(net.model[0].weight, quantizer.record["0.weight"].dense())
     widths = net.widths(0.5)
     small = net.cut(widths)
-    record = quantization.quantize(small, quantization.Uniform(4))
+    record = quantization.quantize_(small, quantization.Uniform(4))
     path = ww.save(net, tmp_path / "a", widths=widths, module=small, bits=record)
     accuracy = ww.Evaluation([(inputs, target)], ww.ACCURACY)
     assert accuracy(ww.load(path, mlp)) == accuracy(small) > 0.8
@@ -509,7 +509,7 @@ def test_shared_values_move_together_by_the_sum_of_their_gradients():
     module = trained()
     with torch.no_grad():
         module[0].weight[:, :6] = 0
-    record = quantization.quantize(module, quantization.Codebook(4))
+    record = quantization.quantize_(module, quantization.Codebook(4))
     tuner = quantization.SharedValues(module, record)
     inputs, target = task()
     F.cross_entropy(module(inputs), target).backward()
@@ -532,8 +532,8 @@ def test_shared_values_move_together_by_the_sum_of_their_gradients():
 
 def test_shared_values_of_another_module_are_refused():
     module = mlp()
-    record = quantization.quantize(module, quantization.Codebook(4))
+    record = quantization.quantize_(module, quantization.Codebook(4))
     with pytest.raises(QuantizationError, match="not what the record says"):
         quantization.SharedValues(mlp(), record)
     with pytest.raises(QuantizationError, match="no codebook"):
-        quantization.SharedValues(module, quantization.quantize(module, quantization.Uniform(4)))
+        quantization.SharedValues(module, quantization.quantize_(module, quantization.Uniform(4)))

@@ -32,7 +32,7 @@ class DisagreementError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """axes: that can be cut. own_class: cuts that came back as the user's class, of `cuts`.
 
     masked: whether nothing compares features, so that a cut was held against a masked network.
@@ -44,7 +44,7 @@ class Found:
     masked: bool = False
 
 
-def check(recipe: Recipe, seeds: tuple[int, ...] = (0, 1)) -> Found:
+def check(recipe: Recipe, seeds: tuple[int, ...] = (0, 1)) -> SearchResult:
     """Trace, prove, run and cut the network of a recipe; raises DisagreementError.
 
     The network is traced by its rules alone, so that nothing that the proof refuses is hidden.
@@ -58,7 +58,7 @@ def check(recipe: Recipe, seeds: tuple[int, ...] = (0, 1)) -> Found:
         _randomise(model)
         _named("proof", lambda: _proof_agrees(net))
         _named("full width", lambda: _full_width(net, args))
-        found = Found(len(net.free), masked=not any(a.normalised for a in net.free.values()))
+        found = SearchResult(len(net.free), masked=not any(a.normalised for a in net.free.values()))
         for seed in seeds if net.free else ():
             widths = random_widths(net, seed)
             _named("shapes", lambda widths=widths: _shapes(net, widths))

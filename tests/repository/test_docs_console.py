@@ -101,7 +101,7 @@ def prepared(tmp_path_factory):
     (folder / "mine.py").write_text(MINE)
     mine = f"{folder}/mine.py:task"
     works("train", mine, "--out", folder / "runs" / "mine")
-    works("sweep", folder / "runs" / "mine", "--ladder", 4)
+    works("sweep", folder / "runs" / "mine", "--num-widths", 4)
     shutil.copy(folder / "runs" / "mine" / "model.safetensors", folder / "model.safetensors")
     return folder
 
@@ -132,7 +132,7 @@ def test_the_commands_of_a_page_run(page, here):
     blocks = list(commands(page))
     if any("runs/digits" in line for lines, _ in blocks for line in lines):
         works("train", "digits", "--out", "runs/digits")
-        works("sweep", "runs/digits", "--ladder", 4, "--no-latency")
+        works("sweep", "runs/digits", "--num-widths", 4, "--no-latency")
     weights(here)
     for lines, why in blocks:
         assert lines

@@ -28,7 +28,7 @@ from widthwise.store import inputs, tensorfile
 from widthwise.store.file import load
 from widthwise.store.packed.container import MOST
 from widthwise.store.progressive import ranges
-from widthwise.store.progressive.manifest import Ladder
+from widthwise.store.progressive.manifest import LevelTable
 from widthwise.store.progressive.reader import Progressive, load_progressive
 from widthwise.store.stream import INDEX, _files
 from widthwise.train import checkpoint
@@ -144,14 +144,14 @@ def packed_file(valid, tmp_path, body, parts=b""):
 
 
 def test_many_tensors_on_many_rungs_are_refused_at_once():
-    """Every tensor was looked at on every rung, with all axes each time."""
+    """Every tensor was looked at on every level, with all axes each time."""
     tensors = {f"{i:x}": ["F32", -1] for i in range(3_000)}
     body = {
         "class": "Net", "axes": {"a": [9] * 201},
         "tensors": tensors, "patches": {}, "metrics": [None] * 200, "sha256": ["0" * 64] * 200,
     }  # fmt: skip
     with pytest.raises(ValueError, match="too many tensors"):
-        Ladder.read(body, "1", "1")
+        LevelTable.read(body, "1", "1")
 
 
 @pytest.mark.parametrize(("dtype", "dim"), [("I64", 2), ("F8_E4M3", 2), ("F32", 0)])
@@ -161,7 +161,7 @@ def test_what_cannot_be_multiplied_is_not_scaled(dtype, dim):
         "patches": {}, "metrics": [None], "sha256": ["0" * 64],
     }  # fmt: skip
     with pytest.raises(ValueError, match="cannot be multiplied"):
-        Ladder.read(body, "1", "1")
+        LevelTable.read(body, "1", "1")
 
 
 def test_inputs_of_gigabytes_are_not_made():
@@ -329,13 +329,13 @@ def test_https_does_not_lead_to_http():
 
 
 def test_shared_weights_that_are_cut_are_read_back_from_a_progressive_file(tmp_path):
-    """They were written as of one size in all rungs where their first name was another."""
+    """They were written as of one size in all levels where their first name was another."""
     net = ww.Elastic(Net(), (torch.randn(4, 6),))
-    rungs = [net.widths(0.5), net.full()]
-    path = ww.save_progressive(net, tmp_path / "net", rungs)
+    levels = [net.widths(0.5), net.full()]
+    path = ww.save_progressive(net, tmp_path / "net", levels)
     with Progressive.open(path) as file:
-        for number, widths in enumerate(rungs):
-            found, wanted = file.load(Net, rung=number), net.cut(widths)
+        for number, widths in enumerate(levels):
+            found, wanted = file.load(Net, level=number), net.cut(widths)
             assert found.again.weight is found.fc1.weight
             assert torch.equal(found.fc1.weight, wanted.fc1.weight)
 

@@ -59,7 +59,7 @@ def test_files_are_as_long_as_told(name: str) -> None:
 
 def test_three_cuts_are_made() -> None:
     _, net, *_ = made("mlp_batchnorm")
-    widths = ww.ladder(net, 12)
+    widths = ww.even_levels(net, 12)
     shapes = Shapes(net, widths)
     assert len([shapes.stored(w).bytes for w in widths]) == len(widths) > 8
     assert len([shapes.module(w) for w in widths]) == len(widths)

@@ -75,7 +75,7 @@ def begun(make, kind=Images, ordered=False):
     model = kind()
     net = ww.Elastic(model, batch(model, 0)[0][:2])
     if ordered:
-        pruning.order(net, pruning.magnitude(net))
+        pruning.order_(net, pruning.magnitude(net))
     optimizer = make(net.parameters())
     net.train()
     for seed in range(4):

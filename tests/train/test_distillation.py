@@ -25,7 +25,7 @@ from widthwise.train.losses import lesson
 from widthwise.train.recipe import Recipe
 from widthwise.train.soft import soft_target
 from widthwise.train.teaching import DistillationWarning
-from widthwise.train.touchup import Taught, Teacher
+from widthwise.train.touchup import DistillObjective, Teacher
 
 N, C, T = 6, 4, 5
 
@@ -147,7 +147,7 @@ def test_the_distillation_is_that_of_the_criterion(name):
     (other,) = torch.autograd.grad(wanted, narrow)
     torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
 
-    half = lesson(full, Distill(hard=0.5), criterion)(narrow, target)
+    half = lesson(full, Distill(hard_weight=0.5), criterion)(narrow, target)
     if name != "root":  # which is none of the two losses' sum
         torch.testing.assert_close(half, ((found + criterion(narrow, target)) / 2).to(half.dtype))
     same = lesson(full, Distill(), criterion)(full.clone().requires_grad_(), target)
@@ -198,14 +198,14 @@ def test_temperature_is_of_cross_entropies(temperature):
 
 
 @dataclass
-class Found:
+class SearchResult:
     """What a detector gives."""
 
     cls: Tensor
     box: Tensor
 
 
-pytree.register_dataclass(Found)
+pytree.register_dataclass(SearchResult)
 
 
 def heads(out: Any, y: Any) -> Tensor:
@@ -213,7 +213,7 @@ def heads(out: Any, y: Any) -> Tensor:
     return F.cross_entropy(get("cls"), y["cls"]) + 3 * F.smooth_l1_loss(get("box"), y["box"])
 
 
-@pytest.mark.parametrize("kind", [dict, Found])
+@pytest.mark.parametrize("kind", [dict, SearchResult])
 def test_several_heads_are_distilled_each_in_its_way_and_weight(kind):
     y = {"cls": classes(N), "box": rand(N, 2)}
     full = kind(cls=rand(N, C), box=rand(N, 2))
@@ -311,7 +311,7 @@ def test_a_loss_that_the_model_computes_is_distilled_too():
         wanted = (full["loss"] + kl(narrow["logits"], full["logits"])) / 2
         torch.testing.assert_close(loss((x, y), y).double(), wanted.double())
     small = net.cut({"fc1": 3})
-    taught = Taught([small], Teacher(net.eval(), criterion=criterion))
+    taught = DistillObjective([small], Teacher(net.eval(), criterion=criterion))
     found = taught((x, y), y)
     wanted = kl(small(x, y)["logits"], net(x, y)["logits"])
     torch.testing.assert_close(found.double(), wanted.double())
@@ -388,7 +388,7 @@ def test_without_a_criterion_the_targets_say_what_is_distilled():
     def value(full: Tensor, narrow: Tensor, target: Any) -> Tensor:
         teacher, student = nn.Linear(2, 2), nn.Linear(2, 2)
         teacher.forward, student.forward = lambda x: full, lambda x: narrow
-        return Taught([student], Teacher(teacher))(rand(N, 2), target)
+        return DistillObjective([student], Teacher(teacher))(rand(N, 2), target)
 
     full, narrow = rand(N, C), rand(N, C) * 0.5
     torch.testing.assert_close(value(full, narrow, classes(N)).double(), kl(narrow, full))
@@ -416,8 +416,8 @@ def test_a_task_says_how_its_networks_learn():
     net, data = regression(2)
     task = Task("t", lambda: net.model, lambda: (data.inputs,), lambda: None, F.mse_loss)  # type: ignore[arg-type, return-value]
     loss = elastic_loss(net, task)
-    assert (loss.distill, loss.distill_loss) == (Distill(hard=0.5), None)
-    own = replace(task, distill=Distill(hard=0.25), distill_loss=gap)
+    assert (loss.distill, loss.distill_loss) == (Distill(hard_weight=0.5), None)
+    own = replace(task, distill=Distill(hard_weight=0.25), distill_loss=gap)
     assert elastic_loss(net, own).settings()["distill"] == {"temperature": 1.0, "hard": 0.25}
     assert elastic_loss(net, own).distill_loss is gap
     for name, wanted in {"auto": (own.distill, gap), "none": (None, None)}.items():

@@ -149,7 +149,7 @@ def test_the_levels_of_a_trained_network_are_chosen_before_its_first_step():
 def test_one_epoch_is_trained_at_equal_shares():
     net = network()
     fit(net, recipe=ww.Recipe(epochs=1, batch_size=30))
-    assert net.levels == tuple(map(net.complete, ww.ladder(net, 24)))
+    assert net.levels == tuple(map(net.complete, ww.even_levels(net, 24)))
 
 
 def test_a_network_without_axes_is_trained_plainly():
@@ -173,7 +173,7 @@ def test_a_loss_of_training_outputs_alone_leaves_equal_shares():
         ww.fit(
             net, (images, Y[:24]), both, recipe=ww.Recipe(epochs=2, batch_size=12), progress=False
         )
-    assert net.levels == tuple(map(net.complete, ww.ladder(net, 24)))
+    assert net.levels == tuple(map(net.complete, ww.even_levels(net, 24)))
 
 
 def test_a_draw_of_its_own_is_kept_to():

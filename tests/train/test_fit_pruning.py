@@ -54,7 +54,7 @@ def run(
     elastic: ww.Elastic, given: Arrays, folder: Path | None, plan: Schedule = PLAN, **how: object
 ) -> None:
     pruner = GradualPruner(
-        elastic, plan, rungs=[elastic.widths(0.5)], feedback=bool(how.pop("feedback", False))
+        elastic, plan, levels=[elastic.widths(0.5)], dpf=bool(how.pop("dpf", False))
     )
     recipe = Recipe(6, 60, lr=1e-2, **how)
     loss = ww.SandwichLoss(elastic, F.cross_entropy)
@@ -68,7 +68,7 @@ def run(
     )
 
 
-@pytest.mark.parametrize("how", [{}, {"feedback": True}, {"sam": 0.05, "ema": 0.9}])
+@pytest.mark.parametrize("how", [{}, {"dpf": True}, {"sam": 0.05, "ema": 0.9}])
 def test_a_stopped_run_ends_with_the_same_weights(tmp_path: Path, how: dict) -> None:
     whole = net()
     run(whole, data(), None, **how)

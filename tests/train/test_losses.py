@@ -37,14 +37,14 @@ def kl(narrow: Tensor, full: Tensor, temperature: float) -> Tensor:
 @pytest.mark.parametrize(
     ("temperature", "hard", "emphasis"), [(1.0, 0.0, 0.0), (3.0, 0.25, 0.5), (1.0, 1.0, 1.0)]
 )
-def test_sandwich_equals_manual_computation(draw, passes, temperature, hard, emphasis):
+def test_sandwich_equals_manual_computation(draw, passes, temperature, hard_weight, emphasis):
     net, x, y = elastic(draw=draw, seed=3)
     net.step = 11
     loss = SandwichLoss(
         net,
         F.cross_entropy,
         passes=passes,
-        distill=Distill(temperature=temperature, hard=hard),
+        distill=Distill(temperature=temperature, hard_weight=hard_weight),
         emphasis=emphasis,
     )
     value = loss(x, y)
@@ -62,8 +62,8 @@ def test_sandwich_equals_manual_computation(draw, passes, temperature, hard, emp
         narrow = net(x, widths=widths)
         kept = [widths.get(name, axis.size) / axis.size for name, axis in net.free.items()]
         weight = (sum(kept) / len(kept)) ** -emphasis
-        total = total + weight * (1 - hard) * kl(narrow, full, temperature)
-        total = total + weight * hard * F.cross_entropy(narrow, y)
+        total = total + weight * (1 - hard_weight) * kl(narrow, full, temperature)
+        total = total + weight * hard_weight * F.cross_entropy(narrow, y)
     (total / passes).backward()
     torch.testing.assert_close(value.double(), total / passes, rtol=1e-5, atol=1e-6)
     for grad, p in zip(found, net.parameters(), strict=True):
@@ -217,7 +217,7 @@ def test_settings_tell_losses_apart():
         SandwichLoss(net, F.cross_entropy, passes=5),
         SandwichLoss(net, F.cross_entropy, passes=Sandwich(4, stratified=False)),
         SandwichLoss(net, F.cross_entropy, distill=None),
-        SandwichLoss(net, F.cross_entropy, distill=Distill(hard=0.25)),
+        SandwichLoss(net, F.cross_entropy, distill=Distill(hard_weight=0.25)),
         SandwichLoss(net, F.cross_entropy, emphasis=0),
         SandwichLoss(net, F.cross_entropy, distill_loss=F.mse_loss),
     ]
@@ -237,31 +237,31 @@ def test_bad_settings_are_refused(wrong):
 
 
 def test_sandwich_passes_climb_a_ladder():
-    """Full width, rungs from all parts of the ladder, and its first; the same for the same step."""
-    rungs = [Widths({"0": w}) for w in (2, 4, 8, 16)]
+    """Full width, widths from all parts of the levels, the first one; the same for the same step."""
+    levels = [Widths({"0": w}) for w in (2, 4, 8, 16)]
     plan = Sandwich(4)
     seen = set()
     for step in range(50):
-        wide, *drawn, lowest = climb(rungs, 7, step, plan)
-        assert (wide, lowest) == (Widths(), rungs[0])
+        wide, *drawn, lowest = climb(levels, 7, step, plan)
+        assert (wide, lowest) == (Widths(), levels[0])
         first, second = drawn
-        assert first in rungs[2:]
-        assert second in rungs[:2]
+        assert first in levels[2:]
+        assert second in levels[:2]
         seen |= {first, second}
-        assert climb(rungs, 7, step, plan) == [wide, *drawn, lowest]
-    assert seen == set(rungs)
+        assert climb(levels, 7, step, plan) == [wide, *drawn, lowest]
+    assert seen == set(levels)
 
 
 def test_a_sandwich_on_a_ladder_is_of_its_rungs():
     net, x, y = elastic()
-    rungs = [dict.fromkeys(net.free, w) for w in (2, 8)]
-    loss = SandwichLoss(net, F.cross_entropy, distill=None, emphasis=0, rungs=rungs)
+    levels = [dict.fromkeys(net.free, w) for w in (2, 8)]
+    loss = SandwichLoss(net, F.cross_entropy, distill=None, emphasis=0, levels=levels)
     losses = {
         w: F.cross_entropy(net.eval()(x, widths=dict.fromkeys(net.free, w)), y) for w in (2, 8)
     }
     full = F.cross_entropy(net(x), y)
-    # Four passes: full width, each rung from its part of the ladder, and the narrowest again.
+    # Four passes: full width, each level from its part of the levels, and the narrowest again.
     assert loss(x, y).item() == pytest.approx(((full + 2 * losses[2] + losses[8]) / 4).item())
-    assert loss.settings()["rungs"] == rungs
+    assert loss.settings()["levels"] == levels
     with pytest.raises(WidthError):
-        SandwichLoss(net, F.cross_entropy, rungs=[{"fc1": 99}])
+        SandwichLoss(net, F.cross_entropy, levels=[{"fc1": 99}])

@@ -1,4 +1,4 @@
-"""Touch-ups of a cut: they help, they are repeatable, and they change nothing else."""
+"""Post-processing of a cut: they help, they are repeatable, and they change nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.losses import Distill, SandwichLoss
 from widthwise.train.recipe import Recipe
-from widthwise.train.touchup import Refit, Taught, Teacher, distill, refit_output
+from widthwise.train.touchup import DistillObjective, Refit, Teacher, distill, refit_output_
 
 X = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 DATA = Arrays(X, (X[:, :4] ** 2).argmax(1))
@@ -65,7 +65,7 @@ def test_refit_lowers_the_loss_of_the_last_layer_alone(net, same_class):
     assert isinstance(cut, fx.GraphModule) != same_class
     start, as_cut = weights(cut), loss_of(cut)
     cut.train()
-    found = refit_output(cut, DATA, F.cross_entropy, batch_size=128)
+    found = refit_output_(cut, DATA, F.cross_entropy, batch_size=128)
     assert cut.training
     assert found.before == pytest.approx(as_cut, rel=1e-5)
     assert found.after == pytest.approx(loss_of(cut), rel=1e-5)
@@ -80,12 +80,12 @@ def test_refit_lowers_the_loss_of_the_last_layer_alone(net, same_class):
 def test_refit_finds_the_optimum(net):
     """Without the pull, the gradient of the mean loss at the end is nearly nothing."""
     cut = net.cut(WIDTHS)
-    refit_output(cut, DATA, F.cross_entropy, steps=500, pull=0.0)
+    refit_output_(cut, DATA, F.cross_entropy, steps=500, l2_to_start=0.0)
     F.cross_entropy(cut.eval()(X), DATA.targets).backward()
     assert cut.fc3.weight.grad.abs().max() < 2e-3
     pulled = net.cut(WIDTHS)
     start = pulled.fc3.weight.clone()
-    refit_output(pulled, DATA, F.cross_entropy, pull=10.0)
+    refit_output_(pulled, DATA, F.cross_entropy, l2_to_start=10.0)
     assert (pulled.fc3.weight - start).norm() < 0.2 * (cut.fc3.weight - start).norm()
 
 
@@ -93,7 +93,7 @@ def test_both_classes_and_all_batch_sizes_agree(net):
     found = []
     for same_class, batch_size in ((True, 300), (False, 300), (True, 37)):
         cut = net.cut(WIDTHS, same_class=same_class)
-        refit_output(cut, DATA, F.cross_entropy, batch_size=batch_size)
+        refit_output_(cut, DATA, F.cross_entropy, batch_size=batch_size)
         found.append(cut.eval()(X).detach())
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(found[0], found[2], rtol=1e-2, atol=1e-2)
@@ -101,14 +101,14 @@ def test_both_classes_and_all_batch_sizes_agree(net):
 
 def test_refit_that_gains_nothing_changes_nothing(net):
     cut = net.cut(WIDTHS)
-    refit_output(cut, DATA, F.cross_entropy, steps=300)
+    refit_output_(cut, DATA, F.cross_entropy, steps=300)
     start = weights(cut)
 
-    found = refit_output(cut, DATA, lambda outputs, target: outputs.sum() * 0)
+    found = refit_output_(cut, DATA, lambda outputs, target: outputs.sum() * 0)
     assert not changed(cut, start)
     assert found == Refit(0.0, 0.0)
     with pytest.raises(TrainingError, match="mean loss of the cut network is nan"):
-        refit_output(cut, DATA, lambda outputs, target: outputs.sum() * torch.nan)
+        refit_output_(cut, DATA, lambda outputs, target: outputs.sum() * torch.nan)
     assert not changed(cut, start)
 
 
@@ -147,37 +147,37 @@ def test_refit_of_sequences_with_inputs_by_name(same_class):
     torch.manual_seed(0)
     net = Elastic(Tokens(tied=False), (), {"tokens": tokens().inputs[:4]})
     cut = net.cut({"fc": 6}, same_class=same_class)
-    found = refit_output(cut, tokens(), token_loss)
+    found = refit_output_(cut, tokens(), token_loss)
     assert found.after < 0.5 * found.before
 
 
 def test_layers_that_cannot_be_refitted_are_refused():
     torch.manual_seed(0)
     with pytest.raises(TrainingError, match="shares its weights"):
-        refit_output(Tokens(tied=True), tokens(), token_loss)
+        refit_output_(Tokens(tied=True), tokens(), token_loss)
     for model in (
         nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4), nn.LogSoftmax(1)),
         nn.Sequential(nn.Linear(6, 8), nn.Unflatten(1, (8, 1)), nn.Conv1d(8, 4, 1), nn.Flatten()),
     ):
         start = weights(model)
         with pytest.raises(TrainingError, match="does not end in a linear layer"):
-            refit_output(model, DATA, F.nll_loss)
+            refit_output_(model, DATA, F.nll_loss)
         graph = Elastic(model, X[:4], prove=False).cut({}, same_class=False)
         with pytest.raises(TrainingError, match="does not end in a linear layer"):
-            refit_output(graph, DATA, F.nll_loss)
+            refit_output_(graph, DATA, F.nll_loss)
         assert not changed(model, start)
 
 
 @pytest.mark.parametrize("same_class", [True, False])
 @pytest.mark.parametrize("hard", [0.0, 0.5])
-def test_distillation_lowers_the_loss(net, same_class, hard):
+def test_distillation_lowers_the_loss(net, same_class, hard_weight):
     before, step, modes = weights(net), net.step, [m.training for m in net.modules()]
     cut = net.cut(WIDTHS, same_class=same_class)
     as_cut, start = loss_of(cut), weights(cut)
     far = distance(cut, net)
     history = distill(
         cut,
-        Teacher(net, how=Distill(hard=hard), criterion=F.cross_entropy),
+        Teacher(net, how=Distill(hard_weight=hard_weight), criterion=F.cross_entropy),
         DATA,
         recipe=Recipe(epochs=5, batch_size=32, lr=1e-2),
         seed=1,
@@ -198,7 +198,7 @@ def test_distillation_lowers_the_loss(net, same_class, hard):
 def test_the_teacher_goes_where_its_student_is(net, make):
     student = net.cut(WIDTHS).to("meta")
     teacher = make(MLP(6, 32, 4))
-    taught = Taught([student], Teacher(teacher))
+    taught = DistillObjective([student], Teacher(teacher))
     assert taught(X.to("meta"), DATA.targets.to("meta")).device.type == "meta"
     assert {p.device.type for p in teacher.parameters()} == {"meta"}
 
@@ -230,17 +230,17 @@ def test_the_teacher_comes_back_from_the_gpu(net):
 
 
 def test_touch_ups_are_functions_of_their_seed(net):
-    def touched(seed: int) -> tuple[Tensor, Tensor]:
+    def post_processed(seed: int) -> tuple[Tensor, Tensor]:
         noisy = Arrays(X, DATA.targets, augment=lambda x: x + torch.randn_like(x))
         first, second = net.cut(WIDTHS), net.cut(WIDTHS)
         before = torch.get_rng_state()
-        refit_output(first, noisy, F.cross_entropy, seed=seed)
+        refit_output_(first, noisy, F.cross_entropy, seed=seed)
         distill(second, net, noisy, recipe=Recipe(epochs=1, batch_size=256, lr=1e-3), seed=seed)
         assert torch.equal(torch.get_rng_state(), before)
         return first.fc3.weight, second.fc1.weight
 
     torch.manual_seed(3)
-    one, again, other = touched(0), touched(0), touched(1)
+    one, again, other = post_processed(0), post_processed(0), post_processed(1)
     for i in range(2):
         assert torch.equal(one[i], again[i])
         assert not torch.equal(one[i], other[i])
@@ -248,4 +248,4 @@ def test_touch_ups_are_functions_of_their_seed(net):
 
 def test_a_hard_share_needs_a_criterion(net):
     with pytest.raises(ValueError, match="give the criterion"):
-        distill(net.cut(WIDTHS), Teacher(net, how=Distill(hard=0.5)), DATA)
+        distill(net.cut(WIDTHS), Teacher(net, how=Distill(hard_weight=0.5)), DATA)

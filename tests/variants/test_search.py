@@ -20,7 +20,7 @@ from widthwise.common.lock import held
 from widthwise.errors import BudgetError, FileError, RunError, TrainingError, WidthError
 from widthwise.measure.metric import Metric
 from widthwise.measure.sweep import Evaluation
-from widthwise.pruning import allocated_ladder, magnitude
+from widthwise.pruning import allocated_levels, magnitude
 from widthwise.quantization import Codebook, Uniform
 from widthwise.variants.budget import STEPS, largest
 from widthwise.variants.space import MOST, Line, Space, grouped, weights
@@ -124,7 +124,7 @@ def test_a_search_begins_with_uniform_networks(net, valid, begun):
     assert len(kinds) == SEEDS
     # What a sweep of four-bit networks would find is among them.
     four = dict.fromkeys(ww.quantization.quantizable(net.model), Uniform(4))
-    swept = [ww.apply(net, ww.Variant(w, {}, four)) for w in ww.ladder(net, 200)]
+    swept = [ww.apply(net, ww.Variant(w, {}, four)) for w in ww.even_levels(net, 200)]
     widest = max((s for s in swept if s.bytes <= 3000), key=lambda s: s.bytes)
     ((mine),) = (t for t in begun.tried if t.variant.bits == four and not t.variant.sparsity)
     assert mine.bytes >= widest.bytes
@@ -203,7 +203,7 @@ def test_arguments_that_cannot_be(net, valid):
         with pytest.raises(ValueError, match="formats"):
             searched(net, valid, 1, formats=formats)
     with pytest.raises(WidthError):
-        searched(net, valid, 1, ladder=[{"nowhere": 3}])
+        searched(net, valid, 1, levels=[{"nowhere": 3}])
 
 
 def test_a_metric_that_is_no_number(net):
@@ -280,7 +280,7 @@ def test_batch_norms_are_recalibrated(data):
 
     def prepare(module, widths):
         seen.append(dict(widths))
-        return ww.recalibrate(module, calibration)
+        return ww.recalibrate_(module, calibration)
 
     valid = Evaluation([(x[1200:], y[1200:])], ww.ACCURACY)
     found = searched(net, valid, 11, prepare=prepare, max_bytes=6000)
@@ -339,19 +339,19 @@ def test_the_line_of_fractions(net):
 
 
 def test_the_line_of_a_ladder(net):
-    rungs = allocated_ladder(net, magnitude(net), 6)
-    line = Line(net, rungs)
+    levels = allocated_levels(net, magnitude(net), 6)
+    line = Line(net, levels)
     places = range(line.lowest, line.highest + 1)
     on = {line.widths(place, {}) for place in places}
-    assert {net.complete(w) for w in rungs[1:]} <= on
+    assert {net.complete(w) for w in levels[1:]} <= on
     assert len({w["0"] / w["2"] for w in on}) > 3  # not one fraction of all axes
     assert line.widths(line.highest, {}) == net.full()
     assert line.widths(line.lowest, {"0": 1.0}) == {"0": 4, "2": 4}  # as training draws
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1), st.booleans())
-def test_widths_grow_along_the_line(a, b, laddered):
-    axes = LADDERED if laddered else GRID
+def test_widths_grow_along_the_line(a, b, along_levels):
+    axes = ALONG if along_levels else GRID
     found = [axes.widths(place, {"0": a, "2": b}) for place in range(axes.lowest, axes.highest, 7)]
     for narrow, wide in itertools.pairwise(found):
         assert all(narrow[name] <= wide[name] for name in narrow)
@@ -363,7 +363,7 @@ def _grid():
 
 
 GRID = Line(_grid(), ())
-LADDERED = Line(_grid(), [{"0": 8, "2": 30}, {"0": 32, "2": 31}])
+ALONG = Line(_grid(), [{"0": 8, "2": 30}, {"0": 32, "2": 31}])
 
 
 def test_constraints_hold(data, valid):
@@ -375,8 +375,8 @@ def test_constraints_hold(data, valid):
 
 
 def test_a_search_along_a_ladder(net, valid):
-    rungs = [{"0": 4, "2": 32}, {"0": 24, "2": 32}]
-    found = searched(net, valid, SEEDS, ladder=rungs)
+    levels = [{"0": 4, "2": 32}, {"0": 24, "2": 32}]
+    found = searched(net, valid, SEEDS, levels=levels)
     assert all(one.variant.widths["2"] == 32 for one in found.tried if one.macs > 64 * 4 + 500)
     assert found != searched(net, valid, SEEDS)
 

@@ -17,7 +17,7 @@ import torch
 from widthwise.app.report.picks import Pick
 from widthwise.app.runs import cuts, exports, measuring, opening, sweeps, training
 from widthwise.app.runs.folder import Settings, hold
-from widthwise.app.runs.touchups import TouchUp
+from widthwise.app.runs.postprocessing import PostProcess
 from widthwise.app.tasks.resolve import resolve
 from widthwise.errors import FileError
 from widthwise.measure.frontier import Frontier
@@ -79,7 +79,9 @@ def _cut(opened: opening.Opened, frontier: Frontier, name: str, budget: int) -> 
     exports.export(load(stored, build=task.model), task, exported, "onnx")
     served = exports.onnx_metric(exported, task, task.splits())
     _agree(stored.name, "bytes", pick.bytes, point.bytes)
-    if TouchUp.DISTILL not in pick.touch_up:  # with which it is better than what was measured
+    if (
+        PostProcess.DISTILL not in pick.post_process
+    ):  # with which it is better than what was measured
         _agree(stored.name, f"valid {frontier.metric}", pick.valid, point.metric)
     _agree(exported.name, f"test {frontier.metric}", served, pick.test)
     return Cut(budget, pick, exported.stat().st_size, served)

@@ -58,7 +58,7 @@ def write_whole(
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
+def atomic_replace(path: Path) -> Iterator[Path]:
     """A name for a file to be made and looked at, which then takes the place of `path`.
 
     Where an error is raised inside, what was at `path` stays, and nothing is left over. Raises

@@ -52,7 +52,7 @@ from widthwise.graph.cut import counting_norms, cut_state, graph_module, make_on
 from widthwise.graph.dims import fully_fixed, size
 from widthwise.graph.explain import Inspection, inspect
 from widthwise.graph.rebuild.module import Patch, own_class
-from widthwise.graph.rebuild.realizable import expressible
+from widthwise.graph.rebuild.realizable import realizable
 from widthwise.graph.relate import Related, Relations
 from widthwise.graph.rewrite import keeper
 from widthwise.graph.runner import Runner, Runners
@@ -137,7 +137,9 @@ class Elastic(nn.Module):
         super().__init__()
         self.model = model
         self._draw, self._draw_given = draw if draw is not None else Draw(), draw is not None
-        self.rungs: tuple[Widths, ...] = ()  # what a loss draws from in the place of the draw
+        self.drawn_levels: tuple[
+            Widths, ...
+        ] = ()  # what a loss draws from in the place of the draw
         self.constraints = constraints if constraints is not None else Constraints()
         self.seed = seed
         self.step = 0
@@ -268,12 +270,12 @@ class Elastic(nn.Module):
     def lowest(self) -> Widths:
         """The narrowest width of each free axis that training draws; inner axes are left out.
 
-        Of the narrowest level, or rung of a `SandwichLoss`, where training goes along some; else as
+        Those of the narrowest level, where training goes along some; else as
         `draw` says. Where nothing is drawn, the least that constraints allow, mostly 1: with
         `Draw(p=0)`, and before any training where no draw was given.
         """
         outer = {name: axis for name, axis in self.free.items() if axis.inner_of is None}
-        known = self.levels or self.rungs
+        known = self.levels or self.drawn_levels
         if known:
             return Widths({name: min(widths[name] for widths in known) for name in outer})
         if self.draw.p > 0 and (self._draw_given or self.step):
@@ -638,7 +640,7 @@ class Elastic(nn.Module):
                 stacklevel=3,
             )
 
-    def expressible(self, widths: AnyWidths) -> Widths:
+    def realizable(self, widths: AnyWidths) -> Widths:
         """Widths near these at which `cut` returns the user's own class.
 
         First these widths are tried, then such that heads x head size are the stream, layers are
@@ -649,9 +651,9 @@ class Elastic(nn.Module):
             WidthError: For widths that the network cannot have.
 
         Example:
-            small = net.cut(net.expressible(0.5))
+            small = net.cut(net.realizable(0.5))
         """
-        return expressible(
+        return realizable(
             self._relations,
             self._table,
             self.complete(widths),

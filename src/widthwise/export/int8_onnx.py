@@ -73,7 +73,7 @@ def export_int8(
     Quantized by ONNX Runtime (`quantize_dynamic`) are the weights of linear layers and LSTMs, with
     a scale for each output, and of convolutions and embeddings, with one for the tensor; products
     of two activations (attention) and other recurrent layers stay float32. Weights of linear layers
-    and LSTMs that `quantization.quantize` has put on `Uniform(8, symmetric=True, per="channel")`
+    and LSTMs that `quantization.quantize_` has put on `Uniform(8, symmetric=True, per="channel")`
     keep exactly these codes. Trained straight-through they may not: a row whose largest code is not
     127 gets a finer scale. Convolutions are rounded again. Activations have one range for the whole
     batch, so that the outputs of an example depend a little on its neighbours. On processors

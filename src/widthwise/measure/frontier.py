@@ -71,7 +71,7 @@ class Frontier:
         runtime: what latency was measured with.
         batch: examples in a call whose latency was measured.
         seeds: of the trainings behind it.
-        touch_up: what was done to every cut before it was measured, e.g. "compensate"; "" for
+        post_process: what was done to every cut before it was measured, e.g. "reconstruct"; "" for
             nothing.
     """
 
@@ -82,7 +82,7 @@ class Frontier:
     runtime: str
     batch: int = 1
     seeds: tuple[int, ...] = ()
-    touch_up: str = ""
+    post_process: str = ""
 
     def pick(
         self,
@@ -291,19 +291,19 @@ def _exactly(size: int) -> str:
 def combine(frontiers: Iterable[Frontier]) -> Frontier:
     """One frontier from several seeds' frontiers: mean metric, its sample standard deviation.
 
-    All must have the same widths, in any order, and the same metric, split and touch-up; latency
-    is the mean. The spread of a single frontier is None. Raises WidthError when they do not match.
+    All must have the same widths, in any order, and the same metric, split and post-processing.
+    Latency is the mean. The spread of a single frontier is None. Raises WidthError when they do not match.
     """
     all_of = list(frontiers)
     if not all_of:
         raise WidthError("There is no frontier to combine; give at least one.")
     first = all_of[0]
     for other in all_of[1:]:
-        same = ("metric", "higher_is_better", "split", "touch_up")
+        same = ("metric", "higher_is_better", "split", "post_processing")
         if any(getattr(other, n) != getattr(first, n) for n in same):
             raise WidthError(
-                "The frontiers were measured with different metrics, splits or touch-ups; sweep "
-                "all runs alike."
+                "The frontiers were measured with different metrics, splits or post-processing; "
+                "sweep all runs alike."
             )
     tables = [{p.widths: p for p in f.points} for f in all_of]
     if any(t.keys() != tables[0].keys() for t in tables):
@@ -319,7 +319,7 @@ def combine(frontiers: Iterable[Frontier]) -> Frontier:
         runtime="; ".join(runtimes),
         batch=first.batch,
         seeds=tuple(s for f in all_of for s in f.seeds),
-        touch_up=first.touch_up,
+        post_process=first.post_process,
     )
 
 
@@ -365,7 +365,7 @@ def _read(data: Any) -> Frontier:
     version = _integer(data["version"], "version")
     if version > VERSION:
         raise _NewerError
-    data = {"touch_up": ""} | data  # files of before there were any lack it
+    data = {"post_processing": ""} | data  # files of before there were any lack it
     _only(data, {"format", "version", *(f.name for f in fields(Frontier))})
     if not isinstance(data["points"], list) or not isinstance(data["seeds"], list):
         raise ValueError("points and seeds must be lists")
@@ -379,7 +379,7 @@ def _read(data: Any) -> Frontier:
         runtime=_text(data["runtime"]),
         batch=_integer(data["batch"], "batch"),
         seeds=tuple(_integer(s, "seed") for s in data["seeds"]),
-        touch_up=_text(data["touch_up"]),
+        post_process=_text(data["post_processing"]),
     )
 
 

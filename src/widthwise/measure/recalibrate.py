@@ -16,7 +16,7 @@ from widthwise.measure.data import pairs
 from widthwise.measure.pairs import size_of
 
 
-def recalibrate(module: nn.Module, batches: Iterable[tuple[Any, Any]]) -> nn.Module:
+def recalibrate_(module: nn.Module, batches: Iterable[tuple[Any, Any]]) -> nn.Module:
     """Re-estimate the running statistics of a cut network, in place, on training data.
 
     They become the plain mean over the batches, while dropout stays off and no weight changes.
@@ -45,7 +45,7 @@ def recalibrate(module: nn.Module, batches: Iterable[tuple[Any, Any]]) -> nn.Mod
     return module
 
 
-__all__ = ["has_statistics", "recalibrate"]
+__all__ = ["has_statistics", "recalibrate_"]
 
 
 def _of_several(batches: Iterable[Any]) -> Iterator[Any]:

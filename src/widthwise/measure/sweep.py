@@ -7,7 +7,7 @@
 All widths are evaluated together: the batches are gone through once, and what the widths have in
 common is computed once for a batch (`Elastic.each`), so that all 256 widths of a small MLP take
 the time of twenty to fifty full passes. Where each cut is changed before it is measured (statistics
-re-estimated, a touch-up), each is evaluated by itself.
+re-estimated, post-processing), each is evaluated by itself.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from widthwise.store.shapes import Shapes
 from widthwise.variant import AnyWidths, Widths
 
 Batches = Iterable[tuple[Any, Any]]
-TouchUp = Callable[[nn.Module, Widths], nn.Module]
+PostProcess = Callable[[nn.Module, Widths], nn.Module]
 """(cut network, its widths) -> the network to measure, of the same shapes; may be the same."""
 
 
@@ -259,7 +259,7 @@ class AtWidths(nn.Module):
         return self.net(*args, widths=self.widths, **kwargs)
 
 
-def ladder(
+def even_levels(
     net: Elastic,
     count: int | None = None,
     *,
@@ -312,13 +312,13 @@ def _raised(net: Elastic, widths: Iterable[Widths], multiple_of: int, drawn: boo
 
 
 def usual_widths(net: Elastic, count: int | None = None) -> list[Widths]:
-    """Widths from narrow to full: along the levels that the network was trained at, else a ladder.
+    """Widths from narrow to full: along the levels that the network was trained at, else levels.
 
     count: how many; None is every level, and two more between any two of them where all widths are
         measured together; or what `ladder` chooses. Raises WidthError for a count below 1.
     """
     if not net.levels:
-        return ladder(net, count)
+        return even_levels(net, count)
     if count is not None and count < 1:
         raise WidthError(f"The number of widths is {count}; give at least 1.")
     if count is None:
@@ -334,7 +334,7 @@ def sweep(
     *,
     latency: bool = True,
     recalibrate: Recalibrate = True,
-    touch_up: TouchUp | None = None,
+    post_process: PostProcess | None = None,
     pack: Pack = "none",
     progress: bool = False,
 ) -> Frontier:
@@ -352,8 +352,8 @@ def sweep(
             `Elastic.cut` does it and takes it; every width is then cut and evaluated by itself. A
             network that remembers no data sees the `Evaluation`'s; a cut later gets the same
             statistics.
-        touch_up: changes each cut before it is measured, after its statistics were estimated, such
-            as `pruning.compensate`; every width is then evaluated by itself, too.
+        post_process: changes each cut before it is measured, after its statistics were
+            estimated, such as `pruning.reconstruct_`; every width is then evaluated by itself, too.
         pack: how files are written whose bytes are told, as `save` takes it.
         progress: say on stderr what is being measured.
 
@@ -373,7 +373,7 @@ def sweep(
     elif recalibrate and isinstance(evaluation, Evaluation):
         evaluation.show(net)
     own = recalibrate is not False and any(net.statistics(w) for w in chosen)
-    together = touch_up is None and not own
+    together = post_process is None and not own
     values = _metrics(net, evaluation, chosen, say) if together else []
     meter = Meter(net, latency)
     shapes = Shapes(net, chosen)
@@ -383,7 +383,7 @@ def sweep(
         module = shapes.module(w) if latency or pack != "none" or not together else None
         if module is not None and not together:
             module = net.recalibrated(module, w, recalibrate is not False)
-            module = module if touch_up is None else touch_up(module, w)
+            module = module if post_process is None else post_process(module, w)
             values.append(evaluation(module))
         if math.isfinite(values[i]):
             stored = shapes.stored(w)

@@ -1,10 +1,10 @@
-"""Networks already trained: scores, order, allocation, compensation, merging, masks.
+"""Networks already trained: scores, order, allocation, reconstruction, merging, masks.
 
-    scores = pruning.reconstruction(net, batches, criterion)      # {"fc1": (256,), ...}
+    scores = pruning.output_error(net, batches, criterion)      # {"fc1": (256,), ...}
     widths = pruning.allocate(net, scores, max_bytes="300kB")
-    pruning.order(net, scores)                                    # every width is now a prefix
+    pruning.order_(net, scores)                                    # every width is now a prefix
     small = net.cut(widths)
-    pruning.compensate(small, net, widths, batches)               # the rest takes over
+    pruning.reconstruct_(small, net, widths, batches)               # the rest takes over
 
 | score | what it estimates | unit | needs |
 |---|---|---|---|
@@ -18,32 +18,30 @@
 | `reconstruction` | what of `obd` the features that stay do not explain | loss | batches, loss |
 
 `chance`, `magnitude`, `taylor`, `obd` and `obd_sd` also score single weights, `of="weights"`, for
-`keep` and `prune`; `gradient_magnitude` scores them for `quantization.quantize`, and `few_values`
+`keep` and `prune`; `gradient_magnitude` scores them for `quantization.quantize_`, and `few_values`
 says how many values each tensor needs. All go through the batches once, in evaluation mode, change
 nothing, and hold a few numbers for each thing scored. The loss is a criterion (outputs, target) ->
 mean over the samples. All raise ScoreError when there is no batch, when the loss cannot be computed
 or does not depend on the network, and when a score is not a number.
 """
 
-from widthwise.pruning.allocate import allocate, allocated_ladder
-from widthwise.pruning.compensate import compensate
-from widthwise.pruning.masks import held_at_zero, keep, prune, zeros_of
+from widthwise.pruning.allocate import allocate, allocated_levels
+from widthwise.pruning.masks import held_at_zero, keep, prune_, zeros_of
 from widthwise.pruning.merge import merge
-from widthwise.pruning.order import order
+from widthwise.pruning.order import order_
+from widthwise.pruning.reconstruct import reconstruct_
 from widthwise.pruning.scores.activations import activation, moments
-from widthwise.pruning.scores.dropout_ablation import damage
-from widthwise.pruning.scores.reconstruction import reconstruction
+from widthwise.pruning.scores.dropout_ablation import dropout_ablation
+from widthwise.pruning.scores.output_error import output_error
 from widthwise.pruning.scores.sensitivity import few_values, gradient_magnitude
-from widthwise.pruning.scores.weights import averaged, chance, magnitude, obd, obd_sd, taylor
+from widthwise.pruning.scores.weights import averaged, magnitude, obd, obd_sd, random, taylor
 
 __all__ = [
     "activation",
     "allocate",
-    "allocated_ladder",
+    "allocated_levels",
     "averaged",
-    "chance",
-    "compensate",
-    "damage",
+    "dropout_ablation",
     "few_values",
     "gradient_magnitude",
     "held_at_zero",
@@ -53,9 +51,11 @@ __all__ = [
     "moments",
     "obd",
     "obd_sd",
-    "order",
-    "prune",
-    "reconstruction",
+    "order_",
+    "output_error",
+    "prune_",
+    "random",
+    "reconstruct_",
     "taylor",
     "zeros_of",
 ]

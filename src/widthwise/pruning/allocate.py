@@ -3,7 +3,7 @@
     widths = allocate(net, scores, max_params=100_000)
     order(net, scores)
     small = net.cut(widths)
-    frontier = sweep(net, evaluation, allocated_ladder(net, scores, 16))
+    frontier = sweep(net, evaluation, allocated_levels(net, scores, 16))
 
 From full width on, the features with the lowest score for what they free (parameters, bytes,
 multiply-accumulates) go first, until the budget is met. The scores must be comparable across axes,
@@ -77,10 +77,10 @@ def allocate(
     )
 
 
-def allocated_ladder(
+def allocated_levels(
     net: Elastic,
     scores: Mapping[str, Tensor],
-    rungs: int = 16,
+    count: int = 16,
     *,
     lowest: float = 1 / 16,
     drawn: bool = True,
@@ -88,14 +88,14 @@ def allocated_ladder(
     """Widths from narrow to full for `sweep`, as `allocate` gives them.
 
     Args:
-        rungs: how many, each the same factor above the last in parameters.
+        levels: how many, each the same factor above the last in parameters.
         lowest: the share of the parameters that the first has, or the least that can be reached.
-        drawn: no axis is narrower than training draws it (`net.lowest`). False for rungs that a
-            training is still to draw from (`SandwichLoss(rungs=...)`).
+        drawn: no axis is narrower than training draws it (`net.lowest`). False for levels that a
+            training is still to draw from (`SandwichLoss(levels=...)`).
     """
     path = list(removals(net, scores, "params", floors=net.lowest if drawn else {}))
     full = path[0][1]
-    wanted = [full * lowest ** (i / max(1, rungs - 1)) for i in range(rungs)]
+    wanted = [full * lowest ** (i / max(1, count - 1)) for i in range(count)]
     found = [next((w for w, total in path if total <= most), path[-1][0]) for most in wanted]
     return list(dict.fromkeys(reversed(found)))
 
@@ -144,4 +144,4 @@ def _price(axis: Axis, lost: Tensor, costs: Costs, widths: Mapping[str, int], le
     return float(lost[below:width].sum()) / freed if freed > 0 else math.inf
 
 
-__all__ = ["allocate", "allocated_ladder", "removals"]
+__all__ = ["allocate", "allocated_levels", "removals"]

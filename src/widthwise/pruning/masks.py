@@ -31,7 +31,7 @@ def keep(scores: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "globa
     Args:
         scores: by tensor, of its shape; tensors of fewer than two dims are left out of the masks.
         sparsity: the share of the weights that go, exactly, rounded to a whole number of them.
-        scope: "global" compares all weights with each other, "tensor" within a tensor; "lamp" all
+        scope: "global" compares all weights with each other, "layer" within a tensor; "lamp" all
             of them, each by its share of the larger ones of its tensor (`gradual.lamp`), for
             magnitudes.
 
@@ -48,7 +48,7 @@ def keep(scores: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "globa
             raise ScoreError(f"A score of {name!r} is not a number; compute the scores again.")
     if scope == "lamp":
         pruned = {name: lamp(value) for name, value in pruned.items()}
-    groups = [[name] for name in pruned] if scope == "tensor" else [list(pruned)]
+    groups = [[name] for name in pruned] if scope == "layer" else [list(pruned)]
     masks: Masks = {}
     for names in groups:
         masks |= _highest({name: pruned[name] for name in names}, sparsity)
@@ -56,7 +56,7 @@ def keep(scores: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "globa
         if not mask.any():
             raise ScoreError(
                 f"At a sparsity of {sparsity} nothing is left of {name!r}; give a lower one, or "
-                'scope="tensor" or "lamp".'
+                'scope="layer" or "lamp".'
             )
     return masks
 
@@ -110,7 +110,7 @@ def zeros_of(module: nn.Module) -> Masks:
     return {n: p.detach() != 0 for n, p in module.named_parameters() if p.dim() >= 2}
 
 
-def prune(
+def prune_(
     module: nn.Module,
     score: Callable[[nn.Module], Mapping[str, Tensor]],
     sparsity: float,

@@ -27,7 +27,7 @@ from widthwise.graph.cut import cut_state
 from widthwise.pruning.constant import biased_readers, constants, constants_by_weights
 from widthwise.pruning.consumers import Readers, find_readers
 from widthwise.pruning.linear import Reader
-from widthwise.pruning.order import order
+from widthwise.pruning.order import order_
 from widthwise.pruning.scores.activations import moments
 from widthwise.pruning.scores.gates import Gate, find_gates, held, read_weights
 from widthwise.variant import AnyWidths
@@ -101,7 +101,7 @@ def merge(
         )
         for name in cut_axes
     }
-    new = order(net, {name: _stay(net.free[name].size, plan) for name, plan in plans.items()})
+    new = order_(net, {name: _stay(net.free[name].size, plan) for name, plan in plans.items()})
     moved = {name: _moved(plan, new[name]) for name, plan in plans.items()}
     return net.recalibrated(_folded(net, kept, gates, moved, biased), kept, recalibrate)
 

@@ -19,7 +19,7 @@ from widthwise.graph.dims import Factor, fully_fixed
 from widthwise.graph.slicing import layout, part
 
 
-def order(net: Elastic, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def order_(net: Elastic, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Permute features in place, highest scores first; ties stay in order.
 
     Args:

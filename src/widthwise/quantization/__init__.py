@@ -1,6 +1,6 @@
 """Bits: weights in 8 to 2 bits, or as a few shared values, stored in as many bits.
 
-    record = quantization.quantize(small, quantization.Uniform(4))    # small = net.cut(widths)
+    record = quantization.quantize_(small, quantization.Uniform(4))    # small = net.cut(widths)
     save(net, "small.safetensors", widths=widths, module=small, bits=record)
 
     trained = quantization.StraightThrough(module, quantization.Uniform(2))
@@ -12,7 +12,7 @@ on 8-bit integers is the ONNX file of `widthwise.export_int8`.
 """
 
 from widthwise.formats import Codebook, Format, Uniform
-from widthwise.quantization.quantize import quantizable, quantize, shared, uniform
+from widthwise.quantization.quantize import quantizable, quantize_, shared, uniform
 from widthwise.quantization.quantized import Quantized, Rounded, Shared
 from widthwise.quantization.straight_through import SharedValues, StraightThrough
 
@@ -26,7 +26,7 @@ __all__ = [
     "StraightThrough",
     "Uniform",
     "quantizable",
-    "quantize",
+    "quantize_",
     "shared",
     "uniform",
 ]

@@ -47,7 +47,7 @@ def quantizable(module: nn.Module) -> tuple[str, ...]:
     )
 
 
-def quantize(
+def quantize_(
     module: nn.Module,
     form: Format | Mapping[str, Format],
     *,

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from widthwise.elastic.network import Elastic
 from widthwise.errors import QuantizationError
 from widthwise.formats import Format
-from widthwise.quantization.quantize import Calibration, formats, quantize, quantized
+from widthwise.quantization.quantize import Calibration, formats, quantize_, quantized
 from widthwise.quantization.quantized import Quantized, Shared
 
 
@@ -67,7 +67,7 @@ class StraightThrough:
         self._formats = formats(self.module, form, tensors)
         named = dict(self.module.named_parameters())
         self._floats = {name: named[name].detach().clone() for name in self._formats}
-        self._record = quantize(self.module, self._formats, calibration=calibration)
+        self._record = quantize_(self.module, self._formats, calibration=calibration)
         self._taken = 0
 
     @property

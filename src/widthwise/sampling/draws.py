@@ -128,17 +128,17 @@ def sandwich(
     return [Widths(), *drawn, *([narrowest(axes, draw)] if plan.narrowest else [])]
 
 
-def climb(rungs: Sequence[Widths], seed: int, step: int, plan: Sandwich) -> list[Widths]:
-    """As `sandwich`, with widths drawn from a ladder: full width, drawn rungs, the first rung.
+def climb(levels: Sequence[Widths], seed: int, step: int, plan: Sandwich) -> list[Widths]:
+    """As `sandwich`, with widths drawn from levels: full width, drawn levels, the first level.
 
-    rungs: from narrow to wide, of which a stratified plan takes the widest for its first pass.
+    levels: from narrow to wide, of which a stratified plan takes the widest for its first pass.
     """
     places = uniforms(seed, (step, 0), plan.drawn)
     if plan.stratified:
         places = [(i + place) / plan.drawn for i, place in enumerate(places)]
-    drawn = [int(place * len(rungs)) for place in places]
-    lowest = [rungs[0]] if plan.narrowest else []
-    return [Widths(), *(rungs[i] for i in reversed(drawn)), *lowest]
+    drawn = [int(place * len(levels)) for place in places]
+    lowest = [levels[0]] if plan.narrowest else []
+    return [Widths(), *(levels[i] for i in reversed(drawn)), *lowest]
 
 
 def draw_widths(

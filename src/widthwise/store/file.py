@@ -4,7 +4,7 @@
     small = load("half.safetensors", build=make_model)     # make_model() -> the full-size module
 
     save(net, "sparse.safetensors", pack="zeros")          # without the zeros, where there are many
-    record = quantization.quantize(net, quantization.Uniform(4))
+    record = quantization.quantize_(net, quantization.Uniform(4))
     save(net, "few.safetensors", bits=record)              # in four bits each
 
 The file holds only the cut tensors. Loading builds the user's model as it always is, sets the
@@ -132,7 +132,7 @@ def save(
         pack: "zeros" stores tensors without their zeros, each in its smallest form; "zstd"
             compresses that too, and needs the package zstandard. The network that is loaded has the
             same bits.
-        bits: what `quantization.quantize` returned for the network that is stored, whose tensors
+        bits: what `quantization.quantize_` returned for the network that is stored, whose tensors
             then take as many bits as their codes, and no bytes for zeros where that is smaller.
         task: the task that made it, such as "digits" or "mine.py:task", noted in the file too.
 
@@ -229,7 +229,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Manifest]:
     """
     if is_progressive(path):
         with Progressive.open(path) as file:
-            manifest, tensors = file.read(len(file.rungs) - 1)
+            manifest, tensors = file.read(len(file.levels) - 1)
         return tensors, manifest
     return _tensors(*tensorfile.read(path), path)
 

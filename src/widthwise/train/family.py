@@ -5,7 +5,7 @@
     net.levels                                         # the widths it was trained at, narrow first
 
 1. *Warm-up*: the full network is trained alone, for a quarter of the epochs.
-2. *Levels*: its features are scored (`pruning.reconstruction`) and put in order, and the widths
+2. *Levels*: its features are scored (`pruning.output_error`) and put in order, and the widths
    of every axis are allocated by the scores, at sizes from 1/500 of the parameters to all.
 3. *Elastic epochs*: the full network and a drawn level take turns, step by step; a level learns
    half from the targets and half from what the full network gives for the same batch.
@@ -111,12 +111,12 @@ class FamilyLoss(Objective):
             ScoreError: when there is no batch, or the loss does not depend on the network.
         """
         net = self.net
-        scores = pruning.reconstruction(net, batches, self.criterion)
+        scores = pruning.output_error(net, batches, self.criterion)
         spread(scores.values())  # processes might round differently
-        moved = pruning.order(net, scores)
+        moved = pruning.order_(net, scores)
         scores = {name: value[moved[name].to(value.device)] for name, value in scores.items()}
         self.train_along(
-            pruning.allocated_ladder(net, scores, self.count, lowest=self.lowest, drawn=False)
+            pruning.allocated_levels(net, scores, self.count, lowest=self.lowest, drawn=False)
         )
 
     def train_along(self, levels: Sequence[AnyWidths]) -> None:
@@ -133,7 +133,7 @@ class FamilyLoss(Objective):
                 distill=self.distill,
                 distill_loss=self.distill_loss,
                 emphasis=0.0,
-                rungs=narrow,
+                levels=narrow,
             )
             if narrow
             else None

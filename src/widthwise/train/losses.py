@@ -57,7 +57,7 @@ __all__ = [
     "soft_target",
 ]
 
-_ON_LADDER = 4  # passes of a step whose widths are rungs
+_ALONG_LEVELS = 4  # passes of a step whose widths are levels
 
 
 class Objective(ABC):
@@ -142,9 +142,9 @@ class SandwichLoss(Objective):
             are harder to train, and wide ones hardly notice; 0 weighs all alike.
         distill_loss: (narrow outputs, full outputs) -> mean loss, in the place of what follows from
             the criterion and of the temperature, not of the hard share.
-        rungs: widths to draw the narrow passes from, narrow ones first, in the place of `net.draw`;
+        levels: widths to draw the narrow passes from, narrow ones first, instead of `net.draw`;
             for a network whose axes should not all keep the same share, such as one ordered by
-            scores (`pruning.allocated_ladder`). Then `passes` is 4 by default, and `net.rungs` are
+            scores (`pruning.allocated_levels`). Then `passes` is 4 by default, and `net.levels` are
             these.
 
     Raises:
@@ -162,14 +162,14 @@ class SandwichLoss(Objective):
         distill: Distill | None = HALF,
         distill_loss: DistillLoss | None = None,
         emphasis: float = 0.5,
-        rungs: Sequence[AnyWidths] = (),
+        levels: Sequence[AnyWidths] = (),
     ) -> None:
         if not math.isfinite(emphasis):
             raise ValueError(f"emphasis is {emphasis}; give a number such as 0 or 0.5.")
         self.net = net
         self.criterion = criterion
-        self.rungs = net.rungs = tuple(net.complete(w) for w in rungs)
-        usual = _ON_LADDER if rungs else one_per_octave(net.free, net.draw)
+        self.levels = net.drawn_levels = tuple(net.complete(w) for w in levels)
+        usual = _ALONG_LEVELS if levels else one_per_octave(net.free, net.draw)
         planned = usual if passes is None else passes
         self.plan = Sandwich(planned) if isinstance(planned, int) else planned
         self.emphasis = emphasis
@@ -209,8 +209,8 @@ class SandwichLoss(Objective):
     def _drawn(self) -> Sequence[Widths]:
         """The widths of the next step, the full one first."""
         net = self.net
-        if self.rungs:
-            found = climb(self.rungs, net.seed, net.step, self.plan)
+        if self.levels:
+            found = climb(self.levels, net.seed, net.step, self.plan)
         else:
             found = sandwich(net.free, net.draw, net.seed, net.step, self.plan)
         net.step += 1
@@ -224,7 +224,7 @@ class SandwichLoss(Objective):
             "emphasis": self.emphasis,
             "distill": None if self.distill is None else asdict(self.distill),
             "distill_loss": None if self.distill_loss is None else name_of(self.distill_loss),
-            **({"rungs": [dict(w) for w in self.rungs]} if self.rungs else {}),
+            **({"levels": [dict(w) for w in self.levels]} if self.levels else {}),
         }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from widthwise.elastic.recalibration import caller
 from widthwise.errors import ScoreError
 from widthwise.measure.pairs import placed
-from widthwise.measure.sweep import ladder
+from widthwise.measure.sweep import even_levels
 from widthwise.train import checkpoint
 from widthwise.train.batches import drawn
 from widthwise.train.clock import Clock
@@ -68,7 +68,7 @@ def _warm_up(job: Job, loss: FamilyLoss, progress: bool) -> tuple[Epoch, ...]:
         return ()  # there is one width to train
     if epochs == 0 and loss.warm_up:
         # Scores of an untrained network say nothing.
-        loss.train_along(ladder(loss.net, loss.count, drawn=False))
+        loss.train_along(even_levels(loss.net, loss.count, drawn=False))
         return ()
     done = History()
     if epochs:
@@ -87,7 +87,7 @@ def _warm_up(job: Job, loss: FamilyLoss, progress: bool) -> tuple[Epoch, ...]:
             LevelsWarning,
             stacklevel=caller(),
         )
-        loss.train_along(ladder(loss.net, loss.count, drawn=False))
+        loss.train_along(even_levels(loss.net, loss.count, drawn=False))
     if not done.epochs:
         return ()
     *others, last = done.epochs  # whose time takes in the choosing

@@ -67,16 +67,16 @@ class Distill:
     """
 
     temperature: float = 1.0
-    hard: float = 0.0
+    hard_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"Distill.temperature is {self.temperature}; give more than 0.")
-        if not 0 <= self.hard <= 1:
-            raise ValueError(f"Distill.hard is {self.hard}; give a share from 0 to 1.")
+        if not 0 <= self.hard_weight <= 1:
+            raise ValueError(f"Distill.hard is {self.hard_weight}; give a share from 0 to 1.")
 
 
-HALF: Final = Distill(hard=0.5)
+HALF: Final = Distill(hard_weight=0.5)
 """Half from the full network, half from the target."""
 
 
@@ -102,7 +102,7 @@ class Teaching:
         self, criterion: Criterion, distill: Distill | None, distill_loss: DistillLoss | None = None
     ) -> None:
         self.criterion = criterion
-        self.distill = Distill(hard=1.0) if distill is None else distill
+        self.distill = Distill(hard_weight=1.0) if distill is None else distill
         self.distill_loss = distill_loss
         self.way: _Way | None = None
         if distill is None:
@@ -133,7 +133,7 @@ class Teaching:
         if self.way is _Way.INSIDE:
             return loss, self._by_calls([_Taught(call, self.distill) for call in inside.calls])
         taught = [_Taught(call, self.distill) for call in noted.calls]
-        plain = self.distill.hard == 0 and _plain(loss, noted, outputs)
+        plain = self.distill.hard_weight == 0 and _plain(loss, noted, outputs)
         return loss, self._by_one(taught[0]) if plain else self._by_calls(taught)
 
     def _by_calls(self, taught: Sequence[_Taught]) -> Lesson:
@@ -162,7 +162,7 @@ class Teaching:
     def _by_outputs(self, full: Any) -> Lesson:
         """From whole outputs, by the user's `distill_loss` or the criterion as a distance."""
         compare = self.criterion if self.distill_loss is None else self.distill_loss
-        hard = self.distill.hard
+        hard_weight = self.distill.hard_weight
 
         def lesson(run: Run, target: Any) -> Tensor:
             outputs = run()
@@ -170,9 +170,11 @@ class Teaching:
             if self.fresh:
                 _check_alive(soft, outputs, full)
                 self.fresh = False
-            if hard == 0:
+            if hard_weight == 0:
                 return soft
-            return (1 - hard) * soft + hard * one_number(self.criterion(outputs, target))
+            return (1 - hard_weight) * soft + hard_weight * one_number(
+                self.criterion(outputs, target)
+            )
 
         return lesson
 
@@ -241,8 +243,8 @@ class _Taught:
             return loss()
         if self._soft is None:
             self._soft = soft_loss(full, self.distill.temperature)
-        soft, hard = self._soft(call), self.distill.hard
-        return soft if hard == 0 else (1 - hard) * soft + hard * loss()
+        soft, hard_weight = self._soft(call), self.distill.hard_weight
+        return soft if hard_weight == 0 else (1 - hard_weight) * soft + hard_weight * loss()
 
 
 def _same_call(full: Call, narrow: Call) -> bool:

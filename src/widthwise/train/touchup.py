@@ -1,7 +1,7 @@
 """What a cut network can still gain in seconds.
 
     small = net.cut(widths)                              # a plain module with its own parameters
-    refit_output(small, train, F.cross_entropy)          # its last linear layer, by least squares
+    refit_output_(small, train, F.cross_entropy)          # its last linear layer, by least squares
     distill(small, net, train, recipe=Recipe(epochs=2))  # all of it, taught by the full network
 
 Both change the cut network in place, are functions of their seed, and leave the network it was cut
@@ -52,13 +52,13 @@ class Refit:
     after: float
 
 
-def refit_output(
+def refit_output_(
     cut: nn.Module,
     data: Any,
     criterion: Criterion,
     *,
     steps: int = 50,
-    pull: float = 1e-3,
+    l2_to_start: float = 1e-3,
     batch_size: int = 1024,
     seed: int = 0,
 ) -> Refit:
@@ -88,7 +88,7 @@ def refit_output(
         source = adapt(data, takes(cut))
         layer = _last_linear(cut, _first(source, seed, device))
         kept = _features(layer, source, batch_size, seed)
-    return _solve(layer, kept, criterion, steps, pull)
+    return _solve(layer, kept, criterion, steps, l2_to_start)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Teacher:
     distill_loss: DistillLoss | None = None
 
     def __post_init__(self) -> None:
-        if self.how is not None and self.how.hard > 0 and self.criterion is None:
+        if self.how is not None and self.how.hard_weight > 0 and self.criterion is None:
             raise ValueError("Distill.hard is above 0; give the criterion that the hard share has.")
 
 
@@ -164,7 +164,7 @@ def distill(
     taught_by = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
     net = taught_by.net
     students, trained = _several(cut)
-    objective = Taught(students, taught_by)
+    objective = DistillObjective(students, taught_by)
     if by_size:
         objective.speeds = _speeds(students, net, listed=trained is not students[0])
     with own_randomness():
@@ -206,7 +206,7 @@ def _speeds(students: Sequence[nn.Module], net: nn.Module, *, listed: bool) -> d
     return found
 
 
-class Taught(Objective):
+class DistillObjective(Objective):
     """The loss of networks on the outputs of another one, summed over them."""
 
     def __init__(
@@ -226,7 +226,7 @@ class Taught(Objective):
         self.how = how
         self.criterion = teacher.criterion
         self.distill_loss = teacher.distill_loss
-        self._soft = how is not None and how.hard == 0
+        self._soft = how is not None and how.hard_weight == 0
         self.teaching: Teaching | None = None  # decided at the first batch
 
     def __call__(self, inputs: Any, target: Any) -> Tensor:
@@ -428,7 +428,7 @@ def _solve(
     held: list[tuple[Tensor, Any]],
     criterion: Criterion,
     steps: int,
-    pull: float,
+    l2_to_start: float,
 ) -> Refit:
     """Minimise the criterion, plus the pull, by L-BFGS; put the best back into the layer."""
     old = [p.detach().clone() for p in layer.tensors]
@@ -450,7 +450,7 @@ def _solve(
         optimizer.zero_grad()
         with torch.enable_grad():
             away = torch.stack([(a - b).square().sum() for a, b in zip(new, old, strict=True)])
-            penalty = away.sum() * (pull / 2)
+            penalty = away.sum() * (l2_to_start / 2)
             penalty.backward()
             return mean(new, backward=True) + penalty.item()
 

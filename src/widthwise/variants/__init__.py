@@ -1,6 +1,14 @@
 """Variants: widths, zeros and bits together, applied to a network and searched for."""
 
-from widthwise.variants.apply import Applied, apply, variant_of
-from widthwise.variants.search import Candidates, Found, Tried, search
+from widthwise.variants.apply import CompressedModel, apply, variant_of
+from widthwise.variants.search import Candidates, MeasuredVariant, SearchResult, search
 
-__all__ = ["Applied", "Candidates", "Found", "Tried", "apply", "search", "variant_of"]
+__all__ = [
+    "Candidates",
+    "CompressedModel",
+    "MeasuredVariant",
+    "SearchResult",
+    "apply",
+    "search",
+    "variant_of",
+]

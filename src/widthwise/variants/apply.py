@@ -27,7 +27,7 @@ from widthwise.elastic.recalibration import Recalibrate, remembered
 from widthwise.errors import ScoreError, or_rather
 from widthwise.formats import Format
 from widthwise.pruning.masks import Masks, held_at_zero, keep
-from widthwise.quantization import Quantized, StraightThrough, quantize
+from widthwise.quantization import Quantized, StraightThrough, quantize_
 from widthwise.quantization.quantize import Calibration
 from widthwise.quantization.quantized import on_cpu
 from widthwise.store.file import Stored, read
@@ -39,7 +39,7 @@ from widthwise.variant import Variant, Widths
 V = TypeVar("V")
 
 Prepare = Callable[[nn.Module, Widths], nn.Module]
-"""(cut network, its widths) -> the network to go on with: statistics re-estimated, a touch-up."""
+"""(cut network, its widths) -> the network to go on with, its statistics re-estimated for example."""
 
 Score = Callable[[nn.Module], Mapping[str, Tensor]]
 """Cut network -> how much each weight matters, by tensor, of its shape."""
@@ -54,7 +54,7 @@ def magnitudes(module: nn.Module) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Applied:
+class CompressedModel:
     """A variant of a network, made.
 
     module: it, on its own; its zeros are exact and its quantized weights are what a file holds.
@@ -97,7 +97,7 @@ def apply(
     train: Train | None = None,
     calibration: Calibration | None = None,
     recalibrate: Recalibrate = True,
-) -> Applied:
+) -> CompressedModel:
     """Cut a network, zero its least weights, quantize what is left; the network is unchanged.
 
     Args:
@@ -106,7 +106,7 @@ def apply(
             the first.
         train: training of the result, in which zeros stay zero and weights are quantized
             straight-through; without it, they are quantized once.
-        calibration: how ranges of quantized weights are chosen, as `quantization.quantize` takes
+        calibration: how ranges of quantized weights are chosen, as `quantization.quantize_` takes
             it. None is "mse", and "minmax" where the result is trained: fewer bytes then, and as
             good.
         recalibrate: running statistics of the cut are re-estimated, as `Elastic.cut` does it and
@@ -129,7 +129,7 @@ def apply(
     masks = _masks(module, _named_there(net, module, variant.sparsity), score)
     with held_at_zero(module, masks):
         record = _written(module, _named_there(net, module, variant.bits), train, calibration)
-    return Applied(variant, module.eval(), cut, masks, record)
+    return CompressedModel(variant, module.eval(), cut, masks, record)
 
 
 def _masks(module: nn.Module, sparsity: Mapping[str, float], score: Score) -> Masks:
@@ -148,7 +148,7 @@ def _masks(module: nn.Module, sparsity: Mapping[str, float], score: Score) -> Ma
     for name, share in some.items():
         if name not in scores:
             raise ScoreError(f"There are no scores of {name!r}; give some of every pruned tensor.")
-        masks |= keep({name: scores[name]}, share, scope="tensor")
+        masks |= keep({name: scores[name]}, share, scope="layer")
     return masks
 
 
@@ -167,7 +167,7 @@ def _written(
 ) -> dict[str, Quantized]:
     """Quantize and train a module in place; what its weights are then."""
     if train is None:
-        return quantize(module, bits, calibration=how or "mse") if bits else {}
+        return quantize_(module, bits, calibration=how or "mse") if bits else {}
     quantizer = StraightThrough(module, bits, calibration=how or "minmax") if bits else None
     train(module, quantizer)
     module.cpu()

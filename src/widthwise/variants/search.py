@@ -7,8 +7,8 @@
     search(net, evaluation, Budget(max_macs=100_000))      # any of the limits, or several
     search(..., journal="search.jsonl")                    # the same call goes on where it stopped
     search(..., candidates=Candidates(formats=(None,)))    # widths and zeros, no bits
-    Candidates(ladder=allocated_ladder(net, scores))       # along these widths, not fractions
-    Candidates(prepare=lambda m, w: compensate(m, net, w, data))    # as `apply` takes it
+    Candidates(ladder=allocated_levels(net, scores))       # along these widths, not fractions
+    Candidates(prepare=lambda m, w: reconstruct_(m, net, w, data))    # as `apply` takes it
 
 A trial chooses how wide each axis is relative to the others, and the zeros and the bits of each
 tensor; then it is made as wide as the budget lets it be. The first trials treat all alike, so that
@@ -37,7 +37,7 @@ from widthwise.measure.sweep import Evaluation, Judged, Meter, judged
 from widthwise.pruning.scores.progress import shown
 from widthwise.quantization.quantize import Calibration
 from widthwise.variant import AnyWidths, Variant
-from widthwise.variants.apply import Applied, Prepare, Score, Train, apply, magnitudes
+from widthwise.variants.apply import CompressedModel, Prepare, Score, Train, apply, magnitudes
 from widthwise.variants.budget import Costs, allowed, check, largest, ratio, taken
 from widthwise.variants.journal import Study, Trial, end_trial, finished, kept, next_trial, opened
 from widthwise.variants.space import Choice, Space, weights
@@ -47,7 +47,7 @@ _VERSION: Final = 4  # of what a trial does: another one is another search
 
 
 @dataclass(frozen=True)
-class Tried:
+class MeasuredVariant:
     """A variant that was made and measured.
 
     metric: its value. bytes: of its file. macs: multiply-accumulates for one example.
@@ -62,13 +62,13 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found. tried: every variant within the limits, the best first."""
 
-    tried: tuple[Tried, ...]
+    tried: tuple[MeasuredVariant, ...]
 
     @property
-    def best(self) -> Tried:
+    def best(self) -> MeasuredVariant:
         """The best; of equals, the smallest."""
         return self.tried[0]
 
@@ -81,7 +81,7 @@ class Candidates:
         formats: how tensors may be written, None for floats. Networks of more than 8 axes, or
             tensors, have those that follow each other tied, in 8 groups of about equally many
             weights.
-        ladder: widths, such as `pruning.allocated_ladder`'s or a frontier's, that take the place of
+        ladder: widths, such as `pruning.allocated_levels`'s or a frontier's, that take the place of
             equal fractions of all axes where a network as a whole is made wider or narrower.
         prepare: as `apply` takes it.
         score: as `apply` takes it.
@@ -89,7 +89,7 @@ class Candidates:
     """
 
     formats: Sequence[Format | None] = FORMATS
-    ladder: Sequence[AnyWidths] = ()
+    levels: Sequence[AnyWidths] = ()
     prepare: Prepare | None = None
     score: Score = magnitudes
     train: Train | None = None
@@ -115,7 +115,7 @@ def search(
     seed: int = 0,
     journal: str | os.PathLike[str] | None = None,
     progress: bool = False,
-) -> Found:
+) -> SearchResult:
     """The best variants of a network within a budget, by tree-structured Parzen estimation.
 
     Takes about four cuts a trial, and an evaluation. Limits on bytes and multiply-accumulates give
@@ -137,7 +137,7 @@ def search(
 
     Raises:
         BudgetError: Where no trial meets the limits, saying what the smallest takes.
-        WidthError: For a ladder of another network.
+        WidthError: For levels of another network.
         ValueError: For formats or numbers of trials that cannot be.
         FileError: When the journal cannot be read or written.
         RunError: When the journal is in use, or another search's.
@@ -149,7 +149,7 @@ def search(
     judged(evaluation)
     check(budget)
     how = candidates or Candidates()
-    space = Space.of(net, how.formats, how.ladder)
+    space = Space.of(net, how.formats, how.levels)
     work = _Work(space, budget, how, evaluation)
     better = evaluation.metric.higher_is_better
     path = None if journal is None else Path(journal)
@@ -162,7 +162,7 @@ def search(
         return _found(study, budget, trials, path)
 
 
-def tried(journal: str | os.PathLike[str]) -> tuple[Tried, ...]:
+def tried(journal: str | os.PathLike[str]) -> tuple[MeasuredVariant, ...]:
     """What all searches of a file have tried within their limits, even while one goes on.
 
     Raises FileError, and ModuleNotFoundError without optuna.
@@ -196,12 +196,12 @@ class _Work:
         value = metric if math.isfinite(metric) else None
         return {"value": value, "excess": excess, "notes": notes}
 
-    def made(self, choice: Choice) -> tuple[Applied, Costs]:
+    def made(self, choice: Choice) -> tuple[CompressedModel, Costs]:
         """The widest network of a choice within the limits; the smallest, where none is."""
         line = self.space.line
-        sized: dict[Variant, tuple[Applied, Costs]] = {}
+        sized: dict[Variant, tuple[CompressedModel, Costs]] = {}
 
-        def at(place: int) -> tuple[Applied, Costs]:
+        def at(place: int) -> tuple[CompressedModel, Costs]:
             variant = self.space.variant(choice, place)
             if variant not in sized:
                 made = apply(
@@ -220,7 +220,7 @@ class _Work:
             return at(line.lowest if place is None else place)
         return self.changed(choice, place)
 
-    def changed(self, choice: Choice, place: int) -> tuple[Applied, Costs]:
+    def changed(self, choice: Choice, place: int) -> tuple[CompressedModel, Costs]:
         """The same, prepared, scored and trained, whose codes may take a few bytes more."""
         how, step, lowest = self.how, 1, self.space.line.lowest
         while True:
@@ -235,7 +235,7 @@ class _Work:
                 place = max(lowest, place - step)
             step *= 2
 
-    def costs(self, made: Applied) -> Costs:
+    def costs(self, made: CompressedModel) -> Costs:
         """What a variant takes, measured."""
         timed = self.budget.max_latency_ms is not None
         latency = self.meter.latency_ms(made.module) if timed else None
@@ -255,7 +255,7 @@ class _Work:
         return line.lowest if sized is None else sized
 
 
-def _found(study: Study, budget: Budget, trials: int, path: Path | None) -> Found:
+def _found(study: Study, budget: Budget, trials: int, path: Path | None) -> SearchResult:
     """What the trials came to. Raises BudgetError, TrainingError, FileError."""
     try:
         told = [_told(trial) for trial in study.get_trials(deepcopy=False)[:trials]]
@@ -275,16 +275,16 @@ def _found(study: Study, budget: Budget, trials: int, path: Path | None) -> Foun
             "The metric is not a number for any variant; train the network again, or allow more."
         )
     sign = -1 if study.direction.name == "MAXIMIZE" else 1
-    return Found(tuple(sorted(numbers, key=lambda one: (sign * one.metric, one.bytes))))
+    return SearchResult(tuple(sorted(numbers, key=lambda one: (sign * one.metric, one.bytes))))
 
 
-def _told(trial: Any) -> Tried:
+def _told(trial: Any) -> MeasuredVariant:
     costs, variant = Costs(**trial.user_attrs["costs"]), trial.user_attrs["variant"]
     metric = math.nan if trial.value is None else float(trial.value)
-    return Tried(Variant.from_dict(variant), metric, **asdict(costs))
+    return MeasuredVariant(Variant.from_dict(variant), metric, **asdict(costs))
 
 
-def _costs(one: Tried) -> Costs:
+def _costs(one: MeasuredVariant) -> Costs:
     return Costs(one.bytes, one.macs, one.latency_ms)
 
 
@@ -300,7 +300,7 @@ def _name(
         "seed": seed,
         "axes": {n: [a.size, a.grid.multiple_of, a.grid.at_least] for n, a in net.free.items()},
         "groups": [space.axes, space.pruned, space.quantized],
-        "rungs": [dict(widths) for _, widths in space.line.rungs],
+        "levels": [dict(widths) for _, widths in space.line.levels],
         "drawn": dict(space.line.drawn),
         "metric": [evaluation.metric.name, evaluation.split],
         "plain": [how.prepare is None, how.score is magnitudes, how.train is None],

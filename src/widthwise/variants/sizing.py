@@ -32,7 +32,7 @@ def largest(ascending: Sequence[T], fits: Callable[[T], bool]) -> T | None:
     return ascending[count - 1] if count else None
 
 
-def rungs(net: Elastic) -> list[Widths]:
+def along(net: Elastic) -> list[Widths]:
     """All widths at which every axis keeps the same share, from one feature of the widest on.
 
     None is narrower than training draws.
@@ -43,12 +43,12 @@ def rungs(net: Elastic) -> list[Widths]:
 
 
 def widest(net: Elastic, fits: Callable[[Widths], bool]) -> Widths | None:
-    """The widest of `rungs` that fits, None where none does."""
-    return largest(rungs(net), fits)
+    """The widest of `levels` that fits, None where none does."""
+    return largest(along(net), fits)
 
 
 def widest_file(net: Elastic, variant: Callable[[Widths], Variant], most: float) -> Widths | None:
-    """The widest of `rungs` whose file has at most so many bytes before any training.
+    """The widest of `levels` whose file has at most so many bytes before any training.
 
     variant: what is made of the network at given widths.
     """

@@ -50,21 +50,21 @@ class Choice:
 class Line:
     """Widths from the narrowest to full along one line.
 
-    Between its rungs widths are interpolated in octaves, below the first all axes shrink alike, as
+    Between its levels widths are interpolated in octaves, below the first all axes shrink alike, as
     far as training draws them (`net.lowest`), whatever the tilts. An axis inside another (a head
-    size) stays as wide as the rungs have it.
+    size) stays as wide as the levels have it.
 
-    rungs: in any order, full width besides. lowest, highest: the places at its ends, of which the
+    levels: in any order, full width besides. lowest, highest: the places at its ends, of which the
     first has the smallest and the last the full widths whatever the tilts.
     """
 
-    def __init__(self, net: Elastic, rungs: Iterable[AnyWidths]) -> None:
+    def __init__(self, net: Elastic, levels: Iterable[AnyWidths]) -> None:
         self.axes, self.drawn = net.free, net.lowest
         self.outer = [name for name, axis in self.axes.items() if axis.inner_of is None]
-        complete = [net.raised(w) for w in rungs]
+        complete = [net.raised(w) for w in levels]
         at = {self._octaves(w): w for w in [*complete, net.full()]}
-        self.rungs = sorted(at.items(), key=lambda pair: pair[0])
-        first, widths = self.rungs[0]
+        self.levels = sorted(at.items(), key=lambda pair: pair[0])
+        first, widths = self.levels[0]
         octaves = math.log2(max((widths[name] for name in self.outer), default=1))
         self.lowest = math.floor((first - octaves - 1) * STEPS) if self.outer else 0
         self.highest = STEPS if self.outer else 0
@@ -72,13 +72,13 @@ class Line:
     def widths(self, place: int, tilts: Mapping[str, float]) -> Widths:
         """The widths at a place, on the grid of every axis."""
         octaves = place / STEPS
-        right = next((i for i, (at, _) in enumerate(self.rungs) if at >= octaves), None)
+        right = next((i for i, (at, _) in enumerate(self.levels) if at >= octaves), None)
         if right is None or right == 0:
-            end, widths = self.rungs[-1 if right is None else 0]
+            end, widths = self.levels[-1 if right is None else 0]
             line = {n: float(w) for n, w in widths.items()}
             line |= {n: widths[n] * 2 ** (octaves - end) for n in self.outer}
         else:
-            (low, below), (high, above) = self.rungs[right - 1], self.rungs[right]
+            (low, below), (high, above) = self.levels[right - 1], self.levels[right]
             share = (octaves - low) / (high - low)
             line = {n: below[n] * (above[n] / below[n]) ** share for n in self.axes}
         return Widths(
@@ -113,16 +113,16 @@ class Space:
 
     @classmethod
     def of(
-        cls, net: Elastic, formats: Sequence[Format | None], ladder: Iterable[AnyWidths]
+        cls, net: Elastic, formats: Sequence[Format | None], levels: Iterable[AnyWidths]
     ) -> Space:
-        """The space of a network. Raises WidthError for a ladder of another, ValueError."""
+        """The space of a network. Raises WidthError for levels of another, ValueError."""
         chosen = tuple(dict.fromkeys(formats))
         if not chosen or any(not isinstance(f, Uniform | Codebook | None) for f in chosen):
             raise ValueError(
                 f"The formats are {formats!r}; give some of None (floats), "
                 "quantization.Uniform(...) and quantization.Codebook(...)."
             )
-        line, sizes = Line(net, ladder), weights(net, net.full())
+        line, sizes = Line(net, levels), weights(net, net.full())
         reach = {
             name: sum(sizes.get(place.tensor, 0) for place in net.free[name].places)
             for name in line.outer

@@ -170,7 +170,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def swept(run):
-    works("sweep", run, "--ladder", 5)
+    works("sweep", run, "--num-widths", 5)
     return run
 
 

@@ -74,7 +74,7 @@ def trained(tmp_path_factory) -> Path:
     """A finished run of a few epochs, swept at a few widths; to be copied before it is changed."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     works("train", "digits", "--out", folder, "--epochs", 4)
-    works("sweep", folder, "--ladder", 5)
+    works("sweep", folder, "--num-widths", 5)
     return folder
 
 
@@ -146,7 +146,7 @@ def test_a_budget_is_filled_between_two_measured_widths(run, tmp_path):
     out, points = tmp_path / "small.safetensors", Frontier.load(Run(run).frontier).points
     below, above = sorted(points, key=lambda p: p.bytes)[1:3]
     limit = (below.bytes + 3 * above.bytes) // 4
-    works("cut", run, "--max-bytes", str(limit), "--out", out, "--touch-up", "none")
+    works("cut", run, "--max-bytes", str(limit), "--out", out, "--post-process", "none")
     found = read_manifest(out).widths
     assert below.bytes < 0.9 * limit < out.stat().st_size <= limit
     assert all(below.widths[name] <= width <= above.widths[name] for name, width in found.items())
@@ -166,7 +166,7 @@ def test_pick_cut_and_export_agree_on_the_numbers(run, tmp_path):
     assert noted[0].valid >= picked["metric"] - 1e-6  # a distillation may make it better
     assert picked["metric"] == pytest.approx(measured.metric, abs=1e-6)
     bare = tmp_path / "bare.safetensors"
-    how = f"--touch-up={frontier.touch_up or 'none'}"
+    how = f"--post-process={frontier.post_process or 'none'}"
     works("cut", run, "--max-bytes", limit, "--out", bare, how)
     as_swept = next(p for p in load_picks(Run(run).picks) if p.name == "bare")
     assert as_swept.valid == pytest.approx(picked["metric"], abs=1e-6)
@@ -192,12 +192,12 @@ def test_a_distillation_is_held_to_what_the_sweep_found(run, tmp_path):
     small = f"--max-bytes={min(p.bytes for p in frontier.points)}"
     works("cut", run, small, "--out", tmp_path / "small.safetensors")
     found = next(p for p in load_picks(Run(run).picks) if p.name == "small")
-    assert (found.valid, found.touch_up) == (1.0, frontier.touch_up)
+    assert (found.valid, found.post_process) == (1.0, frontier.post_process)
     replace(perfect, split="test").save(Run(run).frontier)  # which says nothing of validation data
     works("cut", run, small, "--out", tmp_path / "small.safetensors")
     found = next(p for p in load_picks(Run(run).picks) if p.name == "small")
     assert found.valid < 1.0
-    assert "distill" in found.touch_up
+    assert "distill" in found.post_process
 
 
 def test_a_file_in_its_run_folder_needs_no_task(run):
@@ -211,9 +211,9 @@ def test_a_file_in_its_run_folder_needs_no_task(run):
 @pytest.mark.parametrize("how", ["refit", "distill"])
 def test_a_touch_up_is_stored_and_helps_on_what_it_was_given(run, tmp_path, how):
     out = tmp_path / "small.safetensors"
-    works("cut", run, "--fraction", 0.1, "--out", out, "--touch-up", "none")
+    works("cut", run, "--fraction", 0.1, "--out", out, "--post-process", "none")
     before = load_picks(Run(run).picks)[0]
-    works("cut", run, "--fraction", 0.1, "--out", out, "--touch-up", how)
+    works("cut", run, "--fraction", 0.1, "--out", out, "--post-process", how)
     after = load_picks(Run(run).picks)[0]
     assert after.bytes == before.bytes
     assert (after.valid or 0) >= (before.valid or 0)
@@ -274,7 +274,7 @@ def test_pick_prints_aligned_numbers(trained):
 def test_several_seeds_become_a_mean_with_a_spread(tmp_path):
     folder = tmp_path / "both"
     works("train", "digits", "--out", folder, "--epochs", 1, "--seeds", 2)
-    works("sweep", folder, "--ladder", 3, "--no-latency")
+    works("sweep", folder, "--num-widths", 3, "--no-latency")
     frontier = Frontier.load(folder / "frontier.json")
     single = [Frontier.load(folder / f"seed-{s}" / "frontier.json") for s in (0, 1)]
     assert frontier.seeds == (0, 1)
@@ -284,7 +284,15 @@ def test_several_seeds_become_a_mean_with_a_spread(tmp_path):
     assert "0, 1" in (folder / "report.html").read_text()
     works("pick", folder, "--max-bytes", "100kB")
     assert "seed-0" in fails("cut", folder, "--fraction", 0.5, "--out", tmp_path / "x")
-    works("sweep", folder / "seed-0", folder / "seed-1", "--out", tmp_path / "other", "--ladder", 2)
+    works(
+        "sweep",
+        folder / "seed-0",
+        folder / "seed-1",
+        "--out",
+        tmp_path / "other",
+        "--num-widths",
+        2,
+    )
     assert (tmp_path / "other" / "report.html").exists()
 
 
@@ -293,7 +301,7 @@ def test_a_task_of_one_s_own_is_found_again_from_elsewhere(tasks, tmp_path, monk
     works("train", "mine.py:mine", "--out", "run", "--epochs", 1, "--method", "plain")
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
-    works("sweep", "../run", "--ladder", 2, "--no-latency")
+    works("sweep", "../run", "--num-widths", 2, "--no-latency")
 
 
 def test_inspect_shows_sizes_sharing_and_reasons(tasks):
@@ -401,11 +409,22 @@ def test_what_cannot_be_cut_is_one_sentence(run, tmp_path, words, said):
         ["cut", "RUN", "--out", "x", "--fraction", "0.5", "--max-bytes", "1MB"],
         ["cut", "RUN", "--out", "x", "--width", "fc1"],
         ["cut", "RUN", "--out", "x", "--width", "fc1=many"],
-        ["cut", "RUN", "--out", "x", "--fraction", "0.5", "--touch-up", "magic"],
+        ["cut", "RUN", "--out", "x", "--fraction", "0.5", "--post-process", "magic"],
         ["cut", "RUN", "--out", "x", "--fraction", "0.5", "--epochs", "2"],
-        ["cut", "RUN", "--out", "x", "--fraction", "0.5", "--touch-up", "fine-tune", "--lr", "0"],
-        [*"cut RUN --out x --fraction 0.5 --touch-up none --touch-up refit".split()],
-        [*"cut RUN --out x --fraction 0.5 --touch-up refit --touch-up scratch".split()],
+        [
+            "cut",
+            "RUN",
+            "--out",
+            "x",
+            "--fraction",
+            "0.5",
+            "--post-process",
+            "fine-tune",
+            "--lr",
+            "0",
+        ],
+        [*"cut RUN --out x --fraction 0.5 --post-process none --post-process refit".split()],
+        [*"cut RUN --out x --fraction 0.5 --post-process refit --post-process scratch".split()],
         ["order", "digits", "--out", "x", "--from", "RUN", "--score", "magic"],
         ["order", "digits", "--out", "x", "--from", "RUN", "--samples", "0"],
         ["prune", "digits", "--out", "x", "--from", "RUN"],
@@ -418,7 +437,7 @@ def test_what_cannot_be_cut_is_one_sentence(run, tmp_path, words, said):
         ["train", "digits", "--out", "x", "--method", "magic"],
         ["sweep"],
         ["sweep", "RUN", "--split", "train"],
-        ["sweep", "RUN", "--by", "magic"],
+        ["sweep", "RUN", "--allocation", "magic"],
         ["export", "RUN", "--out", "x", "--format", "pickle"],
         ["fly"],
     ],
@@ -554,7 +573,9 @@ def test_a_place_that_cannot_be_written_is_one_sentence(run, tmp_path):
 
 def test_a_missing_package_says_how_to_get_it(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    assert "pip install 'widthwise[report]'" in fails("sweep", run, "--ladder", 2, "--no-latency")
+    assert "pip install 'widthwise[report]'" in fails(
+        "sweep", run, "--num-widths", 2, "--no-latency"
+    )
 
 
 # The demo.

@@ -42,7 +42,7 @@ def allowed(run):
 def test_constraints_of_a_task_hold_in_every_command(tasks, tmp_path):
     works("train", "mine.py:asked", "--out", "runs/a")
     assert {axis.grid.multiple_of for axis in allowed(tmp_path / "runs/a").values()} == {16}
-    works("sweep", "runs/a", "--ladder", 3, "--no-latency")
+    works("sweep", "runs/a", "--num-widths", 3, "--no-latency")
     widths = [p.widths for p in Frontier.load("runs/a/frontier.json").points]
     assert all(w % 16 == 0 for some in widths for w in some.values())
     assert "multiple" in fails("cut", "runs/a", "--width", "fc1=5", "--out", "a.safetensors")
@@ -118,8 +118,8 @@ def test_a_sweep_measures_widths_that_keep_the_class_beside():
     assert [r is None for r in reasons].count(True) == len(found) - 1 >= 2
     layers = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Linear(8, 2))
     plain = ww.Elastic(layers, torch.randn(2, 3))
-    ladder = [plain.widths(0.5), plain.full()]
-    assert sweeps.with_own_class(plain, ladder) == ladder
+    levels = [plain.widths(0.5), plain.full()]
+    assert sweeps.with_own_class(plain, levels) == levels
 
 
 def test_usage(tasks):

@@ -37,7 +37,7 @@ def test_the_best_is_stored_and_read_back(folder: Path, tmp_path: Path) -> None:
     assert f"Next: widthwise export {out} --task digits" in said.replace("\n", " ")
     (pick,) = load_picks(Run(folder).picks)
     assert (pick.name, pick.bytes, pick.widths) == ("small", out.stat().st_size, variant.widths)
-    assert "bits" in pick.touch_up
+    assert "bits" in pick.post_process
     assert pick.test is not None
     assert pick.test > 0.5
     # The same command measures nothing anew.
@@ -58,7 +58,7 @@ def test_training_holds_zeros_and_bits_and_the_budget(folder: Path, tmp_path: Pa
     before, after = ww.variant_of(plain), ww.variant_of(out)
     assert before.bits or after.bits  # another finalist may be the best once all are trained
     noted = {pick.name: pick for pick in load_picks(Run(folder).picks)}
-    assert noted["trained"].touch_up.endswith("fine-tune")
+    assert noted["trained"].post_process.endswith("fine-tune")
     assert noted["trained"].valid != noted["plain"].valid
 
 
@@ -83,11 +83,11 @@ def test_a_stopped_search_says_how_to_go_on(
 
 def test_it_searches_along_the_frontier(folder: Path) -> None:
     opened = open_run(Run(folder))
-    assert searches.RunSearch(opened, searches.Limits(max_bytes=4000))._ladder() == ()
-    works("sweep", folder, "--ladder", 4, "--no-latency")
-    ladder = searches.RunSearch(opened, searches.Limits(max_bytes=4000))._ladder()
-    assert 1 <= len(ladder) <= 4
-    assert {*ladder[-1]} == {*opened.net.free}
+    assert searches.RunSearch(opened, searches.Limits(max_bytes=4000))._levels() == ()
+    works("sweep", folder, "--num-widths", 4, "--no-latency")
+    levels = searches.RunSearch(opened, searches.Limits(max_bytes=4000))._levels()
+    assert 1 <= len(levels) <= 4
+    assert {*levels[-1]} == {*opened.net.free}
 
 
 def test_what_cannot_be(folder: Path, tmp_path: Path) -> None:

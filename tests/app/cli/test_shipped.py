@@ -54,7 +54,7 @@ def test_sizes_that_do_not_follow_are_asked_for():
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
     works("train", "digits", "--out", folder, "--epochs", 1)
-    works("sweep", folder, "--ladder", 4, "--no-latency")
+    works("sweep", folder, "--num-widths", 4, "--no-latency")
     return folder
 
 

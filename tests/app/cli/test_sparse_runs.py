@@ -20,7 +20,7 @@ SPARSE = ("--epochs", 6, "--batch-size", 64, "--sparsity", 0.8)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sparse") / "run"
     works("train", "digits", "--out", out, *SPARSE)
-    works("sweep", out, "--ladder", 6)
+    works("sweep", out, "--num-widths", 6)
     return out
 
 
@@ -48,15 +48,15 @@ def test_every_width_is_sparse_and_its_bytes_are_those_of_the_file(
         assert zeros(out) == pytest.approx(0.8, abs=0.04)
 
 
-@pytest.mark.parametrize("touch_up", ["distill", "fine-tune"])
-def test_touch_ups_leave_zeros_alone(folder: Path, tmp_path: Path, touch_up: str) -> None:
+@pytest.mark.parametrize("post_processing", ["distill", "fine-tune"])
+def test_touch_ups_leave_zeros_alone(folder: Path, tmp_path: Path, post_process: str) -> None:
     plain, out = tmp_path / "plain.safetensors", tmp_path / "touched.safetensors"
     works("cut", folder, "--fraction", 0.5, "--out", plain)
-    works("cut", folder, "--fraction", 0.5, "--out", out, "--touch-up", touch_up)
+    works("cut", folder, "--fraction", 0.5, "--out", out, "--post-process", post_process)
     assert zeros(out) == zeros(plain)
-    noted = {pick.name: pick.touch_up for pick in load_picks(Run(folder).picks)}
+    noted = {pick.name: pick.post_process for pick in load_picks(Run(folder).picks)}
     assert noted["plain"] == ""
-    assert noted["touched"] == touch_up
+    assert noted["touched"] == post_process
     assert out.read_bytes() != plain.read_bytes()
 
 
@@ -68,13 +68,11 @@ def test_a_dense_run_is_stored_dense(tmp_path: Path) -> None:
 
 def test_feedback_and_sam(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    works(
-        "train", "digits", "--out", out, *SPARSE, "--feedback", "--sam", 0.05, "--scope", "tensor"
-    )
+    works("train", "digits", "--out", out, *SPARSE, "--dpf", "--sam", 0.05, "--scope", "layer")
     record = Run(out).record()
-    assert record.settings.pruning["feedback"] is True
+    assert record.settings.pruning["dpf"] is True
     assert record.settings.recipe["sam"] == 0.05
-    assert "--feedback" in record.command.split()
+    assert "--dpf" in record.command.split()
     assert zeros(Run(out).model) == pytest.approx(0.8, abs=0.01)
     # The command that the run keeps is the one that makes it.
     words = record.command.split()[1:]
@@ -85,9 +83,9 @@ def test_what_cannot_be(folder: Path, tmp_path: Path) -> None:
     other = fails("train", "digits", "--out", folder, *SPARSE[:-1], 0.9)
     assert "pruning sparsity 0.8 rather than 0.9" in other
     for words, said in (
-        (("--begin", 0.5), "give --sparsity too"),
+        (("--prune-start", 0.5), "give --sparsity too"),
         (("--sparsity", 1), "between 0 and 1"),
-        (("--sparsity", 0.5, "--begin", 0.9), "first one the smaller"),
+        (("--sparsity", 0.5, "--prune-start", 0.9), "first one the smaller"),
         (("--sam", -1), "above 0"),
     ):
         wrong = widthwise("train", "digits", "--out", tmp_path / "run", *words)

@@ -15,10 +15,16 @@ import widthwise as ww
 from command_line import fails, widthwise, works
 from widthwise import pruning
 from widthwise.app.report.picks import load_picks
-from widthwise.app.runs import cuts, measuring, opening, prunings, touchups, training
+from widthwise.app.runs import cuts, measuring, opening, postprocessing, prunings, training
 from widthwise.app.runs.folder import ORDERED, Run, hold
+from widthwise.app.runs.postprocessing import (
+    EPOCHS,
+    PostProcess,
+    PostProcessing,
+    fine_tuning,
+    initialise,
+)
 from widthwise.app.runs.sources import find, model_of
-from widthwise.app.runs.touchups import EPOCHS, TouchUp, TouchUps, fine_tuning, initialise
 from widthwise.app.tasks.resolve import resolve
 from widthwise.common.units import format_size
 from widthwise.errors import ScoreError, TrainingError
@@ -234,7 +240,7 @@ def test_an_ordered_run_says_how_it_came_about(plain, made):
     record = Run(made).record()
     assert record.status == "finished"
     assert record.settings.method == ORDERED
-    assert record.settings.order == {"score": "reconstruction", "samples": 2000}
+    assert record.settings.order == {"score": "output-error", "samples": 2000}
     assert record.settings.source == find(resolve("digits"), plain).sha256
     assert record.source == str(Run(plain).model)
     assert record.command == f"widthwise order digits --out {made} --from {plain}"
@@ -252,9 +258,9 @@ def test_the_first_features_are_better_than_the_last(made):
     widths = net.widths(0.15)
     values = []
     for _ in ("first", "last"):
-        small = pruning.compensate(net.cut(widths), net, widths, batches)
+        small = pruning.reconstruct_(net.cut(widths), net, widths, batches)
         values.append(measuring.evaluation(task, data, "valid")(small))
-        pruning.order(net, {name: torch.arange(64.0) for name in net.free})  # turns it round
+        pruning.order_(net, {name: torch.arange(64.0) for name in net.free})  # turns it round
     assert values[0] > values[1] + 0.04
 
 
@@ -262,8 +268,8 @@ def test_a_sweep_by_scores_gives_each_axis_a_width_of_its_own(made):
     frontier = Frontier.load(Run(made).frontier)
     assert 10 <= len(frontier.points) <= 16
     opened = opening.open_run(Run(made))
-    ladder = pruning.allocated_ladder(opened.net, scorefile.read(Run(made).scores), 16)
-    assert {p.widths for p in frontier.points} == set(ladder)
+    levels = pruning.allocated_levels(opened.net, scorefile.read(Run(made).scores), 16)
+    assert {p.widths for p in frontier.points} == set(levels)
     assert any(p.widths["fc1"] != p.widths["fc2"] for p in frontier.points)
     assert min(min(p.widths.values()) for p in frontier.points) < 8
     full = max(frontier.points, key=lambda p: p.bytes)
@@ -271,19 +277,19 @@ def test_a_sweep_by_scores_gives_each_axis_a_width_of_its_own(made):
 
 
 def test_a_sweep_shows_what_cuts_deliver(made, ordered, tmp_path):
-    """To the last digit, compensated or not; a cut of a swept run does as the sweep did."""
+    """To the last digit, reconstructed or not; a cut of a swept run does as the sweep did."""
     out = tmp_path / "x.safetensors"
-    plain = ["sweep", ordered, "--no-latency", "--no-compensate"]
-    assert "touch-up" not in works(*plain).split("Next")[0]
+    plain = ["sweep", ordered, "--no-latency", "--no-reconstruct"]
+    assert "post-processing" not in works(*plain).split("Next")[0]
     swept = [Frontier.load(Run(folder).frontier) for folder in (made, ordered)]
-    assert [frontier.touch_up for frontier in swept] == ["compensate", ""]
-    assert "compensate, at every width" in Run(made).page.read_text()
+    assert [frontier.post_process for frontier in swept] == ["reconstruct", ""]
+    assert "reconstruct, at every width" in Run(made).page.read_text()
     assert "at every width" not in Run(ordered).page.read_text()
-    compensated, bare = (f.pick(max_bytes=7000) for f in swept)
-    assert compensated.metric > bare.metric + 0.2
+    reconstructed, bare = (f.pick(max_bytes=7000) for f in swept)
+    assert reconstructed.metric > bare.metric + 0.2
     wider = swept[0].pick(max_bytes=15_000)
     opened = opening.open_run(Run(ordered))
-    for frontier, point in ((swept[1], bare), (swept[0], compensated), (swept[0], wider)):
+    for frontier, point in ((swept[1], bare), (swept[0], reconstructed), (swept[0], wider)):
         frontier.save(opened.run.frontier)
         (pick,) = cuts.cut(opened, [point.widths], [out])
         assert (pick.valid, pick.bytes) == (point.metric, point.bytes)
@@ -296,16 +302,16 @@ def test_a_cut_does_as_the_sweep_did_unless_told_otherwise(ordered, tmp_path):
     def cut(name: str, *more: object) -> None:
         said = works(*words, *more)
         done[name] = load_picks(Run(ordered).picks)[0].valid
-        assert ("touch-up compensate" in said) == (name != "plain"), said
+        assert ("post-processing reconstruct" in said) == (name != "plain"), said
 
     cut("swept")
     (ordered / "frontier.json").unlink()
     cut("not swept")
-    cut("plain", "--touch-up", "none")
+    cut("plain", "--post-process", "none")
     assert done["swept"] == done["not swept"] > (done["plain"] or 0) + 0.2
-    works("sweep", ordered, "--no-latency", "--ladder", 2, "--no-compensate")
+    works("sweep", ordered, "--no-latency", "--num-widths", 2, "--no-reconstruct")
     cut("plain")
-    cut("told", "--touch-up", "compensate")
+    cut("told", "--post-process", "reconstruct")
     assert done["told"] == done["swept"]
     assert "nothing was cut" in widthwise(*words[:3], 1, *words[4:]).stderr
 
@@ -313,53 +319,57 @@ def test_a_cut_does_as_the_sweep_did_unless_told_otherwise(ordered, tmp_path):
 def test_a_trained_run_is_compensated_only_when_asked_for(plain, tmp_path):
     run = Path(shutil.copytree(plain, tmp_path / "run"))
     words = ["cut", run, "--fraction", 0.2, "--out", tmp_path / "x.safetensors"]
-    assert "touch-up" not in works(*words)
-    sweep = ["sweep", run, "--no-latency", "--ladder", 4]
-    assert "touch-up" not in works(*sweep)
-    assert "touch-up" not in works(*words)
-    assert "(valid, touch-up compensate)" in works(*sweep, "--compensate")
-    assert "touch-up compensate" in works(*words)
-    assert works("pick", run, "--max-bytes", "20kB").endswith("touch-up          compensate\n")
-    replace(Frontier.load(run / "frontier.json"), touch_up="magic").save(run / "frontier.json")
-    assert "not known here ('magic'); name one with --touch-up" in fails(*words)
-    works(*words, "--touch-up", "none")
+    assert "post-processing" not in works(*words)
+    sweep = ["sweep", run, "--no-latency", "--num-widths", 4]
+    assert "post-processing" not in works(*sweep)
+    assert "post-processing" not in works(*words)
+    assert "(valid, post-processing reconstruct)" in works(*sweep, "--reconstruct")
+    assert "post-processing reconstruct" in works(*words)
+    assert works("pick", run, "--max-bytes", "20kB").endswith(
+        "post-processing          reconstruct\n"
+    )
+    replace(Frontier.load(run / "frontier.json"), post_process="magic").save(run / "frontier.json")
+    assert "not known here ('magic'); name one with --post-process" in fails(*words)
+    works(*words, "--post-process", "none")
 
 
 def test_what_cannot_be_compensated_is_swept_when_told_so(ordered, monkeypatch):
     def raises(*_: object, **__: object) -> None:
         raise ScoreError("What it reads is not finite.")
 
-    monkeypatch.setattr(touchups, "compensate", raises)
+    monkeypatch.setattr(postprocessing, "reconstruct", raises)
     before = (ordered / "frontier.json").read_bytes()
-    said = fails("sweep", ordered, "--no-latency", "--ladder", 2)
-    assert "is not finite. Or leave the cuts as they are: --no-compensate." in said
+    said = fails("sweep", ordered, "--no-latency", "--num-widths", 2)
+    assert "is not finite. Or leave the cuts as they are: --no-reconstruct." in said
     assert (ordered / "frontier.json").read_bytes() == before
-    works("sweep", ordered, "--no-latency", "--ladder", 2, "--no-compensate")
+    works("sweep", ordered, "--no-latency", "--num-widths", 2, "--no-reconstruct")
 
 
 def test_a_sweep_by_fraction_goes_down_to_one_feature(ordered):
-    said = works("sweep", ordered, "--no-latency", "--by", "fraction")
+    said = works("sweep", ordered, "--no-latency", "--allocation", "fraction")
     assert "widths by scores" not in said
     points = Frontier.load(Run(ordered).frontier).points
     assert sorted(p.widths["fc1"] for p in points) == list(range(1, 65))
-    assert "widths by scores" in works("sweep", ordered, "--no-latency", "--ladder", 4)
+    assert "widths by scores" in works("sweep", ordered, "--no-latency", "--num-widths", 4)
     assert len(Frontier.load(Run(ordered).frontier).points) == 4
 
 
-@pytest.mark.parametrize("score", ["obd", "obd-sd", "taylor", "damage", "magnitude", "activation"])
+@pytest.mark.parametrize(
+    "score", ["obd", "obd-sd", "taylor", "dropout-ablation", "magnitude", "activation"]
+)
 def test_every_score_orders_and_only_comparable_ones_allocate(plain, tmp_path, score):
     run = tmp_path / "run"
     words = ["order", "digits", "--from", plain, "--out", run, "--score", score, "--samples", 300]
     assert f"by {score} scores" in works(*words, "--seed", 3)
     assert Run(run).record().settings.seed == 3
     torch.testing.assert_close(network(run)(inputs()), network(plain)(inputs()))
-    said = works("sweep", run, "--no-latency", "--ladder", 3)
+    said = works("sweep", run, "--no-latency", "--num-widths", 3)
     assert ("widths by scores" in said) == (score not in ("magnitude", "activation"))
 
 
 def test_chance_is_a_function_of_its_seed(plain, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        words = ["--score", "chance", "--samples", 1, "--seed", seed, "--out", tmp_path / name]
+        words = ["--score", "random", "--samples", 1, "--seed", seed, "--out", tmp_path / name]
         works("order", "digits", "--from", plain, *words)
     a, b, c = (scorefile.read(tmp_path / n / "scores.safetensors")["fc1"] for n in "abc")
     assert torch.equal(a, b)
@@ -431,7 +441,7 @@ def test_damaged_scores_are_one_sentence(ordered, harm):
     before = (ordered / "frontier.json").read_bytes()
     fails("sweep", ordered, "--no-latency")
     assert (ordered / "frontier.json").read_bytes() == before
-    works("sweep", ordered, "--no-latency", "--by", "fraction", "--ladder", 2)
+    works("sweep", ordered, "--no-latency", "--allocation", "fraction", "--num-widths", 2)
 
 
 def test_scores_of_another_network_are_one_sentence(ordered):
@@ -441,33 +451,38 @@ def test_scores_of_another_network_are_one_sentence(ordered):
 
 def test_a_run_without_scores_is_swept_by_fraction(plain, tmp_path):
     run = Path(shutil.copytree(plain, tmp_path / "run"))
-    assert "--by fraction" in fails("sweep", run, "--by", "scores")
-    works("sweep", run, "--no-latency", "--ladder", 2)
+    assert "--allocation fraction" in fails("sweep", run, "--allocation", "scores")
+    works("sweep", run, "--no-latency", "--num-widths", 2)
 
 
-# Touch-ups.
+# Post-processing.
 
 
 def test_every_touch_up_is_stored(ordered, tmp_path):
     out = tmp_path / "small.safetensors"
     found = {}
-    for how in TouchUp:
-        more = ["--epochs", 2] if how in (TouchUp.FINE_TUNE, TouchUp.SCRATCH) else []
-        said = works("cut", ordered, "--fraction", 0.3, "--out", out, "--touch-up", how, *more)
+    for how in PostProcess:
+        more = ["--epochs", 2] if how in (PostProcess.FINE_TUNE, PostProcess.SCRATCH) else []
+        said = works("cut", ordered, "--fraction", 0.3, "--out", out, "--post-process", how, *more)
         (found[how],) = load_picks(Run(ordered).picks)
         assert f"test {100 * (found[how].test or 0):.2f} %" in said
         assert read_manifest(out).widths == {"fc1": 19, "fc2": 19}
     values = {how: pick.valid or 0 for how, pick in found.items()}
     assert len(set(values.values())) >= 5
-    for how in (TouchUp.REFIT, TouchUp.COMPENSATE, TouchUp.FINE_TUNE, TouchUp.DISTILL):
-        assert values[how] > values[TouchUp.NONE]
+    for how in (
+        PostProcess.REFIT,
+        PostProcess.RECONSTRUCT,
+        PostProcess.FINE_TUNE,
+        PostProcess.DISTILL,
+    ):
+        assert values[how] > values[PostProcess.NONE]
 
 
 def test_touch_ups_go_one_after_the_other(ordered, tmp_path):
     words = ["cut", ordered, "--fraction", 0.2, "--out", tmp_path / "x.safetensors"]
     values = []
-    for names in (["merge"], ["merge", "compensate"], ["merge", "compensate", "fine-tune"]):
-        works(*words, *(word for name in names for word in ("--touch-up", name)))
+    for names in (["merge"], ["merge", "reconstruct"], ["merge", "reconstruct", "fine-tune"]):
+        works(*words, *(word for name in names for word in ("--post-process", name)))
         values.append(load_picks(Run(ordered).picks)[0].valid or 0)
     assert values[0] < values[1]
     assert len(set(values)) == 3
@@ -477,7 +492,7 @@ def test_a_cut_is_a_function_of_its_seed(ordered, tmp_path):
     files = []
     for name in ("a", "b"):
         out = tmp_path / f"{name}.safetensors"
-        more = ["--touch-up", "scratch", "--touch-up", "compensate", "--epochs", 1]
+        more = ["--post-process", "scratch", "--post-process", "reconstruct", "--epochs", 1]
         works("cut", ordered, "--width", "fc1=9", "--out", out, *more)
         files.append(out.read_bytes())
     assert files[0] == files[1]
@@ -486,18 +501,18 @@ def test_a_cut_is_a_function_of_its_seed(ordered, tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"names": (TouchUp.NONE, TouchUp.REFIT)},
-        {"names": (TouchUp.REFIT, TouchUp.MERGE)},
-        {"names": (TouchUp.MERGE, TouchUp.SCRATCH)},
-        {"names": (TouchUp.REFIT,), "epochs": 3},
+        {"names": (PostProcess.NONE, PostProcess.REFIT)},
+        {"names": (PostProcess.REFIT, PostProcess.MERGE)},
+        {"names": (PostProcess.MERGE, PostProcess.SCRATCH)},
+        {"names": (PostProcess.REFIT,), "epochs": 3},
         {"lr": 0.1},
-        {"names": (TouchUp.SCRATCH,), "epochs": 0},
-        {"names": (TouchUp.FINE_TUNE,), "lr": -1.0},
+        {"names": (PostProcess.SCRATCH,), "epochs": 0},
+        {"names": (PostProcess.FINE_TUNE,), "lr": -1.0},
     ],
 )
 def test_touch_ups_that_do_not_go_together(wrong):
     with pytest.raises(ValueError, match=r"\.$"):
-        TouchUps(**wrong)
+        PostProcessing(**wrong)
 
 
 def test_a_fine_tuning_is_short_and_slow():
@@ -543,19 +558,19 @@ def test_convolutions_with_batch_norm_go_all_the_way(tmp_path, monkeypatch):
     Path("mine.py").write_text(TASKS)
     works("train", "mine.py:conv", "--out", "plain", "--method", "plain", "--epochs", 6)
     works("order", "mine.py:conv", "--from", "plain", "--out", "run", "--samples", 500)
-    assert "touch-up compensate" in works("sweep", "run", "--no-latency", "--ladder", 4)
+    assert "post-processing reconstruct" in works("sweep", "run", "--no-latency", "--num-widths", 4)
     point = Frontier.load(Run(Path("run")).frontier).points[1]
     words = [w for axis, n in point.widths.items() for w in ("--width", f"{axis}={n}")]
     works("cut", "run", "--out", "swept.safetensors", *words)
     (pick,) = load_picks(Run(Path("run")).picks)
     assert (pick.valid, pick.bytes) == (point.metric, point.bytes)
-    for how in ("none", "compensate", "scratch", "fine-tune", "distill", "refit"):
+    for how in ("none", "reconstruct", "scratch", "fine-tune", "distill", "refit"):
         more = ["--epochs", 1] if how in ("scratch", "fine-tune") else []
-        words = ["--fraction", 0.5, "--out", f"run/{how}.safetensors", "--touch-up", how]
+        words = ["--fraction", 0.5, "--out", f"run/{how}.safetensors", "--post-process", how]
         works("cut", "run", *words, *more)
     values = {pick.name: pick.valid or 0 for pick in load_picks(Run(Path("run")).picks)}
-    assert values["compensate"] > values["none"]
-    works("export", "run/compensate.safetensors", "--out", "small.onnx")
+    assert values["reconstruct"] > values["none"]
+    works("export", "run/reconstruct.safetensors", "--out", "small.onnx")
 
 
 # Training on.
@@ -577,7 +592,7 @@ def test_training_starts_from_the_weights_given(plain, made, tmp_path):
 def test_elastic_fine_tuning_makes_narrow_widths_work(made, tmp_path):
     out = tmp_path / "elastic"
     works("train", "digits", "--from", made, "--out", out, "--epochs", 3)
-    works("sweep", out, "--no-latency", "--ladder", 6, "--no-compensate")
+    works("sweep", out, "--no-latency", "--num-widths", 6, "--no-reconstruct")
     assert Run(out).record().settings.order == Run(made).record().settings.order
     task = resolve("digits")
     evaluate = measuring.evaluation(task, task.splits(), "valid")
@@ -600,7 +615,7 @@ def test_an_interrupted_fine_tuning_is_continued(made, tmp_path, monkeypatch):
 # Pruning.
 
 
-@pytest.mark.parametrize("score", ["magnitude", "obd", "obd-sd", "taylor", "chance"])
+@pytest.mark.parametrize("score", ["magnitude", "obd", "obd-sd", "taylor", "random"])
 def test_pruning_leaves_the_share_of_zeros_asked_for(plain, tmp_path, score):
     out = tmp_path / "sparse.safetensors"
     words = ["prune", "digits", "--from", plain, "--sparsity", 0.5, "--out", out]
@@ -697,7 +712,7 @@ def test_an_impossible_sparsity_is_one_sentence(plain, tmp_path, sparsity):
 def test_what_pruning_cannot_do_is_one_sentence(plain, tmp_path, monkeypatch):
     words = ["prune", "digits", "--from", plain, "--sparsity"]
     out = tmp_path / "x.safetensors"
-    assert "nothing is left of" in fails(*words, 0.9999, "--score", "chance", "--out", out)
+    assert "nothing is left of" in fails(*words, 0.9999, "--score", "random", "--out", out)
     assert "no folder" in fails(*words, 0.5, "--out", tmp_path / "none" / "x.safetensors")
 
     def stopped(*_: object, **__: object) -> None:

@@ -33,7 +33,7 @@ from widthwise.app.compare.ways import from_training
 from widthwise.app.tasks.resolve import resolve
 from widthwise.errors import DataError, FileError, RunError, TaskError
 from widthwise.pruning.gradual import GradualPruner
-from widthwise.variants.sizing import densest, largest, rungs
+from widthwise.variants.sizing import along, densest, largest
 
 SMALL = Spec("digits", (3_000, 12_000), seeds=1, epochs=2, fine_tune=1, trials=4)
 
@@ -47,7 +47,7 @@ def test_a_file_says_what_is_compared(tmp_path):
     )
     spec = read(path)
     assert spec.budgets == (3_000, 10_000)
-    assert spec.methods == ("elastic", "elastic, touched up", "search")
+    assert spec.methods == ("elastic", "elastic, post-processed", "search")
     assert (spec.seeds, spec.epochs, spec.task) == (2, None, "digits")
 
 
@@ -148,7 +148,7 @@ def test_the_fewest_zeros_that_fit():
 def test_rungs_go_from_one_feature_to_all():
     task = resolve("digits")
     net = ww.Elastic(task.model(), task.example())
-    found = rungs(net)
+    found = along(net)
     assert all(w == 1 for w in found[0].values())
     assert dict(found[-1]) == dict(net.full())
     assert len(found) == max(net.full().values())
@@ -240,9 +240,9 @@ def test_every_method_keeps_to_its_budget_or_says_why_not(trained, group):
 
 
 def test_a_budget_that_nothing_meets_says_so(trained):
-    (cut, touched) = measure(SMALL, Unit("elastic", (100,), 0), trained["elastic"])
+    (cut, post_processed) = measure(SMALL, Unit("elastic", (100,), 0), trained["elastic"])
     assert not cut.reached
-    assert not touched.reached
+    assert not post_processed.reached
     assert cut.note
     assert cut.bytes == 0
 
@@ -305,12 +305,12 @@ def test_gradual_pruning_competes_as_the_file_says(trained, monkeypatch):
     assert scopes == ["global", "lamp"]
 
 
-@pytest.mark.parametrize("feedback", [False, True])
-def test_masks_of_pruning_with_feedback_are_remade_every_few_steps(trained, feedback):
+@pytest.mark.parametrize("dpf", [False, True])
+def test_masks_of_pruning_with_feedback_are_remade_every_few_steps(trained, dpf):
     bench = Bench(replace(SMALL, epochs=300), 0, trained["plain"])
-    pruner = from_training._pruner(bench, bench.net(), 1_000, feedback=feedback)
-    assert pruner.feedback is feedback
-    assert (pruner.schedule.frequency == 4) is feedback
+    pruner = from_training._pruner(bench, bench.net(), 1_000, dpf=dpf)
+    assert pruner.dpf is dpf
+    assert (pruner.schedule.frequency == 4) is dpf
     assert pruner.schedule.frequency in (4, (pruner.schedule.end - pruner.schedule.begin) // 30)
 
 

@@ -324,7 +324,7 @@ def test_the_markdown_has_the_same_numbers():
     assert "![accuracy against bytes: digits: \\<i\\>](images/digits.png)" in said
     assert "](images/cost.png)" in said
     assert (
-        "| 50 kB | widths, zeros and bits searched, touched up | search | 50 kB | 99.00 % "
+        "| 50 kB | widths, zeros and bits searched, post-processed | search | 50 kB | 99.00 % "
         "| 97.20 ± 0.20 % | behind bits | 1.72 min |"
     ) in said
     assert f"| bits | - | behind {MINUS}1.80 ({MINUS}2.30 to {MINUS}1.30) |" in said

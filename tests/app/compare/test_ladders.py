@@ -44,12 +44,12 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Cell]
 
 
 def test_a_ladder_is_read_between_its_rungs() -> None:
-    rungs = [(4000, 0.9), (1000, 0.5)]
-    assert at_bytes(rungs, 1000) == 0.5
-    assert at_bytes(rungs, 4000) == 0.9
-    assert at_bytes(rungs, 2000) == pytest.approx(0.7)  # half way on a logarithmic scale
-    assert at_bytes(rungs, 999) is None
-    assert at_bytes(rungs, 4001) is None
+    levels = [(4000, 0.9), (1000, 0.5)]
+    assert at_bytes(levels, 1000) == 0.5
+    assert at_bytes(levels, 4000) == 0.9
+    assert at_bytes(levels, 2000) == pytest.approx(0.7)  # half way on a logarithmic scale
+    assert at_bytes(levels, 999) is None
+    assert at_bytes(levels, 4001) is None
     assert at_bytes([(1000, 0.5)], 1000) == 0.5
     assert at_bytes([], 1000) is None
 

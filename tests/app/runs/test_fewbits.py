@@ -133,7 +133,7 @@ def test_a_budget_below_everything_names_the_smallest(trained, tmp_path):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("--touch-up", "none"), "--bits has a training of its own"),
+        (("--post-process", "none"), "--bits has a training of its own"),
         (("--format", "onnx"), "--bits has a training of its own"),
         (("--min-metric", 0.5), "--min-metric is of networks in floats"),
         (("--max-macs", 1000), "--bits takes --max-bytes alone"),
@@ -150,7 +150,7 @@ def test_what_does_not_go_with_bits_is_refused(trained, tmp_path, words, why):
 def test_a_task_without_distillation_teaches_nothing_but_targets(opened, tmp_path):
     alone = replace(opened, task=replace(opened.task, distill=None))
     (pick,) = cuts_in_bits.cut_to_bytes(alone, [4], ["2kB"], [tmp_path / "small.safetensors"])
-    assert pick.touch_up == "fine-tune, bits"
+    assert pick.post_process == "fine-tune, bits"
     assert (pick.test or 0) > 0.8
 
 

@@ -10,7 +10,7 @@ from torch import nn
 import widthwise as ww
 from widthwise.app.runs import cuts, opening
 from widthwise.app.runs.folder import Record, Run, Settings
-from widthwise.app.runs.touchups import TouchUp
+from widthwise.app.runs.postprocessing import PostProcess
 from widthwise.app.tasks import BUILT_IN
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.sampling.levels import along
@@ -93,6 +93,6 @@ def test_the_class_of_the_measured_network_is_kept():
 def test_networks_that_keep_most_are_not_taught():
     net = mlp()
     run = opened(net, [net.widths(0.25), net.full()])
-    taught = (TouchUp.DISTILL,)
+    taught = (PostProcess.DISTILL,)
     widths = [net.widths(0.25), net.widths(0.9), net.full()]
-    assert [how.names for how in cuts.shipped_touch_ups(run, widths)] == [taught, (), ()]
+    assert [how.names for how in cuts.shipped_post_processing(run, widths)] == [taught, (), ()]

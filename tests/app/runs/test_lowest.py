@@ -17,7 +17,7 @@ from widthwise.app.compare.plan import Kind, Plan
 from widthwise.app.runs import opening
 from widthwise.app.runs.folder import Run
 from widthwise.measure.frontier import Frontier
-from widthwise.pruning import allocated_ladder, magnitude
+from widthwise.pruning import allocated_levels, magnitude
 from widthwise.train.losses import SingleDraw
 from widthwise.variants import sizing
 from widthwise.variants.space import Line
@@ -44,9 +44,9 @@ def trained(**more: object) -> ww.Elastic:
     return net
 
 
-def least(ladder: list) -> dict[str, int]:
+def least(levels: list) -> dict[str, int]:
     """The narrowest width of each axis that is anywhere among these."""
-    return {name: min(widths[name] for widths in ladder) for name in ("0", "2")}
+    return {name: min(widths[name] for widths in levels) for name in ("0", "2")}
 
 
 DRAWN, ONE = {"0": 4, "2": 3}, {"0": 1, "2": 1}
@@ -78,10 +78,10 @@ def test_plain_training_draws_nothing_and_single_draws_do() -> None:
 
 def test_rungs_are_what_is_drawn() -> None:
     net = built(draw=ww.Draw())
-    rungs = [{"0": 2, "2": 5}, {"0": 9, "2": 6}]
-    ww.SandwichLoss(net, F.cross_entropy, rungs=rungs)
-    assert dict(net.lowest) == rungs[0]
-    assert least(ww.ladder(net)) == rungs[0]
+    levels = [{"0": 2, "2": 5}, {"0": 9, "2": 6}]
+    ww.SandwichLoss(net, F.cross_entropy, levels=levels)
+    assert dict(net.lowest) == levels[0]
+    assert least(ww.even_levels(net)) == levels[0]
     ww.SandwichLoss(net, F.cross_entropy)
     assert dict(net.lowest) == DRAWN
 
@@ -94,12 +94,12 @@ def test_constraints_hold_too() -> None:
 
 @pytest.mark.parametrize("count", [None, 5, 40])
 def test_ladders_of_a_trained_network(count: int | None) -> None:
-    assert least(ww.ladder(trained(), count)) == DRAWN
-    assert least(ww.ladder(built(), count, lowest=0.01)) == ONE
-    for widths in ww.ladder(trained(), count, multiple_of=3):
+    assert least(ww.even_levels(trained(), count)) == DRAWN
+    assert least(ww.even_levels(built(), count, lowest=0.01)) == ONE
+    for widths in ww.even_levels(trained(), count, multiple_of=3):
         assert widths["0"] in (*range(6, 40, 3), 40)
         assert widths["2"] in range(3, 13, 3)
-    same = [w["0"] for w in ww.ladder(trained(sizes=(20, 20)), count)]
+    same = [w["0"] for w in ww.even_levels(trained(sizes=(20, 20)), count)]
     assert same[0] == 4
     assert sorted(set(same)) == same  # none comes twice
 
@@ -116,21 +116,21 @@ def test_allocated_ladders() -> None:
     net = trained()
     scores = magnitude(net)
     scores["2"] *= 1e-3  # so that this axis would go first
-    assert least(allocated_ladder(net, scores, lowest=0.01)) == DRAWN
-    assert least(allocated_ladder(net, scores, lowest=0.01, drawn=False)) == ONE
-    assert least(allocated_ladder(built(), scores, lowest=0.01)) == ONE
+    assert least(allocated_levels(net, scores, lowest=0.01)) == DRAWN
+    assert least(allocated_levels(net, scores, lowest=0.01, drawn=False)) == ONE
+    assert least(allocated_levels(built(), scores, lowest=0.01)) == ONE
 
 
 def test_searches_and_comparisons() -> None:
     net = trained()
-    for rungs in ([], [net.widths(0.2), net.widths(0.5)]):
-        line = Line(net, rungs)
+    for levels in ([], [net.widths(0.2), net.widths(0.5)]):
+        line = Line(net, levels)
         places = [line.lowest, line.lowest // 2, -3, line.highest]
         found = [line.widths(p, {"0": t, "2": -t}) for p in places for t in (-1.0, 0.0, 1.0)]
         assert least(found) == DRAWN
-        assert line.widths(line.lowest, {"0": 1.0}) == Line(net, rungs).widths(line.lowest, {})
-    assert least(sizing.rungs(net)) == DRAWN
-    assert least(sizing.rungs(built())) == ONE
+        assert line.widths(line.lowest, {"0": 1.0}) == Line(net, levels).widths(line.lowest, {})
+    assert least(sizing.along(net)) == DRAWN
+    assert least(sizing.along(built())) == ONE
 
 
 def test_ladders_at_equal_bytes(tmp_path: Path) -> None:
@@ -161,16 +161,18 @@ def test_sweeps_of_runs(tmp_path: Path, method: str, narrowest: int) -> None:
 
 
 def test_sweeps_of_what_is_trained_along_rungs(tmp_path: Path) -> None:
-    """By fractions, too, no axis is narrower than the narrowest rung has it."""
+    """By fractions, too, no axis is narrower than the narrowest level has it."""
     plain, ordered, out = (tmp_path / name for name in ("plain", "ordered", "out"))
     works("train", "digits", "--out", plain, "--epochs", 1, "--method", "plain")
     works("order", "digits", "--from", plain, "--out", ordered, "--score", "taylor")
     works("train", "digits", "--from", ordered, "--out", out, "--epochs", 1)
     opened = opening.open_run(Run(out))
-    opening.know_rungs(opened)
+    opening.know_levels(opened)
     lowest = opened.net.lowest
     assert min(lowest.values()) < 64
     for by in ("fraction", "scores"):
-        works("sweep", out, "--no-latency", "--by", by, "--no-compensate", "--ladder", 6)
+        works(
+            "sweep", out, "--no-latency", "--allocation", by, "--no-reconstruct", "--num-widths", 6
+        )
         for point in Frontier.load(Run(out).frontier).points:
             assert all(point.widths[axis] >= width for axis, width in lowest.items())

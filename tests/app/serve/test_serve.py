@@ -25,7 +25,7 @@ from command_line import fails, works
 from widthwise.app.report.picks import Pick, load_picks, save_picks
 from widthwise.app.runs import cuts, exports, measuring, opening
 from widthwise.app.runs.folder import Run
-from widthwise.app.runs.touchups import TouchUp
+from widthwise.app.runs.postprocessing import PostProcess
 from widthwise.app.serve import networks as made
 from widthwise.app.serve.answers import answer
 from widthwise.app.serve.app import create_app
@@ -48,7 +48,7 @@ ASSETS = ["/", "/page.css", "/page.js", "/chart.js", "/tryit.js"]
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
     works("train", "digits", "--out", folder, "--epochs", 20)
-    works("sweep", folder, "--ladder", 6)
+    works("sweep", folder, "--num-widths", 6)
     return folder
 
 
@@ -116,8 +116,8 @@ def test_what_fits_is_what_the_command_line_picks(web, trained):
 def test_picks_are_shown_and_can_be_chosen(run, tmp_path):
     point = Frontier.load(run / "frontier.json").points[2]
     works("cut", run, "--width", "fc1=20", "--out", run / "own.safetensors")
-    done = Frontier.load(run / "frontier.json").touch_up or "none"
-    words = ["--max-bytes", point.bytes, "--touch-up", done]
+    done = Frontier.load(run / "frontier.json").post_process or "none"
+    words = ["--max-bytes", point.bytes, "--post-process", done]
     works("cut", run, *words, "--out", run / "same.safetensors")
     web = client(run, cache=tmp_path / "c")
     view = web.get("/api/runs/0").json()
@@ -145,7 +145,7 @@ def test_a_pick_whose_file_lies_elsewhere_is_not_served(run, tmp_path):
 def test_how_a_network_was_made_is_said():
     assert how_made("") == "cut"
     assert how_made("zeros, bits") == "cut, single weights left out, weights in few bits"
-    for step in (*TouchUp, "zeros", "bits"):
+    for step in (*PostProcess, "zeros", "bits"):
         assert step in ("none", *MADE), step
 
 
@@ -197,7 +197,7 @@ def test_seeds_are_averaged_and_the_first_is_served(tmp_path, trained):
     folder = tmp_path / "both"
     for seed in (0, 1):
         shutil.copytree(trained, folder / f"seed-{seed}")
-    works("sweep", folder, "--ladder", 4)
+    works("sweep", folder, "--num-widths", 4)
     web = client(folder, cache=tmp_path / "c")
     view = web.get("/api/runs/0").json()
     assert all(c["spread"] == 0 for c in view["choices"])
@@ -236,7 +236,7 @@ def test_a_broken_run_says_what_is_wrong_and_what_to_run(run, tmp_path, harm, wo
 def test_what_a_sweep_has_just_written_is_shown(run, tmp_path):
     web = client(run, cache=tmp_path / "c")
     before = web.get("/api/runs/0").json()["choices"]
-    works("sweep", run, "--ladder", 3)
+    works("sweep", run, "--num-widths", 3)
     after = web.get("/api/runs/0").json()["choices"]
     assert (len(before), len(after)) == (6, 3)
     gone = {c["id"] for c in before} - {c["id"] for c in after}
@@ -325,7 +325,9 @@ def test_answers_are_those_of_the_cut_network(web, trained):
     test = data.test
     points = Frontier.load(trained / "frontier.json").points
     (widths,) = [p.widths for p in points if p.bytes == chosen["bytes"]]
-    usual = cuts.usual_touch_ups(opened, widths)  # least squares, where the sweep found them better
+    usual = cuts.usual_post_processing(
+        opened, widths
+    )  # least squares, where the sweep found them better
     small = cuts.make(opened, [widths], data, [usual])[0].module.eval()
     full = opened.net.cut(opened.net.full())
     for i, pair in zip(ids, said_["pairs"], strict=True):

@@ -65,7 +65,7 @@ def browser() -> Iterator[object]:
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
     works("train", "digits", "--out", folder, "--epochs", 10)
-    works("sweep", folder, "--ladder", 12)
+    works("sweep", folder, "--num-widths", 12)
     works("cut", folder, "--fraction", 0.5, "--out", folder / "half.safetensors")
     return folder
 

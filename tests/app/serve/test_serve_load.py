@@ -23,7 +23,7 @@ from widthwise.app.serve import server as limits
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
     works("train", "digits", "--out", folder, "--epochs", 5)
-    works("sweep", folder, "--ladder", 6)
+    works("sweep", folder, "--num-widths", 6)
     return folder
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 import widthwise as ww
-from widthwise.app.runs.touchups import initialise
+from widthwise.app.runs.postprocessing import initialise
 from widthwise.app.tasks import data, language
 from widthwise.app.tasks.data import Published
 from widthwise.app.tasks.language import END, Vocabulary, Windows, WordLSTM, words_of

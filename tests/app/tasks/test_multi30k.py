@@ -241,9 +241,9 @@ def test_bleu_of_right_and_wrong_answers() -> None:
     assert bleu(Answers(GERMAN[::-1]), "test").score < 10
     lower = bleu(Answers(tuple(line.lower() for line in GERMAN)), "test").score
     assert 0 < lower < 90  # case counts
-    further = resolve("multi30k").further
-    assert further is not None
-    assert further(Answers(GERMAN), "test") == {"BLEU": pytest.approx(100)}
+    extra_metrics = resolve("multi30k").extra_metrics
+    assert extra_metrics is not None
+    assert extra_metrics(Answers(GERMAN), "test") == {"BLEU": pytest.approx(100)}
     with pytest.raises(ValueError, match="'train'; give 'valid' or 'test'"):
         bleu(Answers(GERMAN), "train")
 

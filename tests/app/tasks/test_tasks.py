@@ -408,12 +408,12 @@ def test_parts_of_another_form(function: str, part: str, message: str) -> None:
 @pytest.mark.usefixtures("mine")
 def test_further_figures() -> None:
     model = torch.nn.Linear(5, 10)
-    found = resolve("mine_toy.py:with_figures").further
+    found = resolve("mine_toy.py:with_figures").extra_metrics
     assert found is not None
     assert found(model, "valid") == {"parameters": 60, "valid": 0.5}
-    assert resolve("mine_toy.py:task").further is None
+    assert resolve("mine_toy.py:task").extra_metrics is None
     for function, given in (("no_figures", "None"), ("words_as_figures", "type dict")):
-        wrong = resolve(f"mine_toy.py:{function}").further
+        wrong = resolve(f"mine_toy.py:{function}").extra_metrics
         assert wrong is not None
         with pytest.raises(TaskError, match=rf"further\(\) of task 'mine' returned .*{given}"):
             wrong(model, "test")

@@ -58,7 +58,7 @@ def test_every_command_ends_well(folder: Path, kind: str) -> None:
     shutil.copy(_HERE / f"{kind}.py", folder)
     task = f"{kind}.py:task"
     assert "Trained: run" in works("train", task, "--out", "run")
-    assert "Next: widthwise cut" in works("sweep", "run", "--ladder", 2, "--no-latency")
+    assert "Next: widthwise cut" in works("sweep", "run", "--num-widths", 2, "--no-latency")
     assert "parameters" in works("pick", "run", "--max-bytes", "1MB")
     assert "Wrote half.safe" in works("cut", "run", "--fraction", 0.5, "--out", "half.safetensors")
     made = works(
@@ -140,7 +140,7 @@ def test_a_task_that_changed_is_another_run(folder: Path) -> None:
 def test_a_finished_run_is_trained_longer(folder: Path) -> None:
     written(folder)
     works("train", "mine.py:task", "--out", "run")
-    works("sweep", "run", "--no-latency", "--ladder", 2)
+    works("sweep", "run", "--no-latency", "--num-widths", 2)
     assert "Trained on: run" in works("train", "mine.py:task", "--out", "run", "--epochs", 3)
     assert not (folder / "run/frontier.json").exists()  # it was of other weights
     assert "Finished before" in works("train", "mine.py:task", "--out", "run", "--epochs", 3)

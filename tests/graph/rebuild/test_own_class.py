@@ -86,7 +86,7 @@ EXPRESSED = ["mha", "encoder", "encoder_norm_first", "vit", "gpt", "resnext", "l
 @pytest.mark.parametrize("name", EXPRESSED)
 def test_widths_that_the_class_can_express(name):
     _, net, args, kwargs = made(name)
-    widths = net.expressible(net.widths(0.5))
+    widths = net.realizable(net.widths(0.5))
     cut = net.cut(widths).eval()  # without a warning
     assert type(cut) is type(net.model)
     assert close(run(cut, args, kwargs), run(net, args, kwargs, widths=widths))
@@ -95,7 +95,7 @@ def test_widths_that_the_class_can_express(name):
 
 def test_what_can_be_expressed_is_taken_as_it_is():
     _, net, _, _ = made("cnn")
-    assert net.expressible(net.widths(0.5)) == net.complete(net.widths(0.5))
+    assert net.realizable(net.widths(0.5)) == net.complete(net.widths(0.5))
 
 
 def test_sizes_are_searched_by_how_far_the_module_gets():

@@ -173,7 +173,7 @@ def test_sparsity_is_exact_and_zeros_are_positive(scope: str) -> None:
     weights = {n: p for n, p in module.named_parameters() if p.dim() == 2}
     total = sum(p.numel() for p in weights.values())
     found = {n: zeros(p) for n, p in weights.items()}
-    if scope == "tensor":
+    if scope == "layer":
         assert found == {n: round(0.87 * p.numel()) for n, p in weights.items()}
     else:
         assert sum(found.values()) == round(0.87 * total)
@@ -211,9 +211,9 @@ def test_tensors_with_a_schedule_of_their_own() -> None:
 def test_feedback_brings_weights_back() -> None:
     plan = Schedule(0.8, begin=2, end=20, frequency=3)
     came_back = {}
-    for feedback in (False, True):
+    for dpf in (False, True):
         module = mlp()
-        pruner = GradualPruner(module, plan, feedback=feedback)
+        pruner = GradualPruner(module, plan, dpf=dpf)
         optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
         out = {n: torch.zeros_like(m) for n, m in pruner.masks.items()}
         count = 0
@@ -222,7 +222,7 @@ def test_feedback_brings_weights_back() -> None:
             for name, mask in pruner.masks.items():
                 count += int((mask & out[name]).sum())
                 out[name] = out[name] | ~mask
-        came_back[feedback] = count
+        came_back[dpf] = count
         assert zeros(module[2].weight) == round(0.8 * 48 * 40)
     assert came_back[False] == 0
     assert came_back[True] > 0
@@ -246,31 +246,27 @@ def remade(pruner: GradualPruner, steps: int) -> list[int]:
 def test_masks_are_remade_every_few_steps_with_feedback() -> None:
     long = Schedule(0.8, begin=1, end=300)
     every = list(range(5, 42, 4))
-    assert remade(GradualPruner(mlp(), long, feedback=True), 41) == every
-    assert remade(Gradual(0.8, end=1.0, feedback=True).pruner(mlp(), 3_000), 40) == [
-        *range(4, 41, 4)
-    ]
-    own = GradualPruner(
-        mlp(), Schedule(0.5, end=9), tensors=[], each={"2.weight": long}, feedback=True
-    )
+    assert remade(GradualPruner(mlp(), long, dpf=True), 41) == every
+    assert remade(Gradual(0.8, end=1.0, dpf=True).pruner(mlp(), 3_000), 40) == [*range(4, 41, 4)]
+    own = GradualPruner(mlp(), Schedule(0.5, end=9), tensors=[], each={"2.weight": long}, dpf=True)
     assert remade(own, 41) == every
     past = Schedule(0.8, end=0)  # masks go on changing after its end
-    assert remade(GradualPruner(mlp(), past, feedback=True), 12) == [4, 8, 12]
+    assert remade(GradualPruner(mlp(), past, dpf=True), 12) == [4, 8, 12]
 
 
 def test_a_frequency_that_is_given_is_kept_and_other_defaults_stay() -> None:
     slow = Schedule(0.8, end=300, frequency=15)
-    assert remade(GradualPruner(mlp(), slow, feedback=True), 40) == [15, 30]
+    assert remade(GradualPruner(mlp(), slow, dpf=True), 40) == [15, 30]
     assert remade(GradualPruner(mlp(), Schedule(0.8, end=300)), 230) == [100, 200]
     assert remade(Gradual(0.8, end=1.0).pruner(mlp(), 300), 40) == [10, 20, 30, 40]
-    quick = Gradual(0.8, end=1.0, changes=100, feedback=True)
+    quick = Gradual(0.8, end=1.0, changes=100, dpf=True)
     assert quick.schedule(200).frequency == 2
 
 
 def test_feedback_is_its_definition() -> None:
     """Dense weights w, gradient at w * mask: w -= lr * g, as Lin et al. write it."""
     module = mlp()
-    pruner = GradualPruner(module, Schedule(0.7, begin=0, end=6, frequency=2), feedback=True)
+    pruner = GradualPruner(module, Schedule(0.7, begin=0, end=6, frequency=2), dpf=True)
     dense = {n: p.detach().clone() for n, p in mlp().named_parameters()}
     reference = mlp()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.3)
@@ -301,50 +297,50 @@ def test_feedback_is_its_definition() -> None:
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("feedback", [False, True])
-def test_every_rung_is_as_sparse(scope: str, feedback: bool) -> None:
+@pytest.mark.parametrize("dpf", [False, True])
+def test_every_rung_is_as_sparse(scope: str, dpf: bool) -> None:
     net = ww.Elastic(mlp(), torch.randn(4, 20))
-    rungs = [net.widths(0.25), net.widths(0.5)]
+    levels = [net.widths(0.25), net.widths(0.5)]
     plan = Schedule(0.8, begin=2, end=10, frequency=2)
-    pruner = GradualPruner(net, plan, rungs=rungs, scope=scope, feedback=feedback)
+    pruner = GradualPruner(net, plan, levels=levels, scope=scope, dpf=dpf)
     train(net, pruner, 14)
-    for widths in [*rungs, net.full()]:
+    for widths in [*levels, net.full()]:
         weights = [p for p in net.cut(widths).parameters() if p.dim() == 2]
         share = sum(map(zeros, weights)) / sum(p.numel() for p in weights)
         assert share == pytest.approx(0.8, abs=0.01)
     whole = GradualPruner(ww.Elastic(mlp(), torch.randn(4, 20)), plan, scope=scope)
-    assert len(whole.settings()["rungs"]) == 0
+    assert len(whole.settings()["levels"]) == 0
 
 
 def test_shells_are_what_each_rung_adds() -> None:
     net = ww.Elastic(mlp(), torch.randn(4, 20))
-    rungs = [net.widths(0.25), net.widths(0.5)]
-    found = shells(net, rungs)
-    for number, widths in enumerate([*rungs, net.full()]):
+    levels = [net.widths(0.25), net.widths(0.5)]
+    found = shells(net, levels)
+    for number, widths in enumerate([*levels, net.full()]):
         for name, p in net.cut(widths).named_parameters():
             assert int((found[name] <= number).sum()) == p.numel()
     with pytest.raises(WidthError, match="from narrow to wide"):
-        shells(net, rungs[::-1])
+        shells(net, levels[::-1])
     with pytest.raises(ValueError, match="widths of an Elastic"):
-        GradualPruner(net.model, Schedule(0.5), rungs=rungs)
+        GradualPruner(net.model, Schedule(0.5), levels=levels)
 
 
 # Going on, and what cannot be
 
 
 @pytest.mark.parametrize("frequency", [3, None])  # a change at step 9, or between two of them
-@pytest.mark.parametrize("feedback", [False, True])
-def test_a_pruner_goes_on_where_it_was(feedback: bool, frequency: int | None) -> None:
+@pytest.mark.parametrize("dpf", [False, True])
+def test_a_pruner_goes_on_where_it_was(dpf: bool, frequency: int | None) -> None:
     plan = Schedule(0.8, begin=2, end=20, frequency=frequency)
     module = mlp()
-    pruner = GradualPruner(module, plan, feedback=feedback)
+    pruner = GradualPruner(module, plan, dpf=dpf)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     train(module, pruner, 9, optimizer)
     state = {name: t.clone() for name, t in pruner.state_dict().items()}
     weights = {name: t.clone() for name, t in module.state_dict().items()}
     train(module, pruner, 9, optimizer)
     other = mlp()
-    resumed = GradualPruner(other, plan, feedback=feedback)
+    resumed = GradualPruner(other, plan, dpf=dpf)
     other.load_state_dict(weights)
     resumed.load_state_dict(state)
     assert resumed.steps == 9
@@ -359,7 +355,7 @@ def test_masks_of_another_network() -> None:
     with pytest.raises(ScoreError, match="do not fit the network"):
         GradualPruner(smaller, Schedule(0.5)).load_state_dict(state)
     with pytest.raises(ScoreError, match="do not fit the network"):
-        GradualPruner(mlp(), Schedule(0.5), feedback=True).load_state_dict(state)
+        GradualPruner(mlp(), Schedule(0.5), dpf=True).load_state_dict(state)
 
 
 def test_what_cannot_be_pruned() -> None:
@@ -373,7 +369,7 @@ def test_what_cannot_be_pruned() -> None:
     module.register_parameter("n", nn.Parameter(torch.ones(3, 3).long(), requires_grad=False))
     with pytest.raises(ScoreError, match=r"is of type torch\.int64"):
         GradualPruner(module, Schedule(0.5), tensors=["n"])
-    with pytest.raises(ValueError, match="'tensor', 'global' or 'lamp'"):
+    with pytest.raises(ValueError, match="'layer', 'global' or 'lamp'"):
         GradualPruner(mlp(), Schedule(0.5), scope="layer")  # type: ignore[arg-type]
 
 

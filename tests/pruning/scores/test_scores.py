@@ -16,7 +16,7 @@ from widthwise import pruning
 from widthwise.errors import ScoreError
 from widthwise.pruning.scores import registry
 from widthwise.pruning.scores.activations import Moments
-from widthwise.pruning.scores.reconstruction import _eliminate
+from widthwise.pruning.scores.output_error import _eliminate
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(8, 5, generator=G)
@@ -162,10 +162,10 @@ def test_magnitude_by_hand(net):
 
 
 def test_chance_is_a_function_of_its_seed(net):
-    first, again, other = (pruning.chance(net, seed=s) for s in (0, 0, 1))
+    first, again, other = (pruning.random(net, seed=s) for s in (0, 0, 1))
     same(first, again)
     assert not torch.equal(first["fc1"], other["fc1"])
-    assert {n: v.shape for n, v in pruning.chance(net, of="weights").items()} == {
+    assert {n: v.shape for n, v in pruning.random(net, of="weights").items()} == {
         n: p.shape for n, p in net.model.named_parameters()
     }
 
@@ -180,15 +180,17 @@ def test_a_planted_feature_is_found_and_a_dead_one_is_nothing(net):
         target = net.model(X).argmax(1)
     batches = [(X, target)] * 40
     scores = {
-        "damage": pruning.damage(net, batches, F.cross_entropy, dropped=0.3, passes=50),
+        "dropout-ablation": pruning.dropout_ablation(
+            net, batches, F.cross_entropy, dropped=0.3, passes=50
+        ),
         "obd": pruning.obd(net, batches, F.cross_entropy),
         "taylor": pruning.taylor(net, batches, F.cross_entropy),
-        "reconstruction": pruning.reconstruction(net, batches, F.cross_entropy),
+        "output-error": pruning.output_error(net, batches, F.cross_entropy),
     }
     for name, found in scores.items():
         first = found["fc1"]
         assert first.argmax() == 2, name
-        assert abs(first[0]) < (0.1 * first[2] if name == "damage" else 1e-9), name
+        assert abs(first[0]) < (0.1 * first[2] if name == "dropout-ablation" else 1e-9), name
 
 
 def test_damage_is_the_difference_of_mean_losses():
@@ -208,15 +210,17 @@ def test_damage_is_the_difference_of_mean_losses():
         kept * (loss[0, 1] - loss[1, 1]) + (1 - kept) * (loss[0, 0] - loss[1, 0]),
         kept * (loss[1, 0] - loss[1, 1]) + (1 - kept) * (loss[0, 0] - loss[0, 1]),
     ]
-    found = pruning.damage(net, [(X, Y)], F.cross_entropy, dropped=1 - kept, passes=2000)["0"]
+    found = pruning.dropout_ablation(net, [(X, Y)], F.cross_entropy, dropped=1 - kept, passes=2000)[
+        "0"
+    ]
     spread = max(loss.values()) - min(loss.values())
     assert ((found - torch.stack(wanted)).abs() < 0.02 * spread).all()
     assert (found - torch.stack(wanted[::-1])).abs().max() > 0.05 * spread
-    never = pruning.damage(net, [(X, Y)], F.cross_entropy, dropped=1e-9, passes=1)
+    never = pruning.dropout_ablation(net, [(X, Y)], F.cross_entropy, dropped=1e-9, passes=1)
     assert never["0"].tolist() == [0, 0]
     for wrong in (0.0, 1.0, -1.0):
         with pytest.raises(ValueError, match="give a probability between 0 and 1"):
-            pruning.damage(net, BATCHES, F.cross_entropy, dropped=wrong)
+            pruning.dropout_ablation(net, BATCHES, F.cross_entropy, dropped=wrong)
 
 
 def test_activation_is_that_of_the_values(net):
@@ -250,7 +254,7 @@ def test_recurrent_features_are_judged_by_what_they_become():
         last = net.model.rnn(x)[0][:, -1]
     found = pruning.activation(net, [(x, None)])
     torch.testing.assert_close(found["rnn"], last.var(0, correction=0))
-    scores = pruning.reconstruction(net, [(x, torch.tensor([0, 1, 2, 0]))], F.cross_entropy)
+    scores = pruning.output_error(net, [(x, torch.tensor([0, 1, 2, 0]))], F.cross_entropy)
     assert (scores["rnn"] > 0).all()
 
 
@@ -308,7 +312,7 @@ def test_what_others_say_too_goes_first(net):
         net.model.fc2.weight[:, [0, 2]] *= 0.05
     batches = [(torch.randn(64, 5, generator=G), torch.randint(0, 3, (64,), generator=G))] * 4
     alone = pruning.obd(net, batches, F.cross_entropy)["fc1"]
-    found = pruning.reconstruction(net, batches, F.cross_entropy, ridge=1e-8)["fc1"]
+    found = pruning.output_error(net, batches, F.cross_entropy, ridge=1e-8)["fc1"]
     assert set(alone.topk(2).indices.tolist()) == {1, 3}
     assert int(found.argmin()) in (1, 3)
     assert found.min() < 1e-3 * found.max()
@@ -345,7 +349,7 @@ def test_tied_weights_count_once():
     torch.testing.assert_close(found["embed.weight"], (m.embed.weight.grad * m.embed.weight) ** 2)
 
 
-@pytest.mark.parametrize("name", ["taylor", "obd", "obd_sd", "damage", "reconstruction"])
+@pytest.mark.parametrize("name", ["taylor", "obd", "obd_sd", "dropout-ablation", "output-error"])
 def test_nothing_is_changed_and_frozen_parameters_count(net, name):
     score = getattr(pruning, name)
     wanted = score(net, BATCHES, F.cross_entropy)
@@ -368,15 +372,15 @@ def test_nothing_is_changed_and_frozen_parameters_count(net, name):
 
 
 def test_batches_may_be_a_stream_where_one_pass_is_enough(net):
-    for name in ("taylor", "obd", "obd_sd", "damage"):
+    for name in ("taylor", "obd", "obd_sd", "dropout-ablation"):
         score = getattr(pruning, name)
         same(score(net, iter(BATCHES), F.cross_entropy), score(net, BATCHES, F.cross_entropy))
     same(pruning.activation(net, iter(BATCHES)), pruning.activation(net, BATCHES))
     with pytest.raises(ScoreError, match="can be gone through again"):
-        pruning.reconstruction(net, iter(BATCHES), F.cross_entropy)
+        pruning.output_error(net, iter(BATCHES), F.cross_entropy)
 
 
-LOSSES = ("taylor", "obd", "obd_sd", "damage", "reconstruction")
+LOSSES = ("taylor", "obd", "obd_sd", "dropout-ablation", "output-error")
 
 
 @pytest.mark.parametrize("name", [*LOSSES, "activation"])
@@ -395,7 +399,7 @@ def test_losses_that_cannot_be_used_are_one_sentence(net, name):
         score(net, [(X, Y)], lambda o, t: F.cross_entropy(o, t, reduction="none"))
     with pytest.raises(ScoreError, match="loss of a batch is nan"):
         score(net, [(X * torch.nan, Y)], F.cross_entropy)
-    if name != "damage":
+    if name != "dropout-ablation":
         with pytest.raises(ScoreError, match="does not depend on the network's parameters"):
             score(net, [(X, Y)], lambda o, t: t.float().mean())
 

@@ -189,7 +189,7 @@ def mlp():
 def test_a_file_is_hardly_more_than_its_tensors(form, most, tmp_path):
     """most: codes of whole bits, biases, and scales and zero points of 4 bytes each."""
     module = mlp()
-    found = quantization.quantize(module, form)
+    found = quantization.quantize_(module, form)
     path = save(module, tmp_path / "a", bits=found)
     stored = prepare(module, bits=found)
     assert stored.bytes == path.stat().st_size
@@ -232,7 +232,7 @@ def test_widths_zeros_and_bits_together(form, share, zeros, tmp_path):
         p = module.get_parameter(name).data
         p[torch.rand_like(p) < zeros] = 0
     zero = {name: module.get_parameter(name) == 0 for name in quantization.quantizable(module)}
-    found = quantization.quantize(module, form)
+    found = quantization.quantize_(module, form)
     path = save(NET, tmp_path / "a", widths=widths, module=module, bits=found, pack="zeros")
     loaded = load(path, small)
     assert dict(read_manifest(path).widths) == dict(widths)
@@ -250,7 +250,7 @@ def test_other_tensors_are_packed_as_asked(pack, tmp_path):
     module = mlp()
     with torch.no_grad():
         module.fc2.weight.view(-1)[torch.rand(256 * 256) < 0.9] = 0
-    found = quantization.quantize(module, quantization.Uniform(4), tensors=["fc1.weight"])
+    found = quantization.quantize_(module, quantization.Uniform(4), tensors=["fc1.weight"])
     path = save(module, tmp_path / "a", bits=found, pack=pack)
     manifest = read_manifest(path)
     assert manifest.coded.keys() == {"fc1.weight"}
@@ -263,7 +263,7 @@ def test_other_tensors_are_packed_as_asked(pack, tmp_path):
 
 def test_an_elastic_network_quantized_at_full_width(tmp_path):
     net = ww.Elastic(small(), (torch.randn(2, 3, 6, 6),))
-    found = quantization.quantize(net, quantization.Uniform(4))
+    found = quantization.quantize_(net, quantization.Uniform(4))
     loaded = load(save(net, tmp_path / "a", bits=found), small)
     assert same_bits(loaded[0].weight.detach(), net.model[0].weight.detach())
     with pytest.raises(FileError, match="cut or trained since"):
@@ -282,7 +282,7 @@ def test_tied_tensors_are_stored_once(tmp_path):
             return self.head(torch.relu(self.embed(x)))
 
     module = Tied()
-    found = quantization.quantize(module, quantization.Codebook(8))
+    found = quantization.quantize_(module, quantization.Codebook(8))
     loaded = load(save(module, tmp_path / "a", bits=found), Tied)
     assert loaded.head.weight is loaded.embed.weight
     assert same_bits(loaded.head.weight.detach(), module.embed.weight.detach())
@@ -293,13 +293,13 @@ def test_files_without_quantized_tensors_are_what_they_were(tmp_path):
     plain, coded = (save(module, tmp_path / str(n), bits=b) for n, b in enumerate((None, {})))
     assert plain.read_bytes() == coded.read_bytes()
     assert json.loads(tensorfile.read(plain)[1])["version"] == 1
-    found = quantization.quantize(module, quantization.Uniform(4))
+    found = quantization.quantize_(module, quantization.Uniform(4))
     assert json.loads(tensorfile.read(save(module, tmp_path / "b", bits=found))[1])[0] == 3
 
 
 def test_records_of_other_weights_are_refused(tmp_path):
     module = mlp()
-    found = quantization.quantize(module, quantization.Uniform(4))
+    found = quantization.quantize_(module, quantization.Uniform(4))
     with torch.no_grad():
         module.fc1.weight[0, 0] += 1e-3
     with pytest.raises(FileError, match=r"fc1\.weight is not what the record says"):
@@ -480,7 +480,7 @@ def test_mnist_loses_nothing_at_four_bits(tmp_path):
 
     def stored(form):
         module.load_state_dict(state)
-        path = save(module, tmp_path / "a", bits=quantization.quantize(module, form))
+        path = save(module, tmp_path / "a", bits=quantization.quantize_(module, form))
         return score(load(path, task.model)), path.stat().st_size
 
     eight, four = stored(quantization.Uniform(8, symmetric=True)), stored(quantization.Uniform(4))

@@ -103,7 +103,7 @@ def variant(net, widths, form, zeros):
     for name in quantization.quantizable(module):
         weight = module.get_parameter(name).data
         weight[torch.rand_like(weight) < zeros] = 0
-    return module, quantization.quantize(module, form)
+    return module, quantization.quantize_(module, form)
 
 
 def kept(net, build, widths, form, zeros, path):
@@ -154,7 +154,7 @@ def test_blocks_alike_cost_little(tmp_path):
         module = CNN(blocks).eval()
         for p in module.parameters():
             nn.init.normal_(p)
-        stored = prepare(module, bits=quantization.quantize(module, quantization.Uniform(4)))
+        stored = prepare(module, bits=quantization.quantize_(module, quantization.Uniform(4)))
         assert stored.bytes <= 1.01 * stored.data_bytes + 1_000
         over.append(stored.bytes - stored.data_bytes)
     assert over[1] - over[0] < 20 * 15

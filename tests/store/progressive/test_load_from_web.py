@@ -36,7 +36,7 @@ def stored(net, folder, form: str) -> bytes:
     path = folder / "net.safetensors"
     small = net.cut({"fc1": 20})
     if form == "bits":
-        record = quantization.quantize(small, quantization.Uniform(4))
+        record = quantization.quantize_(small, quantization.Uniform(4))
         ww.save(net, path, widths={"fc1": 20}, module=small, bits=record)
     else:
         if form == "zeros":

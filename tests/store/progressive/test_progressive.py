@@ -32,8 +32,8 @@ from progressive_files import (
     again,
     build_tiny,
     elastic,
-    ladder_of,
     layouts,
+    levels_of,
     refuses,
     terms_layout,
 )
@@ -61,10 +61,10 @@ def cnn():
 
 @pytest.fixture(scope="module")
 def whole(mlp, tmp_path_factory):
-    """The MLP with eight rungs, as a file."""
+    """The MLP with eight levels, as a file."""
     path = tmp_path_factory.mktemp("progressive") / "net.safetensors"
     metrics = [Measured("accuracy", 0.9 + k / 100, "valid") for k in range(8)]
-    return ww.save_progressive(mlp, path, ladder_of(mlp), metrics=metrics)
+    return ww.save_progressive(mlp, path, levels_of(mlp), metrics=metrics)
 
 
 # ---------------------------------------------------------------- shells
@@ -74,49 +74,49 @@ def whole(mlp, tmp_path_factory):
 @given(layouts())
 def test_shells_are_what_a_rung_adds_and_give_it_back(drawn):
     axes, widths, dims = drawn
-    rungs = [
+    levels = [
         tuple(terms_layout(d, [(n, w[k]) for n, w in zip(axes, widths, strict=True)]) for d in dims)
         for k in range(3)
     ]
-    full = torch.arange(float(np.prod(deltas.full_shape(rungs[0])))).reshape(
-        deltas.full_shape(rungs[0])
+    full = torch.arange(float(np.prod(deltas.full_shape(levels[0])))).reshape(
+        deltas.full_shape(levels[0])
     )
-    parts = deltas.shells(full, rungs)
+    parts = deltas.shells(full, levels)
     assert sum(map(len, parts)) == full.numel()
-    kept = [part(full, tuple(enumerate(layout))) for layout in rungs]
+    kept = [part(full, tuple(enumerate(layout))) for layout in levels]
     for k in range(3):
-        assert torch.equal(deltas.assemble(parts[: k + 1], rungs[: k + 1]), kept[k])
+        assert torch.equal(deltas.assemble(parts[: k + 1], levels[: k + 1]), kept[k])
         below = set(kept[k - 1].flatten().tolist()) if k else set()
         new = [v for v in kept[k].flatten().tolist() if v not in below]
         assert parts[k].tolist() == new
 
 
 def test_bits_of_any_type_survive():
-    rungs = [(((4, k), (2, 2)),) for k in (1, 3, 4)]
+    levels = [(((4, k), (2, 2)),) for k in (1, 3, 4)]
     for dtype in (torch.bfloat16, torch.float64, torch.bool, torch.complex64, torch.int8):
         full = torch.randn(8).to(dtype)
         if dtype.is_floating_point:
             full[0] = float("nan")
-        again = deltas.assemble(deltas.shells(full, rungs), rungs)
+        again = deltas.assemble(deltas.shells(full, levels), levels)
         assert torch.equal(again.view(torch.uint8), full.view(torch.uint8))
     with pytest.raises(ValueError):
-        deltas.assemble(deltas.shells(torch.randn(8), rungs)[1:], rungs[1:])
+        deltas.assemble(deltas.shells(torch.randn(8), levels)[1:], levels[1:])
 
 
 # ---------------------------------------------------------------- what it must reach
 
 
-def check(net, build, path, rungs):
-    """Sizes, and that every rung is the cut bit by bit."""
-    full = save(net, path.with_name("full"), widths=rungs[-1]).stat().st_size
+def check(net, build, path, levels):
+    """Sizes, and that every level is the cut bit by bit."""
+    full = save(net, path.with_name("full"), widths=levels[-1]).stat().st_size
     assert path.stat().st_size <= 1.01 * full + 1_000
     with serving(path.read_bytes()) as web:
-        for number, widths in enumerate(rungs):
+        for number, widths in enumerate(levels):
             plain = save(net, path.with_name("plain"), widths=widths)
             web.sent = 0
             with Progressive.open(web.url) as file:
-                loaded = file.load(build, rung=number)
-                needed = file.rungs[number].bytes
+                loaded = file.load(build, level=number)
+                needed = file.levels[number].bytes
             assert max(needed, layout.FIRST) >= web.sent >= needed
             assert web.sent <= 1.02 * plain.stat().st_size + 1_000
             assert identical(loaded, prepare(net, widths).module)
@@ -124,49 +124,49 @@ def check(net, build, path, rungs):
 
 
 def test_an_mlp(mlp, whole):
-    check(mlp, MLP, whole, ladder_of(mlp))
+    check(mlp, MLP, whole, levels_of(mlp))
 
 
 @pytest.mark.parametrize("name", ["lstm_2", "gru", "mha", "gpt", "tied_autoencoder", "densenet"])
 def test_other_networks(name, tmp_path):
     described, net, args, kwargs = made(name)
-    rungs = ladder_of(net)
-    path = ww.save_progressive(net, tmp_path / "p", rungs)
-    check(net, described.build, path, rungs)
-    assert len(rungs) >= 5
-    for number in (0, len(rungs) - 1):
-        loaded = load_progressive(path, described.build, rung=number)
-        want = prepare(net, rungs[number]).module.eval()
+    levels = levels_of(net)
+    path = ww.save_progressive(net, tmp_path / "p", levels)
+    check(net, described.build, path, levels)
+    assert len(levels) >= 5
+    for number in (0, len(levels) - 1):
+        loaded = load_progressive(path, described.build, level=number)
+        want = prepare(net, levels[number]).module.eval()
         for a, b in zip(run(loaded, args, kwargs), run(want, args, kwargs), strict=True):
             assert torch.equal(a, b)
 
 
 def test_statistics_estimated_anew_are_stored_for_each_rung(cnn, tmp_path):
-    rungs = ladder_of(cnn)
-    plain = ww.save_progressive(cnn, tmp_path / "plain", rungs)
-    check(cnn, CNN, plain, rungs)
+    levels = levels_of(cnn)
+    plain = ww.save_progressive(cnn, tmp_path / "plain", levels)
+    check(cnn, CNN, plain, levels)
     batches = [(torch.randn(8, 3, 8, 8), None) for _ in range(3)]
-    modules = [ww.recalibrate(cnn.cut(w), batches) for w in rungs]
-    path = ww.save_progressive(cnn, tmp_path / "p", rungs, modules=modules)
+    modules = [ww.recalibrate_(cnn.cut(w), batches) for w in levels]
+    path = ww.save_progressive(cnn, tmp_path / "p", levels, modules=modules)
     file = Progressive.open(path)
     for number, module in enumerate(modules):
-        assert identical(file.load(CNN, rung=number), module)
-        alone = save(cnn, tmp_path / "alone", widths=rungs[number], module=module).stat().st_size
-        assert file.rungs[number].bytes <= 1.02 * alone + 1_000
+        assert identical(file.load(CNN, level=number), module)
+        alone = save(cnn, tmp_path / "alone", widths=levels[number], module=module).stat().st_size
+        assert file.levels[number].bytes <= 1.02 * alone + 1_000
     _, tensors = file.read(0)
     wider = file.read(1)[1]["norm2.running_mean"][: len(tensors["norm2.running_mean"])]
     assert not torch.equal(tensors["norm2.running_mean"], wider)
     assert int(tensors["norm.num_batches_tracked"]) == 3
-    statistics = sum(4 * 2 * (w["stem"] + w["conv"]) for w in rungs)
+    statistics = sum(4 * 2 * (w["stem"] + w["conv"]) for w in levels)
     assert path.stat().st_size - plain.stat().st_size < statistics + 400
 
 
 def test_the_published_scale_is_put_on_when_a_rung_is_loaded(tmp_path):
     torch.manual_seed(0)
     net = ww.Elastic(MLP().eval(), torch.randn(2, 784), draw=ww.PUBLISHED)
-    rungs = ladder_of(net, 4)
-    path = ww.save_progressive(net, tmp_path / "p", rungs)
-    check(net, MLP, path, rungs)
+    levels = levels_of(net, 4)
+    path = ww.save_progressive(net, tmp_path / "p", levels)
+    check(net, MLP, path, levels)
     assert path.stat().st_size < 1.01 * sum(p.nbytes for p in net.parameters()) + 2_000
 
 
@@ -180,9 +180,9 @@ def test_types_mix(tmp_path):
             return self.fc3(self.fc2(self.fc1(x).relu().double()).relu().float())
 
     net = ww.Elastic(Mixed(), torch.randn(2, 784))
-    rungs = ladder_of(net, 4)
-    path = ww.save_progressive(net, tmp_path / "p", rungs)
-    check(net, Mixed, path, rungs)
+    levels = levels_of(net, 4)
+    path = ww.save_progressive(net, tmp_path / "p", levels)
+    check(net, Mixed, path, levels)
     assert safetensors.torch.load_file(path)["shell.0"].dtype == torch.uint8
 
 
@@ -202,8 +202,8 @@ def tiny(path):
     with torch.no_grad():
         for first, p in zip((0, 10, 20, 30), net.parameters(), strict=True):
             p.copy_(torch.arange(float(p.numel())).reshape(p.shape) + first)
-    rungs = [{"0": 1}, {"0": 3}]
-    return ww.save_progressive(net, path, rungs, metrics=[None, Measured("loss", 0.5, "test")])
+    levels = [{"0": 1}, {"0": 3}]
+    return ww.save_progressive(net, path, levels, metrics=[None, Measured("loss", 0.5, "test")])
 
 
 def test_golden_bytes(tmp_path):
@@ -216,8 +216,8 @@ def test_golden_bytes(tmp_path):
     manifest = json.loads(zlib.decompressobj(-15).decompress(stream))
     shell = data[8 + length + size :]
     assert np.frombuffer(shell, "<f4").tolist() == [
-        10, 0, 1, 30, 20,  # rung 0: 0.bias, 0.weight, 2.bias, 2.weight
-        11, 12, 2, 3, 4, 5, 21, 22,  # what rung 1 adds
+        10, 0, 1, 30, 20,  # level 0: 0.bias, 0.weight, 2.bias, 2.weight
+        11, 12, 2, 3, 4, 5, 21, 22,  # what level 1 adds
     ]  # fmt: skip
     digests = [hashlib.sha256(part).hexdigest() for part in (shell[:20], shell[20:])]
     documented = re.search(r"```json\n(.*?)```", FORMAT.read_text(), re.DOTALL)
@@ -239,7 +239,7 @@ def test_numpy_alone_loads_a_rung_and_classifies(mlp, whole, tmp_path):
     assert len(source.splitlines()) < 80
     assert "torch" not in source.split('"""')[2]
     x = torch.randn(5, 784)
-    for number, widths in enumerate(ladder_of(mlp)):
+    for number, widths in enumerate(levels_of(mlp)):
         tensors = example["load"](whole, number)
         with torch.no_grad():
             want = mlp.cut(widths)(x).numpy()
@@ -262,14 +262,14 @@ def test_numpy_alone_loads_a_rung_and_classifies(mlp, whole, tmp_path):
 
 def test_a_budget_gets_the_widest_network_in_it(mlp, whole):
     file = Progressive.open(whole)
-    sizes = [rung.bytes for rung in file.rungs]
+    sizes = [level.bytes for level in file.levels]
     assert sizes[-1] == whole.stat().st_size
     for number in range(8):
         module = ww.load(whole, MLP, max_bytes=sizes[number])
-        assert module.fc1.out_features == ladder_of(mlp)[number]["fc1"]
+        assert module.fc1.out_features == levels_of(mlp)[number]["fc1"]
         if number:
             narrower = ww.load(whole, MLP, max_bytes=sizes[number] - 1)
-            assert narrower.fc1.out_features == ladder_of(mlp)[number - 1]["fc1"]
+            assert narrower.fc1.out_features == levels_of(mlp)[number - 1]["fc1"]
     assert ww.load(whole, MLP, max_bytes="300kB").fc1.out_features == 64
     assert ww.load(whole, build=MLP).fc1.out_features == 256
     for few in (0, 50, 200, sizes[0] - 1):
@@ -290,32 +290,32 @@ def test_a_plain_file_is_within_a_budget_or_is_not_loaded(mlp, tmp_path):
 
 
 def test_rungs_say_what_was_measured(mlp, whole):
-    rungs = Progressive.open(whole).rungs
-    assert [r.widths for r in rungs] == ladder_of(mlp)
-    assert rungs[3].metric == Measured("accuracy", 0.93, "valid")
+    levels = Progressive.open(whole).levels
+    assert [r.widths for r in levels] == levels_of(mlp)
+    assert levels[3].metric == Measured("accuracy", 0.93, "valid")
     data = whole.read_bytes()
-    shell = data[rungs[2].bytes : rungs[3].bytes]
-    assert rungs[3].sha256 == hashlib.sha256(shell).hexdigest()
+    shell = data[levels[2].bytes : levels[3].bytes]
+    assert levels[3].sha256 == hashlib.sha256(shell).hexdigest()
     assert read_manifest(whole).widths == mlp.full()
     assert read(whole)[0]["fc1.weight"].shape == (256, 784)
 
 
 def test_growing_fetches_the_difference_alone(mlp, whole):
     with serving(whole.read_bytes()) as web, Progressive.open(web.url) as file:
-        sizes = [rung.bytes for rung in file.rungs]
-        first = file.load(MLP, rung=1)
+        sizes = [level.bytes for level in file.levels]
+        first = file.load(MLP, level=1)
         assert (web.sent, file.held) == (sizes[1], 1)
         second = file.grow(MLP)
         assert (web.sent, file.held) == (sizes[2], 2)
         assert web.requests[-1] == f"bytes={sizes[1]}-{sizes[2] - 1}"
         last = file.grow(MLP, to=7)
         assert web.sent == sizes[7]
-        again = file.load(MLP, rung=1)
+        again = file.load(MLP, level=1)
         assert web.sent == sizes[7]
         with pytest.raises(WidthError, match="no wider"):
             file.grow(MLP)
     for module, number in ((first, 1), (second, 2), (last, 7), (again, 1)):
-        assert identical(module, mlp.cut(ladder_of(mlp)[number]))
+        assert identical(module, mlp.cut(levels_of(mlp)[number]))
     assert first.fc1.weight.data_ptr() != again.fc1.weight.data_ptr()
 
 
@@ -323,18 +323,18 @@ def test_a_file_that_was_cut_off_is_the_network_that_is_there(whole, tmp_path):
     data, file = whole.read_bytes(), Progressive.open(whole)
     path = tmp_path / "part"
     for number in (0, 3, 6):
-        end = file.rungs[number].bytes
+        end = file.levels[number].bytes
         path.write_bytes(data[:end])
-        assert ww.load(path, MLP).fc1.out_features == file.rungs[number].widths["fc1"]
+        assert ww.load(path, MLP).fc1.out_features == file.levels[number].widths["fc1"]
         path.write_bytes(data[: end + 5])
-        with pytest.raises(FileError, match=rf"with {number + 1} of 8 rungs; load what is there"):
+        with pytest.raises(FileError, match=rf"with {number + 1} of 8 levels; load what is there"):
             ww.load(path, MLP)
         for few in (end, end + 5, "100MB"):
             small = ww.load(path, MLP, max_bytes=few)
-            assert small.fc1.out_features == file.rungs[number].widths["fc1"]
+            assert small.fc1.out_features == file.levels[number].widths["fc1"]
         with pytest.raises(FileError, match="load what is there"):
-            load_progressive(path, MLP, rung=number + 1)
-    for end in (0, 7, 30, 500, file.rungs[0].bytes - 1):
+            load_progressive(path, MLP, level=number + 1)
+    for end in (0, 7, 30, 500, file.levels[0].bytes - 1):
         path.write_bytes(data[:end])
         with pytest.raises((FileError, BudgetError)) as raised:
             ww.load(path, MLP, max_bytes="1MB")
@@ -346,14 +346,14 @@ def test_a_file_that_was_cut_off_is_the_network_that_is_there(whole, tmp_path):
 
 def test_rungs_that_do_not_fit_are_refused(mlp, whole, tmp_path):
     path = tmp_path / "p"
-    for rungs, words in [
+    for levels, words in [
         ([], "give 1 to 255"), ([mlp.full()] * 2, "the same"),
         ([{"fc1": 9}, {"fc1": 8}], "inside each other"), ([{"nope": 1}], "no axis"),
         ([{"fc1": 9, "fc2": 9}, {"fc2": 8}], "'fc2'"),
     ]:  # fmt: skip
         with pytest.raises(WidthError, match=words):
-            ww.save_progressive(mlp, path, rungs)
-    with pytest.raises(WidthError, match="1 rungs and 2 metrics"):
+            ww.save_progressive(mlp, path, levels)
+    with pytest.raises(WidthError, match="1 levels and 2 metrics"):
         ww.save_progressive(mlp, path, [{}], metrics=[None, None])
     with pytest.raises(FileError, match="not the network's cut"):
         ww.save_progressive(mlp, path, [{}], modules=[mlp.cut({"fc1": 2})])
@@ -361,12 +361,12 @@ def test_rungs_that_do_not_fit_are_refused(mlp, whole, tmp_path):
         ww.save_progressive(mlp, path, [{}], metrics=[Measured("a", float("nan"), "b")])
     assert not path.exists()
     file = Progressive.open(whole)
-    for call in (lambda: file.load(MLP, rung=8), lambda: file.load(MLP, rung=-1),
-                 lambda: file.load(MLP, rung=1, max_bytes=9)):  # fmt: skip
+    for call in (lambda: file.load(MLP, level=8), lambda: file.load(MLP, level=-1),
+                 lambda: file.load(MLP, level=1, max_bytes=9)):  # fmt: skip
         with pytest.raises(WidthError):
             call()
     with pytest.raises(FileError, match="does not fit"):
-        file.load(lambda: nn.Linear(3, 3), rung=0)
+        file.load(lambda: nn.Linear(3, 3), level=0)
 
 
 # ---------------------------------------------------------------- servers
@@ -382,7 +382,7 @@ def web(whole, monkeypatch):
 
 @pytest.fixture
 def third(whole):
-    return Progressive.open(whole).rungs[2]
+    return Progressive.open(whole).levels[2]
 
 
 def test_few_requests_with_the_version_asked_for(web, third):
@@ -450,7 +450,7 @@ def test_a_file_that_changes_between_requests_is_refused(etag, web):
     with Progressive.open(web.url) as file:
         web.etag = etag
         with pytest.raises(FileError, match="changed"):
-            file.load(MLP, rung=0)
+            file.load(MLP, level=0)
 
 
 def test_a_changed_rung_is_refused_and_the_ones_before_are_not(web, whole):
@@ -458,9 +458,9 @@ def test_a_changed_rung_is_refused_and_the_ones_before_are_not(web, whole):
     changed[-1] ^= 1
     web.data = bytes(changed)
     with Progressive.open(web.url) as file:
-        assert file.load(MLP, rung=6) is not None
-        with pytest.raises(FileError, match="damaged in rung 7"):
-            file.load(MLP, rung=7)
+        assert file.load(MLP, level=6) is not None
+        with pytest.raises(FileError, match="damaged in level 7"):
+            file.load(MLP, level=7)
 
 
 def test_nobody_there(monkeypatch):
@@ -623,25 +623,25 @@ def test_a_run_becomes_one_file(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         works("train", "digits", "--out", folder, "--epochs", 2)
-        works("sweep", folder, "--ladder", 5, "--no-latency", "--no-compensate")
-    said = works("export", folder, "--format", "progressive", "--out", out, "--rungs", 3)
+        works("sweep", folder, "--num-widths", 5, "--no-latency", "--no-reconstruct")
+    said = works("export", folder, "--format", "progressive", "--out", out, "--levels", 3)
     assert "networks, the smallest in its first" in said
     frontier = Frontier.load(folder / "frontier.json")
     file = Progressive.open(out)
-    assert 2 <= len(file.rungs) <= 3
+    assert 2 <= len(file.levels) <= 3
     best = {p.widths: p.metric for p in frontier.best()}
-    for rung in file.rungs:
-        assert rung.metric.split == frontier.split
-        assert rung.metric.value == pytest.approx(best[rung.widths], abs=1e-6)
-    assert file.rungs[-1].widths == frontier.best()[-1].widths
+    for level in file.levels:
+        assert level.metric.split == frontier.split
+        assert level.metric.value == pytest.approx(best[level.widths], abs=1e-6)
+    assert file.levels[-1].widths == frontier.best()[-1].widths
     assert "run folder" in fails("export", out, "--format", "progressive", "--out", tmp_path / "x")
     with ww.Progressive.open(out) as file:
         assert file.read(0)[0].task == "digits"
-    changed = unsealed((folder / "frontier.json").read_bytes()) | {"touch_up": "compensate"}
+    changed = unsealed((folder / "frontier.json").read_bytes()) | {"post_processing": "reconstruct"}
     (folder / "frontier.json").write_text(json.dumps(changed))
     again = tmp_path / "again.safetensors"
-    said = works("export", folder, "--format", "progressive", "--out", again, "--rungs", 3)
-    assert "without what the sweep did to each (compensate)" in said
+    said = works("export", folder, "--format", "progressive", "--out", again, "--levels", 3)
+    assert "without what the sweep did to each (reconstruct)" in said
     assert again.read_bytes() == out.read_bytes()  # whatever the cuts were fitted to
     again.unlink()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.safetensors", "run"]

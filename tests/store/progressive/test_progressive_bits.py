@@ -1,4 +1,4 @@
-"""Progressive files of quantized weights: bits for each rung, and every prefix still a network."""
+"""Progressive files of quantized weights: bits for each level, and every prefix still a network."""
 
 import hashlib
 import json
@@ -25,8 +25,8 @@ from progressive_files import (
     again,
     build_tiny,
     elastic,
-    ladder_of,
     layouts,
+    levels_of,
     refuses,
     terms_layout,
 )  # fmt: skip
@@ -57,15 +57,15 @@ def cnn():
 @given(layouts(), st.integers(2, 8))
 def test_what_a_rung_adds_is_near_and_in_its_order(drawn, count):
     axes, widths, dims = drawn
-    rungs = [
+    levels = [
         tuple(terms_layout(d, [(n, w[k]) for n, w in zip(axes, widths, strict=True)]) for d in dims)
         for k in range(3)
     ]
-    full = torch.randn(deltas.full_shape(rungs[0]), generator=torch.Generator().manual_seed(0))
+    full = torch.randn(deltas.full_shape(levels[0]), generator=torch.Generator().manual_seed(0))
     if len(dims) < 2 or not full.numel():
         return
-    plain = deltas.shells(full, rungs)
-    for k, (wide, below) in enumerate(zip(rungs, [None, *rungs], strict=False)):
+    plain = deltas.shells(full, levels)
+    for k, (wide, below) in enumerate(zip(levels, [None, *levels], strict=False)):
         kept = part(full, tuple(enumerate(wide)))
         data = coded_deltas.encode(kept, wide, below, count)
         assert len(data) == coded_deltas.size(wide, below, count, torch.float32)
@@ -88,30 +88,30 @@ def test_weights_keep_their_type(dtype):
 # ---------------------------------------------------------------- networks
 
 
-def check(net, build, path, rungs):
-    """Every rung is the cut of the network that the whole file holds, bit by bit."""
+def check(net, build, path, levels):
+    """Every level is the cut of the network that the whole file holds, bit by bit."""
     with serving(path.read_bytes()) as web, Progressive.open(web.url) as file:
-        assert web.sent <= 2048 + file.rungs[0].bytes
-        loaded = [file.load(build, rung=number) for number in range(len(rungs))]
+        assert web.sent <= 2048 + file.levels[0].bytes
+        loaded = [file.load(build, level=number) for number in range(len(levels))]
         assert web.sent <= max(path.stat().st_size, 2048)  # nothing twice
     full = build().eval()
     full.load_state_dict(loaded[-1].state_dict())
     whole = ww.Elastic(full, *net.example())
-    for widths, module in zip(rungs, loaded, strict=True):
+    for widths, module in zip(levels, loaded, strict=True):
         assert identical(module, prepare(whole, widths).module)
     return loaded
 
 
 @pytest.mark.parametrize("count", [8, 4, 2])
 def test_an_mlp(count, mlp, tmp_path):
-    rungs = ladder_of(mlp)
-    path = ww.save_progressive(mlp, tmp_path / "p", rungs, bits=count)
-    loaded = check(mlp, MLP, path, rungs)
-    first = mlp.cut(rungs[0])
-    quantization.quantize(first, quantization.Uniform(count))
+    levels = levels_of(mlp)
+    path = ww.save_progressive(mlp, tmp_path / "p", levels, bits=count)
+    loaded = check(mlp, MLP, path, levels)
+    first = mlp.cut(levels[0])
+    quantization.quantize_(first, quantization.Uniform(count))
     assert identical(loaded[0], first)
     plain = save(mlp, tmp_path / "plain").stat().st_size
-    # A code for each weight; for eight rungs 9 bytes at most for each row and rung, and biases.
+    # A code for each weight; for eight levels 9 bytes at most for each row and level, and biases.
     rows = sum(p.shape[0] for p in mlp.parameters() if p.dim() > 1)
     assert path.stat().st_size <= plain * count / 32 + 8 * 9 * rows + 4_000
 
@@ -119,19 +119,19 @@ def test_an_mlp(count, mlp, tmp_path):
 @pytest.mark.parametrize("name", ["lstm_2", "mha", "tied_autoencoder", "densenet"])
 def test_other_networks(name, tmp_path):
     described, net, _, _ = made(name)
-    rungs = ladder_of(net)
-    path = ww.save_progressive(net, tmp_path / "p", rungs, bits=8)
-    plain = ww.save_progressive(net, tmp_path / "plain", rungs)
+    levels = levels_of(net)
+    path = ww.save_progressive(net, tmp_path / "p", levels, bits=8)
+    plain = ww.save_progressive(net, tmp_path / "plain", levels)
     assert path.stat().st_size < plain.stat().st_size
-    check(net, described.build, path, rungs)
+    check(net, described.build, path, levels)
 
 
 def test_each_rung_has_its_bits(mlp, tmp_path):
-    rungs = ladder_of(mlp, 4)
-    path = ww.save_progressive(mlp, tmp_path / "p", rungs, bits=[8, None, 4, 2])
-    loaded = check(mlp, MLP, path, rungs)
+    levels = levels_of(mlp, 4)
+    path = ww.save_progressive(mlp, tmp_path / "p", levels, bits=[8, None, 4, 2])
+    loaded = check(mlp, MLP, path, levels)
     with Progressive.open(path) as file:
-        assert [rung.bits for rung in file.rungs] == [8, None, 4, 2]
+        assert [level.bits for level in file.levels] == [8, None, 4, 2]
     weights = [net.state_dict()["fc2.weight"] for net in loaded]
     was = mlp.model.fc2.weight.detach()
     errors = []
@@ -144,22 +144,22 @@ def test_each_rung_has_its_bits(mlp, tmp_path):
 
 
 def test_what_differs_between_rungs_and_vectors_stay_as_they_are(cnn, tmp_path):
-    rungs = ladder_of(cnn, 4)
+    levels = levels_of(cnn, 4)
     batches = [(torch.randn(8, 3, 8, 8), None) for _ in range(3)]
-    modules = [ww.recalibrate(cnn.cut(w), batches) for w in rungs]
-    path = ww.save_progressive(cnn, tmp_path / "p", rungs, modules=modules, bits=8)
+    modules = [ww.recalibrate_(cnn.cut(w), batches) for w in levels]
+    path = ww.save_progressive(cnn, tmp_path / "p", levels, modules=modules, bits=8)
     with Progressive.open(path) as file:
         for number, module in enumerate(modules):
-            found, want = file.load(CNN, rung=number).state_dict(), module.state_dict()
+            found, want = file.load(CNN, level=number).state_dict(), module.state_dict()
             for name in ("norm.running_mean", "norm2.running_var", "norm.weight", "head.bias"):
                 assert torch.equal(found[name], want[name])
             assert not torch.equal(found["conv.weight"], want["conv.weight"])
     for module in modules:
         with torch.no_grad():
             for p in module.parameters():
-                p.add_(torch.randn_like(p))  # as compensation does: nothing lies inside the next
+                p.add_(torch.randn_like(p))  # as reconstruction does: nothing lies inside the next
     with pytest.raises(QuantizationError, match="leave bits= out"):
-        ww.save_progressive(cnn, tmp_path / "q", rungs, modules=modules, bits=8)
+        ww.save_progressive(cnn, tmp_path / "q", levels, modules=modules, bits=8)
     assert not (tmp_path / "q").exists()
 
 
@@ -265,15 +265,15 @@ def test_any_bits_give_the_network_or_a_file_error(small, name, value):
 
 
 def test_bits_that_are_none(mlp, tmp_path):
-    rungs = ladder_of(mlp, 3)
+    levels = levels_of(mlp, 3)
     for wrong in (1, 9, 4.0, [8, 8, 1], [8, 8, "8"]):
         with pytest.raises(ValueError, match="give 2 to 8"):
-            ww.save_progressive(mlp, tmp_path / "p", rungs, bits=wrong)
-    with pytest.raises(WidthError, match="3 rungs and 2 bits"):
-        ww.save_progressive(mlp, tmp_path / "p", rungs, bits=[8, 8])
+            ww.save_progressive(mlp, tmp_path / "p", levels, bits=wrong)
+    with pytest.raises(WidthError, match="3 levels and 2 bits"):
+        ww.save_progressive(mlp, tmp_path / "p", levels, bits=[8, 8])
     assert list(tmp_path.iterdir()) == []
-    plain = ww.save_progressive(mlp, tmp_path / "p", rungs).read_bytes()
-    none = ww.save_progressive(mlp, tmp_path / "q", rungs, bits=[None] * 3).read_bytes()
+    plain = ww.save_progressive(mlp, tmp_path / "p", levels).read_bytes()
+    none = ww.save_progressive(mlp, tmp_path / "q", levels, bits=[None] * 3).read_bytes()
     assert plain == none
 
 
@@ -282,7 +282,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
     with torch.no_grad():
         net.model.fc2.weight[200, 3] = torch.nan
     with pytest.raises(QuantizationError, match=r"'fc2\.weight' cannot be quantized"):
-        ww.save_progressive(net, tmp_path / "p", ladder_of(net, 3), bits=8)
+        ww.save_progressive(net, tmp_path / "p", levels_of(net, 3), bits=8)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -292,17 +292,17 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
 def test_a_run_becomes_one_file_of_few_bits(tmp_path):
     folder = tmp_path / "run"
     works("train", "digits", "--out", folder, "--epochs", 2)
-    works("sweep", folder, "--ladder", 5, "--no-latency", "--no-compensate")
-    words = ("export", folder, "--format", "progressive", "--rungs", 3)
+    works("sweep", folder, "--num-widths", 5, "--no-latency", "--no-reconstruct")
+    words = ("export", folder, "--format", "progressive", "--levels", 3)
     works(*words, "--out", tmp_path / "plain")
     works(*words, "--out", tmp_path / "two", "--bits", 2)
     assert (tmp_path / "two").stat().st_size < 0.25 * (tmp_path / "plain").stat().st_size
     with Progressive.open(tmp_path / "plain") as plain, Progressive.open(tmp_path / "two") as two:
-        assert [r.widths for r in two.rungs] == [r.widths for r in plain.rungs]
+        assert [r.widths for r in two.levels] == [r.widths for r in plain.levels]
         # What is noted is what the quantized networks do, which is worse.
-        assert two.rungs[-1].metric.value != plain.rungs[-1].metric.value
+        assert two.levels[-1].metric.value != plain.levels[-1].metric.value
     split = unsealed((folder / "frontier.json").read_bytes())["split"]
-    assert two.rungs[0].metric.split == split
+    assert two.levels[0].metric.split == split
     said = fails("export", folder, "--out", tmp_path / "x", "--bits", 8)
     assert "--format progressive" in said
     assert not (tmp_path / "x").exists()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from widthwise.app.cli.common import RunFolder, all_or_nothing, console, notes, table, told
+from widthwise.app.cli.common import RunFolder, all_or_nothing, cli_errors, console, notes, table
 from widthwise.app.report import text
 from widthwise.app.runs import timings
 from widthwise.benchmark.speed import FASTER, REPEATS
@@ -20,7 +20,7 @@ EXAMPLES = (
 )
 
 
-@told
+@cli_errors
 def bench(
     run: RunFolder,
     threads: Annotated[

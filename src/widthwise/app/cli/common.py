@@ -73,7 +73,7 @@ SeveralMaxBytes = Annotated[
     typer.Option(
         metavar="SIZE",
         help="Most bytes of the stored file, such as 300kB or 1.2MB; may be repeated, for several "
-        "networks that are touched up in one go.",
+        "networks that are post-processed in one go.",
     ),
 ]
 Keep = Annotated[
@@ -208,7 +208,7 @@ def shipped_words(form: str, int8: bool) -> str:
     return {"onnx": "ONNX", "torch": "torch.export"}.get(form, form) + (" in int8" if int8 else "")
 
 
-def told(command: Callable[P, T]) -> Callable[P, T]:
+def cli_errors(command: Callable[P, T]) -> Callable[P, T]:
     """A command whose errors are one sentence on stderr, with exit code 1."""
 
     @functools.wraps(command)
@@ -276,7 +276,7 @@ def _blamed(error: Exception) -> str | None:
     """An error of the user's own code as a sentence; None for what did not come from there."""
     if users_place(error) is None:
         return None
-    return f"{blame.told(error)}; correct that and run the same command again."
+    return f"{blame.described(error)}; correct that and run the same command again."
 
 
 def _short_of_memory(error: BaseException | None) -> bool:
@@ -394,7 +394,11 @@ def facts(runs: list[Run], frontier: Frontier) -> Mapping[str, str]:
         "seeds": ", ".join(str(record.settings.seed) for record in records),
         "command": first.command,
         "made": f"{first.started} to {first.finished}",
-        **({"touch-up": f"{frontier.touch_up}, at every width"} if frontier.touch_up else {}),
+        **(
+            {"post-processing": f"{frontier.post_process}, at every width"}
+            if frontier.post_process
+            else {}
+        ),
         "latency": f"{frontier.runtime}, batch of {frontier.batch}",
         "versions": ", ".join(f"{name} {v}" for name, v in first.versions.items()),
     }

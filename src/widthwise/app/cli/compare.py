@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from widthwise.app.cli.common import absolute, console, interruptible, notes, table, told
+from widthwise.app.cli.common import absolute, cli_errors, console, interruptible, notes, table
 from widthwise.app.compare.data import loaded
 from widthwise.app.compare.engines import Engine, Local, Ray
 from widthwise.app.compare.matrix import Told, run
@@ -47,7 +47,7 @@ class Where(StrEnum):
     RAY = "ray"
 
 
-@told
+@cli_errors
 def compare(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A TOML file, as below.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to work in.")],

@@ -18,6 +18,7 @@ from widthwise.app.cli.common import (
     SeveralMaxBytes,
     Shipped,
     all_or_nothing,
+    cli_errors,
     console,
     facts,
     notes,
@@ -25,21 +26,20 @@ from widthwise.app.cli.common import (
     pick_within,
     shipped_words,
     size_of,
-    told,
 )
 from widthwise.app.cli.several import files
 from widthwise.app.report import text
 from widthwise.app.report.picks import Pick
 from widthwise.app.runs import cuts, cuts_in_bits, opening, reports
 from widthwise.app.runs.folder import hold, read_frontier, single
-from widthwise.app.runs.touchups import (
+from widthwise.app.runs.postprocessing import (
     EPOCHS,
     LARGE,
     SMALL,
     TAUGHT,
     TAUGHT_SMALL,
-    TouchUp,
-    TouchUps,
+    PostProcess,
+    PostProcessing,
 )
 from widthwise.app.tasks.noted import task_of
 from widthwise.common.units import format_size
@@ -55,15 +55,15 @@ EXAMPLES = (
     "widthwise cut runs/digits --max-bytes 5kB --max-bytes 10kB --out small",
     "widthwise cut runs/digits --max-bytes 20kB --format onnx --out small.safetensors",
     "widthwise cut runs/digits --max-bytes 2kB --bits 4 --bits 3 --out coded.safetensors",
-    "widthwise cut runs/digits --fraction 0.25 --out quarter.safetensors --touch-up distill",
+    "widthwise cut runs/digits --fraction 0.25 --out quarter.safetensors --post-process distill",
     "widthwise cut runs/digits --width fc1=16 --width fc2=8 --out own.safetensors",
     "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors",
-    "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors --touch-up compensate "
-    "--touch-up fine-tune --epochs 3",
+    "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors "
+    "--post-process reconstruct --post-process fine-tune --epochs 3",
 )
 
 
-@told
+@cli_errors
 def cut(
     run: RunFolder,
     out: Annotated[
@@ -99,14 +99,14 @@ def cut(
         list[str] | None,
         typer.Option(metavar="AXIS=N", help="Keep N features of an axis; may be repeated."),
     ] = None,
-    touch_up: Annotated[
-        list[TouchUp] | None,
+    post_process: Annotated[
+        list[PostProcess] | None,
         typer.Option(
             help="May be repeated, in the order wanted; by default what the sweep did to every "
-            "width (before any sweep, compensate for runs of order) and, for runs trained along "
+            "width (before any sweep, reconstruct for runs of order) and, for runs trained along "
             f"levels and networks below {LARGE:.0%} of the MACs, distill. distill is kept "
             "where the validation data say so. none: the plain cut. refit: solve the output "
-            "layer again. distill: train on what the full network gives. compensate: fit every "
+            "layer again. distill: train on what the full network gives. reconstruct: fit every "
             "layer to the full network's, without labels. fine-tune: train on with the task's "
             "loss. merge: add the features that go to those that stay. scratch: the same shape "
             "newly initialised and trained with the task's recipe, for comparison."
@@ -150,11 +150,11 @@ def cut(
     if (form != "safetensors" or int8) and not max_bytes:
         raise typer.BadParameter("--format says which file --max-bytes counts; give --max-bytes.")
     named = Widths(dict(map(_parsed, width or [])))
-    touch_ups = _touch_ups(touch_up, epochs, lr)
-    if bits and (touch_ups is not None or form != "safetensors" or not recalibrate):
+    post_processing = _post_processing(post_process, epochs, lr)
+    if bits and (post_processing is not None or form != "safetensors" or not recalibrate):
         raise typer.BadParameter(
-            "--bits has a training of its own and writes safetensors files; leave out --touch-up, "
-            "--epochs, --lr, --format and --no-recalibrate."
+            "--bits has a training of its own and writes safetensors files; leave out "
+            "--post-process, --epochs, --lr, --format and --no-recalibrate."
         )
     if bits and min_metric is not None:
         raise typer.BadParameter("--min-metric is of networks in floats; leave it out with --bits.")
@@ -185,7 +185,12 @@ def cut(
         shown = notes.is_terminal
         if not bits:
             picks = cuts.cut(
-                opened, asked, outs, touch_ups=touch_ups, recalibrate=recalibrate, progress=shown
+                opened,
+                asked,
+                outs,
+                post_processing=post_processing,
+                recalibrate=recalibrate,
+                progress=shown,
             )
         elif max_bytes:
             picks = cuts_in_bits.cut_to_bytes(opened, bits, max_bytes, outs, progress=shown)
@@ -218,9 +223,9 @@ def _filled(opened: opening.Opened, frontier: Frontier, budget: Budget, point: P
 
 
 def _say(out: Path, pick: Pick, metric: str) -> None:
-    touched = f"; touch-up {pick.touch_up}" if pick.touch_up else ""
+    post_processed = f"; post-processing {pick.post_process}" if pick.post_process else ""
     console.print(
-        f"Wrote {out}: {format_size(pick.bytes)}, {text.widths(pick.widths)}{touched}\n"
+        f"Wrote {out}: {format_size(pick.bytes)}, {text.widths(pick.widths)}{post_processed}\n"
         f"{metric} of the file read back: valid {text.value(metric, pick.valid)}, "
         f"test {text.value(metric, pick.test)}",
         markup=False,
@@ -228,14 +233,14 @@ def _say(out: Path, pick: Pick, metric: str) -> None:
     )
 
 
-def _touch_ups(
-    names: list[TouchUp] | None, epochs: int | None, lr: float | None
-) -> TouchUps | None:
-    """The touch-ups asked for; None where nothing was said of them."""
+def _post_processing(
+    names: list[PostProcess] | None, epochs: int | None, lr: float | None
+) -> PostProcessing | None:
+    """The post-processing asked for; None where nothing was said of them."""
     if not names and (epochs, lr) == (None, None):
         return None
     try:
-        return TouchUps(tuple(names or ()), epochs, lr)
+        return PostProcessing(tuple(names or ()), epochs, lr)
     except ValueError as error:
         raise typer.BadParameter(one_line(error)) from error
 
@@ -245,7 +250,7 @@ def _fraction(net: Elastic, fraction: float, any_class: bool) -> Widths:
     wanted = net.complete(net.widths(fraction))
     if any_class:
         return wanted
-    near = net.expressible(wanted)
+    near = net.realizable(wanted)
     if dict(near) in (dict(wanted), dict(net.full())):
         return wanted
     sizes = [format_size(prepare(net, widths).bytes) for widths in (near, wanted)]

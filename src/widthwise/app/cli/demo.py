@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from widthwise.app import demo as demonstration
-from widthwise.app.cli.common import console, facts, interruptible, notes, table, told
+from widthwise.app.cli.common import cli_errors, console, facts, interruptible, notes, table
 from widthwise.app.report import text
 from widthwise.app.runs import reports
 from widthwise.common.units import format_size
@@ -17,7 +17,7 @@ from widthwise.common.units import format_size
 EXAMPLES = ("widthwise demo", "widthwise demo --out runs/first")
 
 
-@told
+@cli_errors
 def demo(
     out: Annotated[
         Path, typer.Option(metavar="RUN", help="The folder to make and to work in.")

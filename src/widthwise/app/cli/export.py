@@ -11,10 +11,10 @@ from torch import nn
 from widthwise.app.cli.common import (
     SeveralMaxBytes,
     all_or_nothing,
+    cli_errors,
     console,
     pick_within,
     size_of,
-    told,
 )
 from widthwise.app.cli.several import files
 from widthwise.app.report import text
@@ -41,7 +41,7 @@ EXAMPLES = (
     "widthwise export runs/digits --max-bytes 20kB --max-bytes 40kB --out small",
     "widthwise export runs/digits --format torch --out full.pt2",
     "widthwise export runs/digits --format elastic-onnx --out all-widths.onnx",
-    "widthwise export runs/digits --format progressive --out net.safetensors --rungs 8",
+    "widthwise export runs/digits --format progressive --out net.safetensors --levels 8",
 )
 
 Graph = Literal["onnx", "torch"]
@@ -49,7 +49,7 @@ Graph = Literal["onnx", "torch"]
 Form = Literal["onnx", "torch", "elastic-onnx", "progressive"]
 
 
-@told
+@cli_errors
 def export(
     source: Annotated[
         Path,
@@ -88,7 +88,7 @@ def export(
         ),
     ] = False,
     max_bytes: SeveralMaxBytes = None,
-    rungs: Annotated[
+    levels: Annotated[
         int,
         typer.Option(
             metavar="N", min=1, max=255, help="With --format progressive: at most so many networks."
@@ -122,7 +122,7 @@ def export(
     outs = files(out, max_bytes or (), ".pt2" if form == "torch" else ".onnx")
     with all_or_nothing():
         if form == "progressive":
-            _say(out, _export_progressive(source, out, rungs, bits))
+            _say(out, _export_progressive(source, out, levels, bits))
         elif form == "elastic-onnx":
             _export_elastic(source, out)
             _say(out, "gives what PyTorch gives")
@@ -158,7 +158,7 @@ def _fitting(
     counted = size_of(opened, form, int8)
     points = [pick_within(Budget(most), frontier, counted) for most in budgets]
     kept = [opened.net.complete(point.widths) for point in points]
-    how = cuts.shipped_touch_ups(opened, kept)
+    how = cuts.shipped_post_processing(opened, kept)
     made = cuts.make(opened, kept, opened.task.splits(), how)
     return [each.module for each in made], opened.task
 
@@ -178,17 +178,17 @@ def _export_progressive(source: Path, out: Path, most: int, bits: int | None) ->
     opened = opening.open_run(single(source))
     first, *_ = export_progressive(opened, out, most, bits)
     with Progressive.open(out) as file:
-        count, smallest = len(file.rungs), file.rungs[0]
+        count, smallest = len(file.levels), file.levels[0]
     if count == 1:
         return "one network, for no other nests inside it"
     said = f"{count} networks, the smallest in its first {format_size(smallest.bytes)}"
     frontier = read_frontier(source)
-    if not frontier.touch_up or smallest.metric is None:
+    if not frontier.post_process or smallest.metric is None:
         return said
     name = frontier.metric
     here, fitted = text.value(name, smallest.metric.value), text.value(name, first.metric)
     return (
-        f"{said}, all without what the sweep did to each ({frontier.touch_up}), for only plain "
+        f"{said}, all without what the sweep did to each ({frontier.post_process}), for only plain "
         f"cuts lie inside each other: {frontier.split} {name} of the smallest {here}, {fitted} in "
         "the sweep"
     )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from widthwise.app.cli.common import Keep, MultipleOf, TaskName, console, constrained, told
+from widthwise.app.cli.common import Keep, MultipleOf, TaskName, cli_errors, console, constrained
 from widthwise.app.tasks.resolve import resolve
 from widthwise.elastic.network import Elastic
 
@@ -17,7 +17,7 @@ EXAMPLES = (
 AsJson = Annotated[bool, typer.Option("--json", help="The same, and every axis by name, as JSON.")]
 
 
-@told
+@cli_errors
 def inspect(
     task: TaskName, keep: Keep = None, multiple_of: MultipleOf = None, as_json: AsJson = False
 ) -> None:

@@ -16,12 +16,12 @@ from widthwise.app.cli.common import (
     Rate,
     TaskName,
     absolute,
+    cli_errors,
     console,
     interruptible,
     notes,
     one_line,
     table,
-    told,
 )
 from widthwise.app.compare import shown
 from widthwise.app.compare.ladders import run
@@ -40,7 +40,7 @@ EXAMPLES = (
 )
 
 
-@told
+@cli_errors
 def ladders(
     task: TaskName,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to work in.")],
@@ -88,12 +88,12 @@ def ladders(
             sparsities=zeros,
             seeds=seeds,
             progress=notes.is_terminal,
-            told=lambda line: notes.print(line, markup=False, soft_wrap=True),
+            cli_errors=lambda line: notes.print(line, markup=False, soft_wrap=True),
         )
     shown.draw(cells, given.metric, out / "ladders.png", title=given.name)
     columns = ["ladder", "amount", "file", "formula", given.metric.name]
-    columns += [] if given.further is None else ["further"]
-    made = table(*columns, names=("ladder",), text=("further",))
+    columns += [] if given.extra_metrics is None else ["extra_metrics"]
+    made = table(*columns, names=("ladder",), text=("extra_metrics",))
     for row in shown.rows(cells, given.metric):
         made.add_row(*row[: len(columns)])
     console.print(made)

@@ -16,11 +16,11 @@ from widthwise.app.cli.common import (
     TaskName,
     absolute,
     all_or_nothing,
+    cli_errors,
     console,
     constrained,
     notes,
     recorded,
-    told,
 )
 from widthwise.app.report import text
 from widthwise.app.runs import orders, prunings
@@ -36,7 +36,7 @@ EXAMPLES = (
 )
 
 
-@told
+@cli_errors
 def order(
     task: TaskName,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
@@ -49,7 +49,7 @@ def order(
             "magnitude: its weights. activation: how varied its values are. chance: at random, "
             "for comparison."
         ),
-    ] = "reconstruction",
+    ] = "output-error",
     samples: Samples = prunings.SAMPLES,
     seed: Seed = 0,
     keep: Keep = None,
@@ -99,7 +99,7 @@ def _command(task: str, out: Path, source: Path | None, score: str, samples: int
     words = ["widthwise", "order", task, "--out", str(out)]
     words += [] if source is None else ["--from", str(source)]
     given = {"--score": score, "--samples": samples, "--seed": seed}
-    usual = {"--score": "reconstruction", "--samples": prunings.SAMPLES, "--seed": 0}
+    usual = {"--score": "output-error", "--samples": prunings.SAMPLES, "--seed": 0}
     for name, value in given.items():
         words += [] if value == usual[name] else [name, str(value)]
     return shlex.join(words)

@@ -16,11 +16,11 @@ from widthwise.app.cli.common import (
     MinMetric,
     RunFolder,
     Shipped,
+    cli_errors,
     console,
     pick_within,
     shipped_words,
     size_of,
-    told,
 )
 from widthwise.app.report import text
 from widthwise.app.runs import opening
@@ -35,7 +35,7 @@ EXAMPLES = (
 )
 
 
-@told
+@cli_errors
 def pick(
     run: RunFolder,
     max_bytes: MaxBytes = None,
@@ -64,7 +64,7 @@ def pick(
     if as_json:
         data = asdict(point) | {"widths": dict(point.widths)}
         data |= {"metric_name": frontier.metric, "split": frontier.split}
-        data |= {"touch_up": frontier.touch_up}
+        data |= {"post_processing": frontier.post_process}
         data |= {} if counted is None else {"shipped_bytes": counted(point)}
         typer.echo(json.dumps(data))
         return
@@ -78,7 +78,7 @@ def pick(
         "MACs": text.count(point.macs),
         "latency": f"{text.milliseconds(point.latency_ms)} ms" if point.latency_ms else "-",
         "widths": text.widths(point.widths),
-        **({"touch-up": frontier.touch_up} if frontier.touch_up else {}),
+        **({"post-processing": frontier.post_process} if frontier.post_process else {}),
     }
     longest = max(map(len, rows))
     for label, said in rows.items():

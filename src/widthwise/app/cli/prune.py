@@ -14,15 +14,15 @@ from widthwise.app.cli.common import (
     Seed,
     TaskName,
     all_or_nothing,
+    cli_errors,
     console,
     notes,
-    told,
 )
 from widthwise.app.report import text
 from widthwise.app.runs import prunings
 from widthwise.app.runs.folder import hold
+from widthwise.app.runs.postprocessing import SLOWER
 from widthwise.app.runs.sources import find
-from widthwise.app.runs.touchups import SLOWER
 from widthwise.app.tasks.resolve import resolve
 from widthwise.common.units import format_size
 from widthwise.pruning.gradual.compete import Scope
@@ -40,7 +40,7 @@ EXAMPLES = (
 Compress = Literal["none", "zstd"]
 
 
-@told
+@cli_errors
 def prune(
     task: TaskName,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The safetensors file to write.")],
@@ -111,8 +111,8 @@ def prune(
     )
     console.print(
         f"Wrote {out}: {format_size(done.bytes)}{', with its zeros' if dense else ''}; "
-        f"{format_size(done.accounted)} by the formula of Zhu & Gupta (what is not zero, and the "
-        "cheaper of 1 bit a weight and 4 bits a non-zero)\n"
+        f"{format_size(done.published_bytes)} by the formula of Zhu & Gupta (what is not zero, "
+        "and the cheaper of 1 bit a weight and 4 bits a non-zero)\n"
         f"{done.zeros:,} of {done.weights:,} weights are zero "
         f"({100 * done.zeros / max(1, done.weights):.2f} %); of all {done.params:,} parameters "
         f"{100 * done.nonzero / max(1, done.params):.2f} % are not zero\n"

@@ -13,10 +13,10 @@ from widthwise.app.cli.common import (
     MaxMacs,
     RunFolder,
     Seed,
+    cli_errors,
     console,
     interruptible,
     notes,
-    told,
 )
 from widthwise.app.report import text
 from widthwise.app.runs import opening, storing
@@ -25,7 +25,7 @@ from widthwise.app.runs.searches import RunSearch
 from widthwise.common.units import format_size
 from widthwise.measure.budget import Budget
 from widthwise.quantization import Format, Uniform
-from widthwise.variants import Applied
+from widthwise.variants import CompressedModel
 
 EXAMPLES = (
     "widthwise search runs/digits --max-bytes 3kB --out small.safetensors",
@@ -34,7 +34,7 @@ EXAMPLES = (
 )
 
 
-@told
+@cli_errors
 def search(
     run: RunFolder,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The safetensors file to write.")],
@@ -113,7 +113,7 @@ def _command(run: Path, out: Path, options: Mapping[str, object]) -> str:
     return shlex.join(["widthwise", "search", str(run), *words])
 
 
-def _tensors(made: Applied) -> dict[str, str]:
+def _tensors(made: CompressedModel) -> dict[str, str]:
     """What became of every tensor with zeros or bits."""
     said: dict[str, list[str]] = {}
     for name, share in made.variant.sparsity.items():

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from widthwise.app.cli.common import console, told
+from widthwise.app.cli.common import cli_errors, console
 from widthwise.errors import RunError
 
 EXAMPLES = (
@@ -18,7 +18,7 @@ EXAMPLES = (
 )
 
 
-@told
+@cli_errors
 def serve(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folders that train or order wrote.")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from widthwise.app.cli.common import all_or_nothing, console, facts, fits_table, notes, told
+from widthwise.app.cli.common import all_or_nothing, cli_errors, console, facts, fits_table, notes
 from widthwise.app.report.curve import proposed
 from widthwise.app.runs import opening, reports, sweeps
 from widthwise.app.runs.folder import Run, hold, members
@@ -16,15 +16,15 @@ from widthwise.measure.frontier import Frontier, combine
 
 EXAMPLES = (
     "widthwise sweep runs/digits",
-    "widthwise sweep runs/seed-0 runs/seed-1 --out runs/both --ladder 12",
-    "widthwise sweep runs/ordered --by scores --ladder 24",
-    "widthwise sweep runs/ordered --no-compensate",
+    "widthwise sweep runs/seed-0 runs/seed-1 --out runs/both --num-widths 12",
+    "widthwise sweep runs/ordered --allocation scores --num-widths 24",
+    "widthwise sweep runs/ordered --no-reconstruct",
 )
 
 _QUARTER = 0.25  # of the largest network: what the next command proposes
 
 
-@told
+@cli_errors
 def sweep(
     runs: Annotated[
         list[Path],
@@ -32,7 +32,7 @@ def sweep(
             metavar="RUN...", help="Folders that train or order wrote; several are averaged."
         ),
     ],
-    ladder: Annotated[
+    levels: Annotated[
         int | None,
         typer.Option(
             metavar="N",
@@ -57,10 +57,10 @@ def sweep(
     recalibrate: Annotated[
         bool, typer.Option(help="Re-estimate batch-norm statistics for each width.")
     ] = True,
-    compensate: Annotated[
+    reconstruct: Annotated[
         bool | None,
         typer.Option(
-            "--compensate/--no-compensate",
+            "--reconstruct/--no-reconstruct",
             help="Fit every cut's layers to the full network's before it is measured, as cut then "
             "does by itself. By default on for runs of order alone.",
         ),
@@ -87,12 +87,12 @@ def sweep(
             frontiers.append(
                 sweeps.sweep_run(
                     opened,
-                    count=ladder,
+                    count=levels,
                     by=chosen,
                     split=split,
                     latency=latency,
                     recalibrate=recalibrate,
-                    compensate=compensate,
+                    reconstruct=reconstruct,
                     progress=notes.is_terminal,
                 )
             )
@@ -106,7 +106,7 @@ def sweep(
             frontier.save(Run(folder).frontier)
             pages = reports.publish(folder, frontier, title=title, facts=facts(found, frontier))
     how = {"levels": ", along its levels", "scores": ", widths by scores"}.get(chosen, "")
-    how += f", touch-up {frontier.touch_up}" if frontier.touch_up else ""
+    how += f", post-processing {frontier.post_process}" if frontier.post_process else ""
     console.print(f"[bold]{title}[/] ({frontier.split}{how}); what fits:")
     console.print(fits_table(frontier))
     for path in (Run(folder).frontier, *pages):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from widthwise.app.cli.common import console, table, told
+from widthwise.app.cli.common import cli_errors, console, table
 from widthwise.app.tasks import BUILT_IN
 
 EXAMPLES = (
@@ -14,7 +14,7 @@ EXAMPLES = (
 )
 
 
-@told
+@cli_errors
 def tasks(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:

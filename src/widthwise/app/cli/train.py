@@ -21,12 +21,12 @@ from widthwise.app.cli.common import (
     Seed,
     TaskName,
     absolute,
+    cli_errors,
     console,
     constrained,
     interruptible,
     one_line,
     recorded,
-    told,
 )
 from widthwise.app.report import text
 from widthwise.app.runs import sweeps, training
@@ -49,7 +49,7 @@ Method = Literal["default", "published", "plain"]
 Distillation = Literal["auto", "outputs", "none"]
 
 
-@told
+@cli_errors
 def train(
     task: TaskName,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The folder to make and to train in.")],
@@ -90,10 +90,10 @@ def train(
     begin: Begin = Gradual.begin,
     end: End = Gradual.end,
     scope: Competing = Gradual.scope,
-    feedback: Annotated[
+    dpf: Annotated[
         bool,
         typer.Option(
-            "--feedback",
+            "--dpf",
             help="Let weights come back that were pruned wrongly (DPF, Lin 2020): masks are remade "
             "every 4 steps.",
         ),
@@ -134,7 +134,7 @@ def train(
     constraints = recorded(constrained(found.constraints, keep, multiple_of))
     if distillation != "auto" and method != "default":
         raise typer.BadParameter("--distillation is for --method default; leave one of them out.")
-    pruning = _pruning(sparsity, begin, end, scope, feedback)
+    pruning = _pruning(sparsity, begin, end, scope, dpf)
     more: dict[str, Any] = {"method": method, "distillation": distillation, "seed": seed}
     more |= {"seeds": seeds}
     more |= {**pruning, "keep": keep or [], "multiple_of": multiple_of}
@@ -186,18 +186,19 @@ def _recipe(recipe: Recipe, changed: dict[str, int | float]) -> Recipe:
 
 
 def _pruning(
-    sparsity: float | None, begin: float, end: float, scope: Scope, feedback: bool
+    sparsity: float | None, begin: float, end: float, scope: Scope, dpf: bool
 ) -> dict[str, Any]:
     """The fields of `Gradual`, none for a dense training."""
-    others = (begin, end, scope, feedback)
+    others = (begin, end, scope, dpf)
     if sparsity is None:
-        if others != (Gradual.begin, Gradual.end, Gradual.scope, Gradual.feedback):
+        if others != (Gradual.begin, Gradual.end, Gradual.scope, Gradual.dpf):
             raise typer.BadParameter(
-                "--begin, --end, --scope and --feedback say how to prune; give --sparsity too."
+                "--prune-start, --prune-end, --scope and --dpf say how to prune; give "
+                "--sparsity too."
             )
         return {}
     try:
-        return asdict(Gradual(sparsity, begin, end, scope=scope, feedback=feedback))
+        return asdict(Gradual(sparsity, begin, end, scope=scope, dpf=dpf))
     except ValueError as error:
         raise typer.BadParameter(one_line(error)) from error
 

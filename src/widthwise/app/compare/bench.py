@@ -26,7 +26,7 @@ from widthwise.app.runs.measuring import evaluation, sample
 from widthwise.app.tasks.objectives import taught_by
 from widthwise.elastic.network import Elastic
 from widthwise.measure.cost import latency_ms, macs, one_example, params
-from widthwise.measure.recalibrate import has_statistics, recalibrate
+from widthwise.measure.recalibrate import has_statistics, recalibrate_
 from widthwise.measure.sweep import Evaluation
 from widthwise.pruning.gradual import GradualPruner
 from widthwise.quantization import StraightThrough
@@ -36,9 +36,9 @@ from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Widths
-from widthwise.variants import Applied
+from widthwise.variants import CompressedModel
 
-_SAMPLES: Final = 2_000  # of the training data, for scores and compensation
+_SAMPLES: Final = 2_000  # of the training data, for scores and reconstruction
 _STATISTICS: Final = 10_000  # for batch-norm statistics
 
 
@@ -75,7 +75,7 @@ class Bench:
     def calibrated(self, module: nn.Module, widths: Widths) -> nn.Module:
         """A cut with statistics of its own: what `apply` takes as prepare."""
         module = channels_last(module)
-        return recalibrate(module, self.statistics) if has_statistics(module) else module
+        return recalibrate_(module, self.statistics) if has_statistics(module) else module
 
     def better(self, a: float, b: float) -> bool:
         """Whether metric a is better than b."""
@@ -121,7 +121,7 @@ class Bench:
         return self.tuned(self.spec.settling(self.task))
 
     def outcome(
-        self, method: str, budget: int, made: Applied, note: str, seconds: float
+        self, method: str, budget: int, made: CompressedModel, note: str, seconds: float
     ) -> Outcome:
         """Store a network, read it back and measure what was read. Raises FileError."""
         with tempfile.TemporaryDirectory() as place:

@@ -23,7 +23,7 @@ from widthwise.app.compare.ways.made import Made
 from widthwise.elastic.network import GraphModuleWarning, NothingToCutWarning
 from widthwise.errors import BudgetError, QuantizationError, ScoreError, WidthError
 from widthwise.train.batches import own_randomness
-from widthwise.variants import Applied
+from widthwise.variants import CompressedModel
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _by_budget(bench: Bench, name: str, unit: Unit, made: Sequence[Outcome]) -> 
         yield Outcome(**{**best.to_dict(), "budget": budget, "own_seconds": spent})
 
 
-def note_of(made: Applied) -> str:
+def note_of(made: CompressedModel) -> str:
     """What a network is, in a few words."""
     variant = made.variant
     full = made.cut.manifest.sizes

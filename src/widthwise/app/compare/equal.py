@@ -53,7 +53,7 @@ class Difference:
 def against(
     cells: Sequence[Cell], kind: str, other: str, *, higher_is_better: bool, split: str = "test"
 ) -> list[Difference]:
-    """Every network of the ladder `kind` against the ladder `other`, small files first.
+    """Every network of the levels `kind` against the levels `other`, small files first.
 
     Networks outside the range of bytes of the other ladder are left out: nothing is extrapolated.
     """
@@ -63,10 +63,10 @@ def against(
         mine = [c for c in cells if c.kind == kind and c.amount == amount]
         ahead = []
         for cell in mine:
-            rungs = [
+            points = [
                 (c.bytes, c.metric[split]) for c in cells if c.kind == other and c.seed == cell.seed
             ]
-            there = at_bytes(rungs, cell.bytes)
+            there = at_bytes(points, cell.bytes)
             if there is not None:
                 ahead.append(sign * (cell.metric[split] - there))
         if ahead:
@@ -76,12 +76,12 @@ def against(
     return sorted(found, key=lambda d: d.bytes)
 
 
-def at_bytes(rungs: Sequence[tuple[int, float]], size: float) -> float | None:
-    """The value of a ladder at so many bytes, None where it does not reach.
+def at_bytes(points: Sequence[tuple[int, float]], size: float) -> float | None:
+    """The value of levels at so many bytes, None where it does not reach.
 
-    rungs: (bytes, value), in any order.
+    levels: (bytes, value), in any order.
     """
-    line = sorted(rungs)
+    line = sorted(points)
     for (low, a), (high, b) in pairwise(line):
         if low <= size <= high:
             share = math.log(size / low) / math.log(high / low) if high > low else 0.0

@@ -21,14 +21,14 @@ from torch import nn
 from widthwise.app.compare.layout import channels_last
 from widthwise.app.compare.plan import Cell, Kind, Plan, load, save
 from widthwise.app.runs.measuring import sample
+from widthwise.app.runs.postprocessing import initialise
 from widthwise.app.runs.storing import store_checked
-from widthwise.app.runs.touchups import initialise
 from widthwise.app.tasks.objectives import elastic_loss
 from widthwise.app.tasks.resolve import resolve
 from widthwise.elastic.network import Elastic
 from widthwise.measure.cost import params
 from widthwise.pruning.gradual import GradualPruner
-from widthwise.store.packed.forms import accounting
+from widthwise.store.packed.forms import published_accounting
 from widthwise.task import Splits, Task
 from widthwise.train.batches import own_randomness, planned
 from widthwise.train.config import RunConfig
@@ -64,7 +64,7 @@ def run(
     sparsities: Sequence[float],
     seeds: int = 1,
     progress: bool = True,
-    told: Callable[[str], object] = lambda text: None,
+    cli_errors: Callable[[str], object] = lambda text: None,
 ) -> list[Cell]:
     """Train and measure what is missing in `folder`, which must be held (`folder.hold`).
 
@@ -90,7 +90,7 @@ def run(
         save(folder / NAME, plan, cells)
         shutil.rmtree(place)
         left = (time.monotonic() - began) / number * (len(missing) - number)
-        told(_line(training, found, task, number, len(missing), left))
+        cli_errors(_line(training, found, task, number, len(missing), left))
     return cells
 
 
@@ -173,11 +173,11 @@ class _Bench:
         batches = planned(self.data.train, plan.recipe.batch_size, 0)
         steps = batches.steps * plan.recipe.epochs
         pruning = replace(plan.pruning, sparsity=training.amount)
-        rungs: list[Widths] = []
+        levels: list[Widths] = []
         if training.kind is Kind.ELASTIC_SPARSE:
             some = (self.net.raised(f) for f in sorted(training.fractions) if f < 1)
-            rungs = list(dict.fromkeys(some))
-        return pruning.pruner(self.net, steps, rungs)
+            levels = list(dict.fromkeys(some))
+        return pruning.pruner(self.net, steps, levels)
 
     def _measured(
         self, amount: float, fraction: float, trained: nn.Module | None, spent: float
@@ -192,18 +192,18 @@ class _Bench:
             module = trained
         path = self.place.with_name(f"{training.kind.value}-{amount:g}-{training.seed}.safetensors")
         metric = store_checked(net, widths, module, path, task, data, pack="zeros")
-        further = {} if task.further is None else task.further(module, "test")
+        extra_metrics = {} if task.extra_metrics is None else task.extra_metrics(module, "test")
         tensors = dict(module.named_parameters())
         return Cell(
             kind=training.kind.value,
             amount=amount,
             seed=training.seed,
             bytes=path.stat().st_size,
-            accounted=accounting(tensors.values()),
+            published_bytes=published_accounting(tensors.values()),
             nonzero=sum(int((p != 0).sum()) for p in tensors.values()),
             params=params(module),
             metric=metric,
-            further=dict(further),
+            extra_metrics=dict(extra_metrics),
             seconds=round(spent, 1),
         )
 

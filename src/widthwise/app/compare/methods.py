@@ -17,16 +17,16 @@ Family = Literal[
 ]
 
 FEATURE_SCORES: Final = {
-    "chance": "at random",
+    "random": "at random",
     "magnitude": "by absolute value",
     "activation": "by activation",
-    "damage": "by damage under dropout",
+    "dropout-ablation": "by damage under dropout",
     "taylor": "by first-order Taylor",
     "obd": "by OBD",
     "obd-sd": "by OBD-SD",
-    "reconstruction": "by reconstruction, compensated",
+    "output-error": "by the error of the outputs, reconstructed",
 }
-WEIGHT_SCORES: Final = ("chance", "magnitude", "taylor", "obd", "obd-sd")
+WEIGHT_SCORES: Final = ("random", "magnitude", "taylor", "obd", "obd-sd")
 BITS: Final = (8, 4, 3, 2)
 
 
@@ -57,7 +57,7 @@ def _elastic() -> list[Method]:
     ):
         made += [
             Method(name, name, "elastic", f"{what}, cut"),
-            Method(f"{name}, touched up", name, "elastic", f"{what}, cut and touched up"),
+            Method(f"{name}, post-processed", name, "elastic", f"{what}, cut and post-processed"),
         ]
     return made
 
@@ -66,11 +66,11 @@ def _family() -> list[Method]:
     what = "one training along levels"
     made = [
         Method("family", "family", "elastic", f"{what}, cut"),
-        Method("family, touched up", "family", "elastic", f"{what}, cut and touched up"),
+        Method("family, post-processed", "family", "elastic", f"{what}, cut and post-processed"),
     ]
     for bits in BITS:
         name = f"family {bits} bits"
-        made.append(Method(name, name, "elastic", f"{what}, touched up, then in {bits} bits"))
+        made.append(Method(name, name, "elastic", f"{what}, post-processed, then in {bits} bits"))
     return made
 
 
@@ -135,7 +135,9 @@ def _bits() -> list[Method]:
     ]
 
 
-_SEARCH: Final = Method("search", "search", "search", "widths, zeros and bits searched, touched up")
+_SEARCH: Final = Method(
+    "search", "search", "search", "widths, zeros and bits searched, post-processed"
+)
 
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method

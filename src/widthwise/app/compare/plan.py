@@ -22,7 +22,7 @@ from widthwise.train.recipe import Recipe
 
 
 class Kind(StrEnum):
-    """How a ladder of smaller networks comes about.
+    """How a line of smaller networks comes about.
 
     DENSE: every width trained by itself, from new weights ("small-dense").
     SPARSE: the full width pruned gradually, a training for every sparsity ("large-sparse").
@@ -72,11 +72,11 @@ class Cell:
     amount: float
     seed: int
     bytes: int
-    accounted: int
+    published_bytes: int
     nonzero: int
     params: int
     metric: Mapping[str, float]
-    further: Mapping[str, float] = field(default_factory=dict)
+    extra_metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -116,10 +116,10 @@ def load(path: Path, plan: Plan | None = None) -> list[Cell]:
 
 def _right(cell: Cell) -> bool:
     """Whether everything is of its type."""
-    tables = (cell.metric, cell.further)
+    tables = (cell.metric, cell.extra_metrics)
     if not all(isinstance(table, dict) for table in tables):
         return False
-    counts = (cell.bytes, cell.accounted, cell.nonzero, cell.params)
+    counts = (cell.bytes, cell.published_bytes, cell.nonzero, cell.params)
     return (
         isinstance(cell.kind, str)
         and type(cell.seed) is int

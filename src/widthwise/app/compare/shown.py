@@ -93,7 +93,7 @@ def _dress(axes: Axes, cells: Sequence[Cell], metric: Metric, title: str) -> Non
 
 
 def rows(cells: Sequence[Cell], metric: Metric) -> list[tuple[str, ...]]:
-    """(ladder, amount, size, share of it by the formula, metric, further figures) of every rung."""
+    """(kind, amount, size, share of it by the formula, metric, other figures) of each level."""
     found: list[tuple[str, ...]] = []
     for kind in Kind:
         for group in _by_amount([c for c in cells if c.kind == kind]):
@@ -106,11 +106,11 @@ def rows(cells: Sequence[Cell], metric: Metric) -> list[tuple[str, ...]]:
                     kind.value,
                     f"{first.amount:g}",
                     format_size(round(size)),
-                    format_size(round(statistics.fmean(c.accounted for c in group))),
+                    format_size(round(statistics.fmean(c.published_bytes for c in group))),
                     text.value(metric.name, statistics.fmean(values), spread),
                     ", ".join(
-                        f"{name} {statistics.fmean(c.further[name] for c in group):.2f}"
-                        for name in first.further
+                        f"{name} {statistics.fmean(c.extra_metrics[name] for c in group):.2f}"
+                        for name in first.extra_metrics
                     ),
                 )
             )
@@ -147,7 +147,7 @@ def _ahead(found: Difference, scale: int) -> str:
 
 
 def _by_amount(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells of one ladder by rung, small files first."""
+    """Cells of one ladder by level, small files first."""
     amounts = {c.amount for c in cells}
     groups = [[c for c in cells if c.amount == a] for a in amounts]
     return sorted(groups, key=lambda g: statistics.fmean(c.bytes for c in g))

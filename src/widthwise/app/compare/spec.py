@@ -4,7 +4,7 @@ task = "mnist"
 budgets = ["2kB", "10kB", "50kB"]     # of stored bytes, for every method
 seeds = 3                             # trainings of everything, 0, 1, 2
 epochs = 10                           # of every training; the task's own when left out
-fine_tune = 3                         # epochs of every fine-tuning and touch-up
+fine_tune = 3                         # epochs of every fine-tuning and post-processing
 trials = 60                           # of a search, for every budget
 examples = 10_000                     # to train on, drawn once; all when left out
 scope = "global"                      # how magnitudes of weights compete; "lamp" when left out
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from widthwise.app.compare.methods import METHODS
-from widthwise.app.runs.touchups import fine_tuning
+from widthwise.app.runs.postprocessing import fine_tuning
 from widthwise.common.jsonfile import contents
 from widthwise.common.units import parse_size
 from widthwise.errors import BudgetError, TaskError, or_rather

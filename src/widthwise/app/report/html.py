@@ -123,7 +123,7 @@ def _picks(frontier: Frontier, picks: Sequence[Pick]) -> str:
     if not picks:
         return ""
     full = max(p.bytes for p in frontier.points)
-    heads = ["name", "size", _SHARE, "valid", "test", "widths", "touch-up", "file"]
+    heads = ["name", "size", _SHARE, "valid", "test", "widths", "post-processing", "file"]
     rows = [
         [
             head(pick.name, "text"),
@@ -132,7 +132,7 @@ def _picks(frontier: Frontier, picks: Sequence[Pick]) -> str:
             cell(text.value(frontier.metric, pick.valid)),
             cell(text.value(frontier.metric, pick.test)),
             _widths(pick.widths),
-            cell(pick.touch_up or "none", "text"),
+            cell(pick.post_process or "none", "text"),
             cell(pick.file or "-", "text"),
         ]
         for pick in picks

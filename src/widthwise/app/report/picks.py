@@ -28,7 +28,7 @@ class Pick:
     valid: metric on the split that the frontier was measured on; None where it was not measured.
     test: metric on the test split, from the reloaded file where there is one; None if unmeasured.
     file: file name in the run folder, or None.
-    touch_up: what was done to the cut network, "" for nothing.
+    post_process: what was done to the cut network, "" for nothing.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Pick:
     valid: float | None = None
     test: float | None = None
     file: str | None = None
-    touch_up: str = ""
+    post_process: str = ""
 
 
 def save_picks(path: Path, picks: Sequence[Pick]) -> None:
@@ -87,7 +87,7 @@ def _read(entry: dict[str, Any]) -> Pick:
         raise TypeError("widths")
     pick = Pick(**{**entry, "widths": dict(Widths(entry["widths"]))})
     kinds = {"name": str, "bytes": int, "valid": float | None, "test": float | None}
-    kinds |= {"file": str | None, "touch_up": str}
+    kinds |= {"file": str | None, "post_processing": str}
     for name, kind in kinds.items():
         value = getattr(pick, name)
         if not isinstance(value, kind) or isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Cuts of a run's network, touched up and stored: functions that neither parse nor print.
+"""Cuts of a run's network, post-processed and stored: functions that neither parse nor print.
 
     opened = open_run(run)
     picks = cut(opened, [point.widths], [Path("small.safetensors")])
@@ -23,10 +23,18 @@ from torch import nn
 from widthwise.app.report.picks import Pick, load_picks
 from widthwise.app.runs.measuring import SAMPLES, evaluation, sample, statistics_of
 from widthwise.app.runs.opening import Opened
+from widthwise.app.runs.postprocessing import (
+    LARGE,
+    PostProcess,
+    PostProcessing,
+    begun,
+    macs_kept,
+    post_process,
+    usual,
+)
 from widthwise.app.runs.reports import note
 from widthwise.app.runs.storing import inside, store_checked, writable
-from widthwise.app.runs.sweeps import compensates
-from widthwise.app.runs.touchups import LARGE, TouchUp, TouchUps, begun, macs_kept, touch_up, usual
+from widthwise.app.runs.sweeps import reconstructs
 from widthwise.common.calling import outputs_for
 from widthwise.common.units import parse_size
 from widthwise.measure.frontier import Frontier, Point
@@ -37,7 +45,7 @@ from widthwise.task import Splits
 from widthwise.train.batches import drawn, evaluating
 from widthwise.variant import Widths
 
-_TAUGHT: Final = (TouchUp.DISTILL,)
+_TAUGHT: Final = (PostProcess.DISTILL,)
 _BETWEEN: Final = 12  # networks from one measured width to the next
 
 
@@ -46,26 +54,30 @@ def cut(
     widths: Sequence[Mapping[str, int]],
     outs: Sequence[Path],
     *,
-    touch_ups: TouchUps | None = None,
+    post_processing: PostProcessing | None = None,
     recalibrate: bool = True,
     progress: bool = False,
 ) -> list[Pick]:
     """Cut a run's network, store the cuts in `outs`, and note them among the picks of the run.
 
-    touch_ups: what is done to the cut networks before they are stored; None as `shipped_touch_ups`
-        says. A distillation is kept for those that are no worse with it on validation data.
+    post_processing: what is done to the cut networks before they are stored; None as
+    `shipped_post_processing`     says. A distillation is kept for those that are no worse with it on validation data.
     recalibrate: estimate batch-norm statistics on training data, as `sweep_run` does.
 
     Raises WidthError, DataError, FileError, ScoreError, TrainingError.
     """
     kept = [opened.net.complete(w) for w in widths]
-    how = shipped_touch_ups(opened, kept) if touch_ups is None else [touch_ups] * len(kept)
+    how = (
+        shipped_post_processing(opened, kept)
+        if post_processing is None
+        else [post_processing] * len(kept)
+    )
     for out in outs:
         writable(out)
     load_picks(opened.run.picks)  # damaged ones are found before the work is done
     data = opened.task.splits()
-    if touch_ups is None and not judges_evaluation(opened, data):
-        how = [usual_touch_ups(opened, w) for w in kept]
+    if post_processing is None and not judges_evaluation(opened, data):
+        how = [usual_post_processing(opened, w) for w in kept]
     swept = _swept(opened, how) if recalibrate else {}
     made = make(opened, kept, data, how, swept=swept, recalibrate=recalibrate, progress=progress)
     return [
@@ -77,13 +89,13 @@ def make(
     opened: Opened,
     widths: Sequence[Widths],
     data: Splits,
-    how: Sequence[TouchUps],
+    how: Sequence[PostProcessing],
     *,
     swept: Mapping[Widths, float] = MappingProxyType({}),
     recalibrate: bool = True,
     progress: bool = False,
 ) -> list[Made]:
-    """The cut networks that `cut` stores, each with its touch-ups; the run is left as it is.
+    """The cut networks that `cut` stores, each with its post-processing; the run is left as it is.
 
     swept: what is known of them on validation data before their last distillation.
 
@@ -101,12 +113,12 @@ def make(
     modules = [begun(net, w, h, batches, statistics) for w, h in zip(widths, how, strict=True)]
     judge = evaluation(task, data, "valid")
 
-    def touched(places: Sequence[int], steps: TouchUps) -> None:
+    def post_processed(places: Sequence[int], steps: PostProcessing) -> None:
         with ExitStack() as stack:
             for i in places:
                 zeros = zeros_of(modules[i]) if opened.pack == "zeros" else {}
                 stack.enter_context(held_at_zero(modules[i], zeros))
-            touch_up(
+            post_process(
                 [modules[i] for i in places],
                 net,
                 [widths[i] for i in places],
@@ -123,10 +135,10 @@ def make(
     known: dict[int, float] = {}
     last = {i: h for i, h in enumerate(how) if h.names[-1:] == _TAUGHT}
     for i, each in enumerate(how):
-        touched([i], each.without_last() if i in last else each)
+        post_processed([i], each.without_last() if i in last else each)
     if last:
         before = {i: copy.deepcopy(modules[i]) for i in last}
-        touched([*last], replace(next(iter(last.values())), names=(TouchUp.DISTILL,)))
+        post_processed([*last], replace(next(iter(last.values())), names=(PostProcess.DISTILL,)))
         for i, module in before.items():
             first = swept[widths[i]] if widths[i] in swept else judge(module)
             known[i] = judge(modules[i])
@@ -140,12 +152,12 @@ def make(
 
 @dataclass(frozen=True)
 class Made:
-    """A cut network on the CPU, the touch-ups that it has, and its metric on validation data where
+    """A cut network on the CPU, its post-processing, and its metric on validation data where
     these were chosen by it.
     """
 
     module: nn.Module
-    touch_ups: tuple[TouchUp, ...]
+    post_processing: tuple[PostProcess, ...]
     valid: float | None = None
 
 
@@ -183,32 +195,34 @@ def filled(opened: Opened, frontier: Frontier, point: Point, max_bytes: int | st
     return next((w for w in reversed(between) if fits(w)), low)
 
 
-def shipped_touch_ups(opened: Opened, widths: Sequence[Mapping[str, int]]) -> list[TouchUps]:
-    """What `cut` does at each of these widths where nothing is named: the usual touch-ups, and for
+def shipped_post_processing(
+    opened: Opened, widths: Sequence[Mapping[str, int]]
+) -> list[PostProcessing]:
+    """What `cut` does at each of these widths where nothing is named: the usual, and for
     runs along levels a distillation after them, unless most of the network is left.
     """
-    usual_ones = [usual_touch_ups(opened, w) for w in widths]
+    usual_ones = [usual_post_processing(opened, w) for w in widths]
     if not opened.record.levels or opened.task.distill is None:
         return usual_ones
     return [
-        how if kept > LARGE else TouchUps((*how.names, TouchUp.DISTILL))
+        how if kept > LARGE else PostProcessing((*how.names, PostProcess.DISTILL))
         for how, kept in zip(usual_ones, macs_kept(opened.net, widths), strict=True)
     ]
 
 
-def usual_touch_ups(opened: Opened, widths: Mapping[str, int]) -> TouchUps:
-    """The touch-ups of a cut where none are named: the ones that the points of the frontier had.
+def usual_post_processing(opened: Opened, widths: Mapping[str, int]) -> PostProcessing:
+    """The post-processing of a cut where none is named: what the points of the frontier had.
 
     Without a frontier, the ones that a sweep would give it. Raises WidthError, FileError.
     """
     if opened.net.complete(widths) == dict(opened.net.full()):
-        return TouchUps()  # nothing went that could be made up for
+        return PostProcessing()  # nothing went that could be made up for
     path = opened.run.frontier
     frontier = Frontier.load(path) if path.exists() else None
-    return usual(frontier, compensated=compensates(opened.record))
+    return usual(frontier, reconstructed=reconstructs(opened.record))
 
 
-def _swept(opened: Opened, how: Sequence[TouchUps]) -> dict[Widths, float]:
+def _swept(opened: Opened, how: Sequence[PostProcessing]) -> dict[Widths, float]:
     """What the run's sweep found on validation data, where it did to networks what `how` does
     before a last distillation. Raises FileError.
     """
@@ -216,7 +230,7 @@ def _swept(opened: Opened, how: Sequence[TouchUps]) -> dict[Widths, float]:
     if not before or not opened.run.frontier.exists():
         return {}
     frontier = Frontier.load(opened.run.frontier)
-    same = before == {(frontier.touch_up,) if frontier.touch_up else ()}
+    same = before == {(frontier.post_process,) if frontier.post_process else ()}
     if frontier.split != "valid" or len(frontier.seeds) > 1 or not same:
         return {}
     return {opened.net.complete(p.widths): p.metric for p in frontier.points}
@@ -235,7 +249,9 @@ def _store(opened: Opened, data: Splits, kept: Widths, made: Made, out: Path) ->
         valid=results["valid"],
         test=results["test"],
         file=inside(out, run.folder),
-        touch_up=", ".join(name for name in made.touch_ups if name is not TouchUp.NONE),
+        post_process=", ".join(
+            name for name in made.post_processing if name is not PostProcess.NONE
+        ),
     )
     note(run, pick)
     return pick

@@ -17,12 +17,12 @@ from pathlib import Path
 from torch import nn
 
 from widthwise.app.report.picks import Pick, load_picks
-from widthwise.app.runs.cuts import judges_evaluation, make, usual_touch_ups
+from widthwise.app.runs.cuts import judges_evaluation, make, usual_post_processing
 from widthwise.app.runs.measuring import evaluation
 from widthwise.app.runs.opening import Opened
+from widthwise.app.runs.postprocessing import PostProcess, teach_in_bits
 from widthwise.app.runs.reports import note
 from widthwise.app.runs.storing import inside, store_checked, writable
-from widthwise.app.runs.touchups import TouchUp, teach_in_bits
 from widthwise.common.units import format_size, parse_size
 from widthwise.errors import BudgetError
 from widthwise.quantization import Quantized, StraightThrough, Uniform, quantizable
@@ -31,7 +31,7 @@ from widthwise.store.file import prepare
 from widthwise.task import Splits
 from widthwise.variant import Widths
 from widthwise.variants import apply
-from widthwise.variants.sizing import MARGINS, coded, rungs, widest_file
+from widthwise.variants.sizing import MARGINS, along, coded, widest_file
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Coded:
     module: nn.Module
     record: Mapping[str, Quantized]
     bytes: int
-    how: TouchUp
+    how: PostProcess
     valid: float | None = None
 
 
@@ -149,7 +149,7 @@ def widest(opened: Opened, bits: int, most: float) -> Widths:
     variant = partial(coded, net, Uniform(bits))
     fitting = widest_file(net, variant, most)
     if fitting is None:
-        least = apply(net, variant(rungs(net)[0]), calibration="minmax", recalibrate=False).bytes
+        least = apply(net, variant(along(net)[0]), calibration="minmax", recalibrate=False).bytes
         raise BudgetError(
             f"No network in {bits} bits fits into {format_size(round(most))}; the smallest has "
             f"{format_size(least)}."
@@ -167,7 +167,7 @@ def taught(
     net, task, seed = opened.net, opened.task, opened.record.settings.seed
     if not judges_evaluation(opened, data):
         task = replace(task, distill=None)
-    usual = [usual_touch_ups(opened, w) for w in widths]
+    usual = [usual_post_processing(opened, w) for w in widths]
     modules = nn.ModuleList(m.module for m in make(opened, widths, data, usual))
     groups = [modules] if task.distill else [*modules]
     record: dict[str, Quantized] = {}
@@ -181,7 +181,7 @@ def taught(
     found = []
     for i, (kept, module) in enumerate(zip(widths, modules, strict=True)):
         own = {n.removeprefix(f"{i}."): q for n, q in record.items() if n.startswith(f"{i}.")}
-        how = TouchUp.DISTILL if task.distill else TouchUp.FINE_TUNE
+        how = PostProcess.DISTILL if task.distill else PostProcess.FINE_TUNE
         found.append(Coded(kept, module, own, prepare(net, kept, module, bits=own).bytes, how))
     return found
 
@@ -227,7 +227,9 @@ def _store(opened: Opened, data: Splits, made: Coded, out: Path) -> Pick:
         valid=results["valid"],
         test=results["test"],
         file=inside(out, run.folder),
-        touch_up=", ".join([*usual_touch_ups(opened, made.widths).names, made.how, "bits"]),
+        post_process=", ".join(
+            [*usual_post_processing(opened, made.widths).names, made.how, "bits"]
+        ),
     )
     note(run, pick)
     return pick

@@ -34,9 +34,9 @@ from widthwise.train.fit import fit
 from widthwise.train.loop import loop
 from widthwise.train.losses import Criterion
 from widthwise.train.recipe import Recipe
-from widthwise.train.touchup import Taught
+from widthwise.train.touchup import DistillObjective
 from widthwise.variant import Variant, Widths
-from widthwise.variants import Applied, Found, apply
+from widthwise.variants import CompressedModel, SearchResult, apply
 from widthwise.variants.apply import Prepare, Train
 
 State = dict[str, Any]
@@ -92,8 +92,8 @@ class Recovery:
         self._fit(module, self._taught(module), quantizer, self.recipe)
 
     def best(
-        self, found: Found, *, max_bytes: int | None = None, widen: bool = True
-    ) -> Applied | None:
+        self, found: SearchResult, *, max_bytes: int | None = None, widen: bool = True
+    ) -> CompressedModel | None:
         """The best of the finalists, trained, or what the search found where that is better.
 
         None where none of them fits. The first is cut from the network as it is, and, unless that
@@ -157,13 +157,13 @@ class Recovery:
             self._fit(self.net.model, self.task.loss, None, self.recipe)
             return own, _copied(self.net)
 
-    def _taught(self, module: nn.Module) -> Taught:
+    def _taught(self, module: nn.Module) -> DistillObjective:
         return taught_by(self.teacher, module, self.task)
 
     def _fit(
         self,
         module: nn.Module,
-        loss: Taught | Criterion,
+        loss: DistillObjective | Criterion,
         quantizer: StraightThrough | None,
         recipe: Recipe,
     ) -> None:
@@ -178,7 +178,7 @@ class Recovery:
 
     def _trained(
         self, variant: Variant, start: State, most: int | None, widen: bool
-    ) -> Iterator[Applied]:
+    ) -> Iterator[CompressedModel]:
         for _ in range(_TRIES):
             made = self._made(variant, start, train=self.whole)
             if most is None or made.bytes <= most:
@@ -190,7 +190,7 @@ class Recovery:
                 break
             variant = resized
 
-    def _made(self, variant: Variant, start: State, train: Train | None) -> Applied:
+    def _made(self, variant: Variant, start: State, train: Train | None) -> CompressedModel:
         with _holding(self.net, start):
             return apply(self.net, variant, prepare=self.prepare, train=train)
 

@@ -13,7 +13,7 @@ from widthwise.task import Splits, Task
 from widthwise.train.batches import drawn, in_order, own_randomness
 
 _BATCH = 256  # items evaluated at once
-SAMPLES: Final = 2000  # of the training data, for touch-ups that need no whole training
+SAMPLES: Final = 2000  # of the training data, for post-processing that need no whole training
 
 
 def evaluation(task: Task, data: Splits, split: str) -> Evaluation:

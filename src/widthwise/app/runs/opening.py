@@ -20,7 +20,7 @@ from widthwise.app.tasks.resolve import resolve
 from widthwise.elastic.network import Elastic
 from widthwise.elastic.zeros import meant
 from widthwise.errors import RunError, WidthError
-from widthwise.pruning import allocated_ladder
+from widthwise.pruning import allocated_levels
 from widthwise.sampling.draws import Draw
 from widthwise.store import scorefile
 from widthwise.store.file import load
@@ -28,7 +28,7 @@ from widthwise.store.packed.tensors import Pack
 from widthwise.task import Task
 from widthwise.train.recipe import Recipe
 
-RUNGS: Final = 16  # widths of a sweep, or of a training, by scores
+LEVELS: Final = 16  # widths of a sweep, or of a training, by scores
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ def _recipe(run: Run, record: Record) -> Recipe:
         ) from error
 
 
-def know_rungs(opened: Opened) -> None:
-    """Let the network of a run know the rungs that its training drew, where it has no levels."""
+def know_levels(opened: Opened) -> None:
+    """Let the network of a run know the levels that its training drew, where it has no levels."""
     record, net = opened.record, opened.net
     if record.draw and record.settings.order and not record.levels:
         scores = scores_of(net, opened.run.scores)
-        net.rungs = tuple(allocated_ladder(net, scores, RUNGS, drawn=False))
+        net.drawn_levels = tuple(allocated_levels(net, scores, LEVELS, drawn=False))
 
 
 def scores_of(net: Elastic, path: Path) -> dict[str, Tensor]:

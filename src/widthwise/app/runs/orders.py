@@ -70,7 +70,7 @@ def order(
     scores = registry.features(
         net, settings.order["score"], batches, task.loss, seed=settings.seed, progress=progress
     )
-    ranked = pruning.order(net, scores)
+    ranked = pruning.order_(net, scores)
     scores = {name: value[ranked[name]] for name, value in scores.items()}
     record = Record(
         settings, command, {}, "running", now(), metric=task.metric.name, source=str(source.file)

@@ -47,8 +47,8 @@ def export_progressive(
     """Write the best points of a run's frontier that nest as one file, and read it back.
 
     Statistics of batch norms are re-estimated for each, as `cut` does. bits: of a weight, None
-    as it is; the metrics in the file are measured on the quantized networks. A compensated frontier
-    gives its widths but not its fit: each network has a fit of its own, and fitted networks do not
+    as it is; the metrics in the file are measured on the quantized networks. A frontier of
+    reconstructed cuts gives its widths but not its fit: each network has a fit of its own, and fitted networks do not
     lie inside each other. Returns the points, narrow to wide. Raises FileError, DataError.
     """
     writable(out)
@@ -58,8 +58,8 @@ def export_progressive(
     batches = statistics_batches(task, data)
     modules = [_cut(opened, point, batches) for point in points]
     measure = evaluation(task, data, frontier.split)
-    beside = out.with_name(f".{secrets.token_hex(6)}.{out.name}")
-    ladder = [point.widths for point in points]
+    temporary = out.with_name(f".{secrets.token_hex(6)}.{out.name}")
+    levels = [point.widths for point in points]
     made_by = without_folder(task.reference)
 
     def noted(module: nn.Module) -> Measured:
@@ -68,10 +68,10 @@ def export_progressive(
     def stored(metrics: Sequence[Measured] | None) -> list[Measured]:
         """What is measured of the networks in a file that is written with such metrics."""
         save_progressive(
-            opened.net, beside, ladder, metrics=metrics, modules=modules, bits=bits, task=made_by
+            opened.net, temporary, levels, metrics=metrics, modules=modules, bits=bits, task=made_by
         )
-        with Progressive.open(beside) as file:
-            return [noted(file.load(task.model, rung=rung)) for rung in range(len(ladder))]
+        with Progressive.open(temporary) as file:
+            return [noted(file.load(task.model, level=level)) for level in range(len(levels))]
 
     try:
         # What is quantized is measured from a first file, for it is no longer what was cut.
@@ -83,11 +83,11 @@ def export_progressive(
                     f"not {said.value:.6g}; its model's class may keep state that is no "
                     "parameter or buffer."
                 )
-        beside.replace(out)
+        temporary.replace(out)
     except OSError as error:
         raise FileError(f"{out} could not be written ({error.strerror}); give another.") from error
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return tuple(points)
 
 

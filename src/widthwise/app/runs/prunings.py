@@ -22,16 +22,16 @@ from widthwise.app.runs.folder import (
     Run,
 )
 from widthwise.app.runs.measuring import evaluation, sample
+from widthwise.app.runs.postprocessing import fine_tuning
 from widthwise.app.runs.reports import note
 from widthwise.app.runs.sources import Source, model_of
 from widthwise.app.runs.storing import store_checked, writable
-from widthwise.app.runs.touchups import fine_tuning
 from widthwise.elastic.network import Elastic, NothingToCutWarning
 from widthwise.errors import FileError, ScoreError
 from widthwise.pruning.gradual.compete import Scope
 from widthwise.pruning.scores import registry
 from widthwise.pruning.scores.registry import WeightScore
-from widthwise.store.packed.forms import accounting
+from widthwise.store.packed.forms import published_accounting
 from widthwise.store.packed.tensors import Pack, check
 from widthwise.task import Task
 from widthwise.train.config import RunConfig
@@ -75,7 +75,7 @@ class Pruned:
     params: int
     nonzero: int
     bytes: int
-    accounted: int
+    published_bytes: int
 
 
 def prune(
@@ -123,7 +123,7 @@ def prune(
         )
         module.cpu()
 
-    masks = pruning.prune(
+    masks = pruning.prune_(
         net.model,
         score,
         how.sparsity,
@@ -144,7 +144,7 @@ def prune(
         params=sum(p.numel() for p in found.values()),
         nonzero=sum(int((p != 0).sum()) for p in found.values()),
         bytes=out.stat().st_size,
-        accounted=accounting([*found.values(), *net.model.buffers()]),
+        published_bytes=published_accounting([*found.values(), *net.model.buffers()]),
     )
 
 
@@ -156,6 +156,6 @@ def home(source: Source, out: Path) -> Run | None:
 
 
 def _picked(net: Elastic, out: Path, how: Pruning, after: Mapping[str, float]) -> Pick:
-    touched = "zeros, fine-tune" if how.fine_tune else "zeros"
+    post_processed = "zeros, fine-tune" if how.fine_tune else "zeros"
     widths, size = dict(net.full()), out.stat().st_size
-    return Pick(out.stem, widths, size, after["valid"], after["test"], out.name, touched)
+    return Pick(out.stem, widths, size, after["valid"], after["test"], out.name, post_processed)

@@ -13,22 +13,22 @@ from functools import cached_property
 from pathlib import Path
 
 from widthwise.app.report.picks import Pick, load_picks
-from widthwise.app.runs.cuts import usual_touch_ups
+from widthwise.app.runs.cuts import usual_post_processing
 from widthwise.app.runs.finalists import Recovery
 from widthwise.app.runs.measuring import SAMPLES, evaluation, sample, statistics_batches
-from widthwise.app.runs.opening import RUNGS, Opened, know_rungs, scores_of
+from widthwise.app.runs.opening import LEVELS, Opened, know_levels, scores_of
+from widthwise.app.runs.postprocessing import PostProcess, reconstruction_of
 from widthwise.app.runs.reports import note
 from widthwise.app.runs.storing import inside, store_checked, writable
 from widthwise.app.runs.sweeps import widths_by
-from widthwise.app.runs.touchups import TouchUp, compensation
 from widthwise.common.units import format_size
 from widthwise.errors import BudgetError
 from widthwise.measure.budget import Budget
 from widthwise.measure.frontier import Frontier
-from widthwise.measure.recalibrate import has_statistics, recalibrate
-from widthwise.pruning import allocated_ladder
+from widthwise.measure.recalibrate import has_statistics, recalibrate_
+from widthwise.pruning import allocated_levels
 from widthwise.task import Splits
-from widthwise.variants import Applied, Candidates, Found, apply, search
+from widthwise.variants import Candidates, CompressedModel, SearchResult, apply, search
 from widthwise.variants.apply import Prepare
 
 
@@ -58,14 +58,14 @@ class RunSearch:
         opened, seed = self.opened, self.opened.record.settings.seed
         # Asked of widths that are cut: at full ones there is nothing to make up for.
         cut = {name: axis.near(1) for name, axis in opened.net.free.items()}
-        if TouchUp.COMPENSATE in usual_touch_ups(opened, cut).names:
-            return compensation(opened.net, sample(opened.task, self.data, SAMPLES, seed))
+        if PostProcess.RECONSTRUCT in usual_post_processing(opened, cut).names:
+            return reconstruction_of(opened.net, sample(opened.task, self.data, SAMPLES, seed))
         if not has_statistics(opened.net.model):
             return None
         batches = statistics_batches(opened.task, self.data)
-        return lambda module, widths: recalibrate(module, batches)
+        return lambda module, widths: recalibrate_(module, batches)
 
-    def run(self, *, trials: int, seed: int = 0) -> Found:
+    def run(self, *, trials: int, seed: int = 0) -> SearchResult:
         """Search, or go on with the same search, whose trials the run's folder keeps.
 
         Along the best widths of the run's frontier, where it has one; else along those that its
@@ -78,14 +78,14 @@ class RunSearch:
             opened.net,
             evaluation(opened.task, self.data, "valid"),
             self.budget,
-            candidates=Candidates(ladder=self._ladder(), prepare=self.prepare, train=brief),
+            candidates=Candidates(levels=self._levels(), prepare=self.prepare, train=brief),
             trials=trials,
             seed=seed,
             journal=opened.run.trials,
             progress=self.progress,
         )
 
-    def store(self, found: Found, out: Path) -> tuple[Pick, Applied]:
+    def store(self, found: SearchResult, out: Path) -> tuple[Pick, CompressedModel]:
         """Store the best, or the best once trained, and note it among the picks of the run.
 
         Raises BudgetError where training makes all that was found too large; DataError, FileError,
@@ -105,7 +105,7 @@ class RunSearch:
             made.pack,
             made.record,
         )
-        done = {"zeros": made.masks, "bits": made.record, TouchUp.FINE_TUNE.value: self.epochs}
+        done = {"zeros": made.masks, "bits": made.record, PostProcess.FINE_TUNE.value: self.epochs}
         pick = Pick(
             name=out.stem,
             widths=dict(made.variant.widths),
@@ -113,7 +113,7 @@ class RunSearch:
             valid=results["valid"],
             test=results["test"],
             file=inside(out, opened.run.folder),
-            touch_up=", ".join(name for name, there in done.items() if there),
+            post_process=", ".join(name for name, there in done.items() if there),
         )
         note(opened.run, pick)
         return pick, made
@@ -139,7 +139,7 @@ class RunSearch:
             self.progress,
         )
 
-    def _made(self, found: Found) -> Applied:
+    def _made(self, found: SearchResult) -> CompressedModel:
         if self.epochs is None:
             return apply(self.opened.net, found.best.variant, prepare=self.prepare)
         most = self.budget.bytes
@@ -151,11 +151,11 @@ class RunSearch:
             )
         return made
 
-    def _ladder(self) -> Sequence[Mapping[str, int]]:
+    def _levels(self) -> Sequence[Mapping[str, int]]:
         opened = self.opened
-        know_rungs(opened)
+        know_levels(opened)
         if opened.run.frontier.exists():
             return [point.widths for point in Frontier.load(opened.run.frontier).best()]
         if widths_by(opened.record) == "scores":
-            return allocated_ladder(opened.net, scores_of(opened.net, opened.run.scores), RUNGS)
+            return allocated_levels(opened.net, scores_of(opened.net, opened.run.scores), LEVELS)
         return ()

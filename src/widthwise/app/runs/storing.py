@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from widthwise.app.runs.folder import Run
 from widthwise.app.runs.measuring import evaluation, in_batches, same
 from widthwise.app.tasks.noted import without_folder
-from widthwise.common.atomic import beside
+from widthwise.common.atomic import atomic_replace
 from widthwise.common.calling import outputs_for
 from widthwise.elastic.network import Elastic
 from widthwise.errors import FileError, TrainingError
@@ -52,7 +52,7 @@ def store_checked(
             f"The {name} on the test split is {value}; look for classes or values that these data "
             "or the network's outputs lack, or give the task another metric."
         )
-    with beside(path) as made:
+    with atomic_replace(path) as made:
         noted = Measured(name, value, "test")
         said = without_folder(task.reference)
         save(net, made, widths=widths, module=module, metric=noted, pack=pack, bits=bits, task=said)

@@ -8,18 +8,18 @@ from typing import Final, Literal
 
 from widthwise.app.runs.folder import Record
 from widthwise.app.runs.measuring import SAMPLES, evaluation, sample, statistics_of
-from widthwise.app.runs.opening import RUNGS, Opened, know_rungs, scores_of
-from widthwise.app.runs.touchups import TouchUp, compensation
+from widthwise.app.runs.opening import LEVELS, Opened, know_levels, scores_of
+from widthwise.app.runs.postprocessing import PostProcess, reconstruction_of
 from widthwise.elastic.network import Elastic
 from widthwise.errors import RunError
 from widthwise.measure.frontier import Frontier
-from widthwise.measure.sweep import ladder, sweep, usual_widths
-from widthwise.pruning import allocated_ladder
+from widthwise.measure.sweep import even_levels, sweep, usual_widths
+from widthwise.pruning import allocated_levels
 from widthwise.variant import Widths
 
 By = Literal["levels", "scores", "fraction"]
 # Scores that estimate a change of the loss can be compared across axes.
-COMPARABLE: Final = ("reconstruction", "obd", "obd-sd", "taylor", "damage")
+COMPARABLE: Final = ("output-error", "obd", "obd-sd", "taylor", "dropout-ablation")
 
 
 def sweep_run(
@@ -30,7 +30,7 @@ def sweep_run(
     split: str = "valid",
     latency: bool = True,
     recalibrate: bool = True,
-    compensate: bool | None = None,
+    reconstruct: bool | None = None,
     keep_class: bool = True,
     progress: bool = False,
 ) -> Frontier:
@@ -41,7 +41,7 @@ def sweep_run(
     by: "fraction" keeps the same share of every axis; "scores" gives each axis its own width,
     decided by an ordered run's scores, 16 times where no count is given. None as `widths_by` says.
     recalibrate: estimate batch-norm statistics for each width on training data.
-    compensate: measure cuts whose weights were fitted to make up for what went, as the frontier
+    reconstruct: measure cuts whose weights were fitted to make up for what went, as the frontier
     then says and `cut` then does. None does so for ordered runs alone:
     in runs along levels, features have learned to do without the others.
     keep_class: beside widths at which a cut is a graph module, measure near ones at which it is of
@@ -55,30 +55,30 @@ def sweep_run(
         widths = with_own_class(net, widths)
     data = task.splits()
     statistics = statistics_of(net, task, data) if recalibrate else False
-    if compensate is None:
-        compensate = compensates(opened.record)
+    if reconstruct is None:
+        reconstruct = reconstructs(opened.record)
     fit_anew = None
-    if compensate:
+    if reconstruct:
         samples = sample(task, data, SAMPLES, seed)
-        fit_anew = compensation(net, samples, statistics=recalibrate)
+        fit_anew = reconstruction_of(net, samples, statistics=recalibrate)
     frontier = sweep(
         net,
         evaluation(task, data, split),
         widths,
         latency=latency,
         recalibrate=statistics,
-        touch_up=fit_anew,
+        post_process=fit_anew,
         pack=opened.pack,
         progress=progress,
     )
-    done = TouchUp.COMPENSATE.value if compensate else ""
-    frontier = replace(frontier, seeds=(seed,), touch_up=done)
+    done = PostProcess.RECONSTRUCT.value if reconstruct else ""
+    frontier = replace(frontier, seeds=(seed,), post_process=done)
     frontier.save(opened.run.frontier)
     return frontier
 
 
-def compensates(record: Record) -> bool:
-    """Whether cuts of a run are compensated where nothing is said of it."""
+def reconstructs(record: Record) -> bool:
+    """Whether cuts of a run are reconstructed where nothing is said of it."""
     return bool(record.settings.order) and not record.levels
 
 
@@ -95,18 +95,18 @@ def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
     if by == "levels":
         if not net.levels:
             raise RunError(
-                f"{run.folder} was not trained along levels; sweep it with --by fraction."
+                f"{run.folder} was not trained along levels; sweep it with --allocation fraction."
             )
         return usual_widths(net, count)
-    know_rungs(opened)
+    know_levels(opened)
     if by == "fraction":
-        return ladder(net, count)
+        return even_levels(net, count)
     if not opened.record.settings.order:
         raise RunError(
-            f"{run.folder} has no scores, which widthwise order writes; sweep it with --by "
+            f"{run.folder} has no scores, which widthwise order writes; sweep it with --allocation "
             "fraction."
         )
-    return allocated_ladder(net, scores_of(net, run.scores), count or RUNGS)
+    return allocated_levels(net, scores_of(net, run.scores), count or LEVELS)
 
 
 def with_own_class(net: Elastic, widths: Sequence[Widths]) -> list[Widths]:
@@ -121,15 +121,15 @@ def with_own_class(net: Elastic, widths: Sequence[Widths]) -> list[Widths]:
     if not smaller:
         return list(widths)
     probes = dict.fromkeys((smaller[len(smaller) // 2], smaller[0], smaller[-1]))
-    near = {w: net.expressible(w) for w in [next(iter(probes))]}
+    near = {w: net.realizable(w) for w in [next(iter(probes))]}
     if dict(near[next(iter(probes))]) == full:
         return list(widths)
-    near |= {w: net.expressible(w) for w in probes if w not in near}
+    near |= {w: net.realizable(w) for w in probes if w not in near}
     if all(net.complete(w) == dict(n) for w, n in near.items()):
         return list(widths)
     found: dict[Widths, None] = {}
     for w in widths:
-        other = net.complete(near.get(w) or (net.expressible(w) if w in smaller else w))
+        other = net.complete(near.get(w) or (net.realizable(w) if w in smaller else w))
         apart = dict(other) != full and net.raised(other) == other
         found |= {w: None, other: None} if apart else {w: None}
     # Equal widths may be written with and without the axes that stay full.

@@ -91,7 +91,7 @@ def bench(
     """Time the picks of a run, or of the first of several seeds, beside its full network.
 
     Networks are cut to the widths of the picks: what a call takes does not depend on what a
-    touch-up made of the weights, nor on zeros and bits, which save bytes and no time.
+    post-processing made of the weights, nor on zeros and bits, which save bytes and no time.
     granular: also find which multiples of widths are fast.
 
     Raises RunError where the run was not swept, and else as `open_run` and `speeds`.

@@ -24,7 +24,7 @@ from widthwise.app.runs.folder import (
     constraints_of,
     now,
 )
-from widthwise.app.runs.opening import RUNGS, scores_of
+from widthwise.app.runs.opening import LEVELS, scores_of
 from widthwise.app.runs.sources import Source, apart, model_of
 from widthwise.app.runs.storing import store_checked
 from widthwise.app.tasks.objectives import DISTILLATIONS, elastic_loss, family_loss
@@ -33,8 +33,8 @@ from widthwise.app.tasks.resolve import resolve
 from widthwise.elastic.network import Elastic
 from widthwise.elastic.zeros import meant
 from widthwise.measure.data import adapt
-from widthwise.measure.sweep import ladder
-from widthwise.pruning import allocated_ladder
+from widthwise.measure.sweep import even_levels
+from widthwise.pruning import allocated_levels
 from widthwise.pruning.gradual import Gradual, GradualPruner
 from widthwise.sampling.draws import PUBLISHED, Draw
 from widthwise.store import scorefile
@@ -55,7 +55,7 @@ METHODS: Final[Mapping[str, Draw]] = {
     "plain": Draw(p=0),  # full width only, for comparison
 }
 _STATES: Final[tuple[State, ...]] = ("new", "continued", "longer", "finished")
-_SHELLS = 8  # rungs that are each as sparse as the whole, from a sixteenth of every axis
+_SHELLS = 8  # levels that are each as sparse as the whole, from a sixteenth of every axis
 
 
 def train(
@@ -94,11 +94,11 @@ def train(
         return run, state
     try_out(task, net.model, data)
     record = Record(settings, command, asdict(net.draw), "running", now(), metric=task.metric.name)
-    rungs: list[Widths] = []
+    along: list[Widths] = []
     scores = {}
     if settings.order and source is not None and source.scores is not None:
         scores = scores_of(net, source.scores)
-        rungs = allocated_ladder(net, scores, RUNGS, drawn=False)
+        along = allocated_levels(net, scores, LEVELS, drawn=False)
     if main:
         record = begin(run, state, replace(record, source=str(source.file) if source else ""))
         if scores:
@@ -109,11 +109,11 @@ def train(
         fit(
             net,
             data.train,
-            _objective(net, task, settings, rungs),
+            _objective(net, task, settings, along),
             recipe=Recipe(**settings.recipe),
             valid=data.valid,
             metric=task.metric,
-            compress=_pruner(net, settings, rungs, data),
+            compress=_pruner(net, settings, along, data),
             run=RunConfig(folder=folder, seed=settings.seed, progress=progress),
         )
         if not main:
@@ -155,19 +155,19 @@ def _new_network(task: Task, settings: Settings, source: Source | None) -> Elast
     )
 
 
-def _objective(net: Elastic, task: Task, settings: Settings, rungs: Sequence[Widths]) -> Objective:
+def _objective(net: Elastic, task: Task, settings: Settings, along: Sequence[Widths]) -> Objective:
     if settings.method != "default":
         return SingleDraw(net, task.loss)
     if settings.pruning:
-        return elastic_loss(net, task, rungs)  # whose masks follow widths that are known before
+        return elastic_loss(net, task, along)  # whose masks follow widths that are known before
     loss = family_loss(net, task, trained=bool(settings.source))
-    if rungs:
-        loss.train_along(rungs)
+    if along:
+        loss.train_along(along)
     return loss
 
 
 def _pruner(
-    net: Elastic, settings: Settings, rungs: Sequence[Widths], data: Splits
+    net: Elastic, settings: Settings, along: Sequence[Widths], data: Splits
 ) -> GradualPruner | None:
     """What prunes a training, so that every width is as sparse; None where nothing does."""
     if not settings.pruning:
@@ -178,6 +178,6 @@ def _pruner(
     count = 1 if ranks is None else ranks.num_processes
     plan = planned(data.train, recipe.batch_size, settings.seed, count)
     steps = plan.steps * recipe.epochs
-    if not rungs and settings.method != "plain":
-        rungs = ladder(net, _SHELLS)
-    return how.pruner(net, steps, rungs)
+    if not along and settings.method != "plain":
+        along = even_levels(net, _SHELLS)
+    return how.pruner(net, steps, along)

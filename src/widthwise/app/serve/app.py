@@ -105,7 +105,7 @@ class Problem(BaseModel):
     error: str
 
 
-class Lent(FileResponse):
+class TemporaryFile(FileResponse):
     """A file of this answer's own, which goes when the answer has gone, or was interrupted."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,7 +171,7 @@ class Routes:
         shown = self._shown(run, point)
         with self.networks.turn():
             file = self.networks.lent(shown, point, form)
-        return Lent(
+        return TemporaryFile(
             file.path,
             filename=file.name,
             media_type="application/octet-stream",

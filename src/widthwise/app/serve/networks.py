@@ -209,7 +209,9 @@ def _module(shown: Shown, bench: Bench, found: Known) -> nn.Module:
             raise GoneError(f"The file of {found.pick.name} is gone; choose another network.")
         return load(path, build=opened.task.model)
     kept = opened.net.complete(found.point.widths)
-    how = cuts.usual_touch_ups(opened, kept)  # and no distillation: somebody waits for the page
+    how = cuts.usual_post_processing(
+        opened, kept
+    )  # and no distillation: somebody waits for the page
     return cuts.make(opened, [kept], bench.data, [how])[0].module
 
 

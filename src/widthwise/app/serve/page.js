@@ -84,8 +84,8 @@ function ladder(mode) {
   return found;
 }
 
-// What a limit allows: the last rung that meets it, by halving.
-function rung(limit) {
+// What a limit allows: the last level that meets it, by halving.
+function level(limit) {
   const steps = state.ladder;
   const up = state.mode !== "metric" || state.run.higher_is_better;
   const meets = state.mode === "metric"
@@ -135,7 +135,7 @@ function positionOf(limit, index) {
 
 function choose(limit, { moveSlider = false } = {}) {
   state.budget = limit;
-  state.at = rung(limit);
+  state.at = level(limit);
   if (moveSlider) $("slider").value = Math.round(positionOf(limit, state.at));
   const { choice } = state.ladder[state.at];
   const mode = MODES[state.mode];

@@ -233,7 +233,7 @@ def _own(pick: Pick, frontier: Frontier) -> bool:
 def _same(pick: Pick, point: Point, frontier: Frontier) -> bool:
     alike = dict(point.widths) == dict(pick.widths) and point.bytes == pick.bytes
     full = max(p.bytes for p in frontier.points)
-    return alike and (pick.touch_up == frontier.touch_up or point.bytes == full)
+    return alike and (pick.post_process == frontier.post_process or point.bytes == full)
 
 
 def _as_point(pick: Pick, frontier: Frontier) -> Point:
@@ -302,9 +302,9 @@ def _choice(shown: Shown, name: str, known: Known, full: Point, *, digits: bool)
 
 def _made(frontier: Frontier, pick: Pick | None) -> str:
     if pick is None:
-        return how_made(frontier.touch_up)
+        return how_made(frontier.post_process)
     tested = "" if pick.test is None else f"; test split {text.value(frontier.metric, pick.test)}"
-    return f"{how_made(pick.touch_up)}; stored as {pick.file}{tested}"
+    return f"{how_made(pick.post_process)}; stored as {pick.file}{tested}"
 
 
 def _attempts(shown: Shown) -> tuple[list[Attempt], list[str]]:
@@ -348,8 +348,8 @@ def _notes(shown: Shown) -> list[str]:
         said.append("Numbers are of one training, so without a spread; others differ a little.")
     if frontier.split == "test":
         said.append("These were measured on the test split, so choosing on them flatters.")
-    if frontier.touch_up:
-        said.append(f"Every dot was touched up after the cut: {frontier.touch_up}.")
+    if frontier.post_process:
+        said.append(f"Every dot was post-processed after the cut: {frontier.post_process}.")
     missing = _without_file(shown.folder, shown.picks, frontier)
     if missing:
         said.append(f"The files of these picks are not in the run folder: {', '.join(missing)}.")

@@ -13,7 +13,7 @@ from widthwise.measure.frontier import Frontier, Point
 MADE: Final = {  # what was done to a cut, as picks and frontiers name it
     "refit": "its statistics re-estimated",
     "distill": "taught by the full network",
-    "compensate": "what is left fitted to what went",
+    "reconstruct": "what is left fitted to what went",
     "fine-tune": "trained on",
     "merge": "similar features merged",
     "scratch": "trained from scratch at this size",
@@ -38,9 +38,9 @@ def gives_up(frontier: Frontier, point: Point, full: Point, *, digits: bool = Fa
     return said
 
 
-def how_made(touch_up: str) -> str:
+def how_made(post_process: str) -> str:
     """How a network was made, of what a pick or a frontier notes: 'cut, weights in few bits'."""
-    steps = [step for step in touch_up.split(", ") if step]
+    steps = [step for step in post_process.split(", ") if step]
     return ", ".join(["cut", *(MADE.get(step, step) for step in steps)])
 
 

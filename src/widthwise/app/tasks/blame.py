@@ -24,7 +24,7 @@ _LONGEST: Final = 80  # characters of a line of code that are shown
 _WORKER: Final = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """An exception in one line, with the place in the user's code that it came from, if any."""
     kind, text = type(error).__name__, str(error)
     if "Original Traceback" in text:  # from a process that fetches data

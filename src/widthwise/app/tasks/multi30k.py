@@ -215,6 +215,6 @@ def task() -> Task:
         loss=token_loss,
         metric=PERPLEXITY,
         recipe=_RECIPE,
-        further=_further,
+        extra_metrics=_further,
         text=reader,
     )

@@ -12,7 +12,7 @@ from widthwise.train.family import WARM_UP, FamilyLoss
 from widthwise.train.implied import matched
 from widthwise.train.losses import SandwichLoss
 from widthwise.train.teaching import HALF
-from widthwise.train.touchup import Taught, Teacher
+from widthwise.train.touchup import DistillObjective, Teacher
 
 
 def _own(task: Task) -> Task:
@@ -35,10 +35,12 @@ DISTILLATIONS: Final[Mapping[str, Callable[[Task], Task]]] = {
 """A task with another distillation, by the name that the command line has for it."""
 
 
-def elastic_loss(net: Elastic, task: Task, rungs: Sequence[Mapping[str, int]] = ()) -> SandwichLoss:
-    """The loss of all widths of a network. rungs: as for `SandwichLoss`."""
+def elastic_loss(
+    net: Elastic, task: Task, levels: Sequence[Mapping[str, int]] = ()
+) -> SandwichLoss:
+    """The loss of all widths of a network. levels: as for `SandwichLoss`."""
     return SandwichLoss(
-        net, task.loss, distill=task.distill, distill_loss=task.distill_loss, rungs=rungs
+        net, task.loss, distill=task.distill, distill_loss=task.distill_loss, levels=levels
     )
 
 
@@ -50,6 +52,6 @@ def family_loss(net: Elastic, task: Task, *, trained: bool = False) -> FamilyLos
     )
 
 
-def taught_by(teacher: nn.Module, student: nn.Module, task: Task) -> Taught:
+def taught_by(teacher: nn.Module, student: nn.Module, task: Task) -> DistillObjective:
     """The loss of one network that another one, in evaluation mode, teaches."""
-    return Taught([student], Teacher(teacher, task.distill, task.loss, task.distill_loss))
+    return DistillObjective([student], Teacher(teacher, task.distill, task.loss, task.distill_loss))

@@ -11,7 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from widthwise.app.tasks.blame import told, users_place
+from widthwise.app.tasks.blame import described, users_place
 from widthwise.common.calling import outputs_for
 from widthwise.errors import TaskError, WidthwiseError
 from widthwise.measure.pairs import form_of, needing, pair
@@ -70,8 +70,8 @@ def _tried(task: Task, what: str, call: Any, *given: Any) -> Any:
             raise
         forms = " and ".join(map(_form, given))
         raise TaskError(
-            f"The {what} of task {task.name!r} fails on {forms} with {told(error)}; make it fit "
-            "what the data and the model give."
+            f"The {what} of task {task.name!r} fails on {forms} with {described(error)}; make "
+            "it fit what the data and the model give."
         ) from error
 
 

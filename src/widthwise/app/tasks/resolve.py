@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from widthwise.app.tasks import BUILT_IN
-from widthwise.app.tasks.blame import told
+from widthwise.app.tasks.blame import described
 from widthwise.errors import DataError, TaskError, WidthwiseError
 from widthwise.measure.data import Items, Stream, adapt
 from widthwise.measure.pairs import Takes, form_of, rank_of, shape_of
@@ -55,7 +55,7 @@ def resolve(name: str) -> Task:
     except WidthwiseError:
         raise
     except Exception as error:
-        raise TaskError(f"{name} failed with {told(error)}; correct that function.") from error
+        raise TaskError(f"{name} failed with {described(error)}; correct that function.") from error
     if not isinstance(task, Task):
         raise TaskError(f"{name} returned {_kind(task)}; return a widthwise.Task from it.")
     return replace(
@@ -64,7 +64,8 @@ def resolve(name: str) -> Task:
         model=partial(_checked_model, task.name, task.model),
         example=partial(_checked_example, task.name, task.example),
         splits=partial(_checked_splits, task),
-        further=task.further and partial(_checked_further, task.name, task.further),
+        extra_metrics=task.extra_metrics
+        and partial(_checked_further, task.name, task.extra_metrics),
     )
 
 
@@ -90,7 +91,7 @@ def _load(source: str) -> ModuleType:
         return _run_file(path) if is_file else importlib.import_module(source)
     except Exception as error:
         raise TaskError(
-            f"{source} could not be imported: {told(error)}; correct it and run again."
+            f"{source} could not be imported: {described(error)}; correct it and run again."
         ) from error
 
 
@@ -179,9 +180,12 @@ def _checked_split(name: str, part: str, data: Any, form: Takes) -> Items:
 
 
 def _checked_further(
-    name: str, further: Callable[[torch.nn.Module, str], Any], module: torch.nn.Module, split: str
+    name: str,
+    extra_metrics: Callable[[torch.nn.Module, str], Any],
+    module: torch.nn.Module,
+    split: str,
 ) -> Mapping[str, float]:
-    made = further(module, split)
+    made = extra_metrics(module, split)
     figures = made.items() if isinstance(made, Mapping) else [(None, None)]
     if not all(isinstance(k, str) and isinstance(v, int | float) for k, v in figures):
         raise TaskError(

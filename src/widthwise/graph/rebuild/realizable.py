@@ -23,7 +23,7 @@ from widthwise.variant import Widths
 Expressed = Callable[[Widths], bool]
 
 
-def expressible(
+def realizable(
     relations: Relations, axes: Axes, wanted: Mapping[str, int], expressed: Expressed
 ) -> Widths:
     """Widths near the wanted ones at which `expressed` holds; in the last resort the full ones.

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from widthwise.pruning.gradual.select import ascending, lowest
 
-Scope = Literal["tensor", "global", "lamp"]
+Scope = Literal["layer", "global", "lamp"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 
 def checked(scope: Scope) -> Scope:
     """The same. Raises ValueError for what is none."""
     if scope not in SCOPES:
-        raise ValueError(f"The scope is {scope!r}; give 'tensor', 'global' or 'lamp'.")
+        raise ValueError(f"The scope is {scope!r}; give 'layer', 'global' or 'lamp'.")
     return scope
 
 

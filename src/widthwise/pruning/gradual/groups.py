@@ -65,7 +65,7 @@ def groups(
 ) -> Iterator[Group]:
     """The groups of a pruner, whose arguments these are; shells: by tensor, none for one shell."""
     together = [name for name in dict.fromkeys(tensors) if name not in each]
-    blocks = [[name] for name in together] if scope == "tensor" or not together else [together]
+    blocks = [[name] for name in together] if scope == "layer" or not together else [together]
     planned = [(names, schedule) for names in blocks]
     planned += [([name], own) for name, own in each.items()]
     for names, plan in planned:
@@ -92,5 +92,5 @@ def nothing_left(name: str, sparsity: float) -> ScoreError:
     return ScoreError(
         f"At a sparsity of {sparsity:.4g} nothing is left of {name!r}, or of its narrowest width; "
         "leave it dense with tensors=, give it a schedule of its own with each=, or a scope of "
-        '"tensor".'
+        '"layer".'
     )

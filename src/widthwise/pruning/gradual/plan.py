@@ -13,7 +13,7 @@ from torch import nn
 
 from widthwise.pruning.gradual.compete import Scope, checked
 from widthwise.pruning.gradual.pruner import GradualPruner
-from widthwise.pruning.gradual.schedule import FEEDBACK, Schedule
+from widthwise.pruning.gradual.schedule import DPF, Schedule
 from widthwise.variant import AnyWidths
 
 
@@ -32,8 +32,8 @@ class Gradual:
     begin: float = 0.0
     end: float = 0.75
     changes: int = 30
-    scope: Scope = "tensor"
-    feedback: bool = False
+    scope: Scope = "layer"
+    dpf: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.sparsity < 1:
@@ -53,17 +53,17 @@ class Gradual:
         """The schedule for a training of so many optimizer steps."""
         begin, end = round(self.begin * steps), round(self.end * steps)
         frequency = max(1, (end - begin) // self.changes)
-        if self.feedback:
-            frequency = min(frequency, FEEDBACK)
+        if self.dpf:
+            frequency = min(frequency, DPF)
         return Schedule(self.sparsity, begin, end, frequency=frequency)
 
     def pruner(
-        self, module: nn.Module, steps: int, rungs: Sequence[AnyWidths] = ()
+        self, module: nn.Module, steps: int, levels: Sequence[AnyWidths] = ()
     ) -> GradualPruner:
         """What prunes a module in a training of so many optimizer steps.
 
-        rungs: as `GradualPruner` takes them. Raises as it does.
+        levels: as `GradualPruner` takes them. Raises as it does.
         """
         return GradualPruner(
-            module, self.schedule(steps), scope=self.scope, feedback=self.feedback, rungs=rungs
+            module, self.schedule(steps), scope=self.scope, dpf=self.dpf, levels=levels
         )

@@ -9,8 +9,8 @@
 
     GradualPruner(module, schedule, scope="lamp")      # weights compete across tensors
     GradualPruner(module, schedule, each={"fc3.weight": Schedule(0.5, end=5_000)})
-    GradualPruner(module, schedule, feedback=True)     # DPF: what was pruned may come back
-    GradualPruner(net, schedule, rungs=ladder(net))    # an Elastic: every rung is as sparse
+    GradualPruner(module, schedule, dpf=True)     # DPF: what was pruned may come back
+    GradualPruner(net, schedule, levels=even_levels(net))    # an Elastic: every level is as sparse
 
 Zeros are exact, in the module's own parameters: whatever saves or runs the module sees them. They
 are meant (`widthwise.elastic.zeros`): `fit` keeps them, with and without a pruner.
@@ -48,7 +48,7 @@ class GradualPruner:
             file or an earlier pruner, stay unless there is feedback.
         tensors: names of the parameters to prune; `prunable(module)` by default, which leaves
             biases, norms, depthwise filters and the first convolution dense.
-        scope: "tensor" prunes every tensor to the same share, "global" all of them together, which
+        scope: "layer" prunes every tensor to the same share, "global" all of them together, which
             takes nearly all of tensors whose weights are much smaller than others', such as LSTMs
             beside embeddings; "lamp" all of them together, each weight by its share of the larger
             ones of its tensor (`compete.lamp`), which takes from no tensor nearly all.
@@ -57,13 +57,13 @@ class GradualPruner:
             pruned weights and applied to dense ones kept beside them, so that weights come back
             which were pruned wrongly; masks go on changing after the schedule's end. (A decay of
             weights does not reach those that are out.)
-        rungs: widths from narrow to wide of an Elastic, so that each of them gets the sparsity,
+        levels: widths from narrow to wide of an Elastic, so that each of them gets the sparsity,
             rather than all together.
 
     Raises:
         ScoreError: Where there is nothing to prune, a name is unknown, or a tensor would be left
             without any weight.
-        WidthError: For rungs that do not lie in each other.
+        WidthError: For levels that do not lie in each other.
         ValueError: For arguments that do not fit together.
     """
 
@@ -73,24 +73,26 @@ class GradualPruner:
         schedule: Schedule,
         *,
         tensors: Sequence[str] | None = None,
-        scope: Scope = "tensor",
+        scope: Scope = "layer",
         each: Mapping[str, Schedule] | None = None,
-        feedback: bool = False,
-        rungs: Sequence[AnyWidths] = (),
+        dpf: bool = False,
+        levels: Sequence[AnyWidths] = (),
     ) -> None:
-        if rungs and not isinstance(module, Elastic):
-            raise ValueError("rungs are widths of an Elastic; give that in place of the module.")
+        if levels and not isinstance(module, Elastic):
+            raise ValueError("levels are widths of an Elastic; give that in place of the module.")
         self.module = module.model if isinstance(module, Elastic) else module
-        self.schedule, self.scope = schedule.paced(feedback=feedback), checked(scope)
-        self.each = {name: own.paced(feedback=feedback) for name, own in (each or {}).items()}
-        self.rungs = tuple(module.complete(w) for w in rungs) if isinstance(module, Elastic) else ()
-        self.feedback = feedback
+        self.schedule, self.scope = schedule.paced(dpf=dpf), checked(scope)
+        self.each = {name: own.paced(dpf=dpf) for name, own in (each or {}).items()}
+        self.levels = (
+            tuple(module.complete(w) for w in levels) if isinstance(module, Elastic) else ()
+        )
+        self.dpf = dpf
         chosen = prunable(self.module) if tensors is None else tuple(tensors)
         named = _parameters(self.module, [*chosen, *self.each])
         # Modules rather than parameters, which are other objects once a module has been moved.
         parts = {name: name.rpartition(".") for name in named}
         self._holders = {n: (self.module.get_submodule(p[0]), p[2]) for n, p in parts.items()}
-        nested = shells(module, rungs) if rungs and isinstance(module, Elastic) else {}
+        nested = shells(module, levels) if levels and isinstance(module, Elastic) else {}
         self._groups = tuple(groups(chosen, self.schedule, scope, self.each, nested))
         for group in self._groups:
             check(group, {name: p.numel() for name, p in named.items()})
@@ -100,8 +102,8 @@ class GradualPruner:
             name: torch.full_like(p, -1, dtype=_INTEGERS[p.itemsize], requires_grad=False)
             for name, p in named.items()
         }
-        self._out = {n: torch.zeros_like(p).detach() for n, p in named.items() if feedback}
-        before = {} if feedback else meant(self.module)
+        self._out = {n: torch.zeros_like(p).detach() for n, p in named.items() if dpf}
+        before = {} if dpf else meant(self.module)
         self._before = {
             n: -mask.to(self._kept[n].dtype) for n, mask in before.items() if n in named
         }
@@ -188,9 +190,9 @@ class GradualPruner:
             "schedule": asdict(self.schedule),
             "scope": self.scope,
             "each": {name: asdict(schedule) for name, schedule in self.each.items()},
-            "feedback": self.feedback,
+            "dpf": self.dpf,
             "tensors": list(self._kept),
-            "rungs": [dict(w) for w in self.rungs],
+            "levels": [dict(w) for w in self.levels],
         }
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -221,7 +223,7 @@ class GradualPruner:
     @torch.no_grad()
     def _update(self) -> None:
         """Make the masks again where it is time to, and apply them."""
-        due = [g for g in self._groups if g.schedule.changes(self._taken, endless=self.feedback)]
+        due = [g for g in self._groups if g.schedule.changes(self._taken, endless=self.dpf)]
         if due or self._out:
             weights = {name: self._parameter(name) for name in self._kept}
             for name, out in self._out.items():

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 FREQUENCY: Final = 100  # steps from one change of the masks to the next
-FEEDBACK: Final = 4  # the same where weights may come back, which they can only at a change
+DPF: Final = 4  # the same where weights may come back, which they can only at a change
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Schedule:
             return False
         return step == self.end or (step - self.begin) % (self.frequency or FREQUENCY) == 0
 
-    def paced(self, *, feedback: bool) -> Schedule:
+    def paced(self, *, dpf: bool) -> Schedule:
         """The same schedule with a frequency, chosen for pruning with or without feedback."""
-        chosen = FEEDBACK if feedback else FREQUENCY
+        chosen = DPF if dpf else FREQUENCY
         return self if self.frequency is not None else replace(self, frequency=chosen)
 
     def scaled(self, final: float) -> Schedule:

@@ -14,7 +14,7 @@ from widthwise.pruning.scores.gradients import Batches, Criterion, Weights, loss
 from widthwise.pruning.scores.progress import finite, shown
 
 
-def damage(
+def dropout_ablation(
     net: Elastic,
     batches: Batches,
     criterion: Criterion,
@@ -53,7 +53,7 @@ def damage(
 
     totals = {n: _Means(g.size) for n, g in gates.items()}
     stream = losses(net.model, read(batches, net), criterion, changed)
-    for plain, others in shown(stream, batches, "damage", progress):
+    for plain, others in shown(stream, batches, "dropout-ablation", progress):
         for mask, loss in zip(masks, others, strict=True):
             for name, kept in mask.items():
                 totals[name].add(kept.double(), loss - plain)

@@ -14,24 +14,31 @@ from torch import Tensor
 from widthwise.elastic.network import Elastic
 from widthwise.pruning.gradual.compete import Scope
 from widthwise.pruning.scores.activations import activation
-from widthwise.pruning.scores.dropout_ablation import damage
+from widthwise.pruning.scores.dropout_ablation import dropout_ablation
 from widthwise.pruning.scores.gradients import Criterion
-from widthwise.pruning.scores.reconstruction import reconstruction
-from widthwise.pruning.scores.weights import chance, magnitude, obd, obd_sd, taylor
+from widthwise.pruning.scores.output_error import output_error
+from widthwise.pruning.scores.weights import magnitude, obd, obd_sd, random, taylor
 
 FeatureScore = Literal[
-    "reconstruction", "obd", "obd-sd", "taylor", "damage", "magnitude", "activation", "chance"
+    "output-error",
+    "obd",
+    "obd-sd",
+    "taylor",
+    "dropout-ablation",
+    "magnitude",
+    "activation",
+    "random",
 ]
-WeightScore = Literal["magnitude", "obd", "obd-sd", "taylor", "chance"]
+WeightScore = Literal["magnitude", "obd", "obd-sd", "taylor", "random"]
 
 _WITH_LOSS: Final[Mapping[str, Callable[..., dict[str, Tensor]]]] = {
-    "reconstruction": reconstruction,
+    "output-error": output_error,
     "obd": obd,
     "obd-sd": obd_sd,
     "taylor": taylor,
-    "damage": damage,
+    "dropout-ablation": dropout_ablation,
 }
-_RANDOM: Final = ("reconstruction", "obd", "obd-sd", "damage")  # take a seed
+_RANDOM: Final = ("output-error", "obd", "obd-sd", "dropout-ablation")  # take a seed
 
 
 def features(
@@ -44,8 +51,8 @@ def features(
     progress: bool = False,
 ) -> dict[str, Tensor]:
     """The scores of all features, by axis. Raises ScoreError."""
-    if score == "chance":
-        return chance(net, seed=seed)
+    if score == "random":
+        return random(net, seed=seed)
     if score == "magnitude":
         return magnitude(net)
     if score == "activation":
@@ -63,8 +70,8 @@ def weights(
     progress: bool = False,
 ) -> dict[str, Tensor]:
     """The scores of single weights, by tensor. Raises ScoreError."""
-    if score == "chance":
-        return chance(net, of="weights", seed=seed)
+    if score == "random":
+        return random(net, of="weights", seed=seed)
     if score == "magnitude":
         return magnitude(net, of="weights")
     more = {"of": "weights", **_seeded(score, seed)}

@@ -1,10 +1,10 @@
 """How many bits each tensor needs, and how much an error of each weight matters.
 
     form = few_values(model, batches, criterion, tolerance=0.01)     # Bin & Quant: by tensor
-    record = quantization.quantize(model, form)
+    record = quantization.quantize_(model, form)
 
     weights = gradient_magnitude(model, batches, criterion)          # GWK
-    record = quantization.quantize(model, quantization.Codebook(16), weights=weights)
+    record = quantization.quantize_(model, quantization.Codebook(16), weights=weights)
 
 Both without training (Yeom et al., 2022). The loss is taken in evaluation mode.
 """

@@ -36,7 +36,7 @@ Curvature = Literal["fisher", "hutchinson"]
 Scores = dict[str, Tensor]
 
 
-def chance(net: Elastic, *, of: Of = "features", seed: int = 0) -> Scores:
+def random(net: Elastic, *, of: Of = "features", seed: int = 0) -> Scores:
     """Random scores, uniform in 0..1: the yardstick of all others.
 
     Args:

@@ -154,14 +154,14 @@ def unpack(packed: Packed, parts: Mapping[str, Tensor]) -> Tensor:
     return made.view(packed.dtype).reshape(packed.shape)
 
 
-def accounting(tensors: Iterable[Tensor]) -> int:
+def published_accounting(tensors: Iterable[Tensor]) -> int:
     """Bytes by the formula of "To prune, or not to prune" (Zhu & Gupta 2017, section 4).
 
     For each tensor its non-zeros, 4 bytes each in float32, and the cheaper of 1 bit a weight and
     4 bits a non-zero; tensors that are cheaper dense count as they are. No headers, and none of the
     fillers that gaps of more than 4 bits need.
     """
-    return sum(_accounted(tensor) for tensor in tensors)
+    return sum(_published(tensor) for tensor in tensors)
 
 
 def _bits(tensor: Tensor) -> NDArray[Any]:
@@ -174,7 +174,7 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().reshape(-1)
 
 
-def _accounted(tensor: Tensor) -> int:
+def _published(tensor: Tensor) -> int:
     count, item = int(np.count_nonzero(_bits(tensor))), tensor.dtype.itemsize
     return min(tensor.nbytes, count * item + min(-(-tensor.numel() // 8), -(-count // 2)))
 

@@ -1,12 +1,12 @@
-"""Shells of quantized weights: what a rung adds, as codes with scales of its own.
+"""Shells of quantized weights: what a level adds, as codes with scales of its own.
 
     data = encode(kept, wide, below, 8)            # of what `wide` keeps and `below` does not
     decode(data, wide, below, 8, torch.float32)    # these entries, in the order of `deltas.shells`
     size(wide, below, 8, torch.float32)            # its bytes, without making it
 
-What a rung adds to a matrix (first dim, all others) are two matrices: in the rows that are there
+What a level adds to a matrix (first dim, all others) are two matrices: in the rows that are there
 already, the columns that are new; and the rows that are new. Each has a scale and a zero point for
-every row, so that a rung never changes what the rungs below it keep.
+every row, so that a level never changes what the levels below it keep.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Shells: a tensor taken apart into what each rung of a ladder adds to the one below, and back.
+"""Shells: a tensor taken apart into what each level adds to the one below, and back.
 
-    parts = shells(weight, rungs)         # as many 1-D tensors as there are rungs
-    assemble(parts[:3], rungs[:3])        # what the third rung keeps of the weight, bit for bit
+    parts = shells(weight, levels)         # as many 1-D tensors as there are levels
+    assemble(parts[:3], levels[:3])        # what the third level keeps of the weight, bit for bit
 
-rungs: for each rung, from narrow to wide, the layouts of all dims of the tensor (graph/slicing.py),
-each of which keeps all that the one before keeps. Shell k holds the entries that rung k keeps and
-rung k-1 does not, in the row-major order of the tensor; shell 0 all that rung 0 keeps. What is kept
-of a dim need not be its first entries: heads of some size, the gates of an LSTM and what is laid
+levels: for each level, from narrow to wide, the layouts of all dims of the tensor
+(graph/slicing.py), each of which keeps all that the one before keeps. Shell k holds the entries that level k keeps and
+level k-1 does not, in the row-major order of the tensor; shell 0 all that level 0 keeps. What is
+kept of a dim need not be its first entries: heads of some size, the gates of an LSTM and what is laid
 end to end keep the first of each.
 """
 
@@ -40,12 +40,12 @@ def full_shape(layouts: Layouts) -> tuple[int, ...]:
     return tuple(math.prod(full for full, _ in spec) for spec in layouts)
 
 
-def shells(tensor: Tensor, rungs: Sequence[Layouts]) -> list[Tensor]:
+def shells(tensor: Tensor, levels: Sequence[Layouts]) -> list[Tensor]:
     """A tensor at full size as shells, each of one dim and of its type, on the CPU."""
     whole = tensor.detach().cpu()
     found: list[Tensor] = []
     below: Layouts | None = None
-    for layouts in rungs:
+    for layouts in levels:
         kept = part(whole, tuple(enumerate(layouts))).reshape(-1)
         if below is not None:
             kept = _as(kept.dtype, _bits(kept)[~_inside(layouts, below)])
@@ -54,23 +54,23 @@ def shells(tensor: Tensor, rungs: Sequence[Layouts]) -> list[Tensor]:
     return found
 
 
-def assemble(shells: Iterable[Tensor], rungs: Sequence[Layouts]) -> Tensor:
-    """What the last of these rungs keeps of the tensor that the shells were made of.
+def assemble(shells: Iterable[Tensor], levels: Sequence[Layouts]) -> Tensor:
+    """What the last of these levels keeps of the tensor that the shells were made of.
 
-    shells, rungs: of as many rungs, from the first one on. A tensor of its own, on the CPU.
+    shells, levels: of as many levels, from the first one on. A tensor of its own, on the CPU.
     """
     made: NDArray[Any] | None = None
     dtype = torch.float32
     for number, shell in enumerate(shells):
         dtype, bits = shell.dtype, _bits(shell)
         if made is not None:
-            inside = _inside(rungs[number], rungs[number - 1])
+            inside = _inside(levels[number], levels[number - 1])
             wider = np.empty(inside.size, bits.dtype)
             wider[inside], wider[~inside] = made, bits
             bits = wider
         made = bits
     assert made is not None
-    return _as(dtype, made.copy()).reshape(shape(rungs[-1]))
+    return _as(dtype, made.copy()).reshape(shape(levels[-1]))
 
 
 def scaled(tensor: Tensor, dims: Iterable[int], layouts: Layouts) -> Tensor:

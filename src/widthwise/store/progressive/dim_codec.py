@@ -1,11 +1,11 @@
-"""The dims of stored tensors as products of axes, so that widths say what every rung keeps of them.
+"""Dims of stored tensors as products of axes, so that widths say what every level keeps of them.
 
     described(term, axes, numbers)    # 12 heads of head size 64: [-1, 64]
     layout_as([-1, 64], [(12, 6)])    # ((12, 6), (64, 64)): the first 6 heads
 
 A dim is written as its factors, outermost first; one alone stands without the list. A factor is
 
-    n >= 0    so many entries, which all rungs keep
+    n >= 0    so many entries, which all levels keep
     n < 0     axis number -n, from 1 on: as many entries as it has features, its first are kept
     [...]     dims laid end to end, one after another
 """

@@ -1,10 +1,10 @@
-"""The bytes of a progressive file: a header, the manifest, and a shell for each rung, in order.
+"""The bytes of a progressive file: a header, the manifest, and a shell for each level, in order.
 
     8 bytes    length of the header, little-endian
     header     {"__metadata__": {"progressive": digest, "widthwise": notes}, "widthwise": {...},
                "shell.0": {...}, "shell.1": {...}, ...}, filled up with spaces to a multiple of 8
     manifest   the entry `widthwise`: JSON as a raw DEFLATE stream (RFC 1951), filled up with zeros
-    shells     shell.0, shell.1, ...: what each rung adds to the one before
+    shells     shell.0, shell.1, ...: what each level adds to the one before
 
 docs/format.md has it byte by byte. The digest is the SHA-256 of header and manifest with its own
 digits as zeros; the manifest holds the shells' digests, so that each prefix is checked by itself.
@@ -29,15 +29,15 @@ from widthwise.common.jsonfile import parsed
 from widthwise.errors import BudgetError, FileError
 from widthwise.store.manifest import TORCH, NewerError, believed
 from widthwise.store.packed.container import MOST
-from widthwise.store.progressive.manifest import MOST_RUNGS, Ladder
+from widthwise.store.progressive.manifest import MOST_LEVELS, LevelTable
 from widthwise.store.progressive.ranges import Source
 from widthwise.store.tensorfile import DTYPES
 from widthwise.version import VERSION
 
 FORMAT_VERSION: Final = 4
 CODED_VERSION: Final = 5  # of a file with quantized weights, which readers of 4 do not know
-MAX_HEADER: Final = 64 * 1024  # bytes; 255 rungs need less than 24 kB
-MOST_WORK: Final = 64 * 1024**2  # bytes of the manifest's JSON, times the rungs
+MAX_HEADER: Final = 64 * 1024  # bytes; 255 levels need less than 24 kB
+MOST_WORK: Final = 64 * 1024**2  # bytes of the manifest's JSON, times the levels
 FIRST: Final = 2048  # bytes read at once; less than the files of small networks
 
 _BEGIN: Final = b'{"__metadata__":{"progressive":"'
@@ -49,13 +49,13 @@ _TYPES: Final = {name: dtype for dtype, name in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Start:
-    """What stands before the shells: where each of them ends, in bytes of the file, and the ladder.
+    """What stands before the shells: where each of them ends, in bytes of the file, and the levels.
 
     ends: of the manifest, then of each shell. ahead: what was read of the shells already.
     """
 
     ends: tuple[int, ...]
-    ladder: Ladder
+    table: LevelTable
     ahead: bytes
 
 
@@ -76,12 +76,12 @@ def write(path: str | os.PathLike[str], body: Mapping[str, Any], shells: Sequenc
     except (ValueError, TypeError) as error:
         raise FileError("A metric to store is not a number; leave it out.") from error
     if len(text) > min(MOST, MOST_WORK // len(shells)):
-        raise FileError("The model has too many tensors for so many rungs; give fewer.")
+        raise FileError("The model has too many tensors for so many levels; give fewer.")
     maker = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
     manifest = _filled(maker.compress(text) + maker.flush(), b"\0")
-    ladder = Ladder.read(json.loads(text), TORCH, VERSION)
+    table = LevelTable.read(json.loads(text), TORCH, VERSION)
     sizes = [len(manifest), *map(len, shells)]
-    start = _header(sizes, ladder, _ZEROS) + manifest
+    start = _header(sizes, table, _ZEROS) + manifest
     digest = hashlib.sha256(start).hexdigest()
     start = start[: _SUM.start] + digest.encode() + start[_SUM.stop :]
     return write_whole(path, [start, *shells])
@@ -114,11 +114,11 @@ def read(source: Source, most: int | None = None) -> Start:
     digest = hashlib.sha256(first[: _SUM.start] + _ZEROS.encode() + first[_SUM.stop : begin])
     if digest.hexdigest().encode() != first[_SUM]:
         raise FileError(broken)
-    ladder = believed(lambda: _ladder(notes, first[8 + length : begin], sizes[1:], item), name)
+    table = believed(lambda: _table(notes, first[8 + length : begin], sizes[1:], item), name)
     ends = [8 + length]
     for size in sizes:
         ends.append(ends[-1] + size)
-    return Start(tuple(ends[1:]), ladder, first[begin:])
+    return Start(tuple(ends[1:]), table, first[begin:])
 
 
 def _longer(source: Source, start: bytes, end: int, most: int | None) -> bytes:
@@ -142,20 +142,20 @@ def _filled(data: bytes, by: bytes) -> bytes:
     return data + by * (-len(data) % 8)
 
 
-def _item(ladder: Ladder) -> torch.dtype:
+def _item(table: LevelTable) -> torch.dtype:
     """The type of the shells' entries: all tensors' type, or bytes where there are several, or
     codes."""
-    types = {entry.dtype for entry in ladder.entries.values()}
-    return types.pop() if len(types) == 1 and not ladder.coded else torch.uint8
+    types = {entry.dtype for entry in table.entries.values()}
+    return types.pop() if len(types) == 1 and not table.coded else torch.uint8
 
 
-def _version(ladder: Ladder) -> int:
-    return CODED_VERSION if ladder.coded else FORMAT_VERSION
+def _version(table: LevelTable) -> int:
+    return CODED_VERSION if table.coded else FORMAT_VERSION
 
 
-def _header(sizes: Sequence[int], ladder: Ladder, digest: str) -> bytes:
-    item = _item(ladder)
-    notes = json.dumps([_version(ladder), TORCH, VERSION], separators=(",", ":"))
+def _header(sizes: Sequence[int], table: LevelTable, digest: str) -> bytes:
+    item = _item(table)
+    notes = json.dumps([_version(table), TORCH, VERSION], separators=(",", ":"))
     entries: dict[str, Any] = {"__metadata__": {"progressive": digest, "widthwise": notes}}
     offset = 0
     for number, size in enumerate(sizes):
@@ -182,7 +182,7 @@ def _parsed(header: bytes) -> tuple[list[int], str, str]:
     notes = metadata[_MANIFEST]
     count = len(entries) - 1
     names = [_MANIFEST, *(f"shell.{k}" for k in range(count))]
-    _need({*names} == {*entries} and 1 <= count <= MOST_RUNGS, "it has other entries than shells")
+    _need({*names} == {*entries} and 1 <= count <= MOST_LEVELS, "it has other entries than shells")
     _need(isinstance(notes, str), "it has no notes")
     offsets = [entries[n]["data_offsets"] for n in names]
     right = all(
@@ -204,24 +204,24 @@ def _parsed(header: bytes) -> tuple[list[int], str, str]:
     return sizes, item, notes
 
 
-def _ladder(notes: str, stream: bytes, sizes: Sequence[int], item: str) -> Ladder:
+def _table(notes: str, stream: bytes, sizes: Sequence[int], item: str) -> LevelTable:
     said = parsed(notes)
     _need(isinstance(said, list) and len(said) == 3, "other notes")
     _need(type(said[0]) is int and said[0] >= FORMAT_VERSION, "no version")
     if said[0] > CODED_VERSION:
         raise NewerError
     _need(all(isinstance(word, str) for word in said[1:]), "no versions")
-    ladder = Ladder.read(_inflated(stream, len(sizes)), said[1], said[2])
-    _need(said[0] == _version(ladder), "it is of another version")
-    _need(len(ladder) == len(sizes), "it has more or fewer shells than rungs")
-    _need(DTYPES[_item(ladder)] == item, "its shells are of another type")
-    _need(ladder.sizes() == list(sizes), "a shell is of another size")
-    return ladder
+    table = LevelTable.read(_inflated(stream, len(sizes)), said[1], said[2])
+    _need(said[0] == _version(table), "it is of another version")
+    _need(len(table) == len(sizes), "it has more or fewer shells than levels")
+    _need(DTYPES[_item(table)] == item, "its shells are of another type")
+    _need(table.sizes() == list(sizes), "a shell is of another size")
+    return table
 
 
-def _inflated(stream: bytes, rungs: int) -> Any:
+def _inflated(stream: bytes, levels: int) -> Any:
     """The manifest's JSON. Raises ValueError for any but one stream, filled up with zeros."""
-    reader, most = zlib.decompressobj(-15), min(MOST, MOST_WORK // rungs)
+    reader, most = zlib.decompressobj(-15), min(MOST, MOST_WORK // levels)
     try:
         text = reader.decompress(stream, most + 1)
     except zlib.error as error:

@@ -1,7 +1,7 @@
-"""What a progressive file says of itself: its rungs, and which entries of which tensors each adds.
+"""What a progressive file says of itself: its levels, and which entries of which tensors each adds.
 
 ladder = Ladder.read(body, "1.2.3", "0.1.0")     # of the manifest's JSON (docs/format.md)
-ladder.widths[2], ladder.metrics[2]              # of the third rung
+ladder.widths[2], ladder.metrics[2]              # of the third level
 ladder.entries["fc1.weight"].bytes(2)            # of a tensor in its shell
 ladder.manifest(2)                               # how to build its network
 """
@@ -24,9 +24,9 @@ from widthwise.store.progressive.dim_codec import layout_as
 from widthwise.store.tensorfile import DTYPES
 from widthwise.variant import Widths
 
-MOST_RUNGS: Final = 255
+MOST_LEVELS: Final = 255
 MOST_TENSORS: Final = 20_000
-MOST_PARTS: Final = 60_000  # tensors times rungs, which take half a second to look at
+MOST_PARTS: Final = 60_000  # tensors times levels, which take half a second to look at
 
 _TYPES: Final = {name: dtype for dtype, name in DTYPES.items()}
 _SCALED: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64)
@@ -51,10 +51,10 @@ _OPTIONAL: Final = {
 class Entry:
     """A tensor that is stored.
 
-    dims: as terms.py has them. axes: for each rung the size of each axis and its width. whole:
-    whether each shell holds all that its rung keeps, because it is another tensor in every rung,
+    dims: as terms.py has them. axes: for each level the size of each axis and its width. whole:
+    whether each shell holds all that its level keeps, because it is another tensor in every level,
     rather than what is new. scaled: the dims for which what is kept is multiplied by full size /
-    kept size. bits: for each rung, of a weight in its shell, None as it is; empty for a tensor
+    kept size. bits: for each level, of a weight in its shell, None as it is; empty for a tensor
     that has no codes.
     """
 
@@ -65,37 +65,37 @@ class Entry:
     scaled: tuple[int, ...]
     bits: tuple[int | None, ...] = ()
 
-    def layouts(self, rung: int) -> deltas.Layouts:
-        """What a rung keeps of it."""
-        return tuple(layout_as(dim, self.axes[rung]) for dim in self.dims)
+    def layouts(self, level: int) -> deltas.Layouts:
+        """What a level keeps of it."""
+        return tuple(layout_as(dim, self.axes[level]) for dim in self.dims)
 
-    def items(self, rung: int) -> int:
-        """How many numbers of it are in the shell of a rung."""
-        below = 0 if self.whole or not rung else self._kept[rung - 1]
-        return self._kept[rung] - below
+    def items(self, level: int) -> int:
+        """How many numbers of it are in the shell of a level."""
+        below = 0 if self.whole or not level else self._kept[level - 1]
+        return self._kept[level] - below
 
-    def bytes(self, rung: int) -> int:
-        """How many bytes of it are in the shell of a rung."""
-        bits = self.bits[rung] if self.bits else None
+    def bytes(self, level: int) -> int:
+        """How many bytes of it are in the shell of a level."""
+        bits = self.bits[level] if self.bits else None
         if bits is None:
-            return self.items(rung) * self.dtype.itemsize
-        return coded_deltas.size(*self.step(rung), bits, self.dtype)
+            return self.items(level) * self.dtype.itemsize
+        return coded_deltas.size(*self.step(level), bits, self.dtype)
 
-    def step(self, rung: int) -> tuple[deltas.Layouts, deltas.Layouts | None]:
-        """What a rung keeps of it, and the rung below; None below the first."""
-        return self.layouts(rung), self.layouts(rung - 1) if rung else None
+    def step(self, level: int) -> tuple[deltas.Layouts, deltas.Layouts | None]:
+        """What a level keeps of it, and the level below; None below the first."""
+        return self.layouts(level), self.layouts(level - 1) if level else None
 
     @cached_property
     def _kept(self) -> list[int]:
-        """How many numbers each rung keeps."""
-        return [math.prod(deltas.shape(self.layouts(rung))) for rung in range(len(self.axes))]
+        """How many numbers each level keeps."""
+        return [math.prod(deltas.shape(self.layouts(level))) for level in range(len(self.axes))]
 
 
 @dataclass(frozen=True)
-class Ladder:
+class LevelTable:
     """The manifest of a progressive file.
 
-    widths, metrics, sha256: of the rungs, from narrow to wide; sha256 is of a shell's bytes.
+    widths, metrics, sha256: of the levels, from narrow to wide; sha256 is of a shell's bytes.
     entries: by name, ordered by it (Unicode code points). body: the JSON. torch, widthwise: the
     versions that wrote it.
     """
@@ -109,14 +109,14 @@ class Ladder:
     widthwise: str
 
     @staticmethod
-    def read(body: Any, torch: str, widthwise: str) -> Ladder:
+    def read(body: Any, torch: str, widthwise: str) -> LevelTable:
         """From JSON. Raises ValueError, TypeError, LookupError, OverflowError, RecursionError or
         WidthError for what is none."""
         _need(isinstance(body, dict), "a table is missing")
         odd = {*body} - _OPTIONAL ^ _NEEDED
         _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
         digests = body["sha256"]
-        _need(isinstance(digests, list) and 1 <= len(digests) <= MOST_RUNGS, "it has no rungs")
+        _need(isinstance(digests, list) and 1 <= len(digests) <= MOST_LEVELS, "it has no levels")
         _need(all(isinstance(d, str) and _DIGEST.fullmatch(d) for d in digests), "a checksum")
         count = len(digests)
         metrics = _each(body["metrics"], count)
@@ -125,8 +125,8 @@ class Ladder:
         tensors = sum(len(_table(body.get(name, {}))) for name in ("tensors", "whole"))
         _need(isinstance(body.get("task", ""), str), "the task is not text")
         most = min(MOST_TENSORS, MOST_PARTS // count)
-        _need(tensors <= most, "it has too many tensors for so many rungs")
-        return Ladder(
+        _need(tensors <= most, "it has too many tensors for so many levels")
+        return LevelTable(
             widths=tuple(widths),
             metrics=tuple(map(measured_as, metrics)),
             sha256=tuple(digests),
@@ -158,22 +158,22 @@ class Ladder:
         """Bytes of each shell, which holds its part of each of `entries`, in their order."""
         return [sum(e.bytes(k) for e in self.entries.values()) for k in range(len(self))]
 
-    def absent(self, rung: int) -> set[str]:
-        """The tensors that the network of a rung has not."""
+    def absent(self, level: int) -> set[str]:
+        """The tensors that the network of a level has not."""
         table = _table(self.body.get("absent", {}))
-        return {name for name, rungs in table.items() if rung in list(rungs)}
+        return {name for name, levels in table.items() if level in list(levels)}
 
-    def scalars(self, rung: int) -> dict[str, int]:
-        """The int64 tensors without dims of a rung. Raises ValueError for other numbers."""
+    def scalars(self, level: int) -> dict[str, int]:
+        """The int64 tensors without dims of a level. Raises ValueError for other numbers."""
         found: dict[str, int] = {}
         for name, value in _table(self.body.get("scalars", {})).items():
-            number = _each(value, len(self))[rung] if isinstance(value, list) else value
+            number = _each(value, len(self))[level] if isinstance(value, list) else value
             _need(type(number) is int and -(2**63) <= number < 2**63, "a number of 64 bits")
             found[name] = number
         return found
 
-    def manifest(self, rung: int) -> Manifest:
-        """How to build the network of a rung, of tensors by each of their names.
+    def manifest(self, level: int) -> Manifest:
+        """How to build the network of a level, of tensors by each of their names.
 
         Raises as `read`.
         """
@@ -181,34 +181,34 @@ class Ladder:
         full = {n: list(deltas.full_shape(e.layouts(0))) for n, e in self.entries.items()}
         kinds = _each(body["kinds"], len(self)) if "kinds" in body else ["class"] * len(self)
         data = {
-            "kind": kinds[rung],
+            "kind": kinds[level],
             "class": body["class"],
-            "widths": dict(self.widths[rung]),
+            "widths": dict(self.widths[level]),
             "sizes": {name: numbers[0] for name, numbers in body["axes"].items()},
-            "patches": {m: dict(_set_at(_table(t), rung, len(self))) for m, t in _patches(body)},
+            "patches": {m: dict(_set_at(_table(t), level, len(self))) for m, t in _patches(body)},
             "full": full | {name: full[to] for name, to in self.tied.items() if to in full},
             "tied": {},
             "inputs": None,
             **{name: body[name] for name in _SHARED if name in body},
         }
-        found = from_body(data, 1, body["metrics"][rung], self.torch, self.widthwise)
+        found = from_body(data, 1, body["metrics"][level], self.torch, self.widthwise)
         return replace(found, task=body.get("task", ""))
 
 
-def by_rung(axes: Iterable[Sequence[int]], rungs: int) -> list[list[tuple[int, int]]]:
-    """Size and width of every axis, for each rung. axes: the size of each and its widths."""
+def by_level(axes: Iterable[Sequence[int]], levels: int) -> list[list[tuple[int, int]]]:
+    """Size and width of every axis, for each level. axes: the size of each and its widths."""
     every = list(axes)
-    return [[(numbers[0], numbers[k + 1]) for numbers in every] for k in range(rungs)]
+    return [[(numbers[0], numbers[k + 1]) for numbers in every] for k in range(levels)]
 
 
 def _patches(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return list(_table(body["patches"]).items())
 
 
-def _set_at(table: Mapping[str, Any], rung: int, count: int) -> Iterator[tuple[str, Any]]:
-    """The sizes of a module's attributes at a rung; null for those that stay as they are."""
+def _set_at(table: Mapping[str, Any], level: int, count: int) -> Iterator[tuple[str, Any]]:
+    """The sizes of a module's attributes at a level; null for those that stay as they are."""
     for name, values in table.items():
-        value = _each(values, count)[rung]
+        value = _each(values, count)[level]
         if value is not None:
             yield name, value
 
@@ -221,7 +221,7 @@ def _entries(
     names = {*nested, *whole, *_table(body.get("scalars", {}))}
     said = len(nested) + len(whole) + len(body.get("scalars", {}))
     _need(len(names) == said and {*scaled} <= {*nested}, "a tensor is there twice, or not at all")
-    kept = by_rung(axes.values(), len(body["sha256"]))
+    kept = by_level(axes.values(), len(body["sha256"]))
     bits, coded = _bits(body, len(kept)), _coded(body, nested)
     for name, described in (nested | whole).items():
         _need(isinstance(described, list) and described[0] in _TYPES, "a tensor has no type")
@@ -243,7 +243,7 @@ def _entries(
 
 
 def _bits(body: Mapping[str, Any], count: int) -> tuple[int | None, ...]:
-    """The bits of each rung; empty where there are none."""
+    """The bits of each level; empty where there are none."""
     if "bits" not in body:
         return ()
     found = tuple(_each(body["bits"], count))
@@ -266,14 +266,14 @@ def _coded(body: Mapping[str, Any], nested: Mapping[str, Any]) -> set[str]:
 def _axis(numbers: Any, count: int) -> tuple[int, ...]:
     """The size of an axis, and its widths in order."""
     right = isinstance(numbers, list) and all(type(n) is int and n >= 1 for n in numbers)
-    _need(right and len(numbers) == count + 1, "an axis has other widths than rungs")
+    _need(right and len(numbers) == count + 1, "an axis has other widths than levels")
     full, *widths = numbers
-    _need(sorted(widths) == widths and widths[-1] <= full, "rungs do not lie inside each other")
+    _need(sorted(widths) == widths and widths[-1] <= full, "levels do not lie inside each other")
     return tuple(numbers)
 
 
 def _each(values: Any, count: int) -> list[Any]:
-    _need(isinstance(values, list) and len(values) == count, "it says more or less than its rungs")
+    _need(isinstance(values, list) and len(values) == count, "it says more or less than its levels")
     return list(values)
 
 

@@ -1,10 +1,10 @@
-"""Write a ladder of networks that lie inside each other as one progressive file.
+"""Write levels of networks that lie inside each other as one progressive file.
 
     ladder = [net.widths(f) for f in (0.125, 0.25, 0.5, 1.0)]
     save_progressive(net, "net.safetensors", ladder)
 
 The wider networks hold the narrower ones, so that the file takes hardly more than the widest alone.
-Where the rungs were changed besides, each has its own tensors: statistics of batch norms that were
+Where the levels were changed besides, each has its own tensors: statistics of batch norms that were
 re-estimated for each width cost little.
 """
 
@@ -30,7 +30,7 @@ from widthwise.store.file import Stored, prepare
 from widthwise.store.manifest import Measured, described_metric, to_body
 from widthwise.store.progressive import coded_deltas, deltas, layout
 from widthwise.store.progressive.dim_codec import described
-from widthwise.store.progressive.manifest import MOST_RUNGS, Entry, by_rung
+from widthwise.store.progressive.manifest import MOST_LEVELS, Entry, by_level
 from widthwise.store.tensorfile import DTYPES
 from widthwise.variant import AnyWidths, Widths
 
@@ -38,7 +38,7 @@ from widthwise.variant import AnyWidths, Widths
 def save_progressive(
     net: Elastic,
     path: str | os.PathLike[str],
-    ladder: Sequence[AnyWidths],
+    levels: Sequence[AnyWidths],
     *,
     metrics: Sequence[Measured | None] | None = None,
     modules: Sequence[nn.Module] | None = None,
@@ -53,19 +53,19 @@ def save_progressive(
     Args:
         ladder: widths from narrow to wide, each at least as wide as the one before on every axis.
             The last is what the whole file holds; give net.full() there for the full network.
-        metrics: what was measured of each rung, noted in the file.
-        modules: the network's cut at each rung, whose tensors are stored in the place of the
-            network's, as `save` takes one. Those that are not the same in all rungs where they
+        metrics: what was measured of each level, noted in the file.
+        modules: the network's cut at each level, whose tensors are stored in the place of the
+            network's, as `save` takes one. Those that are not the same in all levels where they
             overlap are stored once for each.
-        bits: 2 to 8, of a weight of the matrices and kernels that all rungs share. Where they are
-            several, the bits of what each rung adds to the one below, None for what stays as it is.
-            Every row of what a rung adds has a range of its own, of the least squared error.
-        recalibrate: running statistics of each rung that is cut here are re-estimated, as
+        bits: 2 to 8, of a weight of the matrices and kernels that all levels share. Where they are
+            several, the bits of what each level adds to the one below, None for what stays.
+            Every row of what a level adds has a range of its own, of the least squared error.
+        recalibrate: running statistics of each level that is cut here are re-estimated, as
             `Elastic.cut` does it and takes it.
         task: the task that made it, such as "digits" or "mine.py:task", noted in the file.
 
     Raises:
-        WidthError: For rungs that do not lie inside each other.
+        WidthError: For levels that do not lie inside each other.
         ValueError: For other bits.
         QuantizationError: For weights that are not finite or a network without any to quantize.
         FileError: When it cannot be written or stored.
@@ -75,66 +75,68 @@ def save_progressive(
         save_progressive(net, path, ladder, modules=[tuned(net.cut(w)) for w in ladder])
         save_progressive(net, path, ladder, bits=8)    # a quarter of the bytes
     """
-    rungs = _nested(net, ladder)
+    whole = _nested(net, levels)
     for name, given in (("metrics", metrics), ("modules", modules)):
-        if given is not None and len(given) != len(rungs):
-            raise WidthError(f"There are {len(rungs)} rungs and {len(given)} {name}; give as many.")
-    codes = list(bits) if isinstance(bits, Sequence) else [bits] * len(rungs)
-    if len(codes) != len(rungs):
-        raise WidthError(f"There are {len(rungs)} rungs and {len(codes)} bits; give as many.")
-    cuts = modules if modules is not None else [None] * len(rungs)
-    stored = [prepare(net, w, m) for w, m in zip(rungs, cuts, strict=True)]
-    for widths, rung in zip(rungs, stored, strict=True):
+        if given is not None and len(given) != len(whole):
+            raise WidthError(
+                f"There are {len(whole)} levels and {len(given)} {name}; give as many."
+            )
+    codes = list(bits) if isinstance(bits, Sequence) else [bits] * len(whole)
+    if len(codes) != len(whole):
+        raise WidthError(f"There are {len(whole)} levels and {len(codes)} bits; give as many.")
+    cuts = modules if modules is not None else [None] * len(whole)
+    stored = [prepare(net, w, m) for w, m in zip(whole, cuts, strict=True)]
+    for widths, level in zip(whole, stored, strict=True):
         if modules is None:
-            net.recalibrated(rung.module, widths, recalibrate)
-    made = _Made(net, rungs, stored, _checked(codes))
-    body = made.body(metrics if metrics is not None else [None] * len(rungs))
+            net.recalibrated(level.module, widths, recalibrate)
+    made = _Made(net, whole, stored, _checked(codes))
+    body = made.body(metrics if metrics is not None else [None] * len(whole))
     noted = {"task": task} if task else {}
     return layout.write(path, body | noted, made.shells())
 
 
-def _nested(net: Elastic, ladder: Sequence[AnyWidths]) -> list[Widths]:
-    """The ladder, complete. Raises WidthError."""
-    rungs = [net.complete(widths) for widths in ladder]
-    if not 1 <= len(rungs) <= MOST_RUNGS:
-        raise WidthError(f"There are {len(rungs)} rungs; give 1 to {MOST_RUNGS}.")
-    for number, (narrow, wide) in enumerate(pairwise(rungs)):
+def _nested(net: Elastic, levels: Sequence[AnyWidths]) -> list[Widths]:
+    """The levels, complete. Raises WidthError."""
+    whole = [net.complete(widths) for widths in levels]
+    if not 1 <= len(whole) <= MOST_LEVELS:
+        raise WidthError(f"There are {len(whole)} levels; give 1 to {MOST_LEVELS}.")
+    for number, (narrow, wide) in enumerate(pairwise(whole)):
         wrong = next((name for name in narrow if narrow[name] > wide[name]), None)
         if wrong is not None:
             raise WidthError(
-                f"Rung {number} keeps {narrow[wrong]} features of {wrong!r} and the next only "
-                f"{wide[wrong]}; give rungs from narrow to wide that lie inside each other."
+                f"Level {number} keeps {narrow[wrong]} features of {wrong!r} and the next only "
+                f"{wide[wrong]}; give levels from narrow to wide that lie inside each other."
             )
         if narrow == wide:
-            raise WidthError(f"Rungs {number} and {number + 1} are the same; leave one out.")
-    return rungs
+            raise WidthError(f"Levels {number} and {number + 1} are the same; leave one out.")
+    return whole
 
 
 def _checked(bits: Sequence[int | None]) -> tuple[int | None, ...]:
-    """The bits of each rung; empty where nothing is quantized. Raises ValueError."""
+    """The bits of each level; empty where nothing is quantized. Raises ValueError."""
     wanted = [Uniform(each) for each in bits if each is not None]
     return tuple(bits) if wanted else ()
 
 
 class _Made:
-    """The tensors of all rungs, each under one name, and which of them lie inside each other.
+    """The tensors of all levels, each under one name, and which of them lie inside each other.
 
-    stored: of each rung. bits: of the codes of each; empty where there are none. tied: further name
-    -> name. values: name -> its tensor in each rung, None where it has none. entries: of those that
-    shells hold.
+    stored: of each level. bits: of the codes of each; empty where there are none. tied: other
+    name -> name. values: name -> its tensor in each level, None where it has none. entries: of the
+    ones that shells hold.
     """
 
     def __init__(
         self,
         net: Elastic,
-        rungs: Sequence[Widths],
+        whole: Sequence[Widths],
         stored: Sequence[Stored],
         bits: tuple[int | None, ...],
     ) -> None:
-        self.net, self.rungs, self.stored, self.bits = net, rungs, stored, bits
+        self.net, self.whole, self.stored, self.bits = net, whole, stored, bits
         self.state = net.state()
         self.axes = {
-            name: (axis.size, *(widths[name] for widths in rungs))
+            name: (axis.size, *(widths[name] for widths in whole))
             for name, axis in net.free.items()
         }
         names = dict.fromkeys(n for s in stored for n in (*s.tensors, *s.manifest.tied))
@@ -146,12 +148,12 @@ class _Made:
         self.entries = {n: self._entry(n) for n in sorted(self.values) if n not in self.scalars}
         if bits and not any(e.bits for e in self.entries.values()):
             raise QuantizationError(
-                "No matrix or kernel is the same in all rungs, so that none can be quantized; "
+                "No matrix or kernel is the same in all levels, so that none can be quantized; "
                 "leave bits= out."
             )
 
     def _values(self, name: str) -> list[Tensor | None]:
-        """A tensor in each rung, by whichever of its names a rung has."""
+        """A tensor in each level, by whichever of its names a level has."""
         alike = self._alike(name)
         return [next((s.tensors[n] for n in alike if n in s.tensors), None) for s in self.stored]
 
@@ -170,11 +172,11 @@ class _Made:
         scales = tuple(
             d for d in range(full.dim()) if any((n, d) in self.net.scaled for n in alike)
         )
-        kept = by_rung(self.axes.values(), len(self.rungs))
+        kept = by_level(self.axes.values(), len(self.whole))
         entry = Entry(full.dtype, tuple(dims), kept, False, scales)
         nested = all(
-            value is None or _same(value, _part(entry, full, rung))
-            for rung, value in enumerate(self.values[name])
+            value is None or _same(value, _part(entry, full, level))
+            for level, value in enumerate(self.values[name])
         )
         if not nested:
             return Entry(full.dtype, entry.dims, entry.axes, True, ())
@@ -183,7 +185,7 @@ class _Made:
 
     def shells(self) -> list[bytes]:
         """The bytes of each shell."""
-        parts: list[list[bytes]] = [[] for _ in self.rungs]
+        parts: list[list[bytes]] = [[] for _ in self.whole]
         for name, entry in self.entries.items():
             for shell, data in zip(parts, self._pieces(name, entry), strict=True):
                 shell.append(data)
@@ -195,20 +197,20 @@ class _Made:
         if entry.whole:
             values = enumerate(self.values[name])
             return [_bytes(_part(entry, full, k) if v is None else v) for k, v in values]
-        layouts = [entry.layouts(rung) for rung in range(len(self.rungs))]
+        layouts = [entry.layouts(level) for level in range(len(self.whole))]
         found = deltas.shells(full, layouts)
         codes = entry.bits or (None,) * len(found)
         return [
-            _bytes(shell) if bits is None else self._codes(name, rung, bits)
-            for rung, (shell, bits) in enumerate(zip(found, codes, strict=True))
+            _bytes(shell) if bits is None else self._codes(name, level, bits)
+            for level, (shell, bits) in enumerate(zip(found, codes, strict=True))
         ]
 
-    def _codes(self, name: str, rung: int, bits: int) -> bytes:
+    def _codes(self, name: str, level: int, bits: int) -> bytes:
         """What a shell has of quantized weights. Raises QuantizationError."""
         entry = self.entries[name]
-        kept = part(self.state[name].detach(), tuple(enumerate(entry.layouts(rung))))
+        kept = part(self.state[name].detach(), tuple(enumerate(entry.layouts(level))))
         try:
-            return coded_deltas.encode(kept, *entry.step(rung), bits)
+            return coded_deltas.encode(kept, *entry.step(level), bits)
         except QuantizationError as error:
             raise QuantizationError(f"{name!r} cannot be quantized: {error}") from error
 
@@ -241,22 +243,22 @@ class _Made:
         return body | {name: value for name, value in optional.items() if value}
 
     def _patches(self) -> dict[str, dict[str, list[Any]]]:
-        """The sizes to set, by module and attribute: one for each rung, null where none is."""
+        """The sizes to set, by module and attribute: one for each level, null where none is."""
         found: dict[str, dict[str, list[Any]]] = {}
-        for rung, stored in enumerate(self.stored):
+        for level, stored in enumerate(self.stored):
             for patch in stored.manifest.patches:
                 values = found.setdefault(patch.module, {}).setdefault(
-                    patch.attribute, [None] * len(self.rungs)
+                    patch.attribute, [None] * len(self.whole)
                 )
-                values[rung] = patch.value
+                values[level] = patch.value
         return found
 
     def _absent(self) -> Iterator[tuple[str, list[int]]]:
-        """The names that a rung lacks: of what a graph does not read, or what only a graph has."""
+        """The names that a level lacks: of what a graph does not read, or what only a graph has."""
         for name in (*self.values, *self.tied):
             without = [
-                rung
-                for rung, s in enumerate(self.stored)
+                level
+                for level, s in enumerate(self.stored)
                 if name not in s.tensors and name not in s.manifest.tied
             ]
             if without:
@@ -268,15 +270,15 @@ def _scalar(tensor: Tensor) -> bool:
 
 
 def _numbers(scalars: Mapping[str, Sequence[Tensor | None]]) -> Iterator[tuple[str, Any]]:
-    """One number for all rungs, or a list of them."""
+    """One number for all levels, or a list of them."""
     for name, values in scalars.items():
         numbers = [0 if value is None else int(value) for value in values]
         yield name, numbers if len({*numbers}) > 1 else numbers[0]
 
 
-def _part(entry: Entry, full: Tensor, rung: int) -> Tensor:
-    """What the cut at a rung has of a tensor."""
-    layouts = entry.layouts(rung)
+def _part(entry: Entry, full: Tensor, level: int) -> Tensor:
+    """What the cut at a level has of a tensor."""
+    layouts = entry.layouts(level)
     with torch.no_grad():
         kept = part(full.detach(), tuple(enumerate(layouts))).clone()
         return deltas.scaled(kept, entry.scaled, layouts)

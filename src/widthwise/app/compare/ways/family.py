@@ -1,4 +1,4 @@
-"""Cuts of one training along levels, touched up as `widthwise cut` does it, or in few bits too."""
+"""Cuts of one training along levels, post-processed as `widthwise cut` does it, or in few bits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from torch import nn
 
 from widthwise.app.compare.bench import Bench
 from widthwise.app.compare.ways.made import Made
-from widthwise.app.runs.touchups import TouchUp, TouchUps, teach_in_bits, touch_up
+from widthwise.app.runs.postprocessing import (
+    PostProcess,
+    PostProcessing,
+    post_process,
+    teach_in_bits,
+)
 from widthwise.elastic.network import Elastic
 from widthwise.quantization import StraightThrough, Uniform
 from widthwise.variant import Variant, Widths
-from widthwise.variants import Applied, apply
+from widthwise.variants import CompressedModel, apply
 from widthwise.variants.sizing import MARGINS, coded, widest_file
 
 
 def cuts(bench: Bench, group: str, budget: int) -> Iterator[Made]:
-    """The widest network along the levels that fits: as cut and touched up, or in few bits.
+    """The widest network along the levels that fits: as cut and post-processed, or in few bits.
 
     Quantized ones are made as `widthwise cut --bits` makes them.
     """
@@ -31,9 +36,9 @@ def cuts(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     if widths is None:
         return
     if form is None:
-        touched = partial(_touched, bench, net)
+        post_processed = partial(_post_processed, bench, net)
         yield Made("family", apply(net, variant(widths), prepare=bench.calibrated))
-        yield Made("family, touched up", apply(net, variant(widths), prepare=touched))
+        yield Made("family, post-processed", apply(net, variant(widths), prepare=post_processed))
         return
     target = float(budget)
     for margin in MARGINS:
@@ -48,7 +53,7 @@ def cuts(bench: Bench, group: str, budget: int) -> Iterator[Made]:
         widths = narrower
 
 
-def _in_bits(bench: Bench, net: Elastic, variant: Variant) -> Applied:
+def _in_bits(bench: Bench, net: Elastic, variant: Variant) -> CompressedModel:
     task = replace(bench.task, recipe=bench.spec.recipe(bench.task))
     train, seed = bench.data.train, bench.seed
 
@@ -59,13 +64,13 @@ def _in_bits(bench: Bench, net: Elastic, variant: Variant) -> Applied:
     return apply(net, variant, prepare=bench.calibrated, train=teach)
 
 
-def _touched(bench: Bench, net: Elastic, module: nn.Module, widths: Widths) -> nn.Module:
+def _post_processed(bench: Bench, net: Elastic, module: nn.Module, widths: Widths) -> nn.Module:
     """A cut, distilled from the full network."""
     module = bench.calibrated(module, widths)
     if net.complete(widths) == net.full() or bench.task.distill is None:
         return module
     task = replace(bench.task, recipe=bench.spec.recipe(bench.task))
-    how = TouchUps((TouchUp.DISTILL,))
+    how = PostProcessing((PostProcess.DISTILL,))
     train, batches = bench.data.train, lambda: bench.batches
-    touch_up([module], net, [widths], task, train, how, batches, seed=bench.seed)
+    post_process([module], net, [widths], task, train, how, batches, seed=bench.seed)
     return module

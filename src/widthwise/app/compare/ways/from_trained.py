@@ -20,20 +20,20 @@ from widthwise.pruning.scores import registry
 from widthwise.pruning.scores.registry import FeatureScore, WeightScore
 from widthwise.train.batches import own_randomness
 from widthwise.variant import Variant, Widths
-from widthwise.variants import Applied, apply
+from widthwise.variants import CompressedModel, apply
 from widthwise.variants.apply import Prepare
 from widthwise.variants.sizing import densest, widest
 
 
 def cuts(bench: Bench, kind: str, budget: int) -> Iterator[Made]:
-    """The widest cut that fits of a network trained for all widths: as cut, and touched up."""
+    """The widest cut that fits of a network trained for all widths: as cut, and post-processed."""
     net = bench.net()
     widths = _widest(net, budget)
     if widths is None:
         return
     made = partial(apply, net, Variant(widths), prepare=bench.calibrated)
     yield Made(kind, made())
-    yield Made(f"{kind}, touched up", made(train=bench.tuned(teacher=net)))
+    yield Made(f"{kind}, post-processed", made(train=bench.tuned(teacher=net)))
 
 
 def _widest(net: Elastic, budget: int) -> Widths | None:
@@ -43,7 +43,7 @@ def _widest(net: Elastic, budget: int) -> Widths | None:
 def neurons(bench: Bench, score: str, budget: int) -> Iterator[Made]:
     """Features removed by a score, all axes by the same share; as cut and fine-tuned.
 
-    By reconstruction each axis has its own share, and the cut is compensated.
+    By reconstruction each axis has its own share, and the cut is reconstructed.
     """
     net = bench.net()
     name = f"neurons {score}"
@@ -60,8 +60,8 @@ def neurons(bench: Bench, score: str, budget: int) -> Iterator[Made]:
         allocated = score == "reconstruction"
         if allocated:
             widths = pruning.allocate(net, scores, max_bytes=budget)
-            prepare = partial(_compensated, bench, net)
-        pruning.order(net, scores)
+            prepare = partial(_reconstructed, bench, net)
+        pruning.order_(net, scores)
         if not allocated:
             widths = _widest(net, budget)
         if widths is None:
@@ -71,11 +71,11 @@ def neurons(bench: Bench, score: str, budget: int) -> Iterator[Made]:
     yield Made(f"{name}, fine-tuned", _again(net, as_cut, bench))
 
 
-def _compensated(bench: Bench, net: Elastic, module: nn.Module, widths: Widths) -> nn.Module:
-    return pruning.compensate(module, net, widths, bench.batches)
+def _reconstructed(bench: Bench, net: Elastic, module: nn.Module, widths: Widths) -> nn.Module:
+    return pruning.reconstruct_(module, net, widths, bench.batches)
 
 
-def _again(net: Elastic, made: Applied, bench: Bench) -> Applied:
+def _again(net: Elastic, made: CompressedModel, bench: Bench) -> CompressedModel:
     """The same network, fine-tuned."""
     return apply(net, made.variant, prepare=lambda module, widths: made.module, train=bench.tuned())
 

@@ -12,13 +12,13 @@ from torch import nn
 from widthwise.app.compare.bench import Bench
 from widthwise.app.compare.ways.from_trained import sparsest, weight_scores
 from widthwise.app.compare.ways.made import Made
-from widthwise.app.runs.touchups import initialise
+from widthwise.app.runs.postprocessing import initialise
 from widthwise.elastic.network import Elastic
 from widthwise.pruning.gradual import Gradual, GradualPruner, prunable
 from widthwise.quantization import Uniform
 from widthwise.train.batches import own_randomness, planned
 from widthwise.variant import Variant
-from widthwise.variants import Applied, apply
+from widthwise.variants import CompressedModel, apply
 from widthwise.variants.sizing import coded, widest_file
 
 _TRIES: Final = 6
@@ -37,7 +37,7 @@ def small_dense(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     form = Uniform(bits[0]) if bits else None
     variant = partial(coded, net, form)
     target: float = budget
-    best: Applied | None = None
+    best: CompressedModel | None = None
     for _ in range(_TRIES):
         widths = widest_file(net, variant, target)
         if widths is None or (best is not None and best.variant == variant(widths)):
@@ -53,7 +53,7 @@ def small_dense(bench: Bench, group: str, budget: int) -> Iterator[Made]:
         yield Made(group, best)
 
 
-def _trained(bench: Bench, net: Elastic, variant: Variant) -> Applied:
+def _trained(bench: Bench, net: Elastic, variant: Variant) -> CompressedModel:
     small = bench.train(initialise(net.cut(variant.widths, recalibrate=False), bench.seed))
     train = bench.settled() if variant.bits else None
     return apply(net, variant, prepare=lambda module, widths: small, train=train)
@@ -77,7 +77,7 @@ def gradual(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     fresh = Elastic(
         model, bench.task.example(), seed=bench.seed, constraints=bench.task.constraints
     )
-    pruner = _pruner(bench, fresh, pruned, feedback=group.endswith("feedback"))
+    pruner = _pruner(bench, fresh, pruned, dpf=group.endswith("dpf"))
     bench.train(fresh.model, pruner=pruner)
     scores = weight_scores(bench, fresh, "magnitude")
     variant = sparsest(fresh, fresh.model, scores, budget)
@@ -85,12 +85,12 @@ def gradual(bench: Bench, group: str, budget: int) -> Iterator[Made]:
         yield Made(group, apply(fresh, variant, score=lambda module: scores))
 
 
-def _pruner(bench: Bench, net: Elastic, pruned: float, feedback: bool) -> GradualPruner:
+def _pruner(bench: Bench, net: Elastic, pruned: float, dpf: bool) -> GradualPruner:
     """pruned: how many weights are to become zero."""
     recipe = bench.spec.recipe(bench.task)
     steps = planned(bench.data.train, recipe.batch_size, bench.seed).steps * recipe.epochs
     share = min(pruned / _prunable(net.model), 0.999)
-    return Gradual(share, scope=bench.spec.scope, feedback=feedback).pruner(net, steps)
+    return Gradual(share, scope=bench.spec.scope, dpf=dpf).pruner(net, steps)
 
 
 def _prunable(module: nn.Module) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from widthwise.variants import Applied
+from widthwise.variants import CompressedModel
 
 
 @dataclass(frozen=True)
@@ -12,4 +12,4 @@ class Made:
     """method: the name of the method. applied: its network, whose file fits."""
 
     method: str
-    applied: Applied
+    applied: CompressedModel

@@ -14,11 +14,11 @@ from widthwise.app.compare.ways.made import Made
 from widthwise.common.calling import outputs_for
 from widthwise.elastic.network import Elastic
 from widthwise.pruning import few_values, gradient_magnitude
-from widthwise.quantization import Codebook, Format, SharedValues, Uniform, quantizable, quantize
+from widthwise.quantization import Codebook, Format, SharedValues, Uniform, quantizable, quantize_
 from widthwise.train.batches import planned, stream
 from widthwise.train.loop import loop
 from widthwise.variant import Variant
-from widthwise.variants import Applied, apply
+from widthwise.variants import CompressedModel, apply
 
 _TOLERANCES: Final = (0.3, 0.1, 0.03, 0.01, 0.003)  # rises of the loss, Bin & Quant
 _VALUES: Final = (64, 16, 8, 4, 2)  # of a codebook, GWK
@@ -54,14 +54,14 @@ def _gwk(bench: Bench, net: Elastic) -> Iterator[Made]:
         form = Codebook(values)
         variant = _variant(net, dict.fromkeys(quantizable(net), form))
         module = net.cut(net.full())
-        record = quantize(module, form, weights=weights)
+        record = quantize_(module, form, weights=weights)
         # What has so few different weights keeps them when it is quantized once more.
         yield Made("gwk", _as_it_is(net, variant, copy.deepcopy(module)))
         _fine_tune(bench, module, SharedValues(module, record))
         yield Made("gwk, fine-tuned", _as_it_is(net, variant, module))
 
 
-def _as_it_is(net: Elastic, variant: Variant, module: nn.Module) -> Applied:
+def _as_it_is(net: Elastic, variant: Variant, module: nn.Module) -> CompressedModel:
     return apply(net, variant, prepare=lambda cut, widths: module)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from widthwise.app.compare.bench import Bench
 from widthwise.app.compare.ways.made import Made
 from widthwise.app.runs.finalists import Recovery
-from widthwise.app.runs.touchups import TAUGHT_IN_BITS
+from widthwise.app.runs.postprocessing import TAUGHT_IN_BITS
 from widthwise.measure.budget import Budget
 from widthwise.measure.sweep import Evaluation
 from widthwise.variants.search import Candidates
@@ -39,7 +39,7 @@ def search(bench: Bench, budget: int) -> Iterator[Made]:
         net,
         Evaluation(_some(bench), bench.task.metric),
         Budget(budget),
-        candidates=Candidates(ladder=net.levels, prepare=bench.calibrated, train=recovery.brief),
+        candidates=Candidates(levels=net.levels, prepare=bench.calibrated, train=recovery.brief),
         trials=bench.spec.trials,
         seed=bench.seed,
     )

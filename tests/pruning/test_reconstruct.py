@@ -9,11 +9,11 @@ import widthwise as ww
 from elastic_nets import made
 from nets import net as find
 from widthwise.errors import ScoreError, WidthError
-from widthwise.measure.recalibrate import recalibrate
-from widthwise.pruning import compensate
-from widthwise.pruning.compensate import _thin
+from widthwise.measure.recalibrate import recalibrate_
+from widthwise.pruning import reconstruct_
 from widthwise.pruning.linear import linear_readers
 from widthwise.pruning.paired import Side
+from widthwise.pruning.reconstruct import _thin
 
 G = torch.Generator().manual_seed(0)
 
@@ -79,13 +79,13 @@ def test_a_cut_whose_features_say_it_all_loses_nothing(make, same_class):
     torch.manual_seed(0)
     model, x = make()
     net = captured(model, x)
-    recalibrate(model, [(x, None)])
+    recalibrate_(model, [(x, None)])
     before = {n: t.clone() for n, t in net.state().items()}
     widths = net.widths(0.5)
     cut = net.cut(widths, same_class=same_class)
     assert distance(cut, net, x) > 0.1  # a plain cut does
     modes = [m.training for m in cut.modules()]
-    assert compensate(cut, net, widths, [(x, None)], ridge=1e-10) is cut
+    assert reconstruct_(cut, net, widths, [(x, None)], ridge=1e-10) is cut
     assert [m.training for m in cut.modules()] == modes
     assert distance(cut, net, x) < 1e-4
     assert all(torch.equal(t, before[n]) for n, t in net.state().items())
@@ -97,7 +97,7 @@ def test_full_width_is_left_as_it_is():
     model, x = dense()
     net = captured(model, x)
     cut = net.cut({})
-    compensate(cut, net, {}, [(x, None)])
+    reconstruct_(cut, net, {}, [(x, None)])
     assert all(torch.equal(p, net.state()[n]) for n, p in cut.named_parameters())
 
 
@@ -166,7 +166,7 @@ def test_each_kind_of_layer_is_at_its_least_squares(name):
         return max(g.abs().max() for g in torch.autograd.grad(loss, list(cut[2].parameters())))
 
     plain, far = slope(), distance(cut, net, x)
-    compensate(cut, net, {axis: 5}, [(x[:20], None), (x[20:], None)], ridge=1e-12)
+    reconstruct_(cut, net, {axis: 5}, [(x[:20], None), (x[20:], None)], ridge=1e-12)
     assert slope() < 1e-8 < 1e-3 < plain
     assert distance(cut, net, x) < far
 
@@ -177,7 +177,7 @@ def test_a_layer_is_that_of_lstsq_on_unfolded_patches():
     layer = nn.Conv2d(8, 4, 3, stride=2, padding=1, dilation=2)
     net = captured(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), layer), x)
     cut = net.cut({"0": 4})
-    compensate(cut, net, {"0": 4}, [(x, None)], ridge=1e-12)
+    reconstruct_(cut, net, {"0": 4}, [(x, None)], ridge=1e-12)
     with torch.no_grad():
         patches = F.unfold(cut[:2](x), 3, 2, 1, 2).transpose(1, 2).flatten(0, 1)
         wanted = net(x).flatten(2).transpose(1, 2).flatten(0, 1)
@@ -195,7 +195,7 @@ def test_ridge_keeps_weights_where_they_were():
     for ridge in (1e-6, 1.0, 1e6):
         cut = net.cut({"0": 5})
         start = cut[2].weight.clone()
-        compensate(cut, net, {"0": 5}, [(x, None)], ridge=ridge)
+        reconstruct_(cut, net, {"0": 5}, [(x, None)], ridge=ridge)
         moved.append((cut[2].weight - start).norm().item())
     assert moved[0] > moved[1] > 1e3 * moved[2]
 
@@ -231,7 +231,7 @@ def test_large_images_are_thinned_and_as_good():
     reader = linear_readers(net.evaluation.program)[-1]
     assert _thin(reader, 24 * 30 * 30, 2 * 9) == 2  # 21,600 rows for 18 unknowns
     cut = net.cut({"0": 2})
-    compensate(cut, net, {"0": 2}, [(x, None)], ridge=1e-9)
+    reconstruct_(cut, net, {"0": 2}, [(x, None)], ridge=1e-9)
     fitted = distance(cut, net, x)
     with torch.no_grad():
         patches = F.unfold(cut[:2](x), 3).transpose(1, 2).flatten(0, 1)
@@ -248,11 +248,11 @@ def test_statistics_are_estimated_where_asked_for():
     torch.manual_seed(0)
     model, x = images()
     net = captured(model, x)
-    recalibrate(model, [(x, None)])
+    recalibrate_(model, [(x, None)])
     widths = {n: a.size // 2 + 1 for n, a in net.free.items()}
     cut, kept = net.cut(widths), net.cut(widths)
-    compensate(cut, net, widths, [(x[:25], None), (x[25:], None)])
-    compensate(kept, net, widths, [(x[:25], None), (x[25:], None)], statistics=False)
+    reconstruct_(cut, net, widths, [(x[:25], None), (x[25:], None)])
+    reconstruct_(kept, net, widths, [(x[:25], None), (x[25:], None)], statistics=False)
     for at, layer in ((1, cut[0]), (4, cut[:4])):
         values = layer(x)
         torch.testing.assert_close(cut[at].running_mean, values.mean((0, 2, 3)))
@@ -270,7 +270,7 @@ def test_weights_that_several_operators_share_are_kept():
     widths = net.widths(0.5)
     cut = net.cut(widths)
     plain, start = distance(cut, net, x), cut[2].weight.clone()
-    compensate(cut, net, widths, [(x, None)])
+    reconstruct_(cut, net, widths, [(x, None)])
     assert torch.equal(cut[2].weight, start)
     assert distance(cut, net, x) < plain
 
@@ -297,12 +297,12 @@ def test_what_cannot_be_fitted_is_one_sentence(small):
         ([(x * torch.nan, None)], "0.weight|2.weight reads is not finite"),
     ):
         with pytest.raises(ScoreError, match=said):
-            compensate(cut, net, {"0": 5}, batches)
+            reconstruct_(cut, net, {"0": 5}, batches)
         assert all(torch.equal(p, before[n]) for n, p in cut.named_parameters())
     with pytest.raises(ScoreError, match="give the widths that it was cut at"):
-        compensate(cut, net, {"0": 4}, [(x, None)])
+        reconstruct_(cut, net, {"0": 4}, [(x, None)])
     with pytest.raises(WidthError, match="There is no axis"):
-        compensate(cut, net, {"9": 4}, [(x, None)])
+        reconstruct_(cut, net, {"9": 4}, [(x, None)])
 
 
 def test_numbers_that_the_graph_holds_are_checked():
@@ -313,9 +313,9 @@ def test_numbers_that_the_graph_holds_are_checked():
     net = ww.Elastic(model, args, kwargs).eval()
     widths = net.widths(0.5)
     inputs = {"batch": args[0], **kwargs}
-    compensate(net.cut(widths), net, widths, [(inputs, None)])
+    reconstruct_(net.cut(widths), net, widths, [(inputs, None)])
     with pytest.raises(ScoreError, match=r"'temperature' is 2.0 there and 3.0 here"):
-        compensate(net.cut(widths), net, widths, [({**inputs, "temperature": 3.0}, None)])
+        reconstruct_(net.cut(widths), net, widths, [({**inputs, "temperature": 3.0}, None)])
 
 
 @pytest.mark.parametrize("name", ["gpt", "top_experts", "lstm_cell"])

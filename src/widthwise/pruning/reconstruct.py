@@ -1,12 +1,12 @@
 """Compensation: what stays takes over what was cut, in least squares, from a few batches.
 
     small = net.cut(widths)
-    compensate(small, net, widths, batches)      # in place; no gradients, no labels
+    reconstruct_(small, net, widths, batches)      # in place; no gradients, no labels
 
 Layer after layer, the weights of the cut network are moved to where they give, on the data, what
 the full network's layer gives on its own inputs: min |W x - W' x'|^2 + ridge |W' - W|^2, where x'
-is what the cut network, compensated so far, has there. So errors of earlier layers are made up for
-too (after He et al., "Channel Pruning", 2017, and Luo et al., "ThiNet", 2017). Statistics of batch
+is what the cut network, as far as it is reconstructed, has there. So errors of earlier layers are
+made up for too (after He et al., "Channel Pruning", 2017, and Luo et al., "ThiNet", 2017). Statistics of batch
 norms are re-estimated on the way.
 """
 
@@ -33,7 +33,7 @@ _NORM = torch.ops.aten.batch_norm.default
 _ROWS = 200  # rows for each unknown of a least-squares problem: windows of images are much alike
 
 
-def compensate(
+def reconstruct_(
     cut: nn.Module,
     net: Elastic,
     widths: AnyWidths,
@@ -68,7 +68,7 @@ def compensate(
     lockstep = Lockstep(net, kept, state, [inputs for inputs, _ in nonempty(batches, net)])
     readers = {reader.node: reader for reader in linear_readers(net.evaluation.program)}
     keep = keeper(net.table, kept)
-    for node, twin in shown(lockstep, lockstep, "compensation", progress):
+    for node, twin in shown(lockstep, lockstep, "reconstruction", progress):
         reader = readers.get(node)
         if reader is not None and _differs(lockstep, reader, twin):
             made = net.evaluation.dims[node][reader.channel]

@@ -1,7 +1,7 @@
 """Reconstruction: what a feature costs where those that stay make up for it.
 
 OBD's score of a feature is what the loss loses when the feature becomes zero. But after a cut the
-layers that read it can be fitted again (`compensate`), and then only that part of the feature is
+layers that read it can be fitted again (`reconstruct_`), and then only that part of the feature is
 lost which the others do not explain. With the covariance C of an axis' features and P = C^-1, the
 share of feature j that no linear combination of the others gives is (1 / P_jj) / E[x_j^2], so
 
@@ -31,7 +31,7 @@ from widthwise.pruning.scores.weights import obd
 _ROUNDS = 512  # the features of an axis leave in at most so many rounds
 
 
-def reconstruction(
+def output_error(
     net: Elastic,
     batches: Batches,
     criterion: Criterion,

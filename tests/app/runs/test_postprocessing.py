@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import widthwise as ww
-from widthwise.app.runs import touchups
-from widthwise.app.runs.touchups import TouchUp, TouchUps, touch_up
+from widthwise.app.runs import postprocessing
+from widthwise.app.runs.postprocessing import PostProcess, PostProcessing, post_process
 from widthwise.task import Recipe
 
 RECIPE = Recipe(epochs=40, batch_size=16)
@@ -34,10 +34,10 @@ def taught(net, monkeypatch, recipe=RECIPE, **given):
         assert epochs not in found
         found[epochs] = [cuts.index(each) for each in some]
 
-    monkeypatch.setattr(touchups, "distill", noted)
-    how = TouchUps((TouchUp.DISTILL,), **given)
+    monkeypatch.setattr(postprocessing, "distill", noted)
+    how = PostProcessing((PostProcess.DISTILL,), **given)
     task = SimpleNamespace(recipe=recipe, distill=None, loss=F.cross_entropy, distill_loss=None)
-    touch_up(cuts, net, widths, task, None, how, list)
+    post_process(cuts, net, widths, task, None, how, list)
     return found
 
 

@@ -23,7 +23,7 @@ from widthwise.elastic.recalibration import Recalibrate
 from widthwise.errors import FileError, ScoreError, TrainingError
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.shape_costs import Costs
-from widthwise.pruning import compensate, merge
+from widthwise.pruning import merge, reconstruct_
 from widthwise.quantization import StraightThrough
 from widthwise.task import Task
 from widthwise.train.batches import own_randomness
@@ -31,7 +31,7 @@ from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.teaching import HALF
-from widthwise.train.touchup import Teacher, distill, refit_output
+from widthwise.train.touchup import Teacher, distill, refit_output_
 from widthwise.variant import Widths
 
 Batches = list[tuple[Any, Any]]
@@ -45,49 +45,49 @@ LARGE: Final = 0.5  # of them: larger networks gained nothing, and take the long
 SLOWER: Final = 10  # times, than the recipe that trained the network
 
 
-class TouchUp(StrEnum):
+class PostProcess(StrEnum):
     """The steps by the names that the command line has for them."""
 
     NONE = "none"
     REFIT = "refit"
     DISTILL = "distill"
-    COMPENSATE = "compensate"
+    RECONSTRUCT = "reconstruct"
     FINE_TUNE = "fine-tune"
     MERGE = "merge"
     SCRATCH = "scratch"
 
 
-_FIRST: Final = (TouchUp.MERGE, TouchUp.SCRATCH)
-_TRAINED: Final = (TouchUp.FINE_TUNE, TouchUp.SCRATCH)
-_TAKING_EPOCHS: Final = (TouchUp.DISTILL, *_TRAINED)
+_FIRST: Final = (PostProcess.MERGE, PostProcess.SCRATCH)
+_TRAINED: Final = (PostProcess.FINE_TUNE, PostProcess.SCRATCH)
+_TAKING_EPOCHS: Final = (PostProcess.DISTILL, *_TRAINED)
 
 
 @dataclass(frozen=True)
-class TouchUps:
+class PostProcessing:
     """The steps, in their order. epochs, lr: of those that train.
 
     Raises ValueError for steps that do not go together.
     """
 
-    names: tuple[TouchUp, ...] = ()
+    names: tuple[PostProcess, ...] = ()
     epochs: int | None = None
     lr: float | None = None
 
     def __post_init__(self) -> None:
-        if TouchUp.NONE in self.names and len(self.names) > 1:
-            raise ValueError("none goes with no other touch-up; leave it out.")
+        if PostProcess.NONE in self.names and len(self.names) > 1:
+            raise ValueError("none goes with no other post-processing; leave it out.")
         for name in _FIRST:
             if name in self.names[1:]:
-                raise ValueError(f"{name} makes the network that is touched up; name it first.")
+                raise ValueError(f"{name} makes the network that is post-processed; name it first.")
         if (self.epochs, self.lr) != (None, None) and not {*_TAKING_EPOCHS} & {*self.names}:
             raise ValueError(
                 "epochs and a learning rate are for distill, fine-tune and scratch; name one."
             )
         _with(Recipe(), self.epochs, self.lr)
 
-    def without_last(self) -> TouchUps:
+    def without_last(self) -> PostProcessing:
         """These but for the last one."""
-        return TouchUps(self.names[:-1])
+        return PostProcessing(self.names[:-1])
 
 
 def fine_tuning(recipe: Recipe, epochs: int | None = None, lr: float | None = None) -> Recipe:
@@ -98,7 +98,7 @@ def fine_tuning(recipe: Recipe, epochs: int | None = None, lr: float | None = No
 def begun(
     net: Elastic,
     widths: Mapping[str, int],
-    how: TouchUps,
+    how: PostProcessing,
     batches: Callable[[], Batches],
     recalibrate: Recalibrate = True,
 ) -> nn.Module:
@@ -106,18 +106,18 @@ def begun(
 
     recalibrate: as `Elastic.cut` takes it. Raises WidthError, also where features cannot be merged.
     """
-    if TouchUp.MERGE in how.names:
+    if PostProcess.MERGE in how.names:
         return merge(net, widths, batches(), recalibrate=recalibrate)
     return net.cut(widths, recalibrate=recalibrate)
 
 
-def touch_up(
+def post_process(
     modules: Sequence[nn.Module],
     net: Elastic,
     widths: Sequence[Mapping[str, int]],
     task: Task,
     train: Dataset[Any],
-    how: TouchUps,
+    how: PostProcessing,
     batches: Callable[[], Batches],
     *,
     statistics: bool = True,
@@ -127,12 +127,12 @@ def touch_up(
     """Change cut networks in place, one step after the other; they are on the CPU afterwards.
 
     modules: what `begun` gave, at these widths. batches: of training data, for the steps that need
-    no whole training. statistics: whether `compensate` re-estimates batch norms'.
+    no whole training. statistics: whether `reconstruct_` re-estimates batch norms'.
 
     Raises TrainingError, ScoreError.
     """
     for name in how.names:
-        if name is TouchUp.DISTILL:
+        if name is PostProcess.DISTILL:
             for epochs, places in _taught(net, widths, task.recipe, how).items():
                 distill(
                     [modules[i] for i in places],
@@ -144,13 +144,13 @@ def touch_up(
                     progress=progress,
                 )
         for module, kept in zip(modules, widths, strict=True):
-            if name is TouchUp.REFIT:
-                refit_output(module, train, task.loss)
-            elif name is TouchUp.COMPENSATE:
-                compensate(module, net, kept, batches(), statistics=statistics, progress=progress)
+            if name is PostProcess.REFIT:
+                refit_output_(module, train, task.loss)
+            elif name is PostProcess.RECONSTRUCT:
+                reconstruct_(module, net, kept, batches(), statistics=statistics, progress=progress)
             elif name in _TRAINED:
                 recipe = fine_tuning(task.recipe, how.epochs, how.lr)
-                if name is TouchUp.SCRATCH:
+                if name is PostProcess.SCRATCH:
                     initialise(module, seed)
                     recipe = _with(task.recipe, how.epochs, how.lr)
                 fit(
@@ -221,7 +221,7 @@ def macs_kept(net: Elastic, widths: Sequence[Mapping[str, int]]) -> list[float]:
 
 
 def _taught(
-    net: Elastic, widths: Sequence[Mapping[str, int]], recipe: Recipe, how: TouchUps
+    net: Elastic, widths: Sequence[Mapping[str, int]], recipe: Recipe, how: PostProcessing
 ) -> dict[int, list[int]]:
     """Epochs of a distillation -> the places of the networks that it takes in one go."""
     found: dict[int, list[int]] = {}
@@ -232,38 +232,42 @@ def _taught(
     return found
 
 
-def compensation(
+def reconstruction_of(
     net: Elastic, batches: Batches, *, statistics: bool = True
 ) -> Callable[[nn.Module, Widths], nn.Module]:
     """For `sweep`: what COMPENSATE does to each cut, and nothing at full width.
 
-    batches, statistics: as for `touch_up`. What is returned raises ScoreError.
+    batches, statistics: as for `post_process`. What is returned raises ScoreError.
     """
 
-    def compensated(module: nn.Module, widths: Widths) -> nn.Module:
+    def reconstructed(module: nn.Module, widths: Widths) -> nn.Module:
         if net.complete(widths) == dict(net.full()):
             return module
         try:
-            return compensate(module, net, widths, batches, statistics=statistics).cpu()
+            return reconstruct_(module, net, widths, batches, statistics=statistics).cpu()
         except ScoreError as error:
-            raise ScoreError(f"{error} Or leave the cuts as they are: --no-compensate.") from error
+            raise ScoreError(f"{error} Or leave the cuts as they are: --no-reconstruct.") from error
 
-    return compensated
+    return reconstructed
 
 
-def usual(frontier: Frontier | None, *, compensated: bool) -> TouchUps:
+def usual(frontier: Frontier | None, *, reconstructed: bool) -> PostProcessing:
     """What is done to a cut where nothing is named: what was done to the points of the frontier.
 
-    frontier: of the run; without one, it is what a sweep would do. compensated: whether a sweep
-    would compensate. Raises FileError when the frontier names what is no touch-up.
+    frontier: of the run; without one, it is what a sweep would do. reconstructed: whether a sweep
+    would reconstruct. Raises FileError when the frontier names what is no post-processing.
     """
-    name = (TouchUp.COMPENSATE if compensated else "") if frontier is None else frontier.touch_up
+    name = (
+        (PostProcess.RECONSTRUCT if reconstructed else "")
+        if frontier is None
+        else frontier.post_process
+    )
     try:
-        return TouchUps((TouchUp(name),)) if name else TouchUps()
+        return PostProcessing((PostProcess(name),)) if name else PostProcessing()
     except ValueError as error:
         raise FileError(
-            f"The frontier was measured with a touch-up that is not known here ({name[:50]!r}); "
-            "name one with --touch-up, or sweep again."
+            f"The frontier was measured with unknown post-processing ({name[:50]!r}); "
+            "name one with --post-process, or sweep again."
         ) from error
 
 
