@@ -1,4 +1,4 @@
-"""Compensation against least squares computed in full."""
+"""Reconstruction against least squares computed in full."""
 
 import pytest
 import torch

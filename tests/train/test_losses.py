@@ -237,7 +237,7 @@ def test_bad_settings_are_refused(wrong):
 
 
 def test_sandwich_passes_climb_a_ladder():
-    """Full width, widths from all parts of the levels, the first one; the same for the same step."""
+    """Full width, some of all parts of the levels, the first; the same for the same step."""
     levels = [Widths({"0": w}) for w in (2, 4, 8, 16)]
     plan = Sandwich(4)
     seen = set()

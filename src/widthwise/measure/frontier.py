@@ -292,7 +292,8 @@ def combine(frontiers: Iterable[Frontier]) -> Frontier:
     """One frontier from several seeds' frontiers: mean metric, its sample standard deviation.
 
     All must have the same widths, in any order, and the same metric, split and post-processing.
-    Latency is the mean. The spread of a single frontier is None. Raises WidthError when they do not match.
+    Latency is the mean. The spread of a single frontier is None. Raises WidthError when they do
+    not match.
     """
     all_of = list(frontiers)
     if not all_of:

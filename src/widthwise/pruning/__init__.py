@@ -8,16 +8,16 @@
 
 | score | what it estimates | unit | needs |
 |---|---|---|---|
-| `chance` | nothing | | |
+| `random` | nothing | | |
 | `magnitude` | the L1 or L2 norm of the weights | of weights | |
 | `activation` | how large, or how varied, a feature's values are | of values | inputs |
 | `taylor` | the squared first-order change of the loss | loss squared | batches, loss |
 | `obd` | the second-order change of the loss | loss | batches, loss |
 | `obd_sd` | the same plus its spread over batches | loss | batches, loss |
-| `damage` | the loss without the feature minus that with it | loss | batches, loss |
-| `reconstruction` | what of `obd` the features that stay do not explain | loss | batches, loss |
+| `dropout_ablation` | the loss without the feature minus that with it | loss | batches, loss |
+| `output_error` | what of `obd` the features that stay do not explain | loss | batches, loss |
 
-`chance`, `magnitude`, `taylor`, `obd` and `obd_sd` also score single weights, `of="weights"`, for
+`random`, `magnitude`, `taylor`, `obd` and `obd_sd` also score single weights, `of="weights"`, for
 `keep` and `prune`; `gradient_magnitude` scores them for `quantization.quantize_`, and `few_values`
 says how many values each tensor needs. All go through the batches once, in evaluation mode, change
 nothing, and hold a few numbers for each thing scored. The loss is a criterion (outputs, target) ->

@@ -1,4 +1,4 @@
-"""Compensation: what stays takes over what was cut, in least squares, from a few batches.
+"""Reconstruction: what stays takes over what was cut, in least squares, from a few batches.
 
     small = net.cut(widths)
     reconstruct_(small, net, widths, batches)      # in place; no gradients, no labels
@@ -6,8 +6,8 @@
 Layer after layer, the weights of the cut network are moved to where they give, on the data, what
 the full network's layer gives on its own inputs: min |W x - W' x'|^2 + ridge |W' - W|^2, where x'
 is what the cut network, as far as it is reconstructed, has there. So errors of earlier layers are
-made up for too (after He et al., "Channel Pruning", 2017, and Luo et al., "ThiNet", 2017). Statistics of batch
-norms are re-estimated on the way.
+made up for too (after He et al., "Channel Pruning", 2017, and Luo et al., "ThiNet", 2017).
+Statistics of batch norms are re-estimated on the way.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from widthwise.variant import Variant, Widths
 V = TypeVar("V")
 
 Prepare = Callable[[nn.Module, Widths], nn.Module]
-"""(cut network, its widths) -> the network to go on with, its statistics re-estimated for example."""
+"""(cut network, its widths) -> the network to go on with, with new statistics for example."""
 
 Score = Callable[[nn.Module], Mapping[str, Tensor]]
 """Cut network -> how much each weight matters, by tensor, of its shape."""

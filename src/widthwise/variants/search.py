@@ -7,7 +7,7 @@
     search(net, evaluation, Budget(max_macs=100_000))      # any of the limits, or several
     search(..., journal="search.jsonl")                    # the same call goes on where it stopped
     search(..., candidates=Candidates(formats=(None,)))    # widths and zeros, no bits
-    Candidates(ladder=allocated_levels(net, scores))       # along these widths, not fractions
+    Candidates(levels=allocated_levels(net, scores))       # along these widths, not fractions
     Candidates(prepare=lambda m, w: reconstruct_(m, net, w, data))    # as `apply` takes it
 
 A trial chooses how wide each axis is relative to the others, and the zeros and the bits of each
@@ -81,7 +81,7 @@ class Candidates:
         formats: how tensors may be written, None for floats. Networks of more than 8 axes, or
             tensors, have those that follow each other tied, in 8 groups of about equally many
             weights.
-        ladder: widths, such as `pruning.allocated_levels`'s or a frontier's, that take the place of
+        levels: widths, such as `pruning.allocated_levels`'s or a frontier's, that take the place of
             equal fractions of all axes where a network as a whole is made wider or narrower.
         prepare: as `apply` takes it.
         score: as `apply` takes it.

@@ -3,7 +3,7 @@
 A choice leaves one thing open, how wide the network is as a whole: its *place* on the line, which
 the budget decides (`budget.py`). So no trial is wasted on networks of other sizes.
 
-    space = Space.of(net, formats, ladder)
+    space = Space.of(net, formats, levels)
     choice = space.choice(params)          # params: what the optimizer suggests, by name
     space.variant(choice, place)           # place: in steps, 0 where every axis is full
 """

@@ -44,9 +44,9 @@ def order(
     score: Annotated[
         registry.FeatureScore,
         typer.Option(
-            help="How features are judged. reconstruction: the loss that a feature costs when the "
-            "others make up for it. obd, obd-sd, taylor, damage: other estimates of that loss. "
-            "magnitude: its weights. activation: how varied its values are. chance: at random, "
+            help="How features are judged. output-error: the loss that a feature costs when the "
+            "others make up for it. obd, obd-sd, taylor, dropout-ablation: other estimates of that "
+            "loss. magnitude: its weights. activation: how varied its values are. random: at random, "
             "for comparison."
         ),
     ] = "output-error",

@@ -47,7 +47,7 @@ def sweep(
             help="levels goes along the widths that the run was trained at, which is the default "
             "where there are some. fraction keeps the same share of every axis. scores gives each "
             "axis a width of its own, which is the default for a run of order whose scores compare "
-            "across axes (all but magnitude, activation and chance)."
+            "across axes (all but magnitude, activation and random)."
         ),
     ] = None,
     split: Annotated[

@@ -20,7 +20,7 @@ FEATURE_SCORES: Final = {
     "random": "at random",
     "magnitude": "by absolute value",
     "activation": "by activation",
-    "dropout-ablation": "by damage under dropout",
+    "dropout-ablation": "by dropout ablation",
     "taylor": "by first-order Taylor",
     "obd": "by OBD",
     "obd-sd": "by OBD-SD",

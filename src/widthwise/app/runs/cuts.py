@@ -61,7 +61,8 @@ def cut(
     """Cut a run's network, store the cuts in `outs`, and note them among the picks of the run.
 
     post_processing: what is done to the cut networks before they are stored; None as
-    `shipped_post_processing`     says. A distillation is kept for those that are no worse with it on validation data.
+    `shipped_post_processing` says. A distillation is kept for networks that are no worse with it
+    on validation data.
     recalibrate: estimate batch-norm statistics on training data, as `sweep_run` does.
 
     Raises WidthError, DataError, FileError, ScoreError, TrainingError.

@@ -1,8 +1,8 @@
 """What `widthwise cut` can do to a cut network before it is stored, step by step.
 
-    TouchUps((TouchUp.COMPENSATE, TouchUp.FINE_TUNE), epochs=3)
-    TouchUps((TouchUp.MERGE,))       # features that go are merged into those that stay
-    TouchUps((TouchUp.SCRATCH,))     # the same shape, newly initialised and trained
+    PostProcessing((PostProcess.RECONSTRUCT, PostProcess.FINE_TUNE), epochs=3)
+    PostProcessing((PostProcess.MERGE,))       # features that go are merged into those that stay
+    PostProcessing((PostProcess.SCRATCH,))     # the same shape, newly initialised and trained
 
 The last two make the network that the others then change, so they come first.
 """
@@ -235,7 +235,7 @@ def _taught(
 def reconstruction_of(
     net: Elastic, batches: Batches, *, statistics: bool = True
 ) -> Callable[[nn.Module, Widths], nn.Module]:
-    """For `sweep`: what COMPENSATE does to each cut, and nothing at full width.
+    """For `sweep`: what RECONSTRUCT does to each cut, and nothing at full width.
 
     batches, statistics: as for `post_process`. What is returned raises ScoreError.
     """

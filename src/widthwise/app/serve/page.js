@@ -6,7 +6,7 @@ import { TryIt } from "/tryit.js";
 const $ = (id) => document.getElementById(id);
 const STEPS = 1000;
 const REST = 150; // ms without a move, after which a network is asked
-const state = { run: null, mode: "size", ladder: [], at: 0, budget: 0, chosen: null };
+const state = { run: null, mode: "size", levels: [], at: 0, budget: 0, chosen: null };
 let chart, tryIt, resting, saying;
 
 const GONE = "The server does not answer; start it again with: widthwise serve RUN";
@@ -61,7 +61,7 @@ const offered = () => {
 };
 
 // The networks worth choosing, from the tightest limit to the loosest: [{limit, choice}].
-function ladder(mode) {
+function levels(mode) {
   const all = offered();
   const found = [];
   if (mode === "metric") {
@@ -86,7 +86,7 @@ function ladder(mode) {
 
 // What a limit allows: the last level that meets it, by halving.
 function level(limit) {
-  const steps = state.ladder;
+  const steps = state.levels;
   const up = state.mode !== "metric" || state.run.higher_is_better;
   const meets = state.mode === "metric"
     ? (i) => (up ? steps[i].limit < limit : steps[i].limit > limit)
@@ -104,7 +104,7 @@ function level(limit) {
 const label = () => (state.mode === "metric" && state.run.higher_is_better ? "At least" : "At most");
 
 const range = () => {
-  if (state.mode === "metric") return [state.ladder[0].limit, state.ladder.at(-1).limit];
+  if (state.mode === "metric") return [state.levels[0].limit, state.levels.at(-1).limit];
   const costs = offered().map(MODES[state.mode].cost).filter((v) => v !== null);
   return [Math.min(...costs), Math.max(...costs)];
 };
@@ -120,16 +120,16 @@ function limitAt(position) {
     const limit = low * (high / low) ** share;
     return Math.min(high, Math.max(low, three(limit)));
   }
-  const at = share * (state.ladder.length - 1);
-  const i = Math.min(Math.floor(at), state.ladder.length - 2);
+  const at = share * (state.levels.length - 1);
+  const i = Math.min(Math.floor(at), state.levels.length - 2);
   if (i < 0) return low;
-  const [a, b] = [state.ladder[i].limit, state.ladder[i + 1].limit];
+  const [a, b] = [state.levels[i].limit, state.levels[i + 1].limit];
   return a + (at - i) * (b - a);
 }
 
 function positionOf(limit, index) {
   const [low, high] = state.range;
-  if (state.mode === "metric") return (STEPS * index) / Math.max(1, state.ladder.length - 1);
+  if (state.mode === "metric") return (STEPS * index) / Math.max(1, state.levels.length - 1);
   return high > low ? (STEPS * Math.log(limit / low)) / Math.log(high / low) : STEPS;
 }
 
@@ -137,7 +137,7 @@ function choose(limit, { moveSlider = false } = {}) {
   state.budget = limit;
   state.at = level(limit);
   if (moveSlider) $("slider").value = Math.round(positionOf(limit, state.at));
-  const { choice } = state.ladder[state.at];
+  const { choice } = state.levels[state.at];
   const mode = MODES[state.mode];
   $("budget").textContent = mode.show(limit);
   $("main").dataset.limit = limit;
@@ -214,7 +214,7 @@ function draw() {
   const stored = shown.some((c) => c.name || c.names.length);
   $("key-ring").hidden = byTime || !state.run.tried.length;
   $("key-pick").hidden = !stored;
-  const line = state.ladder.map(({ choice }) => place(choice));
+  const line = state.levels.map(({ choice }) => place(choice));
   chart.draw({
     dots, line, xRange: [Math.min(...xs), Math.max(...xs)], higher: state.run.higher_is_better,
     rings: byTime ? [] : state.run.tried.map((t) => ({ x: t.bytes, y: unit() * t.metric, title: t.text })),
@@ -229,27 +229,27 @@ function draw() {
 function setMode(mode) {
   const keep = state.chosen;
   state.mode = mode;
-  state.ladder = ladder(mode);
+  state.levels = levels(mode);
   state.range = range();
   $("budget-label").textContent = label();
   $("chosen-title").textContent = MODES[mode].title;
   draw();
   // The same network as before where the mode has it, else the nearest in size.
-  let at = state.ladder.findIndex((r) => r.choice === keep);
+  let at = state.levels.findIndex((r) => r.choice === keep);
   if (at < 0) {
     const size = keep ? keep.bytes : Math.max(...offered().map((c) => c.bytes)) / 4;
     const gap = (r) => Math.abs(Math.log(r.choice.bytes / size));
-    at = state.ladder.reduce((best, r, i) => (gap(r) < gap(state.ladder[best]) ? i : best), 0);
+    at = state.levels.reduce((best, r, i) => (gap(r) < gap(state.levels[best]) ? i : best), 0);
   }
-  choose(state.ladder[at].limit, { moveSlider: true });
+  choose(state.levels[at].limit, { moveSlider: true });
 }
 
 function keys(event) {
   const by = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5 }[event.key];
   if (!by) return;
   event.preventDefault();
-  const at = Math.min(state.ladder.length - 1, Math.max(0, state.at + by));
-  choose(state.ladder[at].limit, { moveSlider: true });
+  const at = Math.min(state.levels.length - 1, Math.max(0, state.at + by));
+  choose(state.levels[at].limit, { moveSlider: true });
 }
 
 async function download(event) {

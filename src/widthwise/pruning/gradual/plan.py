@@ -23,7 +23,7 @@ class Gradual:
 
     sparsity: share of zeros at the end. begin, end: shares of the steps between which it grows.
     changes: how often masks are remade in between; with feedback at least every 4 steps.
-    scope, feedback: as `GradualPruner` takes them.
+    scope, dpf: as `GradualPruner` takes them.
 
     Raises ValueError for values outside their ranges.
     """

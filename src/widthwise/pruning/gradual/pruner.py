@@ -45,7 +45,7 @@ class GradualPruner:
     Args:
         module: its parameters are changed in place; of an Elastic, its model's. What the
             schedule asks for at step 0 is done at once. Zeros that were meant before, of a sparse
-            file or an earlier pruner, stay unless there is feedback.
+            file or an earlier pruner, stay unless `dpf` is set.
         tensors: names of the parameters to prune; `prunable(module)` by default, which leaves
             biases, norms, depthwise filters and the first convolution dense.
         scope: "layer" prunes every tensor to the same share, "global" all of them together, which
@@ -53,7 +53,7 @@ class GradualPruner:
             beside embeddings; "lamp" all of them together, each weight by its share of the larger
             ones of its tensor (`compete.lamp`), which takes from no tensor nearly all.
         each: schedules of single tensors, which are then ranked by themselves.
-        feedback: dynamic pruning with feedback (DPF; Lin et al., 2020). Gradients are taken at the
+        dpf: dynamic pruning with feedback (DPF; Lin et al., 2020). Gradients are taken at the
             pruned weights and applied to dense ones kept beside them, so that weights come back
             which were pruned wrongly; masks go on changing after the schedule's end. (A decay of
             weights does not reach those that are out.)

@@ -1,4 +1,4 @@
-"""Damage: what the loss loses without a feature, estimated by dropout."""
+"""Dropout ablation: what the loss loses without a feature, estimated by dropout."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """What a progressive file says of itself: its levels, and which entries of which tensors each adds.
 
-ladder = Ladder.read(body, "1.2.3", "0.1.0")     # of the manifest's JSON (docs/format.md)
-ladder.widths[2], ladder.metrics[2]              # of the third level
-ladder.entries["fc1.weight"].bytes(2)            # of a tensor in its shell
-ladder.manifest(2)                               # how to build its network
+table = LevelTable.read(body, "1.2.3", "0.1.0")     # of the manifest's JSON (docs/format.md)
+table.widths[2], table.metrics[2]              # of the third level
+table.entries["fc1.weight"].bytes(2)            # of a tensor in its shell
+table.manifest(2)                               # how to build its network
 """
 
 from __future__ import annotations

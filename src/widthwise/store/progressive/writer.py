@@ -1,7 +1,7 @@
 """Write levels of networks that lie inside each other as one progressive file.
 
-    ladder = [net.widths(f) for f in (0.125, 0.25, 0.5, 1.0)]
-    save_progressive(net, "net.safetensors", ladder)
+    levels = [net.widths(f) for f in (0.125, 0.25, 0.5, 1.0)]
+    save_progressive(net, "net.safetensors", levels)
 
 The wider networks hold the narrower ones, so that the file takes hardly more than the widest alone.
 Where the levels were changed besides, each has its own tensors: statistics of batch norms that were
@@ -51,7 +51,7 @@ def save_progressive(
     The file appears whole or not at all.
 
     Args:
-        ladder: widths from narrow to wide, each at least as wide as the one before on every axis.
+        levels: widths from narrow to wide, each at least as wide as the one before on every axis.
             The last is what the whole file holds; give net.full() there for the full network.
         metrics: what was measured of each level, noted in the file.
         modules: the network's cut at each level, whose tensors are stored in the place of the
@@ -71,9 +71,9 @@ def save_progressive(
         FileError: When it cannot be written or stored.
 
     Example:
-        save_progressive(net, path, ladder)
-        save_progressive(net, path, ladder, modules=[tuned(net.cut(w)) for w in ladder])
-        save_progressive(net, path, ladder, bits=8)    # a quarter of the bytes
+        save_progressive(net, path, levels)
+        save_progressive(net, path, levels, modules=[tuned(net.cut(w)) for w in levels])
+        save_progressive(net, path, levels, bits=8)    # a quarter of the bytes
     """
     whole = _nested(net, levels)
     for name, given in (("metrics", metrics), ("modules", modules)):
