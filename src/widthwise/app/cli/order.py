@@ -46,8 +46,8 @@ def order(
         typer.Option(
             help="How features are judged. output-error: the loss that a feature costs when the "
             "others make up for it. obd, obd-sd, taylor, dropout-ablation: other estimates of that "
-            "loss. magnitude: its weights. activation: how varied its values are. random: at random, "
-            "for comparison."
+            "loss. magnitude: its weights. activation: how varied its values are. random: at "
+            "random, for comparison."
         ),
     ] = "output-error",
     samples: Samples = prunings.SAMPLES,

@@ -49,7 +49,8 @@ def export_progressive(
     Statistics of batch norms are re-estimated for each, as `cut` does. bits: of a weight, None
     as it is; the metrics in the file are measured on the quantized networks. A frontier of
     reconstructed cuts gives its widths but not its fit: each network has a fit of its own, and
-    fitted networks do not lie inside each other. Returns the points, narrow to wide. Raises FileError, DataError.
+    fitted networks do not lie inside each other. Returns the points, narrow to wide. Raises
+    FileError, DataError.
     """
     writable(out)
     frontier = Frontier.load(opened.run.frontier)
