@@ -6,8 +6,8 @@
 levels: for each level, from narrow to wide, the layouts of all dims of the tensor
 (graph/slicing.py), each of which keeps all that the one before keeps. Shell k holds the entries
 that level k keeps and level k-1 does not, in the row-major order of the tensor; shell 0 all that
-level 0 keeps. What is kept of a dim need not be its first entries: heads of some size, the gates of an LSTM and what is
-laid end to end keep the first of each.
+level 0 keeps. What is kept of a dim need not be its first entries: heads of some size, the gates
+of an LSTM and what is laid end to end keep the first of each.
 """
 
 from __future__ import annotations
