@@ -105,8 +105,8 @@ def export(
 
     It takes every size that the network takes, and has been run and compared with PyTorch before
     it is written. With --max-bytes it is the best network of a swept run whose file fits,
-    post-processed as cut does it. A progressive file is for widthwise.load, over the network too, and for any
-    safetensors reader.
+    post-processed as cut does it. A progressive file is for widthwise.load, over the network
+    too, and for any safetensors reader.
     """
     if bits is not None and form != "progressive":
         raise ExportError(
