@@ -160,10 +160,10 @@ SCORES = {
     "obd": lambda net, batches: pruning.obd(net, batches, squares),
     "hutchinson": lambda net, batches: pruning.obd(net, batches, squares, curvature="hutchinson"),
     "obd_sd": lambda net, batches: pruning.obd_sd(net, batches, squares),
-    "dropout-ablation": lambda net, batches: pruning.dropout_ablation(
+    "dropout_ablation": lambda net, batches: pruning.dropout_ablation(
         net, batches, squares, passes=2
     ),
-    "output-error": lambda net, batches: pruning.output_error(net, batches, squares),
+    "output_error": lambda net, batches: pruning.output_error(net, batches, squares),
 }
 
 
@@ -179,7 +179,7 @@ def test_every_score_is_a_number_for_each_feature_and_changes_nothing(case):
             assert len(expected) >= len(sizes) - (case.name == "auxiliary")
         assert {n: tuple(s.shape) for n, s in found.items()} == expected, name
         assert all(s.isfinite().all() for s in found.values()), name
-        if name not in ("random", "magnitude", "dropout-ablation", "hutchinson", "obd_sd"):
+        if name not in ("random", "magnitude", "dropout_ablation", "hutchinson", "obd_sd"):
             assert all((s >= 0).all() for s in found.values()), name
     for of in (pruning.taylor, pruning.obd):
         found = of(net, list(case.batches(2)), squares, of="weights")

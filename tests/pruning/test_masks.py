@@ -9,7 +9,7 @@ from torch import nn
 
 import widthwise as ww
 from widthwise.errors import ScoreError
-from widthwise.pruning import held_at_zero, keep, magnitude, obd, prune
+from widthwise.pruning import held_at_zero, keep, magnitude, obd, prune_
 from widthwise.pruning.gradual import lamp
 
 G = torch.Generator().manual_seed(0)
@@ -160,7 +160,7 @@ def test_in_rounds_what_is_gone_stays_gone(model):
         train(module, OPTIMIZERS["adamw"](module.parameters()))
         seen.append({n: p.detach() == 0 for n, p in module.named_parameters() if p.dim() > 1})
 
-    masks = prune(model, score, 0.9, rounds=4, between=between)
+    masks = prune_(model, score, 0.9, rounds=4, between=between)
     counts = [sum(int(z.sum()) for z in each.values()) for each in seen]
     assert counts == [round((1 - 0.1 ** (k / 4)) * 90) for k in (1, 2, 3, 4)]
     for earlier, later in pairwise(seen):
@@ -178,7 +178,7 @@ def test_a_score_that_would_bring_weights_back_does_not(model):
         return {n: (-v if len(rounds) > 1 else v) for n, v in found.items()}
 
     first = keep({n: p.detach().abs() for n, p in model.named_parameters()}, 1 - 0.4**0.5)
-    masks = prune(model, fickle, 0.6, rounds=2)
+    masks = prune_(model, fickle, 0.6, rounds=2)
     assert len(rounds) == 2
     assert zeros(masks) == 54
     assert all(not masks[n][~m].any() for n, m in first.items())
@@ -193,7 +193,7 @@ def test_one_round_is_keep_and_obd_is_better_than_chance(model):
 
     def losses(scores):
         model.load_state_dict(weights)
-        masks = prune(model, lambda _: scores, 0.5)
+        masks = prune_(model, lambda _: scores, 0.5)
         assert all(torch.equal(m, keep(scores, 0.5)[n]) for n, m in masks.items())
         return F.cross_entropy(model(X), Y).item()
 
@@ -205,8 +205,8 @@ def test_one_round_is_keep_and_obd_is_better_than_chance(model):
 def test_rounds_and_sparsities_that_make_no_sense(model):
     before = [p.clone() for p in model.parameters()]
     with pytest.raises(ValueError, match="give at least 1"):
-        prune(model, score, 0.5, rounds=0)
+        prune_(model, score, 0.5, rounds=0)
     for sparsity in (1.0, 1.5, -0.5):
         with pytest.raises(ScoreError, match="give a share of zeros from 0 to below 1"):
-            prune(model, score, sparsity, rounds=3)
+            prune_(model, score, sparsity, rounds=3)
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))

@@ -35,7 +35,7 @@ def kl(narrow: Tensor, full: Tensor, temperature: float) -> Tensor:
 @pytest.mark.parametrize("draw", [Draw(), PUBLISHED, Draw(shared=False)])
 @pytest.mark.parametrize("passes", [2, 4, 7])
 @pytest.mark.parametrize(
-    ("temperature", "hard", "emphasis"), [(1.0, 0.0, 0.0), (3.0, 0.25, 0.5), (1.0, 1.0, 1.0)]
+    ("temperature", "hard_weight", "emphasis"), [(1.0, 0.0, 0.0), (3.0, 0.25, 0.5), (1.0, 1.0, 1.0)]
 )
 def test_sandwich_equals_manual_computation(draw, passes, temperature, hard_weight, emphasis):
     net, x, y = elastic(draw=draw, seed=3)
@@ -227,7 +227,7 @@ def test_settings_tell_losses_apart():
     assert name_of(nn.CrossEntropyLoss()) == "torch.nn.modules.loss.CrossEntropyLoss"
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 0}, {"hard": 1.5}, {"hard": -1}])
+@pytest.mark.parametrize("wrong", [{"temperature": 0}, {"hard_weight": 1.5}, {"hard_weight": -1}])
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=r"Distill\.\w+ is .*give"):
         Distill(**wrong)

@@ -169,7 +169,7 @@ def test_layers_that_cannot_be_refitted_are_refused():
 
 
 @pytest.mark.parametrize("same_class", [True, False])
-@pytest.mark.parametrize("hard", [0.0, 0.5])
+@pytest.mark.parametrize("hard_weight", [0.0, 0.5])
 def test_distillation_lowers_the_loss(net, same_class, hard_weight):
     before, step, modes = weights(net), net.step, [m.training for m in net.modules()]
     cut = net.cut(WIDTHS, same_class=same_class)

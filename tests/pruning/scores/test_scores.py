@@ -180,17 +180,17 @@ def test_a_planted_feature_is_found_and_a_dead_one_is_nothing(net):
         target = net.model(X).argmax(1)
     batches = [(X, target)] * 40
     scores = {
-        "dropout-ablation": pruning.dropout_ablation(
+        "dropout_ablation": pruning.dropout_ablation(
             net, batches, F.cross_entropy, dropped=0.3, passes=50
         ),
         "obd": pruning.obd(net, batches, F.cross_entropy),
         "taylor": pruning.taylor(net, batches, F.cross_entropy),
-        "output-error": pruning.output_error(net, batches, F.cross_entropy),
+        "output_error": pruning.output_error(net, batches, F.cross_entropy),
     }
     for name, found in scores.items():
         first = found["fc1"]
         assert first.argmax() == 2, name
-        assert abs(first[0]) < (0.1 * first[2] if name == "dropout-ablation" else 1e-9), name
+        assert abs(first[0]) < (0.1 * first[2] if name == "dropout_ablation" else 1e-9), name
 
 
 def test_damage_is_the_difference_of_mean_losses():
@@ -349,7 +349,7 @@ def test_tied_weights_count_once():
     torch.testing.assert_close(found["embed.weight"], (m.embed.weight.grad * m.embed.weight) ** 2)
 
 
-@pytest.mark.parametrize("name", ["taylor", "obd", "obd_sd", "dropout-ablation", "output-error"])
+@pytest.mark.parametrize("name", ["taylor", "obd", "obd_sd", "dropout_ablation", "output_error"])
 def test_nothing_is_changed_and_frozen_parameters_count(net, name):
     score = getattr(pruning, name)
     wanted = score(net, BATCHES, F.cross_entropy)
@@ -372,7 +372,7 @@ def test_nothing_is_changed_and_frozen_parameters_count(net, name):
 
 
 def test_batches_may_be_a_stream_where_one_pass_is_enough(net):
-    for name in ("taylor", "obd", "obd_sd", "dropout-ablation"):
+    for name in ("taylor", "obd", "obd_sd", "dropout_ablation"):
         score = getattr(pruning, name)
         same(score(net, iter(BATCHES), F.cross_entropy), score(net, BATCHES, F.cross_entropy))
     same(pruning.activation(net, iter(BATCHES)), pruning.activation(net, BATCHES))
@@ -380,7 +380,7 @@ def test_batches_may_be_a_stream_where_one_pass_is_enough(net):
         pruning.output_error(net, iter(BATCHES), F.cross_entropy)
 
 
-LOSSES = ("taylor", "obd", "obd_sd", "dropout-ablation", "output-error")
+LOSSES = ("taylor", "obd", "obd_sd", "dropout_ablation", "output_error")
 
 
 @pytest.mark.parametrize("name", [*LOSSES, "activation"])
@@ -399,7 +399,7 @@ def test_losses_that_cannot_be_used_are_one_sentence(net, name):
         score(net, [(X, Y)], lambda o, t: F.cross_entropy(o, t, reduction="none"))
     with pytest.raises(ScoreError, match="loss of a batch is nan"):
         score(net, [(X * torch.nan, Y)], F.cross_entropy)
-    if name != "dropout-ablation":
+    if name != "dropout_ablation":
         with pytest.raises(ScoreError, match="does not depend on the network's parameters"):
             score(net, [(X, Y)], lambda o, t: t.float().mean())
 
