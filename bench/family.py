@@ -39,8 +39,9 @@ from torch import nn
 
 from common import RESULTS, record
 from widthwise.app.runs import cuts, measuring, opening, sweeps, training
-from widthwise.app.runs.folder import Settings, hold
+from widthwise.app.runs.folder import hold
 from widthwise.app.runs.postprocessing import initialise
+from widthwise.app.runs.record import Settings
 from widthwise.app.tasks.resolve import resolve
 from widthwise.elastic.network import Elastic
 from widthwise.errors import BudgetError
@@ -119,7 +120,7 @@ def family(name: str, seed: int) -> dict[str, Any]:
                     "swept": points[s].metric,
                     "valid": pick.valid,
                     "test": pick.test,
-                    "post_processing": pick.post_process,
+                    "post_process": pick.post_process,
                 }
                 for s, pick in zip(fitting, picks, strict=True)
             },

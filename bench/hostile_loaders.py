@@ -25,7 +25,8 @@ from widthwise import quantization
 from widthwise.app.compare import matrix, plan, spec
 from widthwise.app.compare.outcome import Outcome
 from widthwise.app.report.picks import Pick, load_picks, save_picks
-from widthwise.app.runs.folder import Record, Run, Settings
+from widthwise.app.runs.folder import Run
+from widthwise.app.runs.record import Record, Settings
 from widthwise.app.runs.sources import Source, model_of
 from widthwise.elastic.network import Elastic
 from widthwise.formats import Codebook, Uniform

@@ -30,7 +30,7 @@ from widthwise import pruning
 from widthwise.app.runs import measuring
 from widthwise.app.tasks.resolve import resolve
 from widthwise.elastic.network import Elastic
-from widthwise.measure.sweep import Evaluation
+from widthwise.measure.evaluation import Evaluation
 from widthwise.sampling.draws import Sandwich
 from widthwise.sampling.levels import along
 from widthwise.store.file import prepare

@@ -22,8 +22,10 @@ import torch
 from common import record
 from widthwise.app.tasks.mlp import MLP
 from widthwise.elastic.network import Elastic
+from widthwise.measure.evaluation import Evaluation
+from widthwise.measure.even_levels import even_levels
 from widthwise.measure.metric import ACCURACY
-from widthwise.measure.sweep import Evaluation, even_levels, sweep
+from widthwise.measure.sweep import sweep
 
 BOUND = 40.0  # full-width validations for all 256 widths
 IMAGES = 10_000

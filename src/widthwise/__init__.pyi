@@ -26,10 +26,12 @@ from .graph.axes import Axis
 from .graph.constraints import Constraints
 from .graph.explain import Inspection
 from .measure.budget import Budget
+from .measure.evaluation import Evaluation
+from .measure.even_levels import even_levels
 from .measure.frontier import Frontier, Point
 from .measure.metric import ACCURACY, Metric
 from .measure.recalibrate import recalibrate_
-from .measure.sweep import Evaluation, even_levels, sweep
+from .measure.sweep import sweep
 from .pruning.gradual import GradualPruner, Schedule, prunable
 from .sampling.draws import PUBLISHED, Draw, Sandwich
 from .store.file import load, save
@@ -44,8 +46,9 @@ from .train.fit import fit
 from .train.layer import StructuralDropout
 from .train.losses import Distill, SandwichLoss, SingleDraw, StepLoss
 from .train.recipe import Recipe
+from .train.refit import refit_output_
 from .train.sam import SAM
-from .train.touchup import Teacher, distill, refit_output_
+from .train.touchup import Teacher, distill
 from .variant import Variant, Widths
 from .variants import Candidates, apply, search, variant_of
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import widthwise as ww
-from widthwise.measure.sweep import AtWidths
+from widthwise.measure.evaluation import AtWidths
 from widthwise.pruning import merge
 from widthwise.variant import Variant
 

@@ -253,7 +253,7 @@ def test_differences_are_shares_of_the_range(found, wanted, off):
 
 def timed(monkeypatch, *milliseconds):
     """Have PyTorch, ONNX Runtime and int8 take so long."""
-    monkeypatch.setattr(runtimes, "_milliseconds", lambda *_: list(milliseconds))
+    monkeypatch.setattr(runtimes, "fastest", lambda *_: list(milliseconds))
 
 
 def test_rows_say_how_fast_each_is(monkeypatch):

@@ -19,8 +19,9 @@ from widthwise.measure.cost import (
     params,
     runtime,
 )
+from widthwise.measure.evaluation import Evaluation
+from widthwise.measure.even_levels import even_levels
 from widthwise.measure.metric import ACCURACY
-from widthwise.measure.sweep import Evaluation, even_levels
 
 
 class Attention(nn.Module):

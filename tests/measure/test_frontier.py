@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import widthwise as ww
 from widthwise.common.units import format_size, parse_size
-from widthwise.measure.frontier import Frontier, Point, combine
+from widthwise.measure.combine import combine
+from widthwise.measure.frontier import Frontier, Point
 
 METRICS = st.floats(-1e6, 1e6, allow_nan=False)
 COUNTS = st.integers(0, 10**9)
@@ -302,7 +303,7 @@ def test_a_damaged_or_foreign_file_is_refused_in_a_sentence(text, tmp_path):
 
 
 def test_a_file_from_before_touch_ups_is_of_plain_cuts():
-    assert Frontier.from_json(_without("post_processing")) == SMALL
+    assert Frontier.from_json(_without("post_process")) == SMALL
 
 
 def test_a_newer_file_asks_for_an_update():

@@ -12,9 +12,11 @@ from torch import nn
 import widthwise as ww
 from elastic_nets import close, made, random_widths, run, tensors
 from widthwise.graph.shared import shared_nodes
+from widthwise.measure.evaluation import AtWidths, Evaluation
+from widthwise.measure.even_levels import even_levels
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.measure.recalibrate import has_statistics, recalibrate_
-from widthwise.measure.sweep import AtWidths, Evaluation, NotMeasuredWarning, even_levels, sweep
+from widthwise.measure.sweep import NotMeasuredWarning, sweep
 from widthwise.store.file import save
 
 # One for each way in which a shared part can end.

@@ -13,7 +13,7 @@ import widthwise as ww
 from fitting import fitted
 from nets.convolution import AuxiliaryHead
 from widthwise.measure.cost import params
-from widthwise.measure.sweep import usual_widths
+from widthwise.measure.even_levels import usual_widths
 from widthwise.sampling.draws import share_kept
 from widthwise.sampling.levels import along, at_share
 from widthwise.train import losses, run

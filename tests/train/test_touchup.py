@@ -16,7 +16,8 @@ from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.losses import Distill, SandwichLoss
 from widthwise.train.recipe import Recipe
-from widthwise.train.touchup import DistillObjective, Refit, Teacher, distill, refit_output_
+from widthwise.train.refit import Refit, refit_output_
+from widthwise.train.touchup import DistillObjective, Teacher, distill
 
 X = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 DATA = Arrays(X, (X[:, :4] ** 2).argmax(1))

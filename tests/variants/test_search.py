@@ -18,12 +18,13 @@ import widthwise as ww
 from elastic_nets import made
 from widthwise.common.lock import held
 from widthwise.errors import BudgetError, FileError, RunError, TrainingError, WidthError
+from widthwise.measure.evaluation import Evaluation
 from widthwise.measure.metric import Metric
-from widthwise.measure.sweep import Evaluation
+from widthwise.measure.shape_costs import sizes
 from widthwise.pruning import allocated_levels, magnitude
 from widthwise.quantization import Codebook, Uniform
 from widthwise.variants.budget import STEPS, largest
-from widthwise.variants.space import MOST, Line, Space, grouped, weights
+from widthwise.variants.space import MOST, Line, Space, grouped
 
 LOSS = Metric("loss", lambda out, y: (F.cross_entropy(out, y, reduction="sum"), len(y)), False)
 
@@ -387,14 +388,14 @@ def test_tied_tensors_are_chosen_once(name):
     space = Space.of(net, FORMATS, ())
     assert [n for g in space.pruned for n in g] == list(ww.prunable(net.model))
     assert [n for g in space.quantized for n in g] == list(ww.quantization.quantizable(net.model))
-    total = sum(weights(net, net.full())[n] for n, _ in net.model.named_parameters())
+    total = sum(sizes(net, net.full())[n] for n, _ in net.model.named_parameters())
     assert total == sum(p.numel() for p in net.model.parameters())
 
 
 def test_weights_are_counted(net):
     for widths in (net.full(), net.widths(0.3)):
         cut = net.cut(widths)
-        assert weights(net, widths) == {n: p.numel() for n, p in cut.named_parameters()}
+        assert sizes(net, widths) == {n: p.numel() for n, p in cut.named_parameters()}
 
 
 def test_a_network_that_cannot_be_narrower():

@@ -16,8 +16,9 @@ import torch
 
 from widthwise.app.report.picks import Pick
 from widthwise.app.runs import cuts, exports, measuring, opening, sweeps, training
-from widthwise.app.runs.folder import Settings, hold
+from widthwise.app.runs.folder import hold
 from widthwise.app.runs.postprocessing import PostProcess
+from widthwise.app.runs.record import Settings
 from widthwise.app.tasks.resolve import resolve
 from widthwise.errors import FileError
 from widthwise.measure.frontier import Frontier

@@ -13,19 +13,18 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from widthwise.benchmark.timing import fastest
 from widthwise.common.modes import evaluating
 
 Kernel = Literal["dense", "csr"]
-_CALLS: Final = 5  # timed at once
 
 
 class NothingFasterWarning(UserWarning):
@@ -175,8 +174,8 @@ def _faster(
     sparse = SparseLinear(dense).eval()
     share = float((dense.weight == 0).double().mean())
     if not _runs(sparse, (x,), {}):
-        return Timed(name, share, _milliseconds((dense,), x, seconds)[0], math.inf, "dense")
-    dense_ms, csr_ms = _milliseconds((dense, sparse), x, seconds)
+        return Timed(name, share, _milliseconds(x, seconds, dense)[0], math.inf, "dense")
+    dense_ms, csr_ms = _milliseconds(x, seconds, dense, sparse)
     if csr_ms < dense_ms:
         module.set_submodule(name, sparse)
         if _runs(module, *given):
@@ -185,21 +184,9 @@ def _faster(
     return Timed(name, share, dense_ms, csr_ms, "dense")
 
 
-def _milliseconds(layers: tuple[nn.Module, ...], x: Tensor, seconds: float) -> list[float]:
-    """The shortest time of each layer, in turns: others use the machine too, at varying times."""
-    from torch.utils.benchmark import Timer  # here, for `import widthwise` should be quick
-
-    shortest = [math.inf for _ in layers]
-    timers = [
-        Timer("layer(x)", globals={"layer": layer, "x": x}, num_threads=torch.get_num_threads())
-        for layer in layers
-    ]
-    end = time.perf_counter() + seconds * len(layers)
+def _milliseconds(x: Tensor, seconds: float, *layers: nn.Module) -> list[float]:
     with torch.no_grad():
-        while math.inf in shortest or time.perf_counter() < end:
-            for i, timer in enumerate(timers):
-                shortest[i] = min(shortest[i], 1e3 * timer.timeit(_CALLS).mean)
-    return shortest
+        return fastest([functools.partial(layer, x) for layer in layers], seconds)
 
 
 def _runs(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

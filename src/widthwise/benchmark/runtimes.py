@@ -9,11 +9,9 @@ kernels are not there for every operator. So nothing is assumed: all are timed o
 
 from __future__ import annotations
 
-import math
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,15 +21,16 @@ import torch
 from torch import nn
 
 from widthwise.benchmark.kernels import NothingFasterWarning
+from widthwise.benchmark.timing import fastest, using_threads
+from widthwise.common.calling import batch_size
 from widthwise.common.modes import evaluating
 from widthwise.errors import ExportError
 from widthwise.export import int8_onnx
-from widthwise.export.calls import batch_size, example, feed, opened, resized
+from widthwise.export.calls import example, feed, opened, resized
 from widthwise.export.onnx import export_onnx
 
 Runtime = Literal["PyTorch", "ONNX Runtime", "ONNX Runtime int8"]
 RUNTIMES: Final[tuple[Runtime, ...]] = ("PyTorch", "ONNX Runtime", "ONNX Runtime int8")
-_BLOCK: Final = 2e-3  # seconds that calls timed together take
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ def compare(
         given = resized(inputs, batch)
         runs = [partial(module, *given[0], **given[1])]
         runs += [partial(session.run, None, feed(session, given)) for session in sessions]
-        with evaluating(module):
-            each = _milliseconds(runs, count, seconds)
+        with evaluating(module), using_threads(count):
+            each = fastest(runs, seconds)
         rows += [
             Timing(name, batch, count, ms, each[0] / ms)
             for name, ms in zip(RUNTIMES, each, strict=True)
@@ -107,19 +106,3 @@ def gains(rows: Sequence[Timing]) -> dict[int, float]:
         ms = {row.runtime: row.milliseconds for row in rows if row.batch == batch}
         found[batch] = min(ms["PyTorch"], ms["ONNX Runtime"]) / ms["ONNX Runtime int8"]
     return found
-
-
-def _milliseconds(
-    runs: Sequence[Callable[[], object]], threads: int, seconds: float
-) -> list[float]:
-    """The shortest time of each, in turns: others use the machine too, at varying times."""
-    from torch.utils.benchmark import Timer  # here, for `import widthwise` should be quick
-
-    timers = [Timer("run()", globals={"run": run}, num_threads=threads) for run in runs]
-    calls = [1 + int(_BLOCK / max(timer.timeit(3).mean, 1e-6)) for timer in timers]
-    shortest = [math.inf for _ in runs]
-    end = time.perf_counter() + seconds * len(runs)
-    while math.inf in shortest or time.perf_counter() < end:
-        for i, timer in enumerate(timers):
-            shortest[i] = min(shortest[i], 1e3 * timer.timeit(calls[i]).mean)
-    return shortest

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,12 @@ import torch
 from torch import nn
 
 from widthwise.benchmark.runtimes import Runtime
-from widthwise.benchmark.timing import Spread, Verdict, bar, in_turns, judged, spread
+from widthwise.benchmark.timing import Spread, Verdict, bar, in_turns, judged, spread, using_threads
+from widthwise.common.calling import batch_size
+from widthwise.common.messages import first_line, lacking
 from widthwise.common.modes import evaluating
 from widthwise.errors import CaptureError, ExportError
-from widthwise.export.calls import Inputs, batch_size, example, feed, opened, resized
+from widthwise.export.calls import Inputs, example, feed, opened, resized
 from widthwise.export.onnx import export_onnx
 
 FASTER: Final = 0.1  # the least gain that is called one; from run to run, a few per cent differ
@@ -170,7 +172,7 @@ def _problem(networks: Mapping[str, nn.Module], inputs: Inputs) -> str | None:
             with evaluating(module):
                 module(*inputs[0], **inputs[1])
         except Exception as error:  # noqa: BLE001  a module may fail in any way
-            return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+            return first_line(error)
     return None
 
 
@@ -184,7 +186,7 @@ def timed(
     """
     calls = _in_onnx_runtime(modules, how) if runtime == "ONNX Runtime" else _in_pytorch(modules)
     with ExitStack() as stack:
-        stack.enter_context(_threads(how.threads))
+        stack.enter_context(using_threads(how.threads))
         for module in modules:
             stack.enter_context(evaluating(module))
         for batch, inputs in how.inputs.items():
@@ -208,9 +210,7 @@ def _module_call(module: nn.Module, inputs: Inputs) -> Callable[[], object]:
 def _in_onnx_runtime(modules: Sequence[nn.Module], how: Conditions) -> list[Caller]:
     for package in ("onnxruntime", "onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise ExportError(
-                f"{package} is not installed; install it with: pip install 'widthwise[onnx]'"
-            )
+            raise ExportError(lacking(package, "it"))
     args, kwargs = next(iter(how.inputs.values()))
     callers: list[Caller] = []
     with tempfile.TemporaryDirectory() as folder, bar(how.progress) as progress:
@@ -227,13 +227,3 @@ def _in_onnx_runtime(modules: Sequence[nn.Module], how: Conditions) -> list[Call
 def _session_call(session: Any, module: nn.Module, inputs: Inputs) -> Callable[[], object]:
     ordered = example(module, *inputs, False)  # as the file takes them
     return partial(session.run, None, feed(session, ordered))
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

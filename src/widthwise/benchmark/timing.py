@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -75,28 +77,58 @@ def in_turns(
 ) -> list[list[float]]:
     """Milliseconds of one call, of each of some calls in each of so many rounds.
 
+    shown: what a bar on standard error says; "" for none.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    rounds = _rounds(calls)
+    with bar(bool(shown)) as progress:
+        for _ in progress.track(range(repeats), description=shown):
+            for rounds_of, ms in zip(times, next(rounds), strict=True):
+                rounds_of.append(ms)
+    return times
+
+
+def fastest(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+    """Milliseconds of one call, of each: its shortest time within about so many seconds of it."""
+    end = time.perf_counter() + seconds * len(calls)
+    shortest = [math.inf for _ in calls]
+    for times in _rounds(calls):
+        shortest = list(map(min, shortest, times))
+        if time.perf_counter() >= end:
+            break
+    return shortest
+
+
+def _rounds(calls: Sequence[Callable[[], object]]) -> Iterator[list[float]]:
+    """Milliseconds of one call of each, round after round.
+
     A round goes through all of them several times, every second time backwards, and keeps the
     shortest time of each: what else runs on the machine can only add to it. Short calls are made
     several times in a row, after one that is not counted.
-
-    shown: what a bar on standard error says; "" for none.
     """
     once = [min(_seconds(call, 1) for _ in range(3)) for call in calls]
     counts = [1 + int(_BLOCK / max(seconds, 1e-7)) for seconds in once]
     passes = max(_PASSES[0], min(_PASSES[1], int(_LONG / max(once))))
-    times: list[list[float]] = [[] for _ in calls]
-    with bar(bool(shown)) as progress:
-        for _ in progress.track(range(repeats), description=shown):
-            shortest = [math.inf for _ in calls]
-            for number in range(passes):
-                order = range(len(calls))
-                for i in reversed(order) if number % 2 else order:
-                    if once[i] < _WARM:
-                        calls[i]()
-                    shortest[i] = min(shortest[i], 1e3 * _seconds(calls[i], counts[i]))
-            for rounds_of, ms in zip(times, shortest, strict=True):
-                rounds_of.append(ms)
-    return times
+    while True:
+        shortest = [math.inf for _ in calls]
+        for number in range(passes):
+            order = range(len(calls))
+            for i in reversed(order) if number % 2 else order:
+                if once[i] < _WARM:
+                    calls[i]()
+                shortest[i] = min(shortest[i], 1e3 * _seconds(calls[i], counts[i]))
+        yield shortest
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def bar(shown: bool) -> Progress:

@@ -1,4 +1,4 @@
-"""Modules put into evaluation mode for a while."""
+"""Modes for a while: modules in evaluation mode, attention without torch's fused layers."""
 
 from __future__ import annotations
 
@@ -20,3 +20,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for each, training in modes:
             each.training = training
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Plain operators instead of the fused ones of `nn.TransformerEncoder`."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -12,6 +12,9 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from widthwise.common import messages
+from widthwise.common.calling import batch_size
+from widthwise.common.modes import evaluating, unfused
 from widthwise.elastic.network import Elastic
 from widthwise.errors import ExportError, WidthwiseError
 from widthwise.graph.capture.program import quietly
@@ -40,11 +43,6 @@ def example(
     if dynamic and batch_size(inputs) == 1:
         inputs = resized(inputs, 2)  # a size of 1 is taken for a constant
     return inputs
-
-
-def batch_size(inputs: Inputs) -> int:
-    sizes = [x.shape[0] for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()]
-    return sizes[0] if sizes else 0
 
 
 def batched(value: Any, batch: int) -> bool:
@@ -91,7 +89,7 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, torch.onnx.OnnxExporterError) and error.__cause__ is not None:
         # torch.onnx speaks of its own steps; which operator it was stands one level below.
         error = RuntimeError(str(error.__cause__).split(". ")[0].split(" : ")[0])
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+    return messages.first_line(error)
 
 
 @contextmanager
@@ -111,14 +109,5 @@ def refusing(name: str, what: str, instead: str) -> Iterator[None]:
 @contextmanager
 def ready(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, no gradients, and plain operators instead of torch's fused ones."""
-    modes = [(m, m.training) for m in module.modules()]
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for each, training in modes:
-            each.training = training
+    with evaluating(module), unfused():
+        yield

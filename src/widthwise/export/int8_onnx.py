@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from widthwise.common.atomic import write_whole
+from widthwise.common.calling import batch_size
 from widthwise.errors import ExportError
 from widthwise.export.calls import (
     Inputs,
-    batch_size,
     example,
     ready,
     refusing,

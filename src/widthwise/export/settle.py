@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from widthwise.common.calling import batch_size
 from widthwise.errors import ExportError
-from widthwise.export.calls import Inputs, Run, batch_size, first_line, ready, refusing, tensors
+from widthwise.export.calls import Inputs, Run, first_line, ready, refusing, tensors
 from widthwise.export.free_sizes import Place, Symbol, Traced, trace
 from widthwise.export.names import UnsaidError
 

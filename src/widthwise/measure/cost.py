@@ -16,10 +16,9 @@ from __future__ import annotations
 import math
 import os
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -28,8 +27,11 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from widthwise.common.modes import evaluating
+from widthwise.common.calling import batch_size
+from widthwise.common.messages import first_line
+from widthwise.common.modes import evaluating, unfused
 from widthwise.errors import FileError
+from widthwise.export.calls import feed, opened
 
 Inputs = tuple[Any, ...]
 
@@ -45,31 +47,18 @@ def macs(module: nn.Module, args: Inputs, kwargs: Mapping[str, Any] | None = Non
     args, kwargs: example inputs; the first dim of the first tensor is the batch. The module runs
     once, in evaluation mode.
     """
-    fused = torch.backends.mha.get_fastpath_enabled()
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     # The fused kernels of nn.TransformerEncoder hide their products from the counter.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-        with evaluating(module), counter:
-            module(*args, **(kwargs or {}))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-    return round(int(counter.get_total_flops()) / 2 / batch_size(args, kwargs))
-
-
-def batch_size(args: Inputs, kwargs: Mapping[str, Any] | None = None) -> int:
-    """The first dim of the first input tensor that has dims; 1 where there is none."""
-    for leaf in pytree.tree_leaves((args, dict(kwargs or {}))):
-        if isinstance(leaf, Tensor) and leaf.dim():
-            return max(1, leaf.shape[0])
-    return 1
+    with evaluating(module), unfused(), counter:
+        module(*args, **(kwargs or {}))
+    return round(int(counter.get_total_flops()) / 2 / (batch_size((args, dict(kwargs or {}))) or 1))
 
 
 def one_example(
     args: Inputs, kwargs: Mapping[str, Any] | None = None
 ) -> tuple[Inputs, dict[str, Any]]:
     """The inputs at batch 1: of tensors whose first dim is the batch, the first entry."""
-    batch = batch_size(args, kwargs)
+    batch = batch_size((args, dict(kwargs or {})))
     first: tuple[Inputs, dict[str, Any]] = pytree.tree_map(
         lambda x: x[:1] if isinstance(x, Tensor) and x.dim() and x.shape[0] == batch else x,
         (tuple(args), dict(kwargs or {})),
@@ -89,15 +78,14 @@ def latency_ms(
     Evaluation mode, no gradients, torch's current number of threads; after a warm-up. Pass inputs
     of batch 1 (see `one_example`) for the latency of one example.
     """
-    timer = Timer(
-        "module(*args, **kwargs)",
-        globals={"module": module, "args": args, "kwargs": dict(kwargs or {})},
-        num_threads=torch.get_num_threads(),
-    )
     with evaluating(module):
-        timer.timeit(2)
-        measured = timer.blocked_autorange(min_run_time=seconds)
-    return float(measured.median * 1e3)
+        return _median_ms(partial(module, *args, **(kwargs or {})), seconds)
+
+
+def _median_ms(call: Callable[[], object], seconds: float) -> float:
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    timer.timeit(2)
+    return float(timer.blocked_autorange(min_run_time=seconds).median * 1e3)
 
 
 def runtime(module: nn.Module | None = None) -> str:
@@ -134,32 +122,13 @@ def onnx_latency_ms(
     inputs: tensors (nested as for the module) in the order of the file's inputs. threads: by
     default as many as torch uses. Raises FileError when the file cannot be run.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised; they need not be printed as well
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    leaves = [x for x in pytree.tree_leaves(tuple(inputs)) if isinstance(x, Tensor)]
     try:
-        session = onnxruntime.InferenceSession(
-            str(Path(path)), options, providers=["CPUExecutionProvider"]
-        )
-        names = [i.name for i in session.get_inputs()]
-        feed = {n: x.detach().cpu().numpy() for n, x in zip(names, leaves, strict=True)}
-        times: list[float] = []
-        end = time.perf_counter() + seconds
-        for _ in range(3):
-            session.run(None, feed)
-        while len(times) < 5 or time.perf_counter() < end:
-            start = time.perf_counter()
-            session.run(None, feed)
-            times.append(time.perf_counter() - start)
+        session = opened(Path(path), threads or torch.get_num_threads())
+        return _median_ms(partial(session.run, None, feed(session, (tuple(inputs), {}))), seconds)
     except Exception as error:
-        text = (str(error).splitlines() or [""])[0][:200].rstrip(".")
         raise FileError(
-            f"{path} does not run in ONNX Runtime ({text}); export it again."
+            f"{path} does not run in ONNX Runtime ({first_line(error)}); export it again."
         ) from error
-    return median(times) * 1e3
 
 
 Shape = Sequence[int]

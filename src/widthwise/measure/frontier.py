@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from widthwise.common.atomic import write_whole
+from widthwise.common.checks import integer, number, only, optional_number, text
 from widthwise.common.jsonfile import contents, sealed, unsealed
 from widthwise.common.units import format_size
 from widthwise.errors import BudgetError, FileError, WidthError
@@ -288,60 +288,6 @@ def _exactly(size: int) -> str:
     return format_size(size) if size < 1000 else f"{format_size(size)} ({size} bytes)"
 
 
-def combine(frontiers: Iterable[Frontier]) -> Frontier:
-    """One frontier from several seeds' frontiers: mean metric, its sample standard deviation.
-
-    All must have the same widths, in any order, and the same metric, split and post-processing.
-    Latency is the mean. The spread of a single frontier is None. Raises WidthError when they do
-    not match.
-    """
-    all_of = list(frontiers)
-    if not all_of:
-        raise WidthError("There is no frontier to combine; give at least one.")
-    first = all_of[0]
-    for other in all_of[1:]:
-        same = ("metric", "higher_is_better", "split", "post_processing")
-        if any(getattr(other, n) != getattr(first, n) for n in same):
-            raise WidthError(
-                "The frontiers were measured with different metrics, splits or post-processing; "
-                "sweep all runs alike."
-            )
-    tables = [{p.widths: p for p in f.points} for f in all_of]
-    if any(t.keys() != tables[0].keys() for t in tables):
-        raise WidthError("The frontiers hold different widths; sweep all seeds at the same widths.")
-    if any(p.spread is not None for f in all_of for p in f.points):
-        raise WidthError("A frontier is combined already; combine those of single seeds.")
-    runtimes = list(dict.fromkeys(f.runtime for f in all_of))
-    return Frontier(
-        points=tuple(_mean([t[p.widths] for t in tables]) for p in first.points),
-        metric=first.metric,
-        higher_is_better=first.higher_is_better,
-        split=first.split,
-        runtime="; ".join(runtimes),
-        batch=first.batch,
-        seeds=tuple(s for f in all_of for s in f.seeds),
-        post_process=first.post_process,
-    )
-
-
-def _mean(points: Sequence[Point]) -> Point:
-    """Points of the same widths as one."""
-    if len({(p.params, p.macs) for p in points}) > 1:
-        raise WidthError("The frontiers come from different networks; their costs differ.")
-    values = [p.metric for p in points]
-    times = [p.latency_ms for p in points if p.latency_ms is not None]
-    return Point(
-        widths=points[0].widths,
-        metric=statistics.fmean(values),
-        spread=statistics.stdev(values) if len(values) > 1 else None,
-        bytes=max(p.bytes for p in points),
-        params=points[0].params,
-        macs=points[0].macs,
-        latency_ms=statistics.fmean(times) if len(times) == len(points) else None,
-        own_class=points[0].own_class,
-    )
-
-
 def _plain(point: Point) -> dict[str, Any]:
     made = {f.name: getattr(point, f.name) for f in fields(point)} | {"widths": dict(point.widths)}
     if point.own_class is None:
@@ -363,24 +309,24 @@ def _foreign(name: str, error: Exception) -> FileError:
 def _read(data: Any) -> Frontier:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError("another kind of file")
-    version = _integer(data["version"], "version")
+    version = integer(data["version"], "version")
     if version > VERSION:
         raise _NewerError
-    data = {"post_processing": ""} | data  # files of before there were any lack it
-    _only(data, {"format", "version", *(f.name for f in fields(Frontier))})
+    data = {"post_process": ""} | data  # files of before there were any lack it
+    only(data, {"format", "version", *(f.name for f in fields(Frontier))})
     if not isinstance(data["points"], list) or not isinstance(data["seeds"], list):
         raise ValueError("points and seeds must be lists")
     if not isinstance(data["higher_is_better"], bool):
         raise ValueError("higher_is_better must be true or false")
     return Frontier(
         points=tuple(_read_point(p) for p in data["points"]),
-        metric=_text(data["metric"]),
+        metric=text(data["metric"]),
         higher_is_better=data["higher_is_better"],
-        split=_text(data["split"]),
-        runtime=_text(data["runtime"]),
-        batch=_integer(data["batch"], "batch"),
-        seeds=tuple(_integer(s, "seed") for s in data["seeds"]),
-        post_process=_text(data["post_processing"]),
+        split=text(data["split"]),
+        runtime=text(data["runtime"]),
+        batch=integer(data["batch"], "batch"),
+        seeds=tuple(integer(s, "seed") for s in data["seeds"]),
+        post_process=text(data["post_process"]),
     )
 
 
@@ -390,46 +336,14 @@ def _read_point(data: Any) -> Point:
     own = data.get("own_class")
     if own is not None and not isinstance(own, bool):
         raise ValueError("own_class is neither true nor false")
-    _only({"own_class": None} | data, {f.name for f in fields(Point)})
+    only({"own_class": None} | data, {f.name for f in fields(Point)})
     return Point(
         widths=Widths(data["widths"]),
-        metric=_number(data["metric"], "metric"),
-        spread=_optional(data["spread"], "spread"),
-        bytes=_integer(data["bytes"], "bytes"),
-        params=_integer(data["params"], "params"),
-        macs=_integer(data["macs"], "macs"),
-        latency_ms=_optional(data["latency_ms"], "latency_ms"),
+        metric=number(data["metric"], "metric"),
+        spread=optional_number(data["spread"], "spread"),
+        bytes=integer(data["bytes"], "bytes"),
+        params=integer(data["params"], "params"),
+        macs=integer(data["macs"], "macs"),
+        latency_ms=optional_number(data["latency_ms"], "latency_ms"),
         own_class=own,
     )
-
-
-def _only(data: dict[str, Any], names: set[str]) -> None:
-    if data.keys() != names:
-        odd = sorted(data.keys() ^ names)
-        raise ValueError(f"unexpected or missing entry {odd[0]!r}")
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} is not a number")
-    return float(value)
-
-
-def _optional(value: Any, name: str) -> float | None:
-    if value is None:
-        return None
-    if _number(value, name) < 0:
-        raise ValueError(f"{name} is negative")
-    return float(value)
-
-
-def _integer(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or (value < 0 and name != "seed"):
-        raise ValueError(f"{name} is not a whole number")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a name is not text")
-    return value

@@ -20,13 +20,14 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from widthwise.common.calling import batch_size
 from widthwise.elastic.network import Elastic
 from widthwise.graph.dims import Term, free_factors, size
 from widthwise.graph.relate import Related
 from widthwise.graph.rewrite import keeper
 from widthwise.graph.rules import recurrent
 from widthwise.graph.slicing import count
-from widthwise.measure.cost import FORMULAS, batch_size
+from widthwise.measure.cost import FORMULAS
 
 Unit = Literal["params", "bytes", "macs"]
 
@@ -78,24 +79,34 @@ class Costs:
 
 def _params(net: Elastic) -> Iterator[_Part]:
     parameters = {id(p) for p in net.model.parameters()}
-    for tensor, terms in _distinct(net):
+    for tensor, terms in _distinct(net).values():
         if id(tensor) in parameters:
             yield _Part(1.0, terms)
 
 
 def _bytes(net: Elastic) -> Iterator[_Part]:
-    for tensor, terms in _distinct(net):
+    for tensor, terms in _distinct(net).values():
         yield _Part(float(tensor.element_size()), terms)
 
 
-def _distinct(net: Elastic) -> Iterator[tuple[Tensor, tuple[Term, ...]]]:
-    """Every tensor with the terms of its dims, tied ones once."""
-    state = net.state()
-    seen: set[int] = set()
-    for name, dims in net.relations.state.items():
-        if id(state[name]) not in seen:
-            seen.add(id(state[name]))
-            yield state[name], tuple(dims)
+def sizes(net: Elastic, widths: Mapping[str, int]) -> dict[str, int]:
+    """How many numbers each tensor of the network has at these widths.
+
+    Tied ones are there once, by the first of their names in the model.
+    """
+    keep = keeper(net.table, net.complete(widths))
+    return {
+        name: math.prod(int(count(term, keep)) for term in terms)
+        for name, (_, terms) in _distinct(net).items()
+    }
+
+
+def _distinct(net: Elastic) -> dict[str, tuple[Tensor, tuple[Term, ...]]]:
+    """Every tensor with the terms of its dims; tied ones once, by the first of their names."""
+    state: Mapping[str, Tensor] = net.state()
+    terms = {id(state[name]): tuple(dims) for name, dims in net.relations.state.items()}
+    names = (*dict(net.model.named_parameters()), *net.relations.state)
+    return {n: (state[n], terms.pop(id(state[n]))) for n in names if id(state[n]) in terms}
 
 
 def _macs(net: Elastic) -> Iterator[_Part]:
@@ -107,7 +118,7 @@ def _macs(net: Elastic) -> Iterator[_Part]:
     counter = _Counter(program.graph, held)
     with torch.no_grad(), torch.random.fork_rng([]):
         counter.run(*held, *pytree.tree_leaves(example))
-    samples = batch_size(*example)
+    samples = batch_size(example) or 1
     for node, flops in counter.flops.items():
         if flops:
             yield from _shares(related, node, flops / 2 / samples)

@@ -66,15 +66,9 @@ def merge(
     cut_axes = {name: axis for name, axis in net.free.items() if kept[name] < axis.size}
     for name, axis in cut_axes.items():
         if axis.normalised:
-            raise WidthError(
-                f"The features of {name!r} cannot be merged, for they are compared with each other "
-                "(by a norm, say); leave this axis at its full width."
-            )
+            raise _unmerged(name, "they are compared with each other (by a norm, say)")
         if any((p.tensor, p.dim) in readers.tied for p in axis.places):
-            raise WidthError(
-                f"The features of {name!r} cannot be merged, for the weights that read them also "
-                "make features (tied weights); leave this axis at its full width."
-            )
+            raise _unmerged(name, "the weights that read them also make features (tied weights)")
     if batches is None:
         products = _by_weights(net, cut_axes, readers)
     else:
@@ -82,10 +76,7 @@ def merge(
         products = {name: each.products for name, each in found.items()}
     if missing := cut_axes.keys() - products.keys():
         why = "no weights make them alone" if batches is None else "nothing reads them"
-        raise WidthError(
-            f"The features of {min(missing)!r} cannot be merged, for {why}; leave this axis at its "
-            "full width."
-        )
+        raise _unmerged(min(missing), why)
     gates, state = find_gates(net), net.state()
     biased = biased_readers(net, {name: gates[name] for name in cut_axes})
     same = constants_by_weights(net) if batches is None else constants(net, batches)
@@ -104,6 +95,12 @@ def merge(
     new = order_(net, {name: _stay(net.free[name].size, plan) for name, plan in plans.items()})
     moved = {name: _moved(plan, new[name]) for name, plan in plans.items()}
     return net.recalibrated(_folded(net, kept, gates, moved, biased), kept, recalibrate)
+
+
+def _unmerged(name: str, why: str) -> WidthError:
+    return WidthError(
+        f"The features of {name!r} cannot be merged, for {why}; leave this axis at its full width."
+    )
 
 
 def _by_weights(net: Elastic, names: Iterable[str], readers: Readers) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from widthwise.common.checks import need
 from widthwise.formats import Codebook, Format, Uniform
 from widthwise.store.packed.coding import Coded
 from widthwise.store.packed.forms import FORMS, PARTS, Packed
@@ -52,11 +53,11 @@ def description(stored: Packed | Coded) -> dict[str, Any]:
 def packed_as(data: Any) -> Packed:
     """What `description` said. Raises ValueError, TypeError and KeyError for anything else."""
     shape, count, gaps, numbers = _tensor(data)
-    _need(data.keys() <= {*_TENSOR, "zstd"}, "a packed tensor has other entries")
+    need(data.keys() <= {*_TENSOR, "zstd"}, "a packed tensor has other entries")
     names = data.get("zstd", [])
-    _need(isinstance(names, list) and {*names} <= {*PARTS[data["form"]]}, "it has other parts")
+    need(isinstance(names, list) and {*names} <= {*PARTS[data["form"]]}, "it has other parts")
     zstd = dict(zip(names, numbers, strict=True))
-    _need(len(zstd) == len(names), "it has a part twice")
+    need(len(zstd) == len(names), "it has a part twice")
     return Packed(data["form"], shape, _TYPES[data["dtype"]], count, gaps, zstd)
 
 
@@ -65,8 +66,8 @@ def coded_as(data: Any) -> Coded:
     shape, count, gaps, numbers = _tensor(data)
     how = {name: value for name, value in data.items() if name not in _TENSOR}
     huffman = how.pop("huffman", 0)
-    _need(type(huffman) is int, "its symbols are not counted")
-    _need(len(numbers) == bool(huffman), "it has more or fewer numbers")
+    need(type(huffman) is int, "its symbols are not counted")
+    need(len(numbers) == bool(huffman), "it has more or fewer numbers")
     found: Format = Codebook(**how) if "values" in how else Uniform(**({"bits": None} | how))
     dtype, stream = _TYPES[data["dtype"]], sum(numbers)
     return Coded(found, data["form"], shape, dtype, count, gaps, huffman, stream)
@@ -84,13 +85,13 @@ def _format(form: Format) -> dict[str, Any]:
 
 def _tensor(data: Mapping[str, Any]) -> tuple[tuple[int, ...], int, int, list[int]]:
     """Shape, count and gaps of a tensor, and the numbers that are left."""
-    _need(isinstance(data, dict), "a table is missing")
-    _need(data["form"] in FORMS, "a stored tensor has no form")
-    _need(isinstance(data["dtype"], str) and data["dtype"] in _TYPES, "a tensor has no type")
+    need(isinstance(data, dict), "a table is missing")
+    need(data["form"] in FORMS, "a stored tensor has no form")
+    need(isinstance(data["dtype"], str) and data["dtype"] in _TYPES, "a tensor has no type")
     shape, numbers = tuple(_counts(data["shape"])), _counts(data["numbers"])
-    _need(len(shape) <= _MOST_DIMS, "a stored tensor has too many dims")
+    need(len(shape) <= _MOST_DIMS, "a stored tensor has too many dims")
     known = {"dense": 0, "relative": 2}.get(data["form"], 1)
-    _need(len(numbers) >= known, "a stored tensor has too few numbers")
+    need(len(numbers) >= known, "a stored tensor has too few numbers")
     count = numbers[0] if known else math.prod(shape)
     gaps = -(-count // 2) + numbers[1] if known == 2 else 0
     return shape, count, gaps, numbers[known:]
@@ -98,10 +99,5 @@ def _tensor(data: Mapping[str, Any]) -> tuple[tuple[int, ...], int, int, list[in
 
 def _counts(value: Any) -> list[int]:
     right = isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
-    _need(right, "a size is not a whole number")
+    need(right, "a size is not a whole number")
     return list(value)
-
-
-def _need(condition: bool, problem: str) -> None:
-    if not condition:
-        raise ValueError(problem)

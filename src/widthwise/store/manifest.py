@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from widthwise.common.checks import need
 from widthwise.common.jsonfile import parsed
 from widthwise.errors import FileError, WidthError
 from widthwise.graph.constraints import Constraints
@@ -175,20 +176,20 @@ def believed(read: Callable[[], T], name: str) -> T:
 
 def _from_text(text: str) -> Manifest:
     data = parsed(text)
-    _need(isinstance(data, dict) and data.pop("format", None) == FORMAT, "another format")
+    need(isinstance(data, dict) and data.pop("format", None) == FORMAT, "another format")
     version = data.pop("version")
     _check_version(version, 1)
-    _need(version == 1, "the version of a packed file")
+    need(version == 1, "the version of a packed file")
     notes = data.pop("notes")
-    _need(isinstance(notes, dict), "no notes")
-    _need(notes.keys() - {"task"} == {"metric", "torch", "widthwise"}, "other notes")
+    need(isinstance(notes, dict), "no notes")
+    need(notes.keys() - {"task"} == {"metric", "torch", "widthwise"}, "other notes")
     found = from_body(data, 1, notes["metric"], notes["torch"], notes["widthwise"])
     return replace(found, task=_word(notes.get("task", "")))
 
 
 def _from_notes(text: str, body: Callable[[], Any]) -> Manifest:
     notes = parsed(text)
-    _need(isinstance(notes, list) and len(notes) in (4, 5), "other notes")
+    need(isinstance(notes, list) and len(notes) in (4, 5), "other notes")
     _check_version(notes[0], 2)
     return replace(from_body(body(), *notes[:4]), task=_word("".join(notes[4:])))
 
@@ -221,7 +222,7 @@ class NewerError(Exception):
 
 
 def _check_version(version: Any, least: int) -> None:
-    _need(type(version) is int and version >= least, "no version")
+    need(type(version) is int and version >= least, "no version")
     if version > FORMAT_VERSION:
         raise NewerError
 
@@ -230,10 +231,10 @@ def from_body(data: Any, version: int, metric: Any, torch: Any, widthwise: Any) 
     """Read back `to_body`, and the notes. Raises ValueError and its like for anything else."""
     names = {"kind", "class", "widths", "sizes", "patches", "full", "tied", "inputs"}
     names |= {"packed", "coded", "scalars"} if version >= 2 else set()
-    _need(isinstance(data, dict), "a table is missing")
+    need(isinstance(data, dict), "a table is missing")
     odd = data.keys() - {"constraints", "outputs"} ^ names
-    _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
-    _need(data["kind"] in ("class", "graph"), f"kind {data['kind']!r}")
+    need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
+    need(data["kind"] in ("class", "graph"), f"kind {data['kind']!r}")
     patches = _table(data["patches"], lambda v: _table(v, _patch_value))
     found = Manifest(
         kind=data["kind"],
@@ -253,50 +254,45 @@ def from_body(data: Any, version: int, metric: Any, torch: Any, widthwise: Any) 
         coded=_table(data.get("coded", {}), coded_as),
         scalars=_table(data.get("scalars", {}), _scalar),
     )
-    _need(found.version == version, "another version")
+    need(found.version == version, "another version")
     return found
 
 
-def _need(condition: bool, problem: str) -> None:
-    if not condition:
-        raise ValueError(problem)
-
-
 def _table(data: Any, value: Callable[[Any], Any]) -> dict[str, Any]:
-    _need(isinstance(data, dict), "a table is missing")
+    need(isinstance(data, dict), "a table is missing")
     return {name: value(v) for name, v in data.items()}
 
 
 def _word(value: Any) -> str:
-    _need(isinstance(value, str), "a name is not text")
+    need(isinstance(value, str), "a name is not text")
     return str(value)
 
 
 def _words(value: Any) -> tuple[str, ...]:
-    _need(isinstance(value, list), "a list of names is missing")
+    need(isinstance(value, list), "a list of names is missing")
     return tuple(map(_word, value))
 
 
 def _count(value: Any) -> int:
-    _need(type(value) is int and value >= 0, "a size is not a whole number")
+    need(type(value) is int and value >= 0, "a size is not a whole number")
     return int(value)
 
 
 def _scalar(value: Any) -> int:
-    _need(type(value) is int and -(2**63) <= value < 2**63, "a number is not one of 64 bits")
+    need(type(value) is int and -(2**63) <= value < 2**63, "a number is not one of 64 bits")
     return int(value)
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    _need(isinstance(value, list), "a shape is not a list")
+    need(isinstance(value, list), "a shape is not a list")
     return tuple(_count(v) for v in value)
 
 
 def _patch_value(value: Any) -> int | tuple[int, ...]:
     if isinstance(value, list):
-        _need(all(type(v) is int for v in value), "a size is not a whole number")
+        need(all(type(v) is int for v in value), "a size is not a whole number")
         return tuple(value)
-    _need(type(value) is int, "a size is not a whole number")
+    need(type(value) is int, "a size is not a whole number")
     return int(value)
 
 
@@ -305,5 +301,5 @@ def measured_as(value: Any) -> Measured | None:
     if value is None:
         return None
     name, number, split = value
-    _need(type(number) in (int, float) and math.isfinite(number), "a metric is not a number")
+    need(type(number) in (int, float) and math.isfinite(number), "a metric is not a number")
     return Measured(_word(name), float(number), _word(split))

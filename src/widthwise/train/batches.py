@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -326,23 +326,10 @@ def own_randomness() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode inside, and every part of it in its own mode again after."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 __all__ = [
     "Batched",
     "Plan",
     "drawn",
-    "evaluating",
     "in_order",
     "length",
     "own_randomness",

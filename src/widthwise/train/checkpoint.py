@@ -25,7 +25,9 @@ import torch
 from torch import Tensor
 
 from widthwise.common.atomic import write_whole
+from widthwise.common.checks import need
 from widthwise.common.jsonfile import parsed
+from widthwise.common.messages import first_line
 from widthwise.errors import FileError, RunError
 from widthwise.train.history import Epoch
 from widthwise.train.identity import differences
@@ -117,13 +119,13 @@ def _check(
         value = zlib.crc32(text.encode())
         for name in sorted(tensors):
             value = zlib.crc32(_bytes(tensors[name]), value)
-        _need(metadata["checksum"] == str(value), "its checksum is wrong")
+        need(metadata["checksum"] == str(value), "its checksum is wrong")
         return
     right = metadata["sha256"] == hashlib.sha256(text.encode()).hexdigest()
-    _need(right and isinstance(header, dict), "its checksum is wrong")
+    need(right and isinstance(header, dict), "its checksum is wrong")
     said, found = header["tensors"], sums(tensors)
     if said != found:
-        _need(isinstance(said, dict) and said.keys() == found.keys(), "it has other tensors")
+        need(isinstance(said, dict) and said.keys() == found.keys(), "it has other tensors")
         raise ValueError(f"its tensor {next(n for n in found if said[n] != found[n])} was changed")
 
 
@@ -135,7 +137,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 def _read(header: Any, tensors: Mapping[str, Tensor]) -> Checkpoint:
     """Raises ValueError, TypeError or LookupError for JSON that `save` did not write."""
     tables = (header, header["run"], header["draws"], {} if (s := header["scaler"]) is None else s)
-    _need(all(isinstance(table, dict) for table in tables), "a table is missing")
+    need(all(isinstance(table, dict) for table in tables), "a table is missing")
     found = Checkpoint(
         step=header["step"],
         run=header["run"],
@@ -149,26 +151,21 @@ def _read(header: Any, tensors: Mapping[str, Tensor]) -> Checkpoint:
         tensors=tensors,
     )
     counts = [found.step, found.losses[1], *(step for _, step in found.draws.values())]
-    _need(all(type(n) is int and n >= 0 for n in counts), "a count is not a whole number")
-    _need(all(type(seed) is int for seed, _ in found.draws.values()), "a seed is not one")
+    need(all(type(n) is int and n >= 0 for n in counts), "a count is not a whole number")
+    need(all(type(seed) is int for seed, _ in found.draws.values()), "a seed is not one")
     numbers = [found.seconds, found.processor, found.losses[0]]
     for epoch in found.epochs:
         numbers += [epoch.loss, epoch.seconds, epoch.processor]
         numbers += [] if epoch.metric is None else [epoch.metric]
     right = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
-    _need(right, "a measured value is not a number")
+    need(right, "a measured value is not a number")
     return found
-
-
-def _need(condition: bool, problem: str) -> None:
-    if not condition:
-        raise ValueError(problem)
 
 
 def _short(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"it has no {error}"
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return first_line(error)
 
 
 def longer(found: Checkpoint, run: Mapping[str, Any], steps: int) -> bool:

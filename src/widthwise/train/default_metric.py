@@ -23,7 +23,7 @@ from torch import Tensor
 from widthwise.errors import TrainingError
 from widthwise.measure.metric import Metric
 from widthwise.train.calls import Call, Noting
-from widthwise.train.teaching import Criterion
+from widthwise.train.criteria import Criterion
 
 Compare = Callable[[Call], tuple[Tensor, Tensor | int]]
 """(a loss that was called) -> sum over what it compares, and how many these are."""

@@ -25,9 +25,10 @@ from torch import Tensor
 from widthwise import pruning
 from widthwise.elastic.network import Elastic
 from widthwise.sampling.draws import Sandwich
+from widthwise.train.criteria import Criterion, one_number
 from widthwise.train.losses import Objective, SandwichLoss, name_of, run_at
 from widthwise.train.ranks import spread
-from widthwise.train.teaching import HALF, Criterion, Distill, DistillLoss, one_number
+from widthwise.train.teaching import HALF, Distill, DistillLoss
 from widthwise.variant import AnyWidths, Widths
 
 LEVELS: Final = 24

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from widthwise.errors import TrainingError
-from widthwise.train.teaching import Criterion, DistillLoss
+from widthwise.train.criteria import Criterion
+from widthwise.train.teaching import DistillLoss
 
 
 def implied(outputs: Any, target: Any) -> tuple[Criterion, DistillLoss | None]:

@@ -17,13 +17,13 @@ from widthwise.measure.metric import Metric
 from widthwise.pruning.gradual import GradualPruner
 from widthwise.quantization import StraightThrough
 from widthwise.train.config import RunConfig
+from widthwise.train.criteria import one_number
 from widthwise.train.family import FamilyLoss
 from widthwise.train.identity import configured, described, sampled
 from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
 from widthwise.train.recipe import Recipe
 from widthwise.train.state import state_of
-from widthwise.train.teaching import one_number
 
 
 @dataclass(frozen=True)

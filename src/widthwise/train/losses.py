@@ -30,17 +30,9 @@ from torch import Tensor, nn
 from widthwise.common.calling import outputs_for
 from widthwise.elastic.network import Elastic
 from widthwise.sampling.draws import Sandwich, climb, one_per_octave, sandwich, share_kept
+from widthwise.train.criteria import Criterion, one_number
 from widthwise.train.soft import soft_target
-from widthwise.train.teaching import (
-    HALF,
-    Criterion,
-    Distill,
-    DistillLoss,
-    Lesson,
-    Teaching,
-    lesson,
-    one_number,
-)
+from widthwise.train.teaching import HALF, Distill, DistillLoss, Lesson, Teaching, lesson
 from widthwise.variant import AnyWidths, Widths
 
 __all__ = [

@@ -12,8 +12,8 @@ from typing import Any
 
 from widthwise.elastic.recalibration import caller
 from widthwise.errors import ScoreError
+from widthwise.measure.even_levels import even_levels
 from widthwise.measure.pairs import placed
-from widthwise.measure.sweep import even_levels
 from widthwise.train import checkpoint
 from widthwise.train.batches import drawn
 from widthwise.train.clock import Clock

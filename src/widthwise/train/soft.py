@@ -95,35 +95,20 @@ def _classes(full: Call, temperature: float) -> Soft:
     return lambda call: kl.reduced(call.prediction, call.reduction)
 
 
-def _logits(full: Call, temperature: float) -> Soft:
-    likely = torch.sigmoid(full.prediction.detach() / temperature)
+def _binary(function: Callable[..., Tensor]) -> Callable[[Call, float], Soft]:
+    """Binary cross entropies to the full network's probabilities."""
 
-    def loss(call: Call) -> Tensor:
-        value = F.binary_cross_entropy_with_logits(
-            call.prediction / temperature,
-            likely,
-            weight=call.given.get("weight"),
-            reduction=call.reduction,
-        )
-        return value * temperature**2
+    def made(full: Call, temperature: float) -> Soft:
+        likely = torch.sigmoid(full.prediction.detach() / temperature)
 
-    return loss
+        def loss(call: Call) -> Tensor:
+            narrow, weight = call.prediction / temperature, call.given.get("weight")
+            value = function(narrow, likely, weight=weight, reduction=call.reduction)
+            return value * temperature**2
 
+        return loss
 
-def _labels(full: Call, temperature: float) -> Soft:
-    """Losses of several labels that are binary cross entropies, averaged over the labels."""
-    likely = torch.sigmoid(full.prediction.detach() / temperature)
-
-    def loss(call: Call) -> Tensor:
-        value = F.multilabel_soft_margin_loss(
-            call.prediction / temperature,
-            likely,
-            weight=call.given.get("weight"),
-            reduction=call.reduction,
-        )
-        return value * temperature**2
-
-    return loss
+    return made
 
 
 def _again(changes: Callable[[Tensor, Call], Mapping[str, Any]]) -> Callable[[Call, float], Soft]:
@@ -171,6 +156,7 @@ def _variance(call: Call) -> Tensor:
     return variance.clamp(min=call.given["eps"]).expand_as(like)
 
 
+_logits = _binary(F.binary_cross_entropy_with_logits)
 _target = _again(lambda outputs, call: {"target": outputs})
 _BY_KIND: Final[Mapping[str, Callable[[Call, float], Soft]]] = {
     "cross_entropy": _classes,
@@ -178,7 +164,7 @@ _BY_KIND: Final[Mapping[str, Callable[[Call, float], Soft]]] = {
     "binary_cross_entropy": _target,
     "binary_cross_entropy_with_logits": _logits,
     "soft_margin_loss": _logits,
-    "multilabel_soft_margin_loss": _labels,
+    "multilabel_soft_margin_loss": _binary(F.multilabel_soft_margin_loss),
     "kl_div": _again(lambda outputs, call: {"target": outputs, "log_target": True}),
     "poisson_nll_loss": _again(_rate),
     "gaussian_nll_loss": _normal,

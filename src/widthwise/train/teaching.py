@@ -27,12 +27,18 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
 
-from widthwise.errors import TrainingError
 from widthwise.train.calls import Call, Noting, Watching
+from widthwise.train.criteria import (
+    Criterion,
+    check_alive,
+    floating,
+    has_rest,
+    is_distance,
+    leaf_of,
+    one_number,
+    reached_by,
+)
 from widthwise.train.soft import Soft, soft_loss
-
-Criterion = Callable[[Any, Any], Tensor]
-"""(outputs, target) -> 0-dim tensor, the mean over the batch."""
 
 DistillLoss = Callable[[Any, Any], Tensor]
 """(outputs of a narrow network, outputs of the full one) -> 0-dim tensor, mean over the batch."""
@@ -43,8 +49,6 @@ Run = Callable[[], Any]
 Lesson = Callable[[Run, Any], Tensor]
 """(run of a narrow network, target) -> what it minimises, a 0-dim tensor."""
 
-_STEP: Final = 1e-2  # of outputs, in standard deviations, by which a criterion must grow
-_ROUNDING: Final = 1e-3  # relative, of gradients that are equal
 _REMEDY: Final = "give distill_loss=, a function of narrow and full outputs, to teach them"
 
 
@@ -168,7 +172,7 @@ class Teaching:
             outputs = run()
             soft = one_number(compare(outputs, full))
             if self.fresh:
-                _check_alive(soft, outputs, full)
+                check_alive(soft, outputs, full)
                 self.fresh = False
             if hard_weight == 0:
                 return soft
@@ -180,16 +184,16 @@ class Teaching:
 
     def _decide(self, outputs: Any, target: Any, inside: Noting, noted: Noting) -> Tensor:
         """The criterion's loss of the first batch, by which the way is chosen."""
-        leaves = [t for t in pytree.tree_leaves(outputs) if _floating(t)]
+        leaves = [t for t in pytree.tree_leaves(outputs) if floating(t)]
         live = torch.is_grad_enabled() and any(t.requires_grad for t in leaves)
         if not live:
-            outputs = pytree.tree_map_only(Tensor, _leaf, outputs)
-            leaves = [t for t in pytree.tree_leaves(outputs) if _floating(t)]
+            outputs = pytree.tree_map_only(Tensor, leaf_of, outputs)
+            leaves = [t for t in pytree.tree_leaves(outputs) if floating(t)]
         leaves = [t for t in leaves if t.requires_grad]
         with torch.enable_grad(), noted:
             loss = one_number(self.criterion(outputs, target))
         self.way = self._fitting(loss, leaves, noted, bool(inside.calls))
-        if self.way is _Way.ALONE and _is_distance(self.criterion, outputs, target):
+        if self.way is _Way.ALONE and is_distance(self.criterion, outputs, target):
             self.way = _Way.DISTANCE
         if self.way is _Way.ALONE:
             _warn(
@@ -205,16 +209,16 @@ class Teaching:
         fit = [
             value
             for call, value in zip(turned, noted.losses, strict=True)
-            if _reached(call.prediction, leaves) and not call.target.requires_grad
+            if reached_by(call.prediction, leaves) and not call.target.requires_grad
         ]
         if fit:
-            if _rest(loss, fit, leaves):
+            if has_rest(loss, fit, leaves):
                 _warn(
                     "A part of the criterion is no loss of torch's that can be distilled, so "
                     f"narrow widths learn that part from the target alone; {_REMEDY}."
                 )
             return _Way.CALLS
-        reached = _reached(loss, leaves)
+        reached = reached_by(loss, leaves)
         if inside and reached and any(leaf.dim() == 0 for leaf in reached):
             return _Way.INSIDE
         return _Way.ALONE
@@ -290,99 +294,6 @@ def lesson(
         return taught(lambda: narrow, target)
 
     return learned
-
-
-def one_number(loss: Any) -> Tensor:
-    """A criterion's loss, if it is one number; raises TrainingError."""
-    if isinstance(loss, Tensor) and loss.dim() == 0:
-        return loss
-    if isinstance(loss, Tensor):
-        kind, remedy = f"a tensor of shape {list(loss.shape)}", "its mean, loss.mean()"
-    else:
-        kind, remedy = f"a {type(loss).__name__}", "one 0-dim tensor, such as the sum of its parts"
-    raise TrainingError(f"The loss function returned {kind}; return {remedy}.")
-
-
-def _check_alive(soft: Tensor, narrow: Any, full: Any) -> None:
-    """Raise TrainingError where a distillation is 0 for outputs that differ."""
-    leaves = [t for t in pytree.tree_leaves(narrow) if _floating(t)]
-    learns = not torch.is_grad_enabled() or not any(t.requires_grad for t in leaves)
-    pairs = zip(leaves, (t for t in pytree.tree_leaves(full) if _floating(t)), strict=False)
-    if (learns or soft.requires_grad) and (
-        float(soft.detach()) != 0
-        or all(a.shape == b.shape and bool((a == b).all()) for a, b in pairs)
-    ):
-        return
-    raise TrainingError(
-        "The distill_loss is 0 or has no gradient for outputs that differ, so it teaches nothing; "
-        "compute it from the narrow outputs, or give distill=None."
-    )
-
-
-def _is_distance(criterion: Criterion, outputs: Any, target: Any) -> bool:
-    """Whether a criterion takes outputs for the target, and is least where they are equal."""
-    mine, spec = pytree.tree_flatten(outputs)
-    theirs, other = pytree.tree_flatten(target)
-    if spec != other or not all(
-        _floating(a) and _floating(b) and a.shape == b.shape
-        for a, b in zip(mine, theirs, strict=True)
-    ):
-        return False
-    full = [t.detach() for t in mine]
-
-    def at(step: float) -> float:
-        moved = [t + step * n for t, n in zip(full, noise, strict=True)]
-        with torch.no_grad():
-            value = criterion(pytree.tree_unflatten(moved, spec), pytree.tree_unflatten(full, spec))
-        return float(value)
-
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(3):
-        noise = [
-            torch.randn(t.shape, generator=generator).to(t) * (t.std(correction=0) + 1e-6)
-            for t in full
-        ]
-        least = at(0.0)
-        if not (at(_STEP) > least and at(-_STEP) > least):
-            return False
-    return True
-
-
-def _leaf(tensor: Tensor) -> Tensor:
-    copy = tensor.detach()
-    return copy.requires_grad_() if copy.is_floating_point() else copy
-
-
-def _floating(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _reached(value: Any, leaves: Sequence[Tensor]) -> list[Tensor]:
-    """The leaves on which a value depends."""
-    if not (isinstance(value, Tensor) and value.requires_grad and leaves):
-        return []
-    found = torch.autograd.grad(
-        value, leaves, torch.ones_like(value), allow_unused=True, retain_graph=True
-    )
-    return [leaf for leaf, gradient in zip(leaves, found, strict=True) if gradient is not None]
-
-
-def _rest(loss: Tensor, parts: Sequence[Tensor], leaves: Sequence[Tensor]) -> bool:
-    """Whether a loss depends on outputs in another way than through these parts of it."""
-    slopes = torch.autograd.grad(loss, parts, allow_unused=True, retain_graph=True)
-    pairs = [(part, slope) for part, slope in zip(parts, slopes, strict=True) if slope is not None]
-    through: Sequence[Tensor | None] = [None] * len(leaves)
-    if pairs:
-        some, weights = zip(*pairs, strict=True)
-        through = torch.autograd.grad(some, leaves, weights, allow_unused=True, retain_graph=True)
-    whole = torch.autograd.grad(loss, leaves, allow_unused=True, retain_graph=True)
-    for all_of_it, known in zip(whole, through, strict=True):
-        if all_of_it is None or all_of_it.is_meta:
-            continue
-        left = all_of_it if known is None else all_of_it - known
-        if bool(left.abs().amax() > _ROUNDING * all_of_it.abs().amax()):
-            return True
-    return False
 
 
 def _warn(message: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from widthwise.common.lock import held
+from widthwise.common.messages import lacking
 from widthwise.errors import FileError
 from widthwise.sampling.draws import hashed
 from widthwise.variants.journal_file import Lines
@@ -32,11 +33,7 @@ def optuna() -> Any:
     try:
         import optuna as found
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "A search needs the package optuna, which is not installed; install it with: "
-            "pip install 'widthwise[search]'",
-            name="optuna",
-        ) from error
+        raise ModuleNotFoundError(lacking("optuna", "A search"), name="optuna") from error
     return found
 
 

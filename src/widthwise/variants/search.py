@@ -33,14 +33,16 @@ from widthwise.elastic.network import Elastic, GraphModuleWarning
 from widthwise.errors import BudgetError, FileError, TrainingError, WidthError
 from widthwise.formats import Format, Uniform
 from widthwise.measure.budget import Budget
-from widthwise.measure.sweep import Evaluation, Judged, Meter, judged
+from widthwise.measure.evaluation import Evaluation, Judged, judged
+from widthwise.measure.shape_costs import sizes
+from widthwise.measure.sweep import Meter
 from widthwise.pruning.scores.progress import shown
 from widthwise.quantization.quantize import Calibration
 from widthwise.variant import AnyWidths, Variant
 from widthwise.variants.apply import CompressedModel, Prepare, Score, Train, apply, magnitudes
 from widthwise.variants.budget import Costs, allowed, check, largest, ratio, taken
 from widthwise.variants.journal import Study, Trial, end_trial, finished, kept, next_trial, opened
-from widthwise.variants.space import Choice, Space, weights
+from widthwise.variants.space import Choice, Space
 
 FORMATS: Final = (None, Uniform(8), Uniform(4), Uniform(3), Uniform(2))
 _VERSION: Final = 4  # of what a trial does: another one is another search
@@ -304,7 +306,7 @@ def _name(
         "drawn": dict(space.line.drawn),
         "metric": [evaluation.metric.name, evaluation.split],
         "plain": [how.prepare is None, how.score is magnitudes, how.train is None],
-        "tensors": weights(net, net.full()),
+        "tensors": sizes(net, net.full()),
         "weights": _digest(net),
     }
     text = json.dumps(decides, sort_keys=True)

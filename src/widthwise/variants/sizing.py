@@ -2,6 +2,7 @@
 
 largest([1, 2, 4, 8], fits)                       # by bisection
 widths = widest(net, lambda w: apply(net, Variant(w), recalibrate=False).bytes <= budget)
+coded = fitted([budget], partial(widest_file, net, variant), make)      # narrower till it fits
 sparse = densest(lambda share: made(share).bytes <= budget)
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from widthwise.elastic.network import Elastic
 from widthwise.formats import Format
@@ -17,13 +18,20 @@ from widthwise.quantization import quantizable
 from widthwise.variant import Variant, Widths
 from widthwise.variants.apply import apply
 
+
+class _Sized(Protocol):
+    """Something whose file has so many bytes."""
+
+    @property
+    def bytes(self) -> int: ...
+
+
 T = TypeVar("T")
+Made = TypeVar("Made", bound=_Sized)
 _STEPS: Final = 12  # of a bisection: a four-thousandth of the range
 _MOST: Final = 0.999  # zeros
 
-MARGINS: Final = (0.995, 0.98, 0.95, 0.9)
-"""What to aim at, as shares of a budget, where the file of a network is known after its training
-alone and came out too large: codes of trained weights take other bytes than before."""
+_MARGINS: Final = (0.995, 0.98, 0.95, 0.9)  # what to aim at where a file came out too large
 
 
 def largest(ascending: Sequence[T], fits: Callable[[T], bool]) -> T | None:
@@ -57,6 +65,35 @@ def widest_file(net: Elastic, variant: Callable[[Widths], Variant], most: float)
         return apply(net, variant(widths), calibration="minmax", recalibrate=False).bytes
 
     return widest(net, lambda widths: size(widths) <= most)
+
+
+def fitted(
+    limits: Sequence[int],
+    widest: Callable[[float], Widths | None],
+    make: Callable[[list[Widths]], Sequence[Made]],
+) -> dict[int, Made]:
+    """Trained networks whose files are no larger than their limits, by the place of the limit.
+
+    Codes of trained weights take other bytes than those before: what came out too large is made
+    again, as much narrower, a few times.
+
+    limits: bytes. widest: the widest network of at most so many bytes before any training. make:
+    trains networks, all together.
+    """
+    found: dict[int, Made] = {}
+    targets = {i: float(limit) for i, limit in enumerate(limits)}
+    for margin in _MARGINS:
+        wanted = {i: kept for i, most in targets.items() if (kept := widest(most)) is not None}
+        if not wanted:
+            break
+        large: dict[int, float] = {}
+        for i, made in zip(wanted, make(list(wanted.values())), strict=True):
+            if made.bytes <= limits[i]:
+                found[i] = made
+            else:
+                large[i] = targets[i] * margin * limits[i] / made.bytes
+        targets = large
+    return found
 
 
 def coded(net: Elastic, form: Format | None, widths: Widths) -> Variant:

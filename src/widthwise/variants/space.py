@@ -16,12 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from torch import Tensor
-
 from widthwise.elastic.network import Elastic
 from widthwise.formats import Codebook, Format, Uniform
-from widthwise.graph.rewrite import keeper
-from widthwise.graph.slicing import count
+from widthwise.measure.shape_costs import sizes
 from widthwise.pruning.gradual import prunable
 from widthwise.quantization import quantizable
 from widthwise.variant import AnyWidths, Variant, Widths
@@ -122,13 +119,13 @@ class Space:
                 f"The formats are {formats!r}; give some of None (floats), "
                 "quantization.Uniform(...) and quantization.Codebook(...)."
             )
-        line, sizes = Line(net, levels), weights(net, net.full())
+        line, numel = Line(net, levels), sizes(net, net.full())
         reach = {
-            name: sum(sizes.get(place.tensor, 0) for place in net.free[name].places)
+            name: sum(numel.get(place.tensor, 0) for place in net.free[name].places)
             for name in line.outer
         }
         pruned, quantized = (
-            {name: sizes[name] for name in names if name in sizes}
+            {name: numel[name] for name in names if name in numel}
             for names in (prunable(net.model), quantizable(net.model))
         )
         return cls(net, line, grouped(reach), grouped(pruned), grouped(quantized), chosen)
@@ -163,42 +160,26 @@ class Space:
     def variant(self, choice: Choice, place: int) -> Variant:
         """The choice at a place of the line. A weight of each tensor stays, whatever its share."""
         widths = self.line.widths(place, choice.tilts)
-        numel = weights(self.net, widths)
+        numel = sizes(self.net, widths)
         zeros = {n: min(share, 1 - 1 / numel[n]) for n, share in choice.zeros.items()}
         return Variant(widths, {n: share for n, share in zeros.items() if share > 0}, choice.bits)
 
     def bytes(self, variant: Variant) -> float:
         """About how many bytes a variant's weights take: enough to know where to look."""
         total = 0.0
-        for name, numel in weights(self.net, variant.widths).items():
+        for name, numel in sizes(self.net, variant.widths).items():
             form, zeros = variant.bits.get(name), variant.sparsity.get(name, 0.0)
             total += numel * ((1 - zeros) * _bits(form) + (1 if zeros else 0)) / 8
         return total
 
 
-def weights(net: Elastic, widths: Mapping[str, int]) -> dict[str, int]:
-    """How many numbers each tensor of the network has at these widths.
-
-    Tied ones are there once, by the first of their names in the model.
-    """
-    keep = keeper(net.table, net.complete(widths))
-    state: Mapping[str, Tensor] = net.state()
-    dims = {id(state[name]): terms for name, terms in net.relations.state.items()}
-    found: dict[str, int] = {}
-    for name in (*dict(net.model.named_parameters()), *net.relations.state):
-        terms = dims.pop(id(state[name]), None)
-        if terms is not None:
-            found[name] = math.prod(int(count(term, keep)) for term in terms)
-    return found
-
-
-def grouped(sizes: Mapping[str, int]) -> tuple[Group, ...]:
+def grouped(numel: Mapping[str, int]) -> tuple[Group, ...]:
     """The names in at most `MOST` groups that follow each other, of about equal sizes."""
-    if len(sizes) <= MOST:
-        return tuple((name,) for name in sizes)
-    total, before = max(1, sum(sizes.values())), 0.0
+    if len(numel) <= MOST:
+        return tuple((name,) for name in numel)
+    total, before = max(1, sum(numel.values())), 0.0
     groups: dict[int, list[str]] = {}
-    for name, size in sizes.items():
+    for name, size in numel.items():
         groups.setdefault(min(MOST - 1, int(MOST * (before + size / 2) / total)), []).append(name)
         before += size
     return tuple(map(tuple, groups.values()))

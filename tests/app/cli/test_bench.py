@@ -106,8 +106,8 @@ def test_without_onnx_runtime_there_are_the_figures_of_pytorch(package, monkeypa
     found = speeds({"full": MLP(8, 8, 3)}, (torch.randn(4, 8),), repeats=6)
     assert {row.runtime for row in found.rows} == {"PyTorch"}
     assert found.notes == (
-        f"ONNX Runtime was not timed: {package} is not installed; install it with: pip install "
-        "'widthwise[onnx]'",
+        f"ONNX Runtime was not timed: it needs {package}, which is not installed; install it with: "
+        "pip install 'widthwise[onnx]'",
     )
 
 
@@ -232,8 +232,8 @@ def test_without_picks_the_best_within_some_sizes_are_timed(swept, monkeypatch):
     assert [list(row["longer"]) for row in found["granularity"]] == [["1", "4", "8"]] * 2
     assert found["granularity"][0]["recommended"] in (None, 1, 4, 8, 16)
     assert found["notes"] == [
-        "ONNX Runtime was not timed: onnxruntime is not installed; install it with: pip install "
-        "'widthwise[onnx]'"
+        "ONNX Runtime was not timed: it needs onnxruntime, which is not installed; install it "
+        "with: pip install 'widthwise[onnx]'"
     ]
     assert len(found["runtimes"]) == 1
     shown = widthwise("bench", swept, "--repeats", 6, "--no-granularity")

@@ -14,7 +14,7 @@ from widthwise.app.runs.folder import Run
 from widthwise.app.runs.measuring import evaluation
 from widthwise.app.runs.opening import open_run
 from widthwise.app.tasks.resolve import resolve
-from widthwise.measure.sweep import Evaluation
+from widthwise.measure.evaluation import Evaluation
 
 BUDGET = ("--max-bytes", "4kB")
 

@@ -16,7 +16,7 @@ from command_line import fails, widthwise, works
 from widthwise import pruning
 from widthwise.app.report.picks import load_picks
 from widthwise.app.runs import cuts, measuring, opening, postprocessing, prunings, training
-from widthwise.app.runs.folder import ORDERED, Run, hold
+from widthwise.app.runs.folder import Run, hold
 from widthwise.app.runs.postprocessing import (
     EPOCHS,
     PostProcess,
@@ -24,6 +24,7 @@ from widthwise.app.runs.postprocessing import (
     fine_tuning,
     initialise,
 )
+from widthwise.app.runs.record import ORDERED
 from widthwise.app.runs.sources import find, model_of
 from widthwise.app.tasks.resolve import resolve
 from widthwise.common.units import format_size

@@ -21,7 +21,8 @@ from faults_strikes import complaints
 from places import TESTS
 from widthwise.app.cli import common
 from widthwise.app.compare import matrix
-from widthwise.app.runs.folder import Settings, claim, hold
+from widthwise.app.runs.folder import claim, hold
+from widthwise.app.runs.record import Settings
 from widthwise.common.atomic import beside, left_over, write_whole
 from widthwise.errors import FileError
 from widthwise.store.tensorfile import write as write_tensors

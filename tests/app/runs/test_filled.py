@@ -9,8 +9,9 @@ from torch import nn
 
 import widthwise as ww
 from widthwise.app.runs import cuts, opening
-from widthwise.app.runs.folder import Record, Run, Settings
+from widthwise.app.runs.folder import Run
 from widthwise.app.runs.postprocessing import PostProcess
+from widthwise.app.runs.record import Record, Settings
 from widthwise.app.tasks import BUILT_IN
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.sampling.levels import along

@@ -12,7 +12,7 @@ from widthwise.app.runs.measuring import evaluation, statistics_batches
 from widthwise.app.tasks import BUILT_IN
 from widthwise.formats import Uniform
 from widthwise.measure.budget import Budget
-from widthwise.measure.sweep import Evaluation
+from widthwise.measure.evaluation import Evaluation
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.variant import Variant

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from widthwise.app.runs.folder import Record, Run, Settings, begin, claim, hold, members, single
+from widthwise.app.runs.folder import Run, begin, claim, hold, members, single
+from widthwise.app.runs.record import Record, Settings
 from widthwise.errors import RunError
 from widthwise.train.recipe import Recipe
 

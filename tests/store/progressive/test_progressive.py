@@ -637,7 +637,7 @@ def test_a_run_becomes_one_file(tmp_path):
     assert "run folder" in fails("export", out, "--format", "progressive", "--out", tmp_path / "x")
     with ww.Progressive.open(out) as file:
         assert file.read(0)[0].task == "digits"
-    changed = unsealed((folder / "frontier.json").read_bytes()) | {"post_processing": "reconstruct"}
+    changed = unsealed((folder / "frontier.json").read_bytes()) | {"post_process": "reconstruct"}
     (folder / "frontier.json").write_text(json.dumps(changed))
     again = tmp_path / "again.safetensors"
     said = works("export", folder, "--format", "progressive", "--out", again, "--levels", 3)

@@ -22,8 +22,9 @@ from rich.table import Table
 from widthwise.app.report import text
 from widthwise.app.report.curve import what_fits
 from widthwise.app.runs.exports import shipped_size
-from widthwise.app.runs.folder import ORDERED, Record, Run
+from widthwise.app.runs.folder import Run
 from widthwise.app.runs.opening import Opened
+from widthwise.app.runs.record import ORDERED, Record
 from widthwise.app.tasks import BUILT_IN, blame
 from widthwise.app.tasks.blame import users_place
 from widthwise.common.units import format_size

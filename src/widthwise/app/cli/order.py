@@ -24,7 +24,8 @@ from widthwise.app.cli.common import (
 )
 from widthwise.app.report import text
 from widthwise.app.runs import orders, prunings
-from widthwise.app.runs.folder import ORDERED, Settings, hold
+from widthwise.app.runs.folder import hold
+from widthwise.app.runs.record import ORDERED, Settings
 from widthwise.app.runs.sources import find
 from widthwise.app.tasks.resolve import resolve
 from widthwise.pruning.scores import registry

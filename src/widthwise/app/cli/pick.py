@@ -64,7 +64,7 @@ def pick(
     if as_json:
         data = asdict(point) | {"widths": dict(point.widths)}
         data |= {"metric_name": frontier.metric, "split": frontier.split}
-        data |= {"post_processing": frontier.post_process}
+        data |= {"post_process": frontier.post_process}
         data |= {} if counted is None else {"shipped_bytes": counted(point)}
         typer.echo(json.dumps(data))
         return

@@ -12,7 +12,8 @@ from widthwise.app.report.curve import proposed
 from widthwise.app.runs import opening, reports, sweeps
 from widthwise.app.runs.folder import Run, hold, members
 from widthwise.errors import RunError
-from widthwise.measure.frontier import Frontier, combine
+from widthwise.measure.combine import combine
+from widthwise.measure.frontier import Frontier
 
 EXAMPLES = (
     "widthwise sweep runs/digits",

@@ -30,7 +30,8 @@ from widthwise.app.cli.common import (
 )
 from widthwise.app.report import text
 from widthwise.app.runs import sweeps, training
-from widthwise.app.runs.folder import Run, Settings, hold
+from widthwise.app.runs.folder import Run, hold
+from widthwise.app.runs.record import Settings
 from widthwise.app.runs.sources import Source, find
 from widthwise.app.tasks.resolve import resolve
 from widthwise.errors import RunError

@@ -26,8 +26,8 @@ from widthwise.app.runs.measuring import evaluation, sample
 from widthwise.app.tasks.objectives import taught_by
 from widthwise.elastic.network import Elastic
 from widthwise.measure.cost import latency_ms, macs, one_example, params
+from widthwise.measure.evaluation import Evaluation
 from widthwise.measure.recalibrate import has_statistics, recalibrate_
-from widthwise.measure.sweep import Evaluation
 from widthwise.pruning.gradual import GradualPruner
 from widthwise.quantization import StraightThrough
 from widthwise.store.file import load

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Any, Final, TypeVar
 
+from widthwise.common.messages import lacking
 from widthwise.errors import RunError
 
 K = TypeVar("K", bound=Hashable)
@@ -164,10 +165,7 @@ class Ray(Engine):
         try:
             import ray
         except ModuleNotFoundError as error:
-            raise RunError(
-                "The Ray engine needs the package ray, which is not installed; install it with: "
-                "pip install 'widthwise[ray]'"
-            ) from error
+            raise RunError(lacking("ray", "The Ray engine")) from error
         self.ray = ray
         try:
             ray.init(

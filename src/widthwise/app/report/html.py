@@ -4,19 +4,17 @@ Chart, style and script are inside the file; every number in it comes from the f
 picks. `page.html` says what is where, `page.css` how it looks, `page.js` draws the chart.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any, Final
 
 from widthwise.app.report import text
 from widthwise.app.report.curve import best_that_fits, place_labels, size_ticks, what_fits
 from widthwise.app.report.elements import cell, element, head, row, table
 from widthwise.app.report.picks import Pick, position, size_range
+from widthwise.app.report.shell import described, filled
 from widthwise.common.atomic import write_whole
 from widthwise.common.units import format_size
 from widthwise.measure.frontier import Frontier, Point
@@ -48,33 +46,21 @@ def page(
     frontier: at least one point. picks: marked in the chart and listed first.
     facts: what is said about the run, label -> text.
     """
-    # Imported here: the text of plotly's script is 5 MB.
-    from plotly.offline import get_plotlyjs
-
     lead = _lead(frontier)
-    return Template(_asset("page.html")).substitute(
-        title=escape(title),
-        style=_asset("page.css").strip(),
-        lead=escape(lead),
+    return filled(
+        "widthwise.app.report",
+        "page",
+        title=title,
+        lead=lead,
+        data=_chart(frontier, picks),
         picks=_picks(frontier, picks),
         fits=_fits_table(frontier),
         curve=escape(f"{frontier.metric} against size".capitalize()),
         summary=escape(f"Chart of {frontier.metric} against stored size. {lead}"),
         caption=escape(_caption(frontier)),
         points=_point_table(frontier, picks),
-        facts="\n".join(
-            f"<dt>{escape(label)}</dt><dd>{escape(said)}</dd>"
-            for label, said in (facts or {}).items()
-        ),
-        # "</" would end the script element wherever it stood.
-        data=json.dumps(_chart(frontier, picks), allow_nan=False).replace("</", "<\\/"),
-        plotly=get_plotlyjs(),
-        script=_asset("page.js").strip(),
+        facts=described(facts or {}),
     )
-
-
-def _asset(name: str) -> str:
-    return files("widthwise.app.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _lead(frontier: Frontier) -> str:

@@ -87,7 +87,7 @@ def _read(entry: dict[str, Any]) -> Pick:
         raise TypeError("widths")
     pick = Pick(**{**entry, "widths": dict(Widths(entry["widths"]))})
     kinds = {"name": str, "bytes": int, "valid": float | None, "test": float | None}
-    kinds |= {"file": str | None, "post_processing": str}
+    kinds |= {"file": str | None, "post_process": str}
     for name, kind in kinds.items():
         value = getattr(pick, name)
         if not isinstance(value, kind) or isinstance(value, bool):

@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from widthwise.app.report import text
+from widthwise.app.report.canvas import INK, drawn
 from widthwise.app.report.curve import best_that_fits, place_labels, size_ticks
 from widthwise.app.report.picks import Pick, position, size_range
-from widthwise.common.atomic import write_whole
 from widthwise.common.units import format_size
 from widthwise.measure.frontier import Frontier
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK, _MUTED, _GRID = "#1b1f24", "#8a94a0", "#e3e7ec"
-_CURVE, _PICK = "#0b62d6", "#c2410c"
+_MUTED, _CURVE, _PICK = "#8a94a0", "#0b62d6", "#c2410c"
 
 
 def draw(frontier: Frontier, path: Path, *, title: str, picks: Sequence[Pick] = ()) -> None:
     """Write a PNG of the frontier to `path`; raises FileError when that cannot be done."""
-    # The figure classes alone: pyplot would pick a window system and keep every figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    _curve(axes, frontier)
-    _picks(axes, frontier, picks)
-    _dress(axes, frontier, title, *size_range(frontier, picks))
-    image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Title": title})
-    write_whole(path, [image.getvalue()])
+    with drawn(path, title, 4.8) as axes:
+        _curve(axes, frontier)
+        _picks(axes, frontier, picks)
+        _dress(axes, frontier, *size_range(frontier, picks))
 
 
 def _curve(axes: Axes, frontier: Frontier) -> None:
@@ -90,7 +79,7 @@ def _picks(axes: Axes, frontier: Frontier, picks: Sequence[Pick]) -> None:
         )
 
 
-def _dress(axes: Axes, frontier: Frontier, title: str, low: int, high: int) -> None:
+def _dress(axes: Axes, frontier: Frontier, low: int, high: int) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("log")
@@ -100,11 +89,7 @@ def _dress(axes: Axes, frontier: Frontier, title: str, low: int, high: int) -> N
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text.tick(round(x))))
     if text.is_share(frontier.metric):
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
-    axes.set_xlabel("stored size (logarithmic)", color=_INK)
-    axes.set_ylabel(f"{frontier.metric} ({frontier.split})", color=_INK)
-    axes.set_title(title, loc="left", color=_INK, fontsize=12, fontweight="bold")
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("stored size (logarithmic)", color=INK)
+    axes.set_ylabel(f"{frontier.metric} ({frontier.split})", color=INK)
     place = "lower right" if frontier.higher_is_better else "upper right"
     axes.legend(loc=place, frameon=False, fontsize=9)

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-import torch
 from torch import nn
 
 from widthwise.app.report.picks import Pick, load_picks
@@ -36,13 +35,14 @@ from widthwise.app.runs.reports import note
 from widthwise.app.runs.storing import inside, store_checked, writable
 from widthwise.app.runs.sweeps import reconstructs
 from widthwise.common.calling import outputs_for
+from widthwise.common.modes import evaluating
 from widthwise.common.units import parse_size
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.pruning import held_at_zero, zeros_of
 from widthwise.sampling.levels import along
 from widthwise.store.shapes import Shapes
 from widthwise.task import Splits
-from widthwise.train.batches import drawn, evaluating
+from widthwise.train.batches import drawn
 from widthwise.variant import Widths
 
 _TAUGHT: Final = (PostProcess.DISTILL,)
@@ -132,23 +132,21 @@ def make(
                 progress=progress,
             )
 
-    done = [h.names for h in how]
-    known: dict[int, float] = {}
     last = {i: h for i, h in enumerate(how) if h.names[-1:] == _TAUGHT}
     for i, each in enumerate(how):
         post_processed([i], each.without_last() if i in last else each)
+    made = [Made(m, h.names) for m, h in zip(modules, how, strict=True)]
     if last:
         before = {i: copy.deepcopy(modules[i]) for i in last}
         post_processed([*last], replace(next(iter(last.values())), names=(PostProcess.DISTILL,)))
         for i, module in before.items():
             first = swept[widths[i]] if widths[i] in swept else judge(module)
-            known[i] = judge(modules[i])
-            if task.metric.better(first, known[i]):
-                modules[i], done[i], known[i] = module, done[i][:-1], first
-    return [
-        Made(m.cpu(), names, known.get(i))
-        for i, (m, names) in enumerate(zip(modules, done, strict=True))
-    ]
+            value, names = judge(modules[i]), how[i].names
+            if task.metric.better(first, value):
+                made[i] = Made(module, names[:-1], first)
+            else:
+                made[i] = Made(modules[i], names, value)
+    return [replace(each, module=each.module.cpu()) for each in made]
 
 
 @dataclass(frozen=True)
@@ -264,7 +262,7 @@ def judges_evaluation(opened: Opened, data: Splits) -> bool:
     Not where a network has outputs for training alone, such as auxiliary heads; then none teaches.
     """
     inputs, target = next(iter(drawn(data.train, 2, 2, 0)))
-    with torch.no_grad(), evaluating(opened.net):
+    with evaluating(opened.net):
         try:
             opened.task.loss(outputs_for(opened.net, inputs), target)
         except Exception:  # noqa: BLE001  a user's function may fail in any way

@@ -9,7 +9,7 @@ that neither parse nor print, as in `cuts.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,9 +29,9 @@ from widthwise.quantization import Quantized, StraightThrough, Uniform, quantiza
 from widthwise.quantization.quantized import on_cpu
 from widthwise.store.file import prepare
 from widthwise.task import Splits
-from widthwise.variant import Widths
+from widthwise.variant import Variant, Widths
 from widthwise.variants import apply
-from widthwise.variants.sizing import MARGINS, along, coded, widest_file
+from widthwise.variants.sizing import along, coded, fitted, widest_file
 
 
 @dataclass(frozen=True)
@@ -88,37 +88,26 @@ def cut_to_bytes(
 def fitting(
     opened: Opened, bits: int, limits: Sequence[int], data: Splits, *, progress: bool = False
 ) -> tuple[dict[int, Coded], dict[int, BudgetError]]:
-    """The networks of one number of bits by the place of their limit, and why others are missing.
-
-    Codes of trained weights take other bytes than the cut's: what became too large is made
-    again, as much narrower.
-    """
-    found: dict[int, Coded] = {}
-    missed: dict[int, BudgetError] = {}
-    targets = {i: float(limit) for i, limit in enumerate(limits)}
-    for margin in MARGINS:
-        widths: dict[int, Widths] = {}
-        for i, target in targets.items():
-            try:
-                widths[i] = widest(opened, bits, target)
-            except BudgetError as error:
-                missed.setdefault(i, error)
-        if not widths:
-            break
-        made = taught(opened, bits, list(widths.values()), data, progress=progress)
-        asked, targets = targets, {}
-        for i, each in zip(widths, made, strict=True):
-            if each.bytes <= limits[i]:
-                found[i] = each
-                missed.pop(i, None)
-                continue
-            targets[i] = asked[i] * margin * limits[i] / each.bytes
-            missed[i] = BudgetError(
-                f"No network in {bits} bits was found whose file has at most "
-                f"{format_size(limits[i])} ({limits[i]} bytes) once it is trained; allow a little "
-                "more, or ask for fewer bits."
-            )
+    """The networks of one number of bits by place of their limit, and why others are missing."""
+    found = fitted(
+        limits,
+        partial(widest_file, opened.net, _variant(opened, bits)),
+        lambda widths: taught(opened, bits, widths, data, progress=progress),
+    )
+    missed = {i: _missed(opened, bits, most) for i, most in enumerate(limits) if i not in found}
     return found, missed
+
+
+def _missed(opened: Opened, bits: int, limit: int) -> BudgetError:
+    """Why there is no network of so few bytes."""
+    try:
+        widest(opened, bits, limit)
+    except BudgetError as error:
+        return error
+    return BudgetError(
+        f"No network in {bits} bits was found whose file has at most {format_size(limit)} "
+        f"({limit} bytes) once it is trained; allow a little more, or ask for fewer bits."
+    )
 
 
 def cut_at(
@@ -146,15 +135,19 @@ def widest(opened: Opened, bits: int, most: float) -> Widths:
     Raises BudgetError, which names the least that there is.
     """
     net = opened.net
-    variant = partial(coded, net, Uniform(bits))
-    fitting = widest_file(net, variant, most)
-    if fitting is None:
+    variant = _variant(opened, bits)
+    found = widest_file(net, variant, most)
+    if found is None:
         least = apply(net, variant(along(net)[0]), calibration="minmax", recalibrate=False).bytes
         raise BudgetError(
             f"No network in {bits} bits fits into {format_size(round(most))}; the smallest has "
             f"{format_size(least)}."
         )
-    return fitting
+    return found
+
+
+def _variant(opened: Opened, bits: int) -> Callable[[Widths], Variant]:
+    return partial(coded, opened.net, Uniform(bits))
 
 
 def taught(

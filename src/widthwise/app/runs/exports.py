@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from widthwise.app.runs.measuring import evaluation
 from widthwise.app.runs.opening import Opened
+from widthwise.export.calls import served
 from widthwise.export.int8_onnx import export_int8
 from widthwise.export.onnx import export_onnx, export_program
 from widthwise.measure.frontier import Point
@@ -62,12 +62,8 @@ class _Served(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        import onnxruntime
-
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self.names = [given.name for given in self.session.get_inputs()]
+        self.run = served(path)
 
     def forward(self, *inputs: Tensor) -> Any:
-        feed = {name: x.numpy() for name, x in zip(self.names, inputs, strict=True)}
-        outputs = [torch.from_numpy(out) for out in self.session.run(None, feed)]
+        outputs = self.run((inputs, {}))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from widthwise.app.tasks.objectives import taught_by
 from widthwise.elastic.network import Elastic
 from widthwise.formats import Uniform
-from widthwise.measure.sweep import Evaluation
+from widthwise.measure.evaluation import Evaluation
 from widthwise.quantization import StraightThrough
 from widthwise.task import Task
 from widthwise.train.batches import own_randomness

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from widthwise.elastic.network import Elastic
 from widthwise.elastic.recalibration import ITEMS, Recalibrate, has_statistics
-from widthwise.measure.sweep import Evaluation
+from widthwise.measure.evaluation import Evaluation
 from widthwise.task import Splits, Task
 from widthwise.train.batches import drawn, in_order, own_randomness
 

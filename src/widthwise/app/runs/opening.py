@@ -15,7 +15,8 @@ from typing import Final
 
 from torch import Tensor
 
-from widthwise.app.runs.folder import Record, Run, constraints_of
+from widthwise.app.runs.folder import Run
+from widthwise.app.runs.record import Record, constraints_of
 from widthwise.app.tasks.resolve import resolve
 from widthwise.elastic.network import Elastic
 from widthwise.elastic.zeros import meant

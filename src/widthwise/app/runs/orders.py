@@ -13,18 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from widthwise import pruning
-from widthwise.app.runs.folder import (
-    Record,
-    Run,
-    Settings,
-    State,
-    begin,
-    claim,
-    clear,
-    constraints_of,
-    now,
-)
+from widthwise.app.runs.folder import Run, begin, claim, clear
 from widthwise.app.runs.measuring import sample
+from widthwise.app.runs.record import Record, Settings, State, constraints_of, now
 from widthwise.app.runs.sources import Source, apart, model_of
 from widthwise.app.runs.storing import store_checked
 from widthwise.app.tasks.resolve import resolve

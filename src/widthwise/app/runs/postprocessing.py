@@ -30,8 +30,9 @@ from widthwise.train.batches import own_randomness
 from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
+from widthwise.train.refit import refit_output_
 from widthwise.train.teaching import HALF
-from widthwise.train.touchup import Teacher, distill, refit_output_
+from widthwise.train.touchup import Teacher, distill
 from widthwise.variant import Widths
 
 Batches = list[tuple[Any, Any]]

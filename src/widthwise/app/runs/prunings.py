@@ -135,7 +135,17 @@ def prune(
     after = store_checked(net, net.full(), net.cut(net.full()), out, task, data, pack)
     if (run := home(source, out)) is not None:
         note(run, _picked(net, out, how, after))
-    found = dict(net.model.named_parameters())
+    return _counted(net.model, masks, out, before, after)
+
+
+def _counted(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    out: Path,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> Pruned:
+    found = dict(model.named_parameters())
     return Pruned(
         before,
         after,
@@ -144,7 +154,7 @@ def prune(
         params=sum(p.numel() for p in found.values()),
         nonzero=sum(int((p != 0).sum()) for p in found.values()),
         bytes=out.stat().st_size,
-        published_bytes=published_accounting([*found.values(), *net.model.buffers()]),
+        published_bytes=published_accounting([*found.values(), *model.buffers()]),
     )
 
 

@@ -15,6 +15,7 @@ from widthwise.app.runs.measuring import evaluation, in_batches, same
 from widthwise.app.tasks.noted import without_folder
 from widthwise.common.atomic import atomic_replace
 from widthwise.common.calling import outputs_for
+from widthwise.common.modes import evaluating
 from widthwise.elastic.network import Elastic
 from widthwise.errors import FileError, TrainingError
 from widthwise.quantization import Quantized
@@ -22,7 +23,6 @@ from widthwise.store.file import load, save
 from widthwise.store.manifest import Measured
 from widthwise.store.packed.tensors import Pack
 from widthwise.task import Splits, Task
-from widthwise.train.batches import evaluating
 
 
 def store_checked(
@@ -69,7 +69,6 @@ def store_checked(
     return {"valid": valid, "test": value}
 
 
-@torch.no_grad()
 def _alike(module: nn.Module, read: nn.Module, data: Splits) -> bool:
     """Whether two networks have the same tensors, and give the same outputs for a batch."""
     ours, theirs = module.state_dict(), read.state_dict()

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
-from widthwise.app.runs.folder import Record
 from widthwise.app.runs.measuring import SAMPLES, evaluation, sample, statistics_of
 from widthwise.app.runs.opening import LEVELS, Opened, know_levels, scores_of
 from widthwise.app.runs.postprocessing import PostProcess, reconstruction_of
+from widthwise.app.runs.record import Record
 from widthwise.elastic.network import Elastic
 from widthwise.errors import RunError
+from widthwise.measure.even_levels import even_levels, usual_widths
 from widthwise.measure.frontier import Frontier
-from widthwise.measure.sweep import even_levels, sweep, usual_widths
+from widthwise.measure.sweep import sweep
 from widthwise.pruning import allocated_levels
 from widthwise.variant import Widths
 

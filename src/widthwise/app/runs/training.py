@@ -13,18 +13,9 @@ from typing import Any, Final
 
 import torch
 
-from widthwise.app.runs.folder import (
-    Record,
-    Run,
-    Settings,
-    State,
-    begin,
-    claim,
-    clear,
-    constraints_of,
-    now,
-)
+from widthwise.app.runs.folder import Run, begin, claim, clear
 from widthwise.app.runs.opening import LEVELS, scores_of
+from widthwise.app.runs.record import Record, Settings, State, constraints_of, now
 from widthwise.app.runs.sources import Source, apart, model_of
 from widthwise.app.runs.storing import store_checked
 from widthwise.app.tasks.objectives import DISTILLATIONS, elastic_loss, family_loss
@@ -33,7 +24,7 @@ from widthwise.app.tasks.resolve import resolve
 from widthwise.elastic.network import Elastic
 from widthwise.elastic.zeros import meant
 from widthwise.measure.data import adapt
-from widthwise.measure.sweep import even_levels
+from widthwise.measure.even_levels import even_levels
 from widthwise.pruning import allocated_levels
 from widthwise.pruning.gradual import Gradual, GradualPruner
 from widthwise.sampling.draws import PUBLISHED, Draw
@@ -94,11 +85,9 @@ def train(
         return run, state
     try_out(task, net.model, data)
     record = Record(settings, command, asdict(net.draw), "running", now(), metric=task.metric.name)
-    along: list[Widths] = []
-    scores = {}
-    if settings.order and source is not None and source.scores is not None:
-        scores = scores_of(net, source.scores)
-        along = allocated_levels(net, scores, LEVELS, drawn=False)
+    file = source.scores if source is not None and settings.order else None
+    scores = {} if file is None else scores_of(net, file)
+    along = [] if file is None else allocated_levels(net, scores, LEVELS, drawn=False)
     if main:
         record = begin(run, state, replace(record, source=str(source.file) if source else ""))
         if scores:
@@ -123,14 +112,19 @@ def train(
         module = net.cut(net.full())
         results = store_checked(net, net.full(), module, run.model, task, data, pack)
     except BaseException as error:
-        if main and not isinstance(error, KeyboardInterrupt) and not run.checkpoint.exists():
-            clear(run)  # nothing was learned that another try could go on from
-        elif main:
-            run.write(replace(record, status="interrupted"))
+        if main:
+            _failed(run, record, error)
         raise
     levels = tuple(dict(w) for w in net.levels)
     run.write(replace(record, status="finished", finished=now(), results=results, levels=levels))
     return run, state
+
+
+def _failed(run: Run, record: Record, error: BaseException) -> None:
+    if not isinstance(error, KeyboardInterrupt) and not run.checkpoint.exists():
+        clear(run)  # nothing was learned that another try could go on from
+    else:
+        run.write(replace(record, status="interrupted"))
 
 
 def _parts(task: Task, net: Elastic, data: Splits) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from widthwise.app.serve.answers import Answer, Differences, answer, where_they_
 from widthwise.app.serve.examples import Examples, Picture
 from widthwise.app.serve.guard import LOOPBACK, Guard
 from widthwise.app.serve.networks import BusyError, Form, GoneError, Networks, Stored, known
-from widthwise.app.serve.runs_view import RunName, RunView, Shown, Views, one_line
+from widthwise.app.serve.runs_view import RunName, RunView, Shown, Views
+from widthwise.common.messages import lacking, one_line
 from widthwise.common.units import format_size
 from widthwise.errors import ExportError, WidthwiseError
 from widthwise.version import VERSION
@@ -41,7 +42,6 @@ _ASSETS: Final = {
     "page.css": ("page.css", "text/css; charset=utf-8"),
     **{f"{name}.js": (f"{name}.js", _SCRIPT) for name in ("page", "chart", "tryit")},
 }
-_EXTRAS: Final = {"onnx": "onnx", "onnxruntime": "onnx", "onnxscript": "onnx", "sklearn": "tasks"}
 _SAID: Final = {
     400: "The request is no JSON that can be read; send what /openapi.json says.",
     404: "There is nothing here; see /openapi.json for what there is.",
@@ -280,11 +280,9 @@ def _add_errors(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return told(error.status_code, _SAID.get(error.status_code, str(error.detail)))
 
-    async def lacking(request: Request, error: Exception) -> Response:
+    async def missing(request: Request, error: Exception) -> Response:
         assert isinstance(error, ModuleNotFoundError)
-        extra = _EXTRAS.get((error.name or "").partition(".")[0], "all")
-        remedy = f"pip install 'widthwise[{extra}]'"
-        return told(501, f"This needs {error.name}, which is not installed; run: {remedy}")
+        return told(501, lacking((error.name or "").partition(".")[0]))
 
     async def unexpected(request: Request, error: Exception) -> Response:
         return told(500, "The server made a mistake; what happened is in its terminal.")
@@ -292,5 +290,5 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(WidthwiseError, expected)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(ModuleNotFoundError, lacking)
+    app.add_exception_handler(ModuleNotFoundError, missing)
     app.add_exception_handler(Exception, unexpected)

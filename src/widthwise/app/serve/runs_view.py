@@ -27,6 +27,7 @@ from widthwise.app.runs.folder import Run, members, read_frontier
 from widthwise.app.serve.words import gives_up, how_made, smaller
 from widthwise.app.tasks import BUILT_IN
 from widthwise.app.tasks.mnist import DIGITS
+from widthwise.common.messages import one_line
 from widthwise.common.units import format_size
 from widthwise.errors import FileError, WidthwiseError
 from widthwise.measure.frontier import Frontier, Point
@@ -182,11 +183,6 @@ class Views:
         if known is None or known[0] != now:
             known = self._views[number] = now, _view(number, shown)
         return known[1]
-
-
-def one_line(error: object) -> str:
-    """A message without line breaks."""
-    return " ".join(str(error).split())
 
 
 def point_id(point: Point) -> str:

@@ -10,6 +10,7 @@ it cannot be compared with published CIFAR-10 figures.
 The published ResNets, which come trained, are in `cifar10_trained`.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -199,12 +200,9 @@ def resnet() -> Task:
 
 def vit() -> Task:
     """A small ViT on CIFAR-10; on the lossy JPEG copy accuracy is not comparable with papers."""
-    return Task(
+    return replace(
+        resnet(),
         name="cifar10-vit",
         model=ViT,
-        example=_example,
-        splits=load_splits,
-        loss=F.cross_entropy,
         recipe=Recipe(20, batch_size=128, lr=1e-3, weight_decay=0.05, warmup=0.1, clip=1.0),
-        classes=CLASSES,
     )

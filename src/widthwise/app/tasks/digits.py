@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from widthwise.app.tasks.arrays import Arrays, example_batch, stratified
 from widthwise.app.tasks.mlp import MLP
+from widthwise.common.messages import lacking
 from widthwise.errors import DataError
 from widthwise.task import Recipe, Splits, Task
 
@@ -25,10 +26,7 @@ def load_splits() -> Splits:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DataError(
-            "The digits come with scikit-learn, which is not installed; run"
-            " pip install 'widthwise[tasks]'."
-        ) from error
+        raise DataError(lacking("sklearn", "The task digits")) from error
 
     pixels, labels = load_digits(return_X_y=True)
     inputs = torch.from_numpy(pixels).float().reshape(-1, 8, 8)  # pixels are 0..16

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from widthwise.common.messages import lacking
 from widthwise.errors import DataError
 
 # What the standard library and numpy raise for files that are cut short or of another kind.
@@ -118,10 +119,7 @@ def read_jpegs(path: Path, remedy: str) -> tuple[NDArray[np.uint8], NDArray[np.u
     try:
         from PIL import Image
     except ImportError as error:
-        raise DataError(
-            f"Reading {path} takes Pillow, which is not installed; run"
-            " pip install 'widthwise[tasks]'."
-        ) from error
+        raise DataError(lacking("PIL", f"Reading {path}")) from error
 
     jpeg, offset, labels = read_npz(path, ("jpeg", "offset", "labels"), remedy)
     try:

@@ -4,6 +4,7 @@
 shapes: 60,000 train images, of which the last 10,000 are kept for validation, and 10,000 test.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -157,38 +158,24 @@ def mnist() -> Task:
 
 def mnist_cnn() -> Task:
     """A small CNN with batch norm on MNIST."""
-    return Task(
+    return replace(
+        mnist(),
         name="mnist-cnn",
         model=CNN,
-        example=_example,
-        splits=_mnist_splits,
-        loss=F.cross_entropy,
         recipe=Recipe(epochs=6, batch_size=128, lr=2e-3),
-        classes=DIGITS,
     )
 
 
 def fashion_mnist() -> Task:
     """An MLP 784-256-256-10 on Fashion-MNIST."""
-    return Task(
-        name="fashion-mnist",
-        model=partial(MLP, 784, 256, 10),
-        example=_example,
-        splits=fashion_splits,
-        loss=F.cross_entropy,
-        recipe=MLP_RECIPE,
-        classes=GARMENTS,
-    )
+    return replace(mnist(), name="fashion-mnist", splits=fashion_splits, classes=GARMENTS)
 
 
 def fashion_mnist_cnn() -> Task:
     """A small CNN with batch norm on Fashion-MNIST."""
-    return Task(
+    return replace(
+        fashion_mnist(),
         name="fashion-mnist-cnn",
         model=CNN,
-        example=_example,
-        splits=fashion_splits,
-        loss=F.cross_entropy,
         recipe=Recipe(epochs=10, batch_size=128, lr=2e-3),
-        classes=GARMENTS,
     )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from widthwise.app.tasks.data import Published, fetch, remedy
 from widthwise.app.tasks.tokens import PERPLEXITY, token_loss
 from widthwise.app.tasks.translation import BOS, EOS, PAD, Pairs, Translator, translate
+from widthwise.common.messages import lacking
 from widthwise.errors import DataError
 from widthwise.task import Recipe, Splits, Task
 
@@ -99,7 +100,7 @@ def learn_pieces(text: Sequence[str], pieces: int = PIECES) -> "Tokenizer":
     try:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     except ImportError as error:
-        raise DataError(_lacking("tokenizers")) from error
+        raise DataError(lacking("tokenizers", "Multi30k")) from error
 
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -135,7 +136,7 @@ def bleu(module: nn.Module, split: str) -> Bleu:
     try:
         from sacrebleu.metrics.bleu import BLEU
     except ImportError as error:
-        raise DataError(_lacking("sacrebleu")) from error
+        raise DataError(lacking("sacrebleu", "Multi30k")) from error
 
     if split not in ("valid", "test"):
         raise ValueError(f"split is {split!r}; give 'valid' or 'test'.")
@@ -183,10 +184,6 @@ def _pairs(pieces: "Tokenizer", english: Sequence[str], german: Sequence[str]) -
         return [found.ids for found in pieces.encode_batch(text)]
 
     return Pairs(numbers(english), numbers(german))
-
-
-def _lacking(package: str) -> str:
-    return f"Multi30k takes {package}, which is not installed; run pip install 'widthwise[tasks]'."
 
 
 def example_sentences() -> tuple[Tensor, Tensor]:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from widthwise.app.tasks.blame import described, users_place
 from widthwise.common.calling import outputs_for
+from widthwise.common.modes import evaluating
 from widthwise.errors import TaskError, WidthwiseError
+from widthwise.measure.evaluation import Evaluation
 from widthwise.measure.pairs import form_of, needing, pair
-from widthwise.measure.sweep import Evaluation
 from widthwise.task import Splits, Task
-from widthwise.train.batches import evaluating, in_order, own_randomness
+from widthwise.train.batches import in_order, own_randomness
 
 _ITEMS = 64  # of the training data
 _MEASURED = 256  # of those that are evaluated on
@@ -36,7 +36,7 @@ def try_out(task: Task, model: nn.Module, data: Splits) -> None:
             Errors that the user's own code raises are not caught.
     """
     form = form_of(model, task.example(), {})
-    with own_randomness(), evaluating(model), torch.no_grad():
+    with own_randomness(), evaluating(model):
         size = min(_ITEMS, task.recipe.batch_size)
         inputs, target = pair(next(iter(in_order(data.train, size, 0))), form)
         outputs = _tried(task, "model", lambda: outputs_for(model, inputs), inputs)

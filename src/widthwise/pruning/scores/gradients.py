@@ -24,6 +24,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from widthwise.common.calling import outputs_for
+from widthwise.common.messages import first_line
 from widthwise.common.modes import evaluating
 from widthwise.elastic.network import Elastic
 from widthwise.elastic.recalibration import noted
@@ -227,10 +228,9 @@ def _loss(
     try:
         loss = criterion(outputs, target)
     except (IndexError, RuntimeError, ValueError, TypeError) as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ScoreError(
-            f"The loss failed on a batch ({text}); check that the targets fit the outputs, labels "
-            "from 0 to the number of classes minus 1."
+            f"The loss failed on a batch ({first_line(error)}); check that the targets fit the "
+            "outputs, labels from 0 to the number of classes minus 1."
         ) from error
     if loss.dim() or not loss.isfinite():
         what = f"of shape {tuple(loss.shape)}" if loss.dim() else f"{loss.item()}"

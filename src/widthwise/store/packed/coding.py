@@ -33,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from widthwise.common.checks import inflated, need
 from widthwise.formats import Codebook, Format, Uniform
 from widthwise.quantization.quantize import DTYPES
 from widthwise.quantization.quantized import Quantized, Rounded, Shared, blocks, ungrouped
@@ -67,12 +68,12 @@ class Coded:
     stream: int = 0
 
     def __post_init__(self) -> None:
-        _need(self.dtype in DTYPES, "its type is not one of weights")
-        _need(0 < self.numel <= _MOST, "its shape is not one of weights")
-        _need(self.index.count == self.count, "it has more or fewer codes than weights")
-        _need(self.huffman in (0, 1, 8 // self.bits), "its symbols are of another size")
+        need(self.dtype in DTYPES, "its type is not one of weights")
+        need(0 < self.numel <= _MOST, "its shape is not one of weights")
+        need(self.index.count == self.count, "it has more or fewer codes than weights")
+        need(self.huffman in (0, 1, 8 // self.bits), "its symbols are of another size")
         right = self.stream > 0 if self.huffman else self.stream == 0
-        _need(right, "its codes have no size or two")
+        need(right, "its codes have no size or two")
 
     @property
     def index(self) -> Packed:
@@ -149,14 +150,14 @@ def decode(coded: Coded, parts: Mapping[str, Tensor]) -> Quantized:
 
     Raises ValueError, before anything is made, for parts that do not belong together.
     """
-    _need(_fits(coded, parts), "its shape is not one of so few bytes")
+    need(_fits(coded, parts), "its shape is not one of so few bytes")
     own = {name: parts[name] for name in ("scales", "zero_points", "values") if name in parts}
     found = _with(coded, own)
     stream = parts["codes"]
-    _need(stream.dim() == 1 and stream.dtype == torch.uint8, "its codes are of another type")
-    read = _inflated if coded.huffman else _unpacked
+    need(stream.dim() == 1 and stream.dtype == torch.uint8, "its codes are of another type")
+    read = _symbols if coded.huffman else _unpacked
     values = read(stream.contiguous().numpy(), coded)
-    _need(not len(values) or int(values.max()) < coded.codes, "it has codes that there are not")
+    need(not len(values) or int(values.max()) < coded.codes, "it has codes that there are not")
     index = {name: parts[name] for name in PARTS[coded.form][:-1]}
     codes = unpack(coded.index, {**index, "values": torch.from_numpy(values)})
     codes = _shifted(coded, codes, _zero(found, coded.shape), 1)
@@ -186,12 +187,12 @@ def _with(coded: Coded, own: Mapping[str, Tensor]) -> Quantized:
         return Shared(form, nothing, own["values"], coded.dtype)
     rows, groups, _ = blocks(coded.shape, form)
     _numbers(own["scales"], rows * groups, "scales")
-    _need(bool((own["scales"] > 0).all()), "its scales are not above zero")
+    need(bool((own["scales"] > 0).all()), "its scales are not above zero")
     points = None
     if not form.symmetric:
         stream = own["zero_points"]
         right = stream.dim() == 1 and stream.dtype == torch.uint8
-        _need(right, "its zero points are of another type")
+        need(right, "its zero points are of another type")
         values = _bits_of(stream.contiguous().numpy(), form.bits, rows * groups)
         points = torch.from_numpy(values).view(rows, groups)
     return Rounded(form, nothing, own["scales"].view(rows, groups), points, coded.dtype)
@@ -199,7 +200,7 @@ def _with(coded: Coded, own: Mapping[str, Tensor]) -> Quantized:
 
 def _numbers(part: Tensor, count: int, name: str) -> None:
     right = part.dtype == torch.float32 and part.dim() == 1 and len(part) == count
-    _need(right and bool(part.isfinite().all()), f"its {name} are others")
+    need(right and bool(part.isfinite().all()), f"its {name} are others")
 
 
 def _zero(found: Quantized, shape: tuple[int, ...]) -> Tensor:
@@ -246,7 +247,7 @@ def _bitwise(values: Codes, bits: int) -> Codes:
 
 def _bits_of(stream: Codes, bits: int, count: int) -> Codes:
     """The reverse. Raises ValueError for a stream of another length."""
-    _need(len(stream) == -(-count * bits // 8), "it has more or fewer bits than codes")
+    need(len(stream) == -(-count * bits // 8), "it has more or fewer bits than codes")
     values = np.empty(count, dtype=np.uint8)
     for at in range(0, count, _CHUNK):
         some = values[at : at + _CHUNK]
@@ -260,16 +261,12 @@ def _unpacked(stream: Codes, coded: Coded) -> Codes:
     return _bits_of(stream, coded.bits, coded.count)
 
 
-def _inflated(stream: Codes, coded: Coded) -> Codes:
+def _symbols(stream: Codes, coded: Coded) -> Codes:
     """Exactly as many codes as were noted, whatever the stream says."""
     symbols = -(-coded.count // coded.huffman)
-    reader = zlib.decompressobj(-15)
-    try:
-        data = reader.decompress(stream.tobytes(), symbols + 1)
-    except zlib.error as error:
-        raise ValueError(f"its codes cannot be read: {error}") from error
-    whole = len(data) == symbols and reader.eof and not reader.unused_data
-    _need(whole, "it has more or fewer codes than were noted")
+    data, behind = inflated(stream.tobytes(), symbols)
+    whole = len(data) == symbols and not behind
+    need(whole, "it has more or fewer codes than were noted")
     joined = np.frombuffer(bytearray(data), dtype=np.uint8)
     if coded.huffman == 1:
         return joined
@@ -285,8 +282,3 @@ def _bytes(parts: Mapping[str, Tensor]) -> int:
 def _fits(coded: Coded, parts: Mapping[str, Tensor]) -> bool:
     """Whether the tensor is not too large for so few bytes: a small file makes no huge tensor."""
     return coded.numel * coded.dtype.itemsize <= MOST_TIMES * _bytes(parts)
-
-
-def _need(condition: bool, problem: str) -> None:
-    if not condition:
-        raise ValueError(problem)

@@ -32,6 +32,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from widthwise.common.checks import inflated, need
 from widthwise.common.jsonfile import parsed, too_many
 from widthwise.errors import FileError
 from widthwise.store import tensorfile
@@ -83,7 +84,7 @@ def read(
         raise FileError(f"{path} holds other tensors than packed ones; save it again.")
     length = int.from_bytes(entry[:_LENGTH].numpy().tobytes(), "little")
     stream = entry[_LENGTH : _LENGTH + length]
-    manifest = from_notes(notes, lambda: unfolded(_inflated(stream, length)), str(path))
+    manifest = from_notes(notes, lambda: unfolded(_manifest(stream, length)), str(path))
     layout, at = _layout(manifest), _LENGTH + length
     if at + sum(size for *_, size in layout) != len(entry):
         raise FileError(
@@ -123,14 +124,8 @@ def _deflated(manifest: Manifest) -> bytes:
     return maker.compress(text) + maker.flush()
 
 
-def _inflated(stream: Tensor, length: int) -> Any:
+def _manifest(stream: Tensor, length: int) -> Any:
     """The manifest's JSON. Raises ValueError for any but one stream of this length."""
-    reader = zlib.decompressobj(-15)
-    try:
-        text = reader.decompress(stream.numpy().tobytes(), MOST + 1)
-    except zlib.error as error:
-        raise ValueError(f"it cannot be read: {error}") from error
-    whole = len(stream) == length and reader.eof and not reader.unused_data
-    if len(text) > MOST or not whole:
-        raise ValueError("it is not as long as was noted")
+    text, behind = inflated(stream.numpy().tobytes(), MOST)
+    need(len(stream) == length and not behind, "it is not as long as was noted")
     return parsed(text)

@@ -32,6 +32,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from widthwise.common.checks import need
+
 Form = Literal["dense", "bitmask", "relative", "csr"]
 FORMS: Final[tuple[Form, ...]] = get_args(Form)
 PARTS: Final[Mapping[Form, tuple[str, ...]]] = {
@@ -73,13 +75,13 @@ class Packed:
 
     def __post_init__(self) -> None:
         # torch counts in 64 bits, and multiplies the other dims where one is zero.
-        _need(math.prod(max(1, n) for n in self.shape) < 2**63, "its shape is not one of a tensor")
+        need(math.prod(max(1, n) for n in self.shape) < 2**63, "its shape is not one of a tensor")
         most = self.numel
         right = self.count == most if self.form == "dense" else 0 <= self.count <= most
-        _need(right, "it has more or fewer values than weights")
+        need(right, "it has more or fewer values than weights")
         # Every code of a gap but one that fills up stands for a weight or more.
         least, most = (0, most + 1) if self.form == "relative" else (0, 0)
-        _need(least <= 2 * self.gaps <= most, "it has more gaps than weights")
+        need(least <= 2 * self.gaps <= most, "it has more gaps than weights")
 
     @property
     def numel(self) -> int:
@@ -139,13 +141,13 @@ def unpack(packed: Packed, parts: Mapping[str, Tensor]) -> Tensor:
     Raises ValueError, before anything is made, for parts that do not belong together.
     """
     values = parts["values"]
-    _need(values.dim() == 1 and values.dtype == packed.dtype, "its values are of another type")
+    need(values.dim() == 1 and values.dtype == packed.dtype, "its values are of another type")
     for name in PARTS[packed.form][:-1]:
         index = parts[name]
         right = index.dim() == 1 and index.dtype == INDEX_TYPES[name]
-        _need(right, f"its {name} are of another type")
+        need(right, f"its {name} are of another type")
     if packed.form == "dense":
-        _need(values.numel() == packed.numel, "it has more or fewer values than weights")
+        need(values.numel() == packed.numel, "it has more or fewer values than weights")
         return values.reshape(packed.shape)
     made = torch.zeros(packed.numel, dtype=_BITS[packed.dtype.itemsize])
     bits = values.contiguous().view(made.dtype).numpy()
@@ -177,11 +179,6 @@ def _flat(tensor: Tensor) -> Tensor:
 def _published(tensor: Tensor) -> int:
     count, item = int(np.count_nonzero(_bits(tensor))), tensor.dtype.itemsize
     return min(tensor.nbytes, count * item + min(-(-tensor.numel() // 8), -(-count // 2)))
-
-
-def _need(condition: bool, problem: str) -> None:
-    if not condition:
-        raise ValueError(problem)
 
 
 def _bitmask_bytes(packed: Packed, count: int) -> int:
@@ -249,21 +246,21 @@ def _where(packed: Packed, index: Mapping[str, NDArray[Any]], count: int) -> Pos
 
 
 def _where_masked(packed: Packed, mask: NDArray[np.uint8], count: int) -> Positions:
-    _need(len(mask) == -(-packed.numel // 8), "its mask has another length")
+    need(len(mask) == -(-packed.numel // 8), "its mask has another length")
     # Positions rather than flags: indexing by flags takes twice the time.
     positions = np.flatnonzero(np.unpackbits(mask, count=packed.numel).view(bool))
-    _need(len(positions) == count, "it has more or fewer values than its mask says")
+    need(len(positions) == count, "it has more or fewer values than its mask says")
     return positions
 
 
 def _where_relative(packed: Packed, gaps: NDArray[np.uint8], count: int) -> Positions:
-    _need(len(gaps) == packed.gaps, "it has more or fewer gaps than were noted")
+    need(len(gaps) == packed.gaps, "it has more or fewer gaps than were noted")
     codes = np.empty(2 * len(gaps), dtype=np.uint8)
     codes[0::2], codes[1::2] = gaps & 15, gaps >> 4
     held = codes != _FILLER
     positions: Positions = np.cumsum(codes + held, dtype=np.int64)[np.flatnonzero(held)] - 1
-    _need(len(positions) == count, "it has more or fewer values than its gaps say")
-    _need(not count or int(positions[-1]) < packed.numel, "its gaps lead beyond its end")
+    need(len(positions) == count, "it has more or fewer values than its gaps say")
+    need(not count or int(positions[-1]) < packed.numel, "its gaps lead beyond its end")
     return positions
 
 
@@ -271,13 +268,13 @@ def _where_in_rows(
     packed: Packed, starts: NDArray[np.int32], columns: NDArray[np.int32], count: int
 ) -> Positions:
     rows, width = packed.matrix
-    _need(len(starts) == rows + 1, "it has more or fewer row starts than rows")
+    need(len(starts) == rows + 1, "it has more or fewer row starts than rows")
     bounds = starts.astype(np.int64)
     lengths = bounds[1:] - bounds[:-1]
     ordered = starts[0] == 0 and bool((lengths >= 0).all())
-    _need(bool(ordered) and starts[-1] == len(columns) == count, "its row starts do not fit")
+    need(bool(ordered) and starts[-1] == len(columns) == count, "its row starts do not fit")
     inside = bool(((columns >= 0) & (columns < width)).all())
     firsts = np.arange(rows, dtype=np.int64) * width
     positions: Positions = np.repeat(firsts, lengths) + columns
-    _need(inside and bool((np.diff(positions) > 0).all()), "its columns do not fit")
+    need(inside and bool((np.diff(positions) > 0).all()), "its columns do not fit")
     return positions

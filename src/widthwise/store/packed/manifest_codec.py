@@ -32,6 +32,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from widthwise.common.checks import need, table_of
+
 MOST_TENSORS: Final = 20_000  # which take half a second to read
 MOST_NAMES: Final = 32 * 1024**2  # characters of all names together
 
@@ -82,27 +84,29 @@ def unfolded(short: Mapping[str, Any]) -> dict[str, Any]:
     cut = _numbers(_unranked(_numbers(rest.pop("cut")), _numbers(rest.pop("new"))))
     parts = _numbers(rest.pop("parts"))
     tables: dict[str, Any] = {t: {} for t in (*_TABLES.values(), *_STORED, "full")}
-    _need(isinstance(forms, list) and all(map(_short, forms)), "a form is none")
-    _need(all(key.startswith(".") for key in _table(tree)), "something has no name")
+    need(isinstance(forms, list) and all(map(_short, forms)), "a form is none")
+    need(all(key.startswith(".") for key in table_of(tree)), "something has no name")
     for name, node in _names(tree):
         own = {key for key in node if not key.startswith(".")}
-        _need(own <= {*_TABLES, "t"} and own & {"t", "i"} != {"t", "i"}, "the tree has odd entries")
+        need(own <= {*_TABLES, "t"} and own & {"t", "i"} != {"t", "i"}, "the tree has odd entries")
         for key in ("n", "i"):
             if key in node:
                 tables[_TABLES[key]][name] = node[key]
         if "w" in node:
             tables["widths"][name] = cut.pop()
         if "a" in node:
-            tables["patches"][name] = {key: _given(v, cut) for key, v in _table(node["a"]).items()}
+            tables["patches"][name] = {
+                key: _given(v, cut) for key, v in table_of(node["a"]).items()
+            }
         if "t" in node:
             stored = len(tables["packed"]) + len(tables["coded"])
-            _need(stored < MOST_TENSORS, "it has too many tensors")
+            need(stored < MOST_TENSORS, "it has too many tensors")
             _unfold_tensor(name, node["t"], tables, cut, forms, parts)
-    _need(not cut and not parts, "there are more numbers than names")
+    need(not cut and not parts, "there are more numbers than names")
     if "full" in rest:
-        _need(rest["full"] is None and not tables["full"], "full sizes are unknown and known")
+        need(rest["full"] is None and not tables["full"], "full sizes are unknown and known")
         tables["full"] = rest.pop("full")
-    _need(not rest.keys() & tables.keys(), "a table is there twice")
+    need(not rest.keys() & tables.keys(), "a table is there twice")
     return {**_USUAL, **rest, **tables}
 
 
@@ -122,11 +126,11 @@ def _names(tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     while left:
         above, node = left.pop()
         below = []
-        for key, value in _table(node).items():
+        for key, value in table_of(node).items():
             if key.startswith("."):
                 below.append((f"{above}{key}", value))
                 spent += len(above) + len(key)
-                _need(spent <= MOST_NAMES, "its names are too long")
+                need(spent <= MOST_NAMES, "its names are too long")
         left += reversed(below)
         if node is not tree:
             yield above[1:], node
@@ -152,12 +156,12 @@ def _unfold_tensor(
 ) -> None:
     """Put a tensor into the tables that it belongs to."""
     dtype, *dims = node
-    _need(all(type(n) is int for n in dims), "a size is not a whole number")
+    need(all(type(n) is int for n in dims), "a size is not a whole number")
     place = parts.pop()
-    _need(place >= 0, "a form is not one of the list")
+    need(place >= 0, "a form is not one of the list")
     form = dict(forms[place])
     count = form["numbers"]
-    _need(type(count) is int and 0 <= count <= len(parts), "a form has other numbers")
+    need(type(count) is int and 0 <= count <= len(parts), "a form has other numbers")
     form["numbers"] = [parts.pop() for _ in range(count)]
     shape = [n if n >= 0 else cut.pop() for n in dims]
     if shape != dims:
@@ -209,25 +213,15 @@ def _unranked(ranks: list[int], new: list[int]) -> list[int]:
     recent: list[int] = []
     while ranks:
         rank = ranks.pop()
-        _need(0 <= rank <= len(recent), "a number was not used before")
+        need(0 <= rank <= len(recent), "a number was not used before")
         numbers.append(recent.pop(rank - 1) if rank else new.pop())
         recent = [numbers[-1], *recent[: _RECENT - 1]]
-    _need(not new, "there are more numbers than names")
+    need(not new, "there are more numbers than names")
     return numbers
 
 
 def _numbers(value: Any) -> list[int]:
     """A list of integers, turned round: the first is the next that `pop` gives."""
     right = isinstance(value, list) and all(type(n) is int for n in value)
-    _need(right, "a list of numbers is missing")
+    need(right, "a list of numbers is missing")
     return list(reversed(value))
-
-
-def _table(value: Any) -> dict[str, Any]:
-    _need(isinstance(value, dict), "a table is missing")
-    return dict(value)
-
-
-def _need(condition: bool, problem: str) -> None:
-    if not condition:
-        raise ValueError(problem)

@@ -19,6 +19,7 @@ from typing import Final, Literal, get_args
 import torch
 from torch import Tensor
 
+from widthwise.common.messages import lacking
 from widthwise.errors import FileError
 from widthwise.store.packed.forms import MOST_TIMES, PARTS, Packed, Parts, pack, unpack
 from widthwise.store.tensorfile import DTYPES
@@ -151,8 +152,5 @@ def _zstandard() -> ModuleType:
     try:
         import zstandard
     except ModuleNotFoundError as error:
-        raise FileError(
-            "Compressed files need the package zstandard, which is not installed; install it with: "
-            "pip install 'widthwise[zstd]'"
-        ) from error
+        raise FileError(lacking("zstandard", "A compressed file")) from error
     return zstandard

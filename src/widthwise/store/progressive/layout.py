@@ -25,6 +25,7 @@ from typing import Any, Final
 import torch
 
 from widthwise.common.atomic import write_whole
+from widthwise.common.checks import inflated, need
 from widthwise.common.jsonfile import parsed
 from widthwise.errors import BudgetError, FileError
 from widthwise.store.manifest import TORCH, NewerError, believed
@@ -178,59 +179,49 @@ def _sizes(header: bytes, name: str) -> tuple[list[int], str, str]:
 def _parsed(header: bytes) -> tuple[list[int], str, str]:
     entries = parsed(header)
     metadata = entries.pop("__metadata__")
-    _need({*metadata} == {"progressive", _MANIFEST}, "it has other notes")
+    need({*metadata} == {"progressive", _MANIFEST}, "it has other notes")
     notes = metadata[_MANIFEST]
     count = len(entries) - 1
     names = [_MANIFEST, *(f"shell.{k}" for k in range(count))]
-    _need({*names} == {*entries} and 1 <= count <= MOST_LEVELS, "it has other entries than shells")
-    _need(isinstance(notes, str), "it has no notes")
+    need({*names} == {*entries} and 1 <= count <= MOST_LEVELS, "it has other entries than shells")
+    need(isinstance(notes, str), "it has no notes")
     offsets = [entries[n]["data_offsets"] for n in names]
     right = all(
         isinstance(o, list) and len(o) == 2 and all(type(n) is int for n in o) for o in offsets
     )
-    _need(right and offsets[0][0] == 0, "its offsets are no numbers")
-    _need(all(a[1] == b[0] for a, b in pairwise(offsets)), "its shells do not follow each other")
+    need(right and offsets[0][0] == 0, "its offsets are no numbers")
+    need(all(a[1] == b[0] for a, b in pairwise(offsets)), "its shells do not follow each other")
     sizes = [end - begin for begin, end in offsets]
-    _need(min(sizes) >= 0 and offsets[-1][1] < 2**63, "an entry has no size")
+    need(min(sizes) >= 0 and offsets[-1][1] < 2**63, "an entry has no size")
     types = {entries[n]["dtype"] for n in names[1:]}
-    _need(len(types) == 1 and entries[_MANIFEST]["dtype"] == "U8", "its shells are of other types")
+    need(len(types) == 1 and entries[_MANIFEST]["dtype"] == "U8", "its shells are of other types")
     item = types.pop()
-    _need(isinstance(item, str), "its shells have no type")
+    need(isinstance(item, str), "its shells have no type")
     size = _TYPES[item].itemsize
     shapes = [[n // (size if k else 1)] for k, n in enumerate(sizes)]
-    _need([entries[n]["shape"] for n in names] == shapes, "an entry has another shape")
+    need([entries[n]["shape"] for n in names] == shapes, "an entry has another shape")
     members = {"dtype", "shape", "data_offsets"}
-    _need(all({*entries[n]} == members for n in names), "an entry has other members")
+    need(all({*entries[n]} == members for n in names), "an entry has other members")
     return sizes, item, notes
 
 
 def _table(notes: str, stream: bytes, sizes: Sequence[int], item: str) -> LevelTable:
     said = parsed(notes)
-    _need(isinstance(said, list) and len(said) == 3, "other notes")
-    _need(type(said[0]) is int and said[0] >= FORMAT_VERSION, "no version")
+    need(isinstance(said, list) and len(said) == 3, "other notes")
+    need(type(said[0]) is int and said[0] >= FORMAT_VERSION, "no version")
     if said[0] > CODED_VERSION:
         raise NewerError
-    _need(all(isinstance(word, str) for word in said[1:]), "no versions")
-    table = LevelTable.read(_inflated(stream, len(sizes)), said[1], said[2])
-    _need(said[0] == _version(table), "it is of another version")
-    _need(len(table) == len(sizes), "it has more or fewer shells than levels")
-    _need(DTYPES[_item(table)] == item, "its shells are of another type")
-    _need(table.sizes() == list(sizes), "a shell is of another size")
+    need(all(isinstance(word, str) for word in said[1:]), "no versions")
+    table = LevelTable.read(_manifest(stream, len(sizes)), said[1], said[2])
+    need(said[0] == _version(table), "it is of another version")
+    need(len(table) == len(sizes), "it has more or fewer shells than levels")
+    need(DTYPES[_item(table)] == item, "its shells are of another type")
+    need(table.sizes() == list(sizes), "a shell is of another size")
     return table
 
 
-def _inflated(stream: bytes, levels: int) -> Any:
+def _manifest(stream: bytes, levels: int) -> Any:
     """The manifest's JSON. Raises ValueError for any but one stream, filled up with zeros."""
-    reader, most = zlib.decompressobj(-15), min(MOST, MOST_WORK // levels)
-    try:
-        text = reader.decompress(stream, most + 1)
-    except zlib.error as error:
-        raise ValueError(f"it cannot be read: {error}") from error
-    whole = reader.eof and len(reader.unused_data) < 8 and not any(reader.unused_data)
-    _need(len(text) <= most and whole, "it is not as long as was noted")
+    text, behind = inflated(stream, min(MOST, MOST_WORK // levels))
+    need(len(behind) < 8 and not any(behind), "it is not as long as was noted")
     return parsed(text)
-
-
-def _need(condition: object, problem: str) -> None:
-    if not condition:
-        raise ValueError(problem)

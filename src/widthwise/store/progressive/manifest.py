@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import torch
 
+from widthwise.common.checks import need, table_of
 from widthwise.quantization.quantize import DTYPES as WEIGHTS
 from widthwise.store.manifest import Manifest, Measured, from_body, measured_as
 from widthwise.store.progressive import coded_deltas, deltas
@@ -112,20 +113,20 @@ class LevelTable:
     def read(body: Any, torch: str, widthwise: str) -> LevelTable:
         """From JSON. Raises ValueError, TypeError, LookupError, OverflowError, RecursionError or
         WidthError for what is none."""
-        _need(isinstance(body, dict), "a table is missing")
+        need(isinstance(body, dict), "a table is missing")
         odd = {*body} - _OPTIONAL ^ _NEEDED
-        _need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
+        need(not odd, f"unexpected or missing entry {min(odd, default='')!r}")
         digests = body["sha256"]
-        _need(isinstance(digests, list) and 1 <= len(digests) <= MOST_LEVELS, "it has no levels")
-        _need(all(isinstance(d, str) and _DIGEST.fullmatch(d) for d in digests), "a checksum")
+        need(isinstance(digests, list) and 1 <= len(digests) <= MOST_LEVELS, "it has no levels")
+        need(all(isinstance(d, str) and _DIGEST.fullmatch(d) for d in digests), "a checksum")
         count = len(digests)
         metrics = _each(body["metrics"], count)
-        axes = {name: _axis(numbers, count) for name, numbers in _table(body["axes"]).items()}
+        axes = {name: _axis(numbers, count) for name, numbers in table_of(body["axes"]).items()}
         widths = [Widths({n: numbers[k + 1] for n, numbers in axes.items()}) for k in range(count)]
-        tensors = sum(len(_table(body.get(name, {}))) for name in ("tensors", "whole"))
-        _need(isinstance(body.get("task", ""), str), "the task is not text")
+        tensors = sum(len(table_of(body.get(name, {}))) for name in ("tensors", "whole"))
+        need(isinstance(body.get("task", ""), str), "the task is not text")
         most = min(MOST_TENSORS, MOST_PARTS // count)
-        _need(tensors <= most, "it has too many tensors for so many levels")
+        need(tensors <= most, "it has too many tensors for so many levels")
         return LevelTable(
             widths=tuple(widths),
             metrics=tuple(map(measured_as, metrics)),
@@ -142,7 +143,7 @@ class LevelTable:
     @property
     def tied(self) -> dict[str, str]:
         """Further names of tensors -> their names."""
-        return _table(self.body.get("tied", {}))
+        return table_of(self.body.get("tied", {}))
 
     @property
     def coded(self) -> bool:
@@ -160,15 +161,15 @@ class LevelTable:
 
     def absent(self, level: int) -> set[str]:
         """The tensors that the network of a level has not."""
-        table = _table(self.body.get("absent", {}))
+        table = table_of(self.body.get("absent", {}))
         return {name for name, levels in table.items() if level in list(levels)}
 
     def scalars(self, level: int) -> dict[str, int]:
         """The int64 tensors without dims of a level. Raises ValueError for other numbers."""
         found: dict[str, int] = {}
-        for name, value in _table(self.body.get("scalars", {})).items():
+        for name, value in table_of(self.body.get("scalars", {})).items():
             number = _each(value, len(self))[level] if isinstance(value, list) else value
-            _need(type(number) is int and -(2**63) <= number < 2**63, "a number of 64 bits")
+            need(type(number) is int and -(2**63) <= number < 2**63, "a number of 64 bits")
             found[name] = number
         return found
 
@@ -185,7 +186,7 @@ class LevelTable:
             "class": body["class"],
             "widths": dict(self.widths[level]),
             "sizes": {name: numbers[0] for name, numbers in body["axes"].items()},
-            "patches": {m: dict(_set_at(_table(t), level, len(self))) for m, t in _patches(body)},
+            "patches": {m: dict(_set_at(table_of(t), level, len(self))) for m, t in _patches(body)},
             "full": full | {name: full[to] for name, to in self.tied.items() if to in full},
             "tied": {},
             "inputs": None,
@@ -202,7 +203,7 @@ def by_level(axes: Iterable[Sequence[int]], levels: int) -> list[list[tuple[int,
 
 
 def _patches(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return list(_table(body["patches"]).items())
+    return list(table_of(body["patches"]).items())
 
 
 def _set_at(table: Mapping[str, Any], level: int, count: int) -> Iterator[tuple[str, Any]]:
@@ -216,29 +217,29 @@ def _set_at(table: Mapping[str, Any], level: int, count: int) -> Iterator[tuple[
 def _entries(
     body: Mapping[str, Any], axes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[str, Entry]]:
-    nested, whole = _table(body["tensors"]), _table(body.get("whole", {}))
-    scaled = _table(body.get("scaled", {}))
-    names = {*nested, *whole, *_table(body.get("scalars", {}))}
+    nested, whole = table_of(body["tensors"]), table_of(body.get("whole", {}))
+    scaled = table_of(body.get("scaled", {}))
+    names = {*nested, *whole, *table_of(body.get("scalars", {}))}
     said = len(nested) + len(whole) + len(body.get("scalars", {}))
-    _need(len(names) == said and {*scaled} <= {*nested}, "a tensor is there twice, or not at all")
+    need(len(names) == said and {*scaled} <= {*nested}, "a tensor is there twice, or not at all")
     kept = by_level(axes.values(), len(body["sha256"]))
     bits, coded = _bits(body, len(kept)), _coded(body, nested)
     for name, described in (nested | whole).items():
-        _need(isinstance(described, list) and described[0] in _TYPES, "a tensor has no type")
-        _need(len(described) <= 65, "a tensor has too many dims")
+        need(isinstance(described, list) and described[0] in _TYPES, "a tensor has no type")
+        need(len(described) <= 65, "a tensor has too many dims")
         dims = tuple(scaled.get(name, ()))
-        _need(all(type(d) is int and 0 <= d < len(described) - 1 for d in dims), "a dim")
+        need(all(type(d) is int and 0 <= d < len(described) - 1 for d in dims), "a dim")
         dtype, *terms = described
         codes = bits if name in coded else ()
         entry = Entry(_TYPES[dtype], tuple(terms), kept, name in whole, dims, codes)
-        _need(not dims or _TYPES[dtype] in _SCALED, "its type cannot be multiplied")
+        need(not dims or _TYPES[dtype] in _SCALED, "its type cannot be multiplied")
         shape = deltas.shape(entry.layouts(0))
-        _need(all(shape[d] for d in dims), "a dim of no entries cannot be multiplied")
+        need(all(shape[d] for d in dims), "a dim of no entries cannot be multiplied")
         # torch counts in 64 bits, and multiplies the other dims where one is zero.
         full = math.prod(max(1, n) for n in deltas.full_shape(entry.layouts(0)))
-        _need(full < 2**63, "a shape is not one of a tensor")
+        need(full < 2**63, "a shape is not one of a tensor")
         weights = entry.dtype in WEIGHTS and len(terms) > 1 and all(shape)
-        _need(name not in coded or weights, "codes of no weights")
+        need(name not in coded or weights, "codes of no weights")
         yield name, entry
 
 
@@ -248,40 +249,30 @@ def _bits(body: Mapping[str, Any], count: int) -> tuple[int | None, ...]:
         return ()
     found = tuple(_each(body["bits"], count))
     right = all(b is None or (type(b) is int and 2 <= b <= 8) for b in found)
-    _need(right and any(found), "codes of other bits")
+    need(right and any(found), "codes of other bits")
     return found
 
 
 def _coded(body: Mapping[str, Any], nested: Mapping[str, Any]) -> set[str]:
     """The tensors that have codes."""
-    _need(("bits" in body) == ("coded" in body), "bits without codes")
+    need(("bits" in body) == ("coded" in body), "bits without codes")
     if "coded" not in body:
         return set()
     names = body["coded"]
     right = isinstance(names, list) and names and all(isinstance(n, str) for n in names)
-    _need(right and len({*names}) == len(names) and {*names} <= {*nested}, "codes of no tensor")
+    need(right and len({*names}) == len(names) and {*names} <= {*nested}, "codes of no tensor")
     return {*names}
 
 
 def _axis(numbers: Any, count: int) -> tuple[int, ...]:
     """The size of an axis, and its widths in order."""
     right = isinstance(numbers, list) and all(type(n) is int and n >= 1 for n in numbers)
-    _need(right and len(numbers) == count + 1, "an axis has other widths than levels")
+    need(right and len(numbers) == count + 1, "an axis has other widths than levels")
     full, *widths = numbers
-    _need(sorted(widths) == widths and widths[-1] <= full, "levels do not lie inside each other")
+    need(sorted(widths) == widths and widths[-1] <= full, "levels do not lie inside each other")
     return tuple(numbers)
 
 
 def _each(values: Any, count: int) -> list[Any]:
-    _need(isinstance(values, list) and len(values) == count, "it says more or less than its levels")
+    need(isinstance(values, list) and len(values) == count, "it says more or less than its levels")
     return list(values)
-
-
-def _table(data: Any) -> dict[str, Any]:
-    _need(isinstance(data, dict), "a table is missing")
-    return dict(data)
-
-
-def _need(condition: object, problem: str) -> None:
-    if not condition:
-        raise ValueError(problem)

@@ -7,12 +7,9 @@ Chart, style and script are inside the file; every number in it comes from the o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from widthwise.app.compare.report import choices, tables, words
 from widthwise.app.compare.report.chart import chart, ways
@@ -20,6 +17,7 @@ from widthwise.app.compare.report.heat import heat
 from widthwise.app.compare.report.summary import Comparison
 from widthwise.app.compare.report.tables import Table
 from widthwise.app.report.elements import cell, element, head, row, table
+from widthwise.app.report.shell import described, filled
 from widthwise.common.atomic import write_whole
 
 
@@ -30,21 +28,14 @@ def write(comparison: Comparison, path: Path, *, facts: Mapping[str, str]) -> No
 
 def page(comparison: Comparison, *, facts: Mapping[str, str]) -> str:
     """The page as text. facts: what is said about the comparison, label -> text."""
-    # Imported here: the text of plotly's script is 5 MB.
-    from plotly.offline import get_plotlyjs
-
     metric = comparison.metric
     lead = words.lead(comparison)
-    return Template(_asset("widthwise.app.compare.report", "comparison.html")).substitute(
-        title=escape(comparison.title),
-        style="\n".join(
-            _asset(package, name).strip()
-            for package, name in (
-                ("widthwise.app.report", "page.css"),
-                ("widthwise.app.compare.report", "comparison.css"),
-            )
-        ),
-        lead=escape(lead),
+    return filled(
+        "widthwise.app.compare.report",
+        "comparison",
+        title=comparison.title,
+        lead=lead,
+        data=chart(comparison),
         curve=escape(f"{_upper(metric.name)} against bytes"),
         choices=_choices(comparison),
         across=_across(comparison),
@@ -61,19 +52,8 @@ def page(comparison: Comparison, *, facts: Mapping[str, str]) -> str:
         cost=_table(tables.cost(comparison), "what each family took"),
         costs=escape(words.COSTS),
         inside=_table(tables.inside(comparison), "what the files of the winners hold"),
-        facts="\n".join(
-            f"{element('dt', label)}{element('dd', said)}"
-            for label, said in {**_measured(comparison), **facts}.items()
-        ),
-        # "</" would end the script element wherever it stood.
-        data=json.dumps(chart(comparison), allow_nan=False).replace("</", "<\\/"),
-        plotly=get_plotlyjs(),
-        script=_asset("widthwise.app.compare.report", "comparison.js").strip(),
+        facts=described({**_measured(comparison), **facts}),
     )
-
-
-def _asset(package: str, name: str) -> str:
-    return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
 def _choices(comparison: Comparison) -> str:

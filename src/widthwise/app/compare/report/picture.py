@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +14,12 @@ from widthwise.app.compare.report.places import Across, place, ticks
 from widthwise.app.compare.report.scale import Scale, scale
 from widthwise.app.compare.report.summary import Comparison, Standing, families
 from widthwise.app.report import text
-from widthwise.common.atomic import write_whole
+from widthwise.app.report.canvas import INK, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK, _MUTED, _GRID, _BUDGET = "#1b1f24", "#57606a", "#e3e7ec", "#b9c2cc"
+_MUTED, _BUDGET = "#57606a", "#b9c2cc"
 
 
 def draw(comparison: Comparison, path: Path, *, across: Across = "bytes") -> None:
@@ -28,26 +27,17 @@ def draw(comparison: Comparison, path: Path, *, across: Across = "bytes") -> Non
 
     across: what the metric is drawn against. Raises FileError when the file cannot be written.
     """
-    # The figure classes alone: pyplot would pick a window system and keep every figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
     how = scale(comparison)
     lines = _best(comparison)
     chosen = {id(s) for line in lines.values() for s in line}
     others = [s for s in comparison.standings if id(s) not in chosen]
-    _faint(axes, others, how, across)
-    for family, line in lines.items():
-        _line(axes, family, line, how, across)
-    _dress(axes, comparison, how, across)
-    axes.set_xlabel(_below(comparison, how, across), color=_INK)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Title": comparison.title})
-    write_whole(path, [image.getvalue()])
+    with drawn(path, comparison.title, 5.6, grid="y") as axes:
+        _faint(axes, others, how, across)
+        for family, line in lines.items():
+            _line(axes, family, line, how, across)
+        _dress(axes, comparison, how, across)
+        axes.set_xlabel(_below(comparison, how, across), color=INK)
+        axes.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
 
 def _best(comparison: Comparison) -> dict[Family, list[Standing]]:
@@ -112,12 +102,8 @@ def _dress(axes: Axes, comparison: Comparison, how: Scale, across: Across) -> No
     if across == "bytes":
         for budget in comparison.budgets:
             axes.axvline(budget, color=_BUDGET, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
-    axes.set_ylabel(f"{comparison.metric.name} on test data", color=_INK)
-    axes.set_title(comparison.title, loc="left", color=_INK, fontsize=12, fontweight="bold")
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_MUTED, labelcolor=_INK)
+    axes.set_ylabel(f"{comparison.metric.name} on test data", color=INK)
+    axes.tick_params(colors=_MUTED, labelcolor=INK)
 
 
 def _below(comparison: Comparison, how: Scale, across: Across) -> str:

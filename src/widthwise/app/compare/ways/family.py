@@ -20,7 +20,7 @@ from widthwise.elastic.network import Elastic
 from widthwise.quantization import StraightThrough, Uniform
 from widthwise.variant import Variant, Widths
 from widthwise.variants import CompressedModel, apply
-from widthwise.variants.sizing import MARGINS, coded, widest_file
+from widthwise.variants.sizing import coded, fitted, widest_file
 
 
 def cuts(bench: Bench, group: str, budget: int) -> Iterator[Made]:
@@ -32,25 +32,21 @@ def cuts(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     bits = [int(word) for word in group.split() if word.isdigit()]
     form = Uniform(bits[0]) if bits else None
     variant = partial(coded, net, form)
-    widths = widest_file(net, variant, budget)
-    if widths is None:
-        return
     if form is None:
+        widths = widest_file(net, variant, budget)
+        if widths is None:
+            return
         post_processed = partial(_post_processed, bench, net)
         yield Made("family", apply(net, variant(widths), prepare=bench.calibrated))
         yield Made("family, post-processed", apply(net, variant(widths), prepare=post_processed))
         return
-    target = float(budget)
-    for margin in MARGINS:
-        made = _in_bits(bench, net, variant(widths))
-        if made.bytes <= budget:
-            yield Made(group, made)
-            return
-        target *= margin * budget / made.bytes
-        narrower = widest_file(net, variant, target)
-        if narrower is None:
-            return
-        widths = narrower
+    found = fitted(
+        [budget],
+        partial(widest_file, net, variant),
+        lambda kept: [_in_bits(bench, net, variant(widths)) for widths in kept],
+    )
+    for made in found.values():
+        yield Made(group, made)
 
 
 def _in_bits(bench: Bench, net: Elastic, variant: Variant) -> CompressedModel:

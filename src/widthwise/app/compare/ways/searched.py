@@ -11,7 +11,7 @@ from widthwise.app.compare.ways.made import Made
 from widthwise.app.runs.finalists import Recovery
 from widthwise.app.runs.postprocessing import TAUGHT_IN_BITS
 from widthwise.measure.budget import Budget
-from widthwise.measure.sweep import Evaluation
+from widthwise.measure.evaluation import Evaluation
 from widthwise.variants.search import Candidates
 from widthwise.variants.search import search as search_for
 

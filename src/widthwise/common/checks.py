@@ -1,0 +1,71 @@
+"""Checks of what a file says: all raise ValueError, which readers turn into a FileError."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any
+
+
+def need(condition: object, problem: str) -> None:
+    """Raise ValueError, saying the problem, unless the condition holds."""
+    if not condition:
+        raise ValueError(problem)
+
+
+def table_of(data: Any) -> dict[str, Any]:
+    """A copy of a JSON object."""
+    need(isinstance(data, dict), "a table is missing")
+    return dict(data)
+
+
+def inflated(stream: bytes, most: int) -> tuple[bytes, bytes]:
+    """What one raw deflate stream holds, at most so many bytes, and what follows the stream.
+
+    Raises ValueError where it cannot be read, does not end, or holds more: a small file makes no
+    huge text.
+    """
+    reader = zlib.decompressobj(-15)
+    try:
+        data = reader.decompress(stream, most + 1)
+    except zlib.error as error:
+        raise ValueError(f"it cannot be read: {error}") from error
+    need(reader.eof and len(data) <= most, "it is not as long as was noted")
+    return data, reader.unused_data
+
+
+def only(data: dict[str, Any], names: set[str]) -> None:
+    """Raise ValueError unless these are the names of the entries."""
+    if data.keys() != names:
+        odd = sorted(data.keys() ^ names)
+        raise ValueError(f"unexpected or missing entry {odd[0]!r}")
+
+
+def number(value: Any, name: str) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} is not a number")
+    return float(value)
+
+
+def optional_number(value: Any, name: str) -> float | None:
+    """A number of at least 0, or None."""
+    if value is None:
+        return None
+    if number(value, name) < 0:
+        raise ValueError(f"{name} is negative")
+    return float(value)
+
+
+def integer(value: Any, name: str) -> int:
+    """A whole number, of at least 0 except for a seed."""
+    if isinstance(value, bool) or not isinstance(value, int) or (value < 0 and name != "seed"):
+        raise ValueError(f"{name} is not a whole number")
+    return value
+
+
+def text(value: Any) -> str:
+    """A text."""
+    if not isinstance(value, str):
+        raise ValueError("a name is not text")
+    return value
