@@ -1,10 +1,10 @@
-"""Sizes as people write them: 300kB, 1.2 MB, 64KiB.
+"""Sizes and shares as people write them: 300kB, 1.2 MB, 64KiB; 0.9, 90%, 90 %.
 
 kB, MB and GB are 1000, 1000**2 and 1000**3 bytes; KiB, MiB and GiB are powers of 1024.
 """
 
 import re
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from widthwise.errors import BudgetError
 
@@ -36,6 +36,25 @@ def parse_size(size: int | str) -> int:
             f"{size!r} is not a size; write a number of bytes, or for example 300kB, 1.2MB, 64KiB."
         )
     return int(Decimal(found[1]) * unit)
+
+
+def parse_share(share: float | str) -> float:
+    """A share from a number or a text, which may be in per cent; its range is not looked at.
+
+        parse_share(0.9)       # 0.9
+        parse_share("0.9")     # 0.9
+        parse_share("90%")     # 0.9
+
+    Raises ValueError for what is no number.
+    """
+    text = str(share).strip()
+    number = text.removesuffix("%")
+    try:
+        value = Decimal(number.strip())
+        return float(value if number == text else value / 100)
+    except InvalidOperation:
+        pass
+    raise ValueError(f"{share!r} is not a share; write for example 0.9 or 90%.")
 
 
 def format_size(size: int) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+
+from widthwise.train.tracking import Tracker, named
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class RunConfig:
             (`train.identity`). None keeps nothing.
         seed: of the order of the data, its augmentation and dropout. The draws of widths have a
             seed of their own, the Elastic's; its `step` starts at 0.
-        progress: a bar on a terminal, else a line for each epoch; False shows nothing.
+        log: "csv", "tensorboard" or both: write what every epoch came to into the folder, as
+            history.csv or as events in the folder tensorboard, which needs that package.
+        progress: a line for each epoch, and on a terminal a bar; False shows nothing.
         workers: processes that fetch ahead, for data sets that are slow to index.
         cpu: stay on the CPU even where there is a GPU.
         save_every: seconds between two checkpoints within an epoch.
@@ -30,7 +35,7 @@ class RunConfig:
             goes without pruning, quantization and float16.
 
     Raises:
-        ValueError: For a number of pieces that cannot be.
+        ValueError: For a number of pieces, and for a log, that cannot be.
 
     Example:
         fit(net, train, F.cross_entropy, run=RunConfig(folder="runs/a", seed=1))
@@ -38,6 +43,7 @@ class RunConfig:
 
     folder: str | PathLike[str] | None = None
     seed: int = 0
+    log: str | Sequence[str] = ()
     progress: bool = True
     workers: int = 0
     cpu: bool = False
@@ -48,6 +54,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         if type(self.accumulate) is not int or self.accumulate < 1:
             raise ValueError(f"accumulate is {self.accumulate!r}; give an integer of at least 1.")
+        named(self.log)
+
+    @property
+    def trackers(self) -> tuple[Tracker, ...]:
+        """What writes down what every epoch came to."""
+        return named(self.log)
 
     @property
     def place(self) -> Path | None:

@@ -24,6 +24,7 @@ from widthwise.train.layer import StructuralDropout
 from widthwise.train.losses import Criterion, Objective, SandwichLoss, SingleDraw, name_of
 from widthwise.train.recipe import Recipe
 from widthwise.train.state import state_of
+from widthwise.train.tracking import check_trackers
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Job:
 
     def check(self) -> None:
         """Raise ValueError for arguments that do not fit together."""
+        check_trackers(self.run.trackers, self.run.place)
         if (self.valid is None) != (self.metric is None):
             raise ValueError("Give valid and metric together, or neither.")
         if (

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar on a terminal, else one line for each epoch."""
+"""What a person sees of a training run: a line for each epoch, and on a terminal a bar below."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ class Display:
         """Say what the epoch, counted from 1, came to."""
         if epoch.metric is not None:
             self.text = f"  {self.metric} {epoch.metric:.4f}"
-        if self.shown and self.bar is None:
-            self.console.print(
+        if self.shown:
+            console = self.console if self.bar is None else self.bar.console  # above the bar
+            console.print(
                 f"epoch {number} of {self.epochs}: loss {epoch.loss:.4f}{self.text}"
                 f"  ({epoch.seconds:.1f} s)",
                 highlight=False,

@@ -126,8 +126,15 @@ def several() -> bool:
 
 
 def without_gpu() -> bool:
-    """Whether this is one of several processes that have no GPU: Accelerate needs to be told."""
-    return several() and not torch.accelerator.is_available()
+    """Whether this is one of several processes that have no GPU, or are to use none.
+
+    Accelerate needs to be told.
+    """
+    if not several():
+        return False
+    from accelerate.utils import parse_flag_from_env  # here, as in `processes`
+
+    return not torch.accelerator.is_available() or bool(parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def processes() -> PartialState | None:

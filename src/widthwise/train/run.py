@@ -35,6 +35,7 @@ from widthwise.train.recipe import rate
 from widthwise.train.sam import SAM
 from widthwise.train.setup import accelerator_for, optimizer_for
 from widthwise.train.state import gather, restore
+from widthwise.train.tracking import tracked
 from widthwise.train.validation import validated
 
 
@@ -68,7 +69,7 @@ class TrainingRun:
         self.shown_epochs = before + job.recipe.epochs + after
         self.module = module_of(job.net)
         recipe = job.recipe
-        self.accelerator = accelerator_for(recipe, job.run.cpu)
+        self.accelerator = accelerator_for(recipe, job.run)
         self.main: bool = self.accelerator.is_main_process
         processes = self.accelerator.num_processes
         self.plan = planned(
@@ -123,7 +124,8 @@ class TrainingRun:
         )
         # Several processes would not all hear it between the same two steps.
         listening = self.interrupt.listening(self.accelerator.num_processes == 1)
-        with display, listening, held_at_zero(self.module, self.held):
+        tracking = tracked(self.accelerator, job.run.trackers)
+        with display, listening, tracking, held_at_zero(self.module, self.held):
             for epoch in range(len(self.epochs), job.recipe.epochs):
                 self._epoch(epoch, display)
                 if self.interrupt.heard:
@@ -177,10 +179,19 @@ class TrainingRun:
                 self.tidy.reset()
         display.step(self._shown(self.step), self._look())
         self.epochs.append(self._measured())
+        self._log(self.before + epoch + 1, self.epochs[-1])
         self.losses = (0.0, 0)
         self.clock = Clock()
         self._save()
         display.epoch(self.before + epoch + 1, self.epochs[-1])
+
+    def _log(self, number: int, epoch: Epoch) -> None:
+        """Tell the trackers what an epoch, counted from 1, came to."""
+        job, values = self.job, {"loss": epoch.loss}
+        if job.metric is not None and epoch.metric is not None:
+            values[job.metric.name] = epoch.metric
+        values["lr"] = rate(job.recipe, self._shown(self.step) - 1, self.shown_steps)
+        self.accelerator.log(values | {"seconds": epoch.seconds}, step=number)
 
     def _placed(self, pair: tuple[Any, Any]) -> tuple[Any, Any]:
         device = self.accelerator.device

@@ -9,23 +9,29 @@ import torch
 from torch import nn
 
 from widthwise.errors import TrainingError
+from widthwise.train.config import RunConfig
 from widthwise.train.ranks import without_gpu
 from widthwise.train.recipe import Recipe
+from widthwise.train.tracking import trackers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def accelerator_for(recipe: Recipe, cpu: bool) -> Accelerator:
-    """Raises TrainingError where the recipe's precision is not to be had."""
+def accelerator_for(recipe: Recipe, run: RunConfig) -> Accelerator:
+    """Accelerate's device, precision and trackers.
+
+    Raises TrainingError where the recipe's precision is not to be had.
+    """
     from accelerate import Accelerator  # here, for `import widthwise` should be quick
 
     name = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[recipe.precision]
+    kept = trackers(run.trackers, run.place)
     try:
-        return Accelerator(cpu=cpu or without_gpu(), mixed_precision=name)
+        return Accelerator(cpu=run.cpu or without_gpu(), mixed_precision=name, **kept)
     except ValueError as error:
         raise TrainingError(
-            f"Training in {recipe.precision}{' on the CPU' if cpu else ''} is not possible in this "
+            f"Training in {recipe.precision}{' on the CPU' if run.cpu else ''} is not possible in this "
             f"process ({error}); use precision='float32', or start a new process."
         ) from error
 

@@ -163,13 +163,13 @@ def test_pick_cut_and_export_agree_on_the_numbers(run, tmp_path):
     assert read_manifest(small).widths == picked["widths"]
     noted = load_picks(Run(run).picks)
     assert [p.name for p in noted] == ["small"]
-    assert noted[0].valid >= picked["metric"] - 1e-6  # a distillation may make it better
-    assert picked["metric"] == pytest.approx(measured.metric, abs=1e-6)
+    assert noted[0].valid >= picked["results"]["valid"] - 1e-6  # a distillation may make it better
+    assert picked["results"]["valid"] == pytest.approx(measured.metric, abs=1e-6)
     bare = tmp_path / "bare.safetensors"
     how = f"--post-process={frontier.post_process or 'none'}"
     works("cut", run, "--max-bytes", limit, "--out", bare, how)
     as_swept = next(p for p in load_picks(Run(run).picks) if p.name == "bare")
-    assert as_swept.valid == pytest.approx(picked["metric"], abs=1e-6)
+    assert as_swept.valid == pytest.approx(picked["results"]["valid"], abs=1e-6)
     assert f"test {100 * (noted[0].test or 0):.2f} %" in said
     assert "small" in Run(run).page.read_text()
 

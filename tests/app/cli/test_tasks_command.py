@@ -8,8 +8,8 @@ from widthwise.app.tasks import BUILT_IN
 
 def test_every_built_in_task_is_listed():
     listed = json.loads(works("tasks", "--json"))
-    assert [row["name"] for row in listed] == [*BUILT_IN]
-    assert {row["name"]: row["metric"] for row in listed}["ptb-lstm-small"] == "perplexity"
+    assert [row["task"] for row in listed] == [*BUILT_IN]
+    assert {row["task"]: row["metric"] for row in listed}["ptb-lstm-small"] == "perplexity"
     assert all(row["about"].endswith(".") and row["epochs"] > 0 for row in listed)
 
 

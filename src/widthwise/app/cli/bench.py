@@ -1,12 +1,12 @@
 """`widthwise bench RUN`: will its smaller networks be faster on this machine?"""
 
-import json
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from widthwise.app.cli.common import RunFolder, all_or_nothing, cli_errors, console, notes, table
+from widthwise.app.cli.common import AsJson, RunFolder, all_or_nothing, cli_errors
+from widthwise.app.cli.output import console, line, note, print_json, table, watched
 from widthwise.app.report import text
 from widthwise.app.runs import timings
 from widthwise.benchmark.speed import FASTER, REPEATS
@@ -44,7 +44,7 @@ def bench(
             help="Also find which multiples of widths are fast here, which takes longer.",
         ),
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time a run's picks beside its full network on this machine's CPU, and say what is faster.
 
@@ -53,18 +53,18 @@ def bench(
     """
     with all_or_nothing():
         found = timings.bench(
-            run, threads=threads, repeats=repeats, granular=granular, progress=notes.is_terminal
+            run, threads=threads, repeats=repeats, granular=granular, progress=watched()
         )
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), allow_nan=False))
+        print_json({"run": run, **found.to_dict()})
         return
     console.print(f"[bold]{found.task}: how fast on this machine[/]")
     console.print(_rows(found))
     console.print(_how(found), markup=False, soft_wrap=True, style="dim")
-    for line in _said(found):
-        console.print(line, markup=False, soft_wrap=True)
-    for note in found.notes:
-        typer.echo(f"Note: {note}", err=True)
+    for sentence in _said(found):
+        line(sentence)
+    for remark in found.notes:
+        note(remark)
 
 
 def _rows(found: timings.Bench) -> Table:

@@ -1,33 +1,31 @@
-"""What the commands share: consoles, errors in one sentence, options that several take."""
+"""What the commands share: errors in one sentence, options that several take."""
 
 import errno
 import functools
 import json
-import os
 import signal
-import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final, Literal, ParamSpec, TextIO, TypeVar
+from typing import Annotated, Any, Final, Literal, ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from widthwise.app.cli.output import fail, note, noting_warnings, table
 from widthwise.app.report import text
 from widthwise.app.report.curve import what_fits
+from widthwise.app.runs.device import Device
 from widthwise.app.runs.exports import shipped_size
 from widthwise.app.runs.folder import Run
 from widthwise.app.runs.opening import Opened
 from widthwise.app.runs.record import ORDERED, Record
 from widthwise.app.tasks import BUILT_IN, blame
 from widthwise.app.tasks.blame import users_place
-from widthwise.common.units import format_size
+from widthwise.common.units import format_size, parse_share
 from widthwise.errors import BudgetError, ExportError, WidthwiseError
 from widthwise.graph.constraints import Constraints
 from widthwise.measure.budget import Budget
@@ -38,10 +36,32 @@ from widthwise.train.recipe import Recipe
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What goes into a pipe or a file is not for a window of 80 columns.
-_WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-console = Console(highlight=False, width=_WIDE)
-notes = Console(stderr=True, highlight=False, width=_WIDE)  # remarks: not part of the result
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print the result as one JSON document; all else goes to standard error.",
+    ),
+]
+
+
+OnDevice = Annotated[
+    Device,
+    typer.Option(
+        "--device",
+        help="The device to train on; sweep also measures on it. auto: train on a GPU where there "
+        "is one, and measure on the CPU.",
+    ),
+]
+
+
+def share(given: str | float) -> float:
+    """A share as an option takes it: 0.9 or 90%."""
+    try:
+        return parse_share(given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
 
 TaskName = Annotated[
     str,
@@ -116,7 +136,9 @@ MaxLatency = Annotated[
 MinMetric = Annotated[
     float | None,
     typer.Option(
-        metavar="X", help="Worst metric allowed, such as 0.97; the most, where lower is better."
+        metavar="X",
+        parser=share,
+        help="Worst metric allowed, such as 0.97 or 97%; the most, where lower is better.",
     ),
 ]
 
@@ -124,9 +146,15 @@ Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**31 - 1, help="Of e
 Epochs = Annotated[int | None, typer.Option(metavar="N", min=1, help="Passes over the data.")]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", min=1, help="Items in a step.")]
 Rate = Annotated[float | None, typer.Option(metavar="X", help="Peak learning rate.")]
-Begin = Annotated[float, typer.Option(metavar="SHARE", help="Where in a training pruning begins.")]
+Begin = Annotated[
+    float,
+    typer.Option(metavar="SHARE", parser=share, help="Where in a training pruning begins."),
+]
 End = Annotated[
-    float, typer.Option(metavar="SHARE", help="Where in a training the last masks are made.")
+    float,
+    typer.Option(
+        metavar="SHARE", parser=share, help="Where in a training the last masks are made."
+    ),
 ]
 COMPETING = (
     "Whether weights compete in each tensor, in the whole network (global), or there by their "
@@ -163,7 +191,7 @@ def pick_within(
         own = frontier.within(budget, size_of=size_of, keep_class=True)
     except BudgetError:
         own = best
-    typer.echo(f"Note: {_cost_of_class(frontier, own, best)}", err=True)
+    note(_cost_of_class(frontier, own, best))
     return own
 
 
@@ -214,41 +242,36 @@ def cli_errors(command: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show(warnings.showwarning, sys.stderr)
+        with noting_warnings():
             try:
                 return command(*args, **kwargs)
             except (typer.Exit, typer.Abort, typer.BadParameter):
                 raise  # the command has said what there is to say
-            except WidthwiseError as error:
-                # Not through rich, which would break the line at the width of the window.
-                typer.echo(f"Error: {one_line(error)}", err=True)
-                raise typer.Exit(1) from error
-            except ModuleNotFoundError as error:
-                extra = _EXTRAS.get((error.name or "").partition(".")[0])
-                if extra is None:
-                    said = _blamed(error)
-                    if said is None:
-                        raise
-                    typer.echo(f"Error: {one_line(said)}", err=True)
-                    raise typer.Exit(1) from error
-                typer.echo(
-                    f"Error: This needs {error.name}, which is not installed; install it with: "
-                    f"pip install 'widthwise[{extra}]'",
-                    err=True,
-                )
-                raise typer.Exit(1) from error
             except Exception as error:
-                said = _refused(error) or _blamed(error)
+                said = _sentence(error)
                 if said is None:
                     raise
-                typer.echo(f"Error: {one_line(said)}", err=True)
-                raise typer.Exit(1) from error
+                fail(said, error)
             except KeyboardInterrupt as stopped:  # where there is nothing to say about going on
                 typer.echo("Interrupted.", err=True)
                 raise typer.Exit(130) from stopped
 
     return run
+
+
+def _sentence(error: Exception) -> str | None:
+    """What an error means to a user; None for a mistake in widthwise."""
+    if isinstance(error, WidthwiseError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            return _blamed(error)
+        return (
+            f"This needs {error.name}, which is not installed; install it with: "
+            f"pip install 'widthwise[{extra}]'"
+        )
+    return _refused(error) or _blamed(error)
 
 
 _REFUSALS: Final = (
@@ -356,32 +379,6 @@ def absolute(task: str) -> str:
     if task in BUILT_IN or not source.endswith(".py"):
         return task
     return f"{Path(source).expanduser().resolve()}{colon}{function}"
-
-
-def one_line(error: object) -> str:
-    """A message without line breaks."""
-    return " ".join(str(error).split())
-
-
-def _show(shown: Callable[..., None], stderr: TextIO) -> Callable[..., None]:
-    """How warnings are shown: our own as remarks, others as they always are."""
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if category.__module__.startswith("widthwise"):
-            typer.echo(f"Note: {one_line(message)}", file=stderr)
-        else:
-            shown(message, category, *where, **more)
-
-    return show
-
-
-def table(*columns: str, names: tuple[str, ...] = (), text: tuple[str, ...] = ()) -> Table:
-    """A rich table: columns of numbers, aligned right, of names, and of text that may wrap."""
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in columns:
-        left = name in names or name in text
-        made.add_column(name, justify="left" if left else "right", no_wrap=name not in text)
-    return made
 
 
 def facts(runs: list[Run], frontier: Frontier) -> Mapping[str, str]:

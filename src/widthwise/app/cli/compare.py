@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -21,14 +21,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from widthwise.app.cli.common import absolute, cli_errors, console, interruptible, notes, table
+from widthwise.app.cli.common import AsJson, OnDevice, absolute, cli_errors, interruptible
+from widthwise.app.cli.output import console, line, notes, print_json, table, watched
 from widthwise.app.compare.data import loaded
 from widthwise.app.compare.engines import Engine, Local, Ray
 from widthwise.app.compare.matrix import Told, run
 from widthwise.app.compare.methods import METHODS
 from widthwise.app.compare.report import tables, words
 from widthwise.app.compare.report.publish import publish
+from widthwise.app.compare.report.summary import Winner, winners
 from widthwise.app.compare.spec import Spec, read
+from widthwise.app.runs.device import computing_on
 from widthwise.app.runs.folder import hold
 from widthwise.app.tasks.resolve import resolve
 from widthwise.task import Task
@@ -62,6 +65,8 @@ def compare(
         int | None,
         typer.Option(metavar="N", min=1, help="Processes here; as many as cores by default."),
     ] = None,
+    device: OnDevice = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Compare ways of compressing a network at equal bytes of their files.
 
@@ -83,6 +88,7 @@ def compare(
         loaded(given.task, given.examples)  # refuses more than there are before anything is written
     again = f"widthwise compare {shlex.quote(str(spec))} --out {shlex.quote(str(out))}"
     with (
+        computing_on(device),
         interruptible(again),
         hold(out),
         _engine(engine, address, workers) as where,
@@ -90,13 +96,33 @@ def compare(
     ):
         outcomes = run(given, out, where, told_of)
     found = publish(out, outcomes, task.metric, title=task.name, facts=facts(given, task))
+    if as_json:
+        best = [_document(winner) for winner in winners(found)]
+        about = {"task": task.name, "metric": task.metric.name}
+        print_json({**about, "winners": best, "files": [out / "comparison.html"]})
+        return
     won = tables.won(found)
     made = table(*won.heads, text=tuple(won.words))
     for row in won.rows:
         made.add_row(*row)
     console.print(made)
-    console.print(words.lead(found), markup=False, soft_wrap=True)
-    console.print(f"Wrote {out / 'comparison.html'}", markup=False, soft_wrap=True)
+    line(words.lead(found))
+    line(f"Wrote {out / 'comparison.html'}")
+
+
+def _document(winner: Winner) -> dict[str, Any]:
+    """The best method at a budget as --json prints it; its numbers are means over seeds."""
+    best = winner.standing
+    return {
+        "budget": winner.budget,
+        "method": best.method.name,
+        "family": best.method.family,
+        "bytes": best.bytes,
+        "results": {split: best.mean(split) for split in ("valid", "test")},
+        "spread": best.spread(),
+        "verdict": winner.verdict,
+        "seconds": best.seconds,
+    }
 
 
 def _engine(engine: Where, address: str | None, workers: int | None) -> Engine:
@@ -106,7 +132,7 @@ def _engine(engine: Where, address: str | None, workers: int | None) -> Engine:
 @contextmanager
 def _progress() -> Iterator[Told]:
     """A bar on a terminal, else a line for everything that is done."""
-    if not notes.is_terminal:
+    if not watched():
         yield lambda done, of, what: notes.print(
             f"{done} of {of}: {what}", markup=False, soft_wrap=True
         )

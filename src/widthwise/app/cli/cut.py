@@ -9,28 +9,31 @@ import typer
 
 from widthwise.app.cli.common import (
     AnyClass,
+    AsJson,
     Int8,
     MaxLatency,
     MaxMacs,
     MaxParams,
     MinMetric,
+    OnDevice,
     RunFolder,
     SeveralMaxBytes,
     Shipped,
     all_or_nothing,
     cli_errors,
-    console,
     facts,
-    notes,
-    one_line,
     pick_within,
+    share,
     shipped_words,
     size_of,
 )
+from widthwise.app.cli.documents import of_pick
+from widthwise.app.cli.output import hint, line, note, one_line, print_json, watched
 from widthwise.app.cli.several import files
 from widthwise.app.report import text
 from widthwise.app.report.picks import Pick
 from widthwise.app.runs import cuts, cuts_in_bits, opening, reports
+from widthwise.app.runs.device import computing_on
 from widthwise.app.runs.folder import hold, read_frontier, single
 from widthwise.app.runs.postprocessing import (
     EPOCHS,
@@ -52,10 +55,11 @@ from widthwise.variant import Widths
 
 EXAMPLES = (
     "widthwise cut runs/digits --max-bytes 10kB --out small.safetensors",
+    "widthwise cut runs/digits --max-bytes 10kB --out small.safetensors --json",
     "widthwise cut runs/digits --max-bytes 5kB --max-bytes 10kB --out small",
     "widthwise cut runs/digits --max-bytes 20kB --format onnx --out small.safetensors",
     "widthwise cut runs/digits --max-bytes 2kB --bits 4 --bits 3 --out coded.safetensors",
-    "widthwise cut runs/digits --fraction 0.25 --out quarter.safetensors --post-process distill",
+    "widthwise cut runs/digits --fraction 25% --out quarter.safetensors --post-process distill",
     "widthwise cut runs/digits --width fc1=16 --width fc2=8 --out own.safetensors",
     "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors",
     "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors "
@@ -93,7 +97,10 @@ def cut(
         ),
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option(metavar="X", help="Keep this share of every axis, such as 0.5.")
+        float | None,
+        typer.Option(
+            metavar="X", parser=share, help="Keep this share of every axis, such as 0.5 or 50%."
+        ),
     ] = None,
     width: Annotated[
         list[str] | None,
@@ -133,6 +140,8 @@ def cut(
     recalibrate: Annotated[
         bool, typer.Option(help="Re-estimate batch-norm statistics for the cut network.")
     ] = True,
+    device: OnDevice = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Cut a run's network to a budget, a fraction or given widths, and store it.
 
@@ -164,7 +173,7 @@ def cut(
         raise typer.BadParameter("--bits takes --max-bytes alone, or limits without --max-bytes.")
     source = single(run)
     outs = files(out, max_bytes or (), ".safetensors")
-    with all_or_nothing(), hold(source.folder):
+    with computing_on(device), all_or_nothing(), hold(source.folder):
         # Read before anything is written: a damaged file must not stop the work half-way.
         coded = bool(bits and max_bytes)  # found by its file, not in the frontier
         swept = (bool(budgets[0].limits) and not coded) or source.frontier.exists()
@@ -182,7 +191,7 @@ def cut(
                 asked = [_filled(opened, frontier, b, point) for b, point in both]
         elif not coded:
             asked = [named if fraction is None else _fraction(opened.net, fraction, any_class)]
-        shown = notes.is_terminal
+        shown = watched()
         if not bits:
             picks = cuts.cut(
                 opened,
@@ -198,21 +207,25 @@ def cut(
             picks = cuts_in_bits.cut_at(opened, bits[0], asked, outs, progress=shown)
         if frontier is not None:
             _republish(opened, frontier)
-    for i, pick in enumerate(picks):
-        _say(outs[i], pick, opened.record.metric)
-        if counted is not None:
-            said = f"As {shipped_words(form, int8)}: {format_size(counted(points[i]))}"
-            console.print(said, markup=False, soft_wrap=True)
-        if not bits:
+    metric = opened.record.metric
+    if not bits:
+        for pick in picks:
             _say_when_nothing(opened.net, pick.widths)
+    shipped = [] if counted is None else [counted(point) for point in points]
+    if as_json:
+        networks = [of_pick(out, pick, metric) for out, pick in zip(outs, picks, strict=True)]
+        for network, size in zip(networks, shipped, strict=False):
+            network |= {"format": form, "shipped_bytes": size}
+        print_json({"task": opened.task.name, "run": source.folder, "networks": networks})
+        return
+    for i, pick in enumerate(picks):
+        _say(outs[i], pick, metric)
+        if shipped:
+            line(f"As {shipped_words(form, int8)}: {format_size(shipped[i])}")
     here = _task(opened, outs[0])
     target = shlex.quote(str(outs[0].with_suffix(".pt2" if form == "torch" else ".onnx")))
     kind = ("torch" if form == "torch" else "onnx") + (" --int8" if int8 else "")
-    console.print(
-        f"Next: widthwise export {shlex.quote(str(outs[0]))}{here} --format {kind} --out {target}",
-        markup=False,
-        soft_wrap=True,
-    )
+    hint(f"Next: widthwise export {shlex.quote(str(outs[0]))}{here} --format {kind} --out {target}")
 
 
 def _filled(opened: opening.Opened, frontier: Frontier, budget: Budget, point: Point) -> Widths:
@@ -224,12 +237,10 @@ def _filled(opened: opening.Opened, frontier: Frontier, budget: Budget, point: P
 
 def _say(out: Path, pick: Pick, metric: str) -> None:
     post_processed = f"; post-processing {pick.post_process}" if pick.post_process else ""
-    console.print(
+    line(
         f"Wrote {out}: {format_size(pick.bytes)}, {text.widths(pick.widths)}{post_processed}\n"
         f"{metric} of the file read back: valid {text.value(metric, pick.valid)}, "
-        f"test {text.value(metric, pick.test)}",
-        markup=False,
-        soft_wrap=True,
+        f"test {text.value(metric, pick.test)}"
     )
 
 
@@ -254,10 +265,9 @@ def _fraction(net: Elastic, fraction: float, any_class: bool) -> Widths:
     if dict(near) in (dict(wanted), dict(net.full())):
         return wanted
     sizes = [format_size(prepare(net, widths).bytes) for widths in (near, wanted)]
-    typer.echo(
-        f"Note: these widths keep the model's class, in {sizes[0]}; a graph module of this "
-        f"fraction has {sizes[1]} (--any-class).",
-        err=True,
+    note(
+        f"these widths keep the model's class, in {sizes[0]}; a graph module of this "
+        f"fraction has {sizes[1]} (--any-class)."
     )
     return near
 
@@ -281,7 +291,7 @@ def _republish(opened: opening.Opened, frontier: Frontier) -> None:
 
 def _say_when_nothing(net: Elastic, asked: Mapping[str, int]) -> None:
     if net.complete(asked) == dict(net.full()):
-        typer.echo("Note: nothing was cut, for these are the full widths.", err=True)
+        note("nothing was cut, for these are the full widths.")
 
 
 def _task(opened: opening.Opened, out: Path) -> str:

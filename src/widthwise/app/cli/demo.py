@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 
 from widthwise.app import demo as demonstration
-from widthwise.app.cli.common import cli_errors, console, facts, interruptible, notes, table
+from widthwise.app.cli.common import AsJson, OnDevice, cli_errors, facts, interruptible
+from widthwise.app.cli.documents import of_pick
+from widthwise.app.cli.output import console, hint, line, notes, print_json, table, watched
 from widthwise.app.report import text
 from widthwise.app.runs import reports
+from widthwise.app.runs.device import computing_on
 from widthwise.common.units import format_size
 
 EXAMPLES = ("widthwise demo", "widthwise demo --out runs/first")
@@ -29,19 +32,33 @@ def demo(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
     ] = False,
+    device: OnDevice = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Train on small digits, cut three sizes, and check every file that was written."""
     command = shlex.join(["widthwise", "demo", "--out", str(out)])
     if epochs is not None:
         command += f" --epochs {epochs}"
     notes.print("Training digits once; every width is cut from this one network.")
-    with interruptible(command):
+    with computing_on(device), interruptible(command):
         made = demonstration.run(
-            out, command=command, epochs=epochs, overwrite=overwrite, progress=notes.is_terminal
+            out, command=command, epochs=epochs, overwrite=overwrite, progress=watched()
         )
     frontier, run = made.frontier, made.opened.run
     title = f"{made.opened.task.name}: {frontier.metric} at every size"
     pages = reports.publish(out, frontier, title=title, facts=facts([run], frontier))
+    if as_json:
+        networks = [
+            of_pick(out / (cut.pick.file or ""), cut.pick, frontier.metric)
+            | {
+                "budget": cut.budget,
+                "onnx": {"bytes": cut.onnx_bytes, "results": {"test": cut.onnx}},
+            }
+            for cut in made.cuts
+        ]
+        about = {"task": made.opened.task.name, "run": out}
+        print_json({**about, "networks": networks, "files": pages})
+        return
     rows = table(
         "name", "budget", "size", frontier.split, "test", "ONNX", "test in ONNX Runtime", "widths",
         names=("name",), text=("widths",),
@@ -60,14 +77,10 @@ def demo(
     console.print(f"[bold]{title}[/]; each number is that of the file, read back:")
     console.print(rows)
     for path in pages:
-        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+        line(f"Wrote {path}")
     folder = shlex.quote(str(out))
-    console.print(
-        f"Next: widthwise cut {folder} --max-bytes 5kB --out {folder}/small.safetensors",
-        markup=False,
-        soft_wrap=True,
-    )
-    console.print(f"Choose on a page: {_program()} serve {folder}", markup=False, soft_wrap=True)
+    hint(f"Next: widthwise cut {folder} --max-bytes 5kB --out {folder}/small.safetensors")
+    hint(f"Choose on a page: {_program()} serve {folder}")
 
 
 def _program() -> str:

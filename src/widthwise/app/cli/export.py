@@ -1,24 +1,28 @@
 """`widthwise export FILE`: a network for ONNX Runtime, or as a torch.export program."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from torch import nn
 
 from widthwise.app.cli.common import (
+    AsJson,
+    OnDevice,
     SeveralMaxBytes,
     all_or_nothing,
     cli_errors,
-    console,
     pick_within,
     size_of,
 )
+from widthwise.app.cli.output import line, print_json
 from widthwise.app.cli.several import files
 from widthwise.app.report import text
 from widthwise.app.runs import cuts, exports, measuring, opening
+from widthwise.app.runs.device import computing_on
 from widthwise.app.runs.folder import Run, read_frontier, single
 from widthwise.app.runs.progressive import export_progressive
 from widthwise.app.tasks.noted import task_of, without_folder
@@ -100,6 +104,8 @@ def export(
             metavar="N", min=2, max=8, help="With --format progressive: bits of a weight, not 32."
         ),
     ] = None,
+    device: OnDevice = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Write a network in a format that needs no widthwise to run.
 
@@ -120,33 +126,48 @@ def export(
             "the file as it is."
         )
     outs = files(out, max_bytes or (), ".pt2" if form == "torch" else ".onnx")
-    with all_or_nothing():
+    with computing_on(device), all_or_nothing():
         if form == "progressive":
-            _say(out, _export_progressive(source, out, levels, bits))
+            written = [_export_progressive(source, out, levels, bits)]
         elif form == "elastic-onnx":
-            _export_elastic(source, out)
-            _say(out, "gives what PyTorch gives")
+            written = [_export_elastic(source, out)]
         elif max_bytes:
             networks, found = _fitting(source, form, int8, max_bytes)
-            for module, place in zip(networks, outs, strict=True):
-                _say(place, _export(module, found, place, form, int8))
+            pairs = zip(networks, outs, strict=True)
+            written = [_export(module, found, place, form, int8) for module, place in pairs]
         else:
             module, found = _opened(source, task)
-            _say(out, _export(module, found, out, form, int8))
+            written = [_export(module, found, out, form, int8)]
+    if as_json:
+        print_json({"networks": [_document(each, form) for each in written]})
+        return
+    for each in written:
+        line(f"Wrote {each.file}: {format_size(each.file.stat().st_size)}, {each.said}")
 
 
-def _say(out: Path, what: str) -> None:
-    console.print(
-        f"Wrote {out}: {format_size(out.stat().st_size)}, {what}", markup=False, soft_wrap=True
-    )
+@dataclass(frozen=True)
+class _Written:
+    """A file, what is said of it to people, and what else programs are told."""
+
+    file: Path
+    said: str = "gives what PyTorch gives"
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _export(module: nn.Module, task: Task, out: Path, form: Graph, int8: bool) -> str:
-    """Write the file; what is to be said of it."""
+def _document(each: _Written, form: Form) -> dict[str, Any]:
+    return {
+        "file": each.file,
+        "bytes": each.file.stat().st_size,
+        "format": form,
+        **each.facts,
+    }
+
+
+def _export(module: nn.Module, task: Task, out: Path, form: Graph, int8: bool) -> _Written:
     if int8:
         return _export_int8(module, task, out)
     exports.export(module, task, out, form)
-    return "gives what PyTorch gives"
+    return _Written(out)
 
 
 def _fitting(
@@ -163,50 +184,62 @@ def _fitting(
     return [each.module for each in made], opened.task
 
 
-def _export_elastic(source: Path, out: Path) -> None:
+def _export_elastic(source: Path, out: Path) -> _Written:
     if not source.is_dir():
         raise ExportError(
             f"{source} is one cut network; give the run folder to export it at all widths."
         )
     export_elastic(opening.open_run(single(source)).net, out)
+    return _Written(out)
 
 
-def _export_progressive(source: Path, out: Path, most: int, bits: int | None) -> str:
-    """Write the file; what is in it."""
+def _export_progressive(source: Path, out: Path, most: int, bits: int | None) -> _Written:
     if not source.is_dir():
         raise ExportError(f"{source} is one cut network; give the run folder, once it was swept.")
     opened = opening.open_run(single(source))
     first, *_ = export_progressive(opened, out, most, bits)
     with Progressive.open(out) as file:
         count, smallest = len(file.levels), file.levels[0]
+        sizes = {"levels": [{"bytes": level.bytes} for level in file.levels]}
     if count == 1:
-        return "one network, for no other nests inside it"
+        return _Written(out, "one network, for no other nests inside it", sizes)
     said = f"{count} networks, the smallest in its first {format_size(smallest.bytes)}"
     frontier = read_frontier(source)
     if not frontier.post_process or smallest.metric is None:
-        return said
+        return _Written(out, said, sizes)
     name = frontier.metric
     here, fitted = text.value(name, smallest.metric.value), text.value(name, first.metric)
-    return (
+    return _Written(
+        out,
         f"{said}, all without what the sweep did to each ({frontier.post_process}), for only plain "
         f"cuts lie inside each other: {frontier.split} {name} of the smallest {here}, {fitted} in "
-        "the sweep"
+        "the sweep",
+        sizes,
     )
 
 
-def _export_int8(module: nn.Module, task: Task, out: Path) -> str:
-    """Write the file; what came of it."""
+def _export_int8(module: nn.Module, task: Task, out: Path) -> _Written:
     written = export_int8(module, task.example(), out)
     data, name = task.splits(), task.metric.name
-    before = text.value(name, measuring.evaluation(task, data, "test")(module))
-    after = text.value(name, exports.onnx_metric(out, task, data))
+    before = measuring.evaluation(task, data, "test")(module)
+    after = exports.onnx_metric(out, task, data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingFasterWarning)  # the line says it
         rows = compare(module, task.example())
     speeds = ", ".join(f"{gain:.2f} at batch {batch}" for batch, gain in gains(rows).items())
-    return (
-        f"{format_size(written.float32_bytes)} in float32; test {name} {after}, {before} in "
-        f"float32; times as fast as float32 here: {speeds} (threads: {rows[0].threads})"
+    return _Written(
+        out,
+        f"{format_size(written.float32_bytes)} in float32; test {name} {text.value(name, after)}, "
+        f"{text.value(name, before)} in float32; times as fast as float32 here: {speeds} "
+        f"(threads: {rows[0].threads})",
+        {
+            "int8": True,
+            "float32_bytes": written.float32_bytes,
+            "metric": name,
+            "results": {"test": after},
+            "results_before": {"test": before},
+            "times_as_fast": gains(rows),
+        },
     )
 
 

@@ -1,33 +1,35 @@
 """`widthwise ladders TASK`: large-sparse, small-dense and elastic at equal stored bytes."""
 
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from widthwise.app.cli.common import (
+    AsJson,
     BatchSize,
     Begin,
     Competing,
     End,
     Epochs,
+    OnDevice,
     Rate,
     TaskName,
     absolute,
     cli_errors,
-    console,
     interruptible,
-    notes,
-    one_line,
-    table,
+    share,
 )
+from widthwise.app.cli.output import console, line, notes, one_line, print_json, table, watched
 from widthwise.app.compare import shown
 from widthwise.app.compare.ladders import run
-from widthwise.app.compare.plan import Kind, Plan
+from widthwise.app.compare.plan import Cell, Kind, Plan
+from widthwise.app.runs.device import computing_on
 from widthwise.app.runs.folder import hold
 from widthwise.app.tasks.resolve import resolve
+from widthwise.common.units import parse_share
 from widthwise.pruning.gradual import Gradual
 from widthwise.pruning.gradual.compete import Scope
 from widthwise.task import Recipe
@@ -56,7 +58,10 @@ def ladders(
         str, typer.Option(metavar="X,X,...", help="Shares of zeros, for the sparse ladder.")
     ] = "0.5,0.8,0.9,0.95",
     elastic_sparsity: Annotated[
-        float, typer.Option(metavar="X", help="Share of zeros of the elastic-sparse ladder.")
+        float,
+        typer.Option(
+            metavar="X", parser=share, help="Share of zeros of the elastic-sparse ladder."
+        ),
     ] = 0.8,
     begin: Begin = Gradual.begin,
     end: End = Gradual.end,
@@ -65,6 +70,8 @@ def ladders(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
+    device: OnDevice = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Train ladders of networks, and compare them at equal bytes of their files.
 
@@ -79,7 +86,7 @@ def ladders(
     changed = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     plan = _plan(task, given.recipe, changed, (elastic_sparsity, begin, end), scope, min(kept))
     again = f"widthwise ladders {shlex.quote(task)} --out {shlex.quote(str(out))} ..."
-    with interruptible(again), hold(out):
+    with computing_on(device), interruptible(again), hold(out):
         cells = run(
             plan,
             out,
@@ -87,25 +94,37 @@ def ladders(
             fractions=kept,
             sparsities=zeros,
             seeds=seeds,
-            progress=notes.is_terminal,
+            progress=watched(),
             cli_errors=lambda line: notes.print(line, markup=False, soft_wrap=True),
         )
     shown.draw(cells, given.metric, out / "ladders.png", title=given.name)
+    files = (out / "ladders.json", out / "ladders.png")
+    if as_json:
+        about = {"task": given.name, "metric": given.metric.name}
+        networks = [_document(cell) for cell in cells]
+        print_json({**about, "networks": networks, "files": files})
+        return
     columns = ["ladder", "amount", "file", "formula", given.metric.name]
     columns += [] if given.extra_metrics is None else ["extra_metrics"]
     made = table(*columns, names=("ladder",), text=("extra_metrics",))
     for row in shown.rows(cells, given.metric):
         made.add_row(*row[: len(columns)])
     console.print(made)
-    for line in shown.verdicts(cells, given.metric):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"Wrote {out / 'ladders.json'} and {out / 'ladders.png'}", markup=False)
+    for sentence in shown.verdicts(cells, given.metric):
+        line(sentence)
+    line(f"Wrote {files[0]} and {files[1]}")
+
+
+def _document(cell: Cell) -> dict[str, Any]:
+    """A network as --json prints it."""
+    found = asdict(cell)
+    return {"ladder": found.pop("kind"), "results": found.pop("metric"), **found}
 
 
 def _shares(given: str, option: str, *, least_open: bool) -> tuple[float, ...]:
     """Shares from a text, descending; from (0, 1], or from [0, 1)."""
     try:
-        values = sorted({float(part) for part in given.split(",")}, reverse=True)
+        values = sorted({parse_share(part) for part in given.split(",")}, reverse=True)
     except ValueError:
         values = []
     if not values or not all(0 < v <= 1 if least_open else 0 <= v < 1 for v in values):

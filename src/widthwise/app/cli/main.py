@@ -11,26 +11,42 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from widthwise.app.cli import output
 from widthwise.version import VERSION
 
-COMMANDS: Final = {  # in the order of the help, with what it says of each
-    "demo": "Train on small digits, cut three sizes, and check every file that was written.",
-    "tasks": "List the built-in tasks: what each trains on what, its metric, and its epochs.",
-    "inspect": "Show what can be cut in a task's model, and what cannot and why.",
-    "train": "Train a task so that every width can be cut from it.",
-    "order": "Order a trained network by importance, so that every width can be cut from it.",
-    "sweep": "Measure a run at every width and write frontier.json, frontier.png and report.html.",
-    "pick": "Print the best measured width that meets every limit given; of equals, the smallest.",
-    "cut": "Cut a run's network to a budget, a fraction or given widths, and store it.",
-    "bench": "Time a run's picks beside its full network on this machine's CPU, and say what is "
-    "faster.",
-    "serve": "Open a page on which to choose a size, try it, and download the network.",
-    "search": "Search for the best variant of a run's network within a budget, and store it.",
-    "prune": "Set single weights of a trained network to zero and store it without them.",
-    "ladders": "Train ladders of networks, and compare them at equal bytes of their files.",
-    "compare": "Compare ways of compressing a network at equal bytes of their files.",
-    "export": "Write a network in a format that needs no widthwise to run.",
+GROUPS: Final = {  # in the order of the help, with what it says of each command
+    "Begin": {
+        "demo": "Train on small digits, cut three sizes, and check every file that was written.",
+        "tasks": "List the built-in tasks: what each trains on what, its metric, and its epochs.",
+        "inspect": "Show what can be cut in a task's model, and what cannot and why.",
+    },
+    "Make a run": {
+        "train": "Train a task so that every width can be cut from it.",
+        "order": "Order a trained network by importance, so that every width can be cut from it.",
+    },
+    "Choose a size": {
+        "sweep": "Measure a run at every width and write frontier.json, frontier.png and "
+        "report.html.",
+        "pick": "Print the best measured width that meets every limit given; of equals, the "
+        "smallest.",
+        "bench": "Time a run's picks beside its full network on this machine's CPU, and say what "
+        "is faster.",
+        "serve": "Open a page on which to choose a size, try it, and download the network.",
+    },
+    "Make a file": {
+        "cut": "Cut a run's network to a budget, a fraction or given widths, and store it.",
+        "search": "Search for the best variant of a run's network within a budget, and store it.",
+        "prune": "Set single weights of a trained network to zero and store it without them.",
+        "export": "Write a network in a format that needs no widthwise to run.",
+    },
+    "Compare methods": {
+        "ladders": "Train ladders of networks, and compare them at equal bytes of their files.",
+        "compare": "Compare ways of compressing a network at equal bytes of their files.",
+    },
 }
+COMMANDS: Final = {name: said for group in GROUPS.values() for name, said in group.items()}
+_GROUP_OF: Final = {name: title for title, group in GROUPS.items() for name in group}
+_SHARED: Final = ("quiet", "verbose")  # options of the whole that every command has, too
 _HELP_OPTIONS: Final = {"help_option_names": ["-h", "--help"]}
 
 
@@ -45,11 +61,16 @@ def command(name: str) -> TyperCommand:
         rich_markup_mode="rich",
         context_settings=_HELP_OPTIONS,
     )
-    alone.command(name, short_help=COMMANDS[name], epilog="\n\n".join([head, *examples]))(
-        getattr(module, name)
-    )
+    alone.command(
+        name,
+        short_help=COMMANDS[name],
+        epilog="\n\n".join([head, *examples]),
+        rich_help_panel=_GROUP_OF[name],
+    )(getattr(module, name))
     made = typer.main.get_command(alone)
     assert isinstance(made, TyperCommand)
+    # Before --help, which is added when it is asked for.
+    made.params += [p for p in typer.main.get_group(app).params if p.name in _SHARED]
     return made
 
 
@@ -70,7 +91,8 @@ class Commands(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The help of the whole."""
         listed: dict[str, Any] = {
-            name: TyperCommand(name, short_help=summary) for name, summary in COMMANDS.items()
+            name: TyperCommand(name, short_help=summary, rich_help_panel=_GROUP_OF[name])
+            for name, summary in COMMANDS.items()
         }
         TyperGroup(
             name=self.name,
@@ -102,6 +124,26 @@ def _version(asked: bool) -> None:
 def widthwise(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            callback=output.quiet,
+            expose_value=False,
+            help="Print only results and errors: no progress, remarks and warnings.",
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            callback=output.verbose,
+            expose_value=False,
+            help="Print the traceback of an error, and where a warning comes from.",
+        ),
     ] = False,
 ) -> None:
     """Train a network once, then cut it to any width."""

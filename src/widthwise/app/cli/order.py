@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from widthwise.app.cli.common import (
+    AsJson,
     From,
     Keep,
     MultipleOf,
@@ -17,11 +18,11 @@ from widthwise.app.cli.common import (
     absolute,
     all_or_nothing,
     cli_errors,
-    console,
     constrained,
-    notes,
     recorded,
 )
+from widthwise.app.cli.documents import of_run
+from widthwise.app.cli.output import hint, line, print_json, watched
 from widthwise.app.report import text
 from widthwise.app.runs import orders, prunings
 from widthwise.app.runs.folder import hold
@@ -58,6 +59,7 @@ def order(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Order a trained network by importance, so that every width can be cut from it.
 
@@ -80,19 +82,20 @@ def order(
             out,
             command=command,
             overwrite=overwrite,
-            progress=notes.is_terminal,
+            progress=watched(),
         )
+    if as_json:
+        print_json({"task": found.name, "runs": [of_run(run, state)], "score": score})
+        return
     record = run.record()
     values = ", ".join(
         f"{split} {text.value(record.metric, value)}" for split, value in record.results.items()
     )
-    console.print(
+    line(
         f"{'Finished before' if state == 'finished' else 'Ordered'}: {out}, by {score} scores, "
-        f"{record.metric} at full width: {values}\n"
-        f"Next: widthwise sweep {shlex.quote(str(out))}",
-        markup=False,
-        soft_wrap=True,
+        f"{record.metric} at full width: {values}"
     )
+    hint(f"Next: widthwise sweep {shlex.quote(str(out))}")
 
 
 def _command(task: str, out: Path, source: Path | None, score: str, samples: int, seed: int) -> str:

@@ -1,13 +1,8 @@
 """`widthwise pick RUN`: the best measured width within a budget."""
 
-import json
-from dataclasses import asdict
-from typing import Annotated
-
-import typer
-
 from widthwise.app.cli.common import (
     AnyClass,
+    AsJson,
     Int8,
     MaxBytes,
     MaxLatency,
@@ -17,11 +12,12 @@ from widthwise.app.cli.common import (
     RunFolder,
     Shipped,
     cli_errors,
-    console,
     pick_within,
     shipped_words,
     size_of,
 )
+from widthwise.app.cli.documents import of_point
+from widthwise.app.cli.output import line, print_json
 from widthwise.app.report import text
 from widthwise.app.runs import opening
 from widthwise.app.runs.folder import members, read_frontier
@@ -46,7 +42,7 @@ def pick(
     form: Shipped = "safetensors",
     int8: Int8 = False,
     any_class: AnyClass = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the best measured width that meets every limit given; of equals, the smallest.
 
@@ -62,11 +58,8 @@ def pick(
     point = pick_within(budget, frontier, counted, any_class=any_class)
     shipped = {} if counted is None else {shipped_words(form, int8): counted(point)}
     if as_json:
-        data = asdict(point) | {"widths": dict(point.widths)}
-        data |= {"metric_name": frontier.metric, "split": frontier.split}
-        data |= {"post_process": frontier.post_process}
-        data |= {} if counted is None else {"shipped_bytes": counted(point)}
-        typer.echo(json.dumps(data))
+        file = {} if counted is None else {"format": form, "shipped_bytes": counted(point)}
+        print_json({"run": run, **of_point(frontier, point), **file})
         return
     rows = {
         f"{frontier.metric} ({frontier.split})": text.value(
@@ -82,4 +75,4 @@ def pick(
     }
     longest = max(map(len, rows))
     for label, said in rows.items():
-        console.print(f"{label:<{longest}}  {said}", markup=False, soft_wrap=True)
+        line(f"{label:<{longest}}  {said}")

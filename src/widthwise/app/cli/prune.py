@@ -2,6 +2,7 @@
 
 import shlex
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,17 +10,20 @@ import typer
 
 from widthwise.app.cli.common import (
     COMPETING,
+    AsJson,
     From,
+    OnDevice,
     Samples,
     Seed,
     TaskName,
     all_or_nothing,
     cli_errors,
-    console,
-    notes,
+    share,
 )
+from widthwise.app.cli.output import hint, line, note, print_json, watched
 from widthwise.app.report import text
 from widthwise.app.runs import prunings
+from widthwise.app.runs.device import computing_on
 from widthwise.app.runs.folder import hold
 from widthwise.app.runs.postprocessing import SLOWER
 from widthwise.app.runs.sources import find
@@ -45,7 +49,12 @@ def prune(
     task: TaskName,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The safetensors file to write.")],
     sparsity: Annotated[
-        float, typer.Option(metavar="X", help="Share of the weights that become zero, such as 0.9.")
+        float,
+        typer.Option(
+            metavar="X",
+            parser=share,
+            help="Share of the weights that become zero, such as 0.9 or 90%.",
+        ),
     ],
     source: From = None,
     score: Annotated[
@@ -85,6 +94,8 @@ def prune(
     compress: Annotated[
         Compress, typer.Option(help="Compress what is stored; zstd needs the package zstandard.")
     ] = "none",
+    device: OnDevice = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Set single weights of a trained network to zero and store it without them.
 
@@ -97,37 +108,39 @@ def prune(
         raise typer.BadParameter("give --dense or --compress, not both.")
     found = resolve(task)
     how = prunings.Pruning(sparsity, score, scope, rounds, fine_tune, samples, seed)
-    with all_or_nothing(), ExitStack() as held:
+    with computing_on(device), all_or_nothing(), ExitStack() as held:
         weights = find(found, source)
         if (run := prunings.home(weights, out)) is not None:
             held.enter_context(hold(run.folder))
         done = prunings.prune(
-            found, weights, out, how, pack=_pack(dense, compress), progress=notes.is_terminal
+            found, weights, out, how, pack=_pack(dense, compress), progress=watched()
         )
     name = found.metric.name
+    if not done.zeros:
+        note("nothing was pruned, for no weight is zero.")
+    if as_json:
+        numbers = asdict(done)
+        before, after = numbers.pop("before"), numbers.pop("after")
+        network = {"file": out, "metric": name, "results": after, "results_before": before}
+        print_json({"task": found.name, "networks": [network | numbers]})
+        return
     changes = ", ".join(
         f"{split} {text.value(name, done.before[split])} before, {text.value(name, value)} after"
         for split, value in done.after.items()
     )
-    console.print(
+    line(
         f"Wrote {out}: {format_size(done.bytes)}{', with its zeros' if dense else ''}; "
         f"{format_size(done.published_bytes)} by the formula of Zhu & Gupta (what is not zero, "
         "and the cheaper of 1 bit a weight and 4 bits a non-zero)\n"
         f"{done.zeros:,} of {done.weights:,} weights are zero "
         f"({100 * done.zeros / max(1, done.weights):.2f} %); of all {done.params:,} parameters "
         f"{100 * done.nonzero / max(1, done.params):.2f} % are not zero\n"
-        f"{name} of the file read back: {changes}",
-        markup=False,
-        soft_wrap=True,
+        f"{name} of the file read back: {changes}"
     )
-    if not done.zeros:
-        typer.echo("Note: nothing was pruned, for no weight is zero.", err=True)
     target = shlex.quote(str(out.with_suffix(".onnx")))
-    console.print(
+    hint(
         f"Next: widthwise export {shlex.quote(str(out))} --task {shlex.quote(task)} "
-        f"--format onnx --out {target}",
-        markup=False,
-        soft_wrap=True,
+        f"--format onnx --out {target}"
     )
 
 

@@ -8,18 +8,21 @@ from typing import Annotated
 import typer
 
 from widthwise.app.cli.common import (
+    AsJson,
     MaxBytes,
     MaxLatency,
     MaxMacs,
+    OnDevice,
     RunFolder,
     Seed,
     cli_errors,
-    console,
     interruptible,
-    notes,
 )
+from widthwise.app.cli.documents import of_pick
+from widthwise.app.cli.output import hint, line, print_json, watched
 from widthwise.app.report import text
 from widthwise.app.runs import opening, storing
+from widthwise.app.runs.device import computing_on
 from widthwise.app.runs.folder import hold, single
 from widthwise.app.runs.searches import RunSearch
 from widthwise.common.units import format_size
@@ -59,6 +62,8 @@ def search(
         typer.Option(metavar="X", help="Of that training; by default the recipe's."),
     ] = None,
     seed: Seed = 0,
+    device: OnDevice = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Search for the best variant of a run's network within a budget, and store it.
 
@@ -80,30 +85,33 @@ def search(
         "--lr": lr,
         "--seed": seed,
     }
-    with interruptible(_command(run, out, options)), hold(source.folder):
+    command = _command(run, out, options)
+    with computing_on(device), interruptible(command), hold(source.folder):
         storing.writable(out)
         opened = opening.open_run(source)
-        searching = RunSearch(opened, budget, epochs, lr, notes.is_terminal)
+        searching = RunSearch(opened, budget, epochs, lr, watched())
         found = searching.run(trials=trials, seed=seed)
         pick, made = searching.store(found, out)
     metric = opened.record.metric
+    if as_json:
+        network = of_pick(out, pick, metric) | {
+            "sparsity": made.variant.sparsity,
+            "bits": {name: _form(form) for name, form in made.variant.bits.items()},
+        }
+        about = {"task": opened.task.name, "run": source.folder, "tried": len(found.tried)}
+        print_json({**about, "networks": [network]})
+        return
     rows = "".join(f"\n  {name}: {said}" for name, said in _tensors(made).items())
-    console.print(
+    line(
         f"Wrote {out}: {format_size(pick.bytes)}, {text.widths(pick.widths)}{rows}\n"
         f"Best of {len(found.tried)} within the budget: valid "
         f"{text.value(metric, found.best.metric)}\n"
         f"{metric} of the file read back: valid {text.value(metric, pick.valid)}, "
-        f"test {text.value(metric, pick.test)}",
-        markup=False,
-        soft_wrap=True,
+        f"test {text.value(metric, pick.test)}"
     )
     here = "" if out.resolve().parent == source.folder.resolve() else f" --task {_task(opened)}"
     target = shlex.quote(str(out.with_suffix(".onnx")))
-    console.print(
-        f"Next: widthwise export {shlex.quote(str(out))}{here} --format onnx --out {target}",
-        markup=False,
-        soft_wrap=True,
-    )
+    hint(f"Next: widthwise export {shlex.quote(str(out))}{here} --format onnx --out {target}")
 
 
 def _command(run: Path, out: Path, options: Mapping[str, object]) -> str:

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from widthwise.app.cli.common import cli_errors, console
+from widthwise.app.cli.common import cli_errors
+from widthwise.app.cli.output import line
 from widthwise.errors import RunError
 
 EXAMPLES = (
@@ -51,7 +52,7 @@ def serve(
         )
     with _listening(host, port) as listener, tempfile.TemporaryDirectory() as cache:
         address = f"http://{_shown(host)}:{listener.getsockname()[1]}/"
-        console.print(f"Choose on {address} (Ctrl-C ends it)", markup=False, soft_wrap=True)
+        line(f"Choose on {address} (Ctrl-C ends it)")
         if show:
             Timer(0.5, webbrowser.open, [address]).start()
         app = create_app(runs, Path(cache), host=host)

@@ -7,9 +7,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from widthwise.app.cli.common import all_or_nothing, cli_errors, console, facts, fits_table, notes
+from widthwise.app.cli.common import (
+    AsJson,
+    OnDevice,
+    all_or_nothing,
+    cli_errors,
+    facts,
+    fits_table,
+)
+from widthwise.app.cli.documents import of_point
+from widthwise.app.cli.output import console, hint, line, print_json, watched
 from widthwise.app.report.curve import proposed
 from widthwise.app.runs import opening, reports, sweeps
+from widthwise.app.runs.device import computing_on
 from widthwise.app.runs.folder import Run, hold, members
 from widthwise.errors import RunError
 from widthwise.measure.combine import combine
@@ -69,19 +79,23 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the average of several runs goes.")
     ] = None,
+    device: OnDevice = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Measure a run at every width and write frontier.json, frontier.png and report.html.
 
-    Several runs, or a folder of several seeds, give the mean and its spread.
+    Several runs, or a folder of several seeds, give the mean and its spread. Networks are measured
+    on the CPU, and on another device only where --device names it.
     """
     found = [run for folder in runs for run in members(folder)]
     folder = _target(runs, found, out)
     frontiers: list[Frontier] = []
-    title = ""
+    name = title = ""
     chosen: sweeps.By = by or "fraction"
     for run in found:
-        with all_or_nothing(), hold(run.folder):
+        with computing_on(device) as place, all_or_nothing(), hold(run.folder):
             opened = opening.open_run(run)
+            opened.net.to(place)
             name, metric = opened.task.name, opened.task.metric.name
             title = f"{name}: {metric} at every size"
             chosen = by or sweeps.widths_by(opened.record)
@@ -94,7 +108,7 @@ def sweep(
                     latency=latency,
                     recalibrate=recalibrate,
                     reconstruct=reconstruct,
-                    progress=notes.is_terminal,
+                    progress=watched(),
                 )
             )
             pages = reports.publish(
@@ -106,18 +120,22 @@ def sweep(
             frontier = combine(frontiers)
             frontier.save(Run(folder).frontier)
             pages = reports.publish(folder, frontier, title=title, facts=facts(found, frontier))
+    files = (Run(folder).frontier, *pages)
+    if as_json:
+        points = [of_point(frontier, point) for point in frontier.points]
+        about = {"task": name, "run": folder, "metric": frontier.metric, "split": frontier.split}
+        print_json({**about, "runtime": frontier.runtime, "points": points, "files": files})
+        return
     how = {"levels": ", along its levels", "scores": ", widths by scores"}.get(chosen, "")
     how += f", post-processing {frontier.post_process}" if frontier.post_process else ""
     console.print(f"[bold]{title}[/] ({frontier.split}{how}); what fits:")
     console.print(fits_table(frontier))
-    for path in (Run(folder).frontier, *pages):
-        console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    for path in files:
+        line(f"Wrote {path}")
     point = proposed(frontier, _QUARTER)
-    console.print(
+    hint(
         f"Next: widthwise cut {shlex.quote(str(found[0].folder))} --max-bytes "
-        f"{math.ceil(point.bytes / 100) / 10:g}kB --out small.safetensors",
-        markup=False,
-        soft_wrap=True,
+        f"{math.ceil(point.bytes / 100) / 10:g}kB --out small.safetensors"
     )
 
 

@@ -1,11 +1,7 @@
 """`widthwise tasks`: the built-in tasks, which every command that takes a TASK knows by name."""
 
-import json
-from typing import Annotated
-
-import typer
-
-from widthwise.app.cli.common import cli_errors, console, table
+from widthwise.app.cli.common import AsJson, cli_errors
+from widthwise.app.cli.output import console, print_json, table
 from widthwise.app.tasks import BUILT_IN
 
 EXAMPLES = (
@@ -15,16 +11,14 @@ EXAMPLES = (
 
 
 @cli_errors
-def tasks(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
-) -> None:
+def tasks(as_json: AsJson = False) -> None:
     """List the built-in tasks: what each trains on what, its metric, and its epochs.
 
     A task of your own is named FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION.
     """
     found = [
         {
-            "name": name,
+            "task": name,
             "about": (make.__doc__ or "").partition("\n")[0],
             "metric": made.metric.name,
             "epochs": made.recipe.epochs,
@@ -33,9 +27,9 @@ def tasks(
         for made in [make()]
     ]
     if as_json:
-        console.print_json(json.dumps(found))
+        print_json(found)
         return
     shown = table("task", "epochs", "metric", "about", names=("task",), text=("metric", "about"))
     for row in found:
-        shown.add_row(*(str(row[column]) for column in ("name", "epochs", "metric", "about")))
+        shown.add_row(*(str(row[column]) for column in ("task", "epochs", "metric", "about")))
     console.print(shown)

@@ -1,15 +1,16 @@
 """`widthwise train TASK`: one training from which every width can be cut."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
 from widthwise.app.cli.common import (
+    AsJson,
     BatchSize,
     Begin,
     Competing,
@@ -17,21 +18,24 @@ from widthwise.app.cli.common import (
     Epochs,
     Keep,
     MultipleOf,
+    OnDevice,
     Rate,
     Seed,
     TaskName,
     absolute,
     cli_errors,
-    console,
     constrained,
     interruptible,
-    one_line,
     recorded,
+    share,
 )
+from widthwise.app.cli.documents import of_run
+from widthwise.app.cli.output import hint, line, notes, one_line, print_json
 from widthwise.app.report import text
 from widthwise.app.runs import sweeps, training
+from widthwise.app.runs.device import computing_on
 from widthwise.app.runs.folder import Run, hold
-from widthwise.app.runs.record import Settings
+from widthwise.app.runs.record import Settings, State
 from widthwise.app.runs.sources import Source, find
 from widthwise.app.tasks.resolve import resolve
 from widthwise.errors import RunError
@@ -39,12 +43,14 @@ from widthwise.pruning.gradual import Gradual
 from widthwise.pruning.gradual.compete import Scope
 from widthwise.task import Recipe
 from widthwise.train.ranks import is_first
+from widthwise.train.tracking import Tracker
 
 EXAMPLES = (
     "widthwise train digits --out runs/digits",
     "widthwise train mine.py:task --out runs/mine --epochs 30 --seeds 3",
     "widthwise train digits --from runs/ordered --out runs/elastic --epochs 10 --lr 0.001",
-    "widthwise train digits --out runs/sparse --sparsity 0.8",
+    "widthwise train digits --out runs/sparse --sparsity 80%",
+    "widthwise train digits --out runs/logged --log csv --log tensorboard",
 )
 Method = Literal["default", "published", "plain"]
 Distillation = Literal["auto", "outputs", "none"]
@@ -84,8 +90,9 @@ def train(
         float | None,
         typer.Option(
             metavar="X",
-            help="Prune gradually while training, to this share of zeros, such as 0.8: of the "
-            "full width and of narrower ones alike. Files of the run are stored without zeros.",
+            parser=share,
+            help="Prune gradually while training, to this share of zeros, such as 0.8 or 80%: of "
+            "the full width and of narrower ones alike. Files of the run are stored without zeros.",
         ),
     ] = None,
     begin: Begin = Gradual.begin,
@@ -117,9 +124,18 @@ def train(
             "none: nothing, they have the loss alone."
         ),
     ] = "auto",
+    log: Annotated[
+        list[Tracker] | None,
+        typer.Option(
+            help="Also write what every epoch came to, into the run folder. csv: history.csv. "
+            "tensorboard: events for TensorBoard, which must be installed. May be repeated."
+        ),
+    ] = None,
+    device: OnDevice = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in the folder.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a task so that every width can be cut from it.
 
@@ -137,46 +153,67 @@ def train(
         raise typer.BadParameter("--distillation is for --method default; leave one of them out.")
     pruning = _pruning(sparsity, begin, end, scope, dpf)
     more: dict[str, Any] = {"method": method, "distillation": distillation, "seed": seed}
-    more |= {"seeds": seeds}
+    more |= {"seeds": seeds, "log": log or [], "device": device}
     more |= {**pruning, "keep": keep or [], "multiple_of": multiple_of}
     command = _command(task, out, source, changed, more)
     start = None if source is None else find(found, source)
     if seeds > 1 and Run(out).record_file.exists():
         raise RunError(f"{out} holds a run of one seed; give another --out for several.")
-    for s in range(seed, seed + seeds):
-        digest = start.sha256 if start else ""
-        order = start.order if start and method == "default" else {}
-        comparable = order if order.get("score") in sweeps.COMPARABLE else {}
-        settings = Settings(absolute(task), method, s, asdict(recipe), digest, comparable, pruning)
-        settings = replace(settings, constraints=constraints, distillation=distillation)
-        folder = out if seeds == 1 else out / f"seed-{s}"
-        _one(settings, start, folder, command, overwrite)
-    if is_first():
-        console.print(
-            f"Next: widthwise sweep {shlex.quote(str(out))}", markup=False, soft_wrap=True
-        )
+    done: list[tuple[Run, State]] = []
+    with computing_on(device):
+        first = is_first()
+        for s in range(seed, seed + seeds):
+            digest = start.sha256 if start else ""
+            order = start.order if start and method == "default" else {}
+            comparable = order if order.get("score") in sweeps.COMPARABLE else {}
+            settings = Settings(
+                absolute(task), method, s, asdict(recipe), digest, comparable, pruning
+            )
+            settings = replace(settings, constraints=constraints, distillation=distillation)
+            folder = out if seeds == 1 else out / f"seed-{s}"
+            done.append(_one(settings, start, folder, command, overwrite, tuple(log or ())))
+            if first and not as_json:
+                _say(*done[-1])
+    if as_json and first:
+        print_json({"task": found.name, "runs": [of_run(*each) for each in done]})
+    elif first:
+        hint(f"Next: widthwise sweep {shlex.quote(str(out))}")
 
 
 def _one(
-    settings: Settings, start: Source | None, folder: Path, command: str, overwrite: bool
-) -> None:
+    settings: Settings,
+    start: Source | None,
+    folder: Path,
+    command: str,
+    overwrite: bool,
+    log: Sequence[Tracker],
+) -> tuple[Run, State]:
     with interruptible(command), hold(folder) if is_first() else nullcontext():
-        run, state = training.train(
-            settings, folder, command=command, source=start, overwrite=overwrite
+        return training.train(
+            settings,
+            folder,
+            command=command,
+            source=start,
+            overwrite=overwrite,
+            log=log,
+            progress=not notes.quiet,
         )
-    if not is_first():
-        return
+
+
+_STATES: Final[Mapping[State, str]] = {
+    "new": "Trained",
+    "continued": "Continued and finished",
+    "longer": "Trained on",
+    "finished": "Finished before",
+}
+
+
+def _say(run: Run, state: State) -> None:
     record = run.record()
-    done = {"new": "Trained", "continued": "Continued and finished", "finished": "Finished before"}
-    done["longer"] = "Trained on"
     values = ", ".join(
         f"{split} {text.value(record.metric, value)}" for split, value in record.results.items()
     )
-    console.print(
-        f"{done[state]}: {folder}, {record.metric} at full width: {values}",
-        markup=False,
-        soft_wrap=True,
-    )
+    line(f"{_STATES[state]}: {run.folder}, {record.metric} at full width: {values}")
 
 
 def _recipe(recipe: Recipe, changed: dict[str, int | float]) -> Recipe:
@@ -205,7 +242,7 @@ def _pruning(
 
 
 _USUAL: dict[str, Any] = {"method": "default", "distillation": "auto", "seed": 0, "seeds": 1}
-_USUAL |= asdict(Gradual(0.5)) | {"keep": [], "multiple_of": None}
+_USUAL |= asdict(Gradual(0.5)) | {"keep": [], "multiple_of": None, "log": [], "device": "auto"}
 
 
 def _command(

@@ -7,6 +7,7 @@
         scores.safetensors        of an ordered run: its features' scores, in their order
         frontier.json             every measured width
         frontier.png  report.html
+        history.csv  tensorboard/ what every epoch came to, where `train --log` asked for it
         picks.json                the widths that were chosen, and the files made of them
         search.jsonl              what searches have tried; the same search goes on from it
 
@@ -21,6 +22,7 @@ nothing has to be repaired after a crash.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +35,7 @@ from widthwise.common.jsonfile import contents, sealed, unsealed
 from widthwise.common.lock import held
 from widthwise.errors import RunError
 from widthwise.measure.frontier import Frontier
+from widthwise.train.tracking import CSV, EVENTS
 
 _LOCK: Final = ".lock"
 
@@ -89,6 +92,16 @@ class Run:
         return self.folder / "search.jsonl"
 
     @property
+    def table(self) -> Path:
+        """What every epoch came to, where that was asked for."""
+        return self.folder / CSV
+
+    @property
+    def events(self) -> Path:
+        """The same for TensorBoard: a folder."""
+        return self.folder / EVENTS
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All of these; other files in the folder are the user's."""
         return (
@@ -100,6 +113,7 @@ class Run:
             self.page,
             self.picks,
             self.trials,
+            self.table,
             self.record_file,
         )
 
@@ -209,7 +223,7 @@ def begin(run: Run, state: State, record: Record) -> Record:
     else:
         record = replace(record, started=run.record().started)
         if state == "longer":
-            clear(run, but=(run.record_file, run.checkpoint, run.scores))
+            clear(run, but=(run.record_file, run.checkpoint, run.scores, run.table))
     run.write(record)
     return record
 
@@ -261,6 +275,8 @@ def clear(run: Run, but: tuple[Path, ...] = ()) -> None:
         for path in run.files:
             if path not in but:
                 path.unlink(missing_ok=True)
+        if run.events.is_dir() and run.record_file not in but:
+            shutil.rmtree(run.events)
     except OSError as error:
         raise RunError(
             f"{run.folder} cannot be cleared ({error.strerror or error}); make it writable, or "

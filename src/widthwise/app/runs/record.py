@@ -16,6 +16,7 @@ import torch
 
 from widthwise.common.checks import need
 from widthwise.graph.constraints import Constraints
+from widthwise.train.history import Epoch
 from widthwise.train.identity import differences
 from widthwise.variant import Widths
 from widthwise.version import VERSION
@@ -63,7 +64,8 @@ class Record:
     versions: of what ran. started, finished: UTC, ISO 8601. metric: its name.
     results: split -> metric of the full network, once the run is finished.
     source: the file of weights that the run started from, "" for none. levels: the widths that it
-    was trained along, from narrow to full.
+    was trained along, from narrow to full. history: the fields of `Epoch`, of every epoch; none
+    of an ordered run.
     """
 
     settings: Settings
@@ -76,6 +78,7 @@ class Record:
     results: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
     levels: Sequence[Mapping[str, int]] = ()
+    history: Sequence[Mapping[str, Any]] = ()
     versions: Mapping[str, str] = field(default_factory=lambda: dict(_versions()))
 
 
@@ -143,7 +146,8 @@ def read_record(data: Any) -> Record:
     """A record from JSON. Raises ValueError, TypeError or KeyError for anything else."""
     settings = Settings(**data["settings"])
     levels = tuple(data.get("levels", ()))
-    record = Record(**{**data, "settings": settings, "levels": levels})
+    history = tuple(data.get("history", ()))
+    record = Record(**{**data, "settings": settings, "levels": levels, "history": history})
     need(record.finished is None or isinstance(record.finished, str), "a time")
     words = [settings.task, settings.method, record.command, record.started, record.metric]
     words += [settings.source, record.source]
@@ -159,4 +163,5 @@ def read_record(data: Any) -> Record:
     need(record.status in ("running", "interrupted", "finished"), "the status")
     need(all(type(v) is float for v in record.results.values()), "a result")
     need(all(Widths(level) is not None for level in record.levels), "a level")
+    need(all(Epoch(**epoch) is not None for epoch in record.history), "an epoch")
     return record

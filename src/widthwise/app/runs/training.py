@@ -38,6 +38,7 @@ from widthwise.train.identity import configured, described, sampled
 from widthwise.train.losses import Objective, SingleDraw
 from widthwise.train.ranks import processes, told
 from widthwise.train.recipe import Recipe
+from widthwise.train.tracking import Tracker, check_trackers
 from widthwise.variant import Widths
 
 METHODS: Final[Mapping[str, Draw]] = {
@@ -56,6 +57,7 @@ def train(
     command: str,
     source: Source | None = None,
     overwrite: bool = False,
+    log: Sequence[Tracker] = (),
     progress: bool = True,
 ) -> tuple[Run, State]:
     """Train into `folder`, which must be held (`folder.hold`), or continue there.
@@ -65,12 +67,13 @@ def train(
 
     source: the weights to start from, of which `settings` has the SHA-256; None for new ones. Where
     `settings` has its order too, widths are drawn from those that its scores allocate, and the run
-    keeps the scores.
+    keeps the scores. log: as `fit` takes it; the folder is the run's.
 
     Returns the run and how it was found: "new", "continued", "longer" when it was done for fewer
     epochs, or "finished" when it was done before. Raises RunError, TaskError, DataError,
     CaptureError, TrainingError, FileError.
     """
+    check_trackers(log, folder)  # before a run that is to be replaced is lost
     task = DISTILLATIONS[settings.distillation](resolve(settings.task))
     apart(source, folder)
     ranks = processes()
@@ -95,7 +98,7 @@ def train(
     # What a run before this one left is cleared before the others look for a checkpoint.
     told(ranks, 0)
     try:
-        fit(
+        history = fit(
             net,
             data.train,
             _objective(net, task, settings, along),
@@ -103,7 +106,7 @@ def train(
             valid=data.valid,
             metric=task.metric,
             compress=_pruner(net, settings, along, data),
-            run=RunConfig(folder=folder, seed=settings.seed, progress=progress),
+            run=RunConfig(folder=folder, seed=settings.seed, progress=progress, log=log),
         )
         if not main:
             return run, state
@@ -116,7 +119,9 @@ def train(
             _failed(run, record, error)
         raise
     levels = tuple(dict(w) for w in net.levels)
-    run.write(replace(record, status="finished", finished=now(), results=results, levels=levels))
+    epochs = tuple(asdict(epoch) for epoch in history.epochs)
+    record = replace(record, status="finished", finished=now(), results=results)
+    run.write(replace(record, levels=levels, history=epochs))
     return run, state
 
 
