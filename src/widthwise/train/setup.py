@@ -31,8 +31,8 @@ def accelerator_for(recipe: Recipe, run: RunConfig) -> Accelerator:
         return Accelerator(cpu=run.cpu or without_gpu(), mixed_precision=name, **kept)
     except ValueError as error:
         raise TrainingError(
-            f"Training in {recipe.precision}{' on the CPU' if run.cpu else ''} is not possible in this "
-            f"process ({error}); use precision='float32', or start a new process."
+            f"Training in {recipe.precision}{' on the CPU' if run.cpu else ''} is not possible in "
+            f"this process ({error}); use precision='float32', or start a new process."
         ) from error
 
 

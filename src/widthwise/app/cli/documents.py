@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from widthwise.app.report.picks import Pick
-from widthwise.app.runs.folder import Run, State
+from widthwise.app.runs.folder import Run
+from widthwise.app.runs.record import State
 from widthwise.measure.frontier import Frontier, Point
 
 
