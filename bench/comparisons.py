@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from common import RESULTS, commit, machines, today
 from widthwise.app.compare.cells import Unit, units
 from widthwise.app.compare.matrix import claim, keep, stored
-from widthwise.app.compare.methods import METHODS, grouped
+from widthwise.app.compare.methods import METHODS, chosen, grouped
 from widthwise.app.compare.outcome import Outcome
 from widthwise.app.compare.spec import Spec, read
 
@@ -29,9 +29,16 @@ SPECS = Path(__file__).parent / "comparisons"
 FOLDER = Path(__file__).parents[1] / "build" / "comparisons"
 
 
+def spec_of(task: str) -> Spec:
+    """The settings of a comparison, with its methods by name."""
+    path = SPECS / f"{task}.toml"
+    spec = read(path)
+    return replace(spec, methods=chosen(spec.methods, path))
+
+
 def write(task: str) -> Path:
     """Store the outcomes of a task, of seeds that are done, each on a line. Returns the path."""
-    spec = read(SPECS / f"{task}.toml")
+    spec = spec_of(task)
     there = stored(spec, FOLDER / task)
     whole = len(spec.methods) * len(spec.budgets)
     done = [seed for seed in range(spec.seeds) if sum(o.seed == seed for o in there) == whole]
@@ -83,7 +90,7 @@ def main() -> None:
     for task in options.write:
         print(write(task))
     for task in names:
-        spec = read(SPECS / f"{task}.toml")
+        spec = spec_of(task)
         of = len(spec.methods) * len(spec.budgets) * spec.seeds
         done = len(stored(spec, FOLDER / task)) if (FOLDER / task).exists() else 0
         print(f"{task}: {done} of {of} outcomes")

@@ -1,6 +1,6 @@
 """What `import widthwise` offers, and where it is. `__init__.py` imports a name when it is used."""
 
-from . import errors, pruning, quantization
+from . import errors, extend, pruning, quantization
 from .benchmark.kernels import NothingFasterWarning, run_sparse
 from .elastic.network import Elastic, GraphModuleWarning, NothingToCutWarning
 from .elastic.recalibration import StatisticsWarning
@@ -22,6 +22,7 @@ from .errors import (
 from .export.elastic_onnx import export_elastic
 from .export.int8_onnx import export_int8
 from .export.onnx import export_onnx, export_program
+from .extend import RuleWarning, register_rule, register_score
 from .graph.axes import Axis
 from .graph.constraints import Constraints
 from .graph.explain import Inspection
@@ -83,6 +84,7 @@ __all__ = [
     "Progressive",
     "QuantizationError",
     "Recipe",
+    "RuleWarning",
     "RunConfig",
     "RunError",
     "Sandwich",
@@ -114,6 +116,7 @@ __all__ = [
     "export_int8",
     "export_onnx",
     "export_program",
+    "extend",
     "fit",
     "load",
     "prunable",
@@ -121,6 +124,8 @@ __all__ = [
     "quantization",
     "recalibrate_",
     "refit_output_",
+    "register_rule",
+    "register_score",
     "run_sparse",
     "save",
     "save_progressive",

@@ -73,7 +73,7 @@ def _shown(message: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
 
 
-def or_rather(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence on a name that is not there: one like it, where there is any."""
-    close = difflib.get_close_matches(name[:100], list(names), n=1)
-    return f"; did you mean {close[0]!r}?" if close else "."
+def or_rather(name: str, names: Iterable[str], most: int = 1) -> str:
+    """The end of a sentence on a name that is not there: names like it, where there are any."""
+    close = difflib.get_close_matches(name[:100], dict.fromkeys(names), n=most)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else "."

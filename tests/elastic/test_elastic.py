@@ -21,15 +21,16 @@ def mlp(hidden=16):
 X = torch.randn(4, 6)
 
 PUBLIC = """
-    ACCURACY Axis Budget BudgetError Candidates CaptureError Constraints DataError Distill Draw
-    Elastic Evaluation ExportError FamilyLoss FileError Frontier GradualPruner
-    GraphModuleWarning Inspection Metric NothingFasterWarning NothingToCutWarning Point
-    Progressive PUBLISHED QuantizationError Recipe RunConfig RunError SAM Sandwich SandwichLoss
-    Schedule ScoreError SingleDraw Splits StatisticsWarning StepLoss StructuralDropout Task
-    TaskError Teacher TrainingError Variant WidthError Widths WidthwiseError ZerosLostWarning
-    apply carry_average carry_optimizer cut_file distill errors export_elastic export_int8
-    export_onnx export_program fit even_levels load prunable pruning quantization recalibrate_
-    refit_output_ run_sparse save save_progressive search sweep variant_of
+    ACCURACY apply Axis Budget BudgetError Candidates CaptureError carry_average carry_optimizer
+    Constraints cut_file DataError distill Distill Draw Elastic errors Evaluation even_levels
+    export_elastic export_int8 export_onnx export_program ExportError extend FamilyLoss
+    FileError fit Frontier GradualPruner GraphModuleWarning Inspection load Metric
+    NothingFasterWarning NothingToCutWarning Point Progressive prunable pruning PUBLISHED
+    quantization QuantizationError recalibrate_ Recipe refit_output_ register_rule
+    register_score RuleWarning run_sparse RunConfig RunError SAM Sandwich SandwichLoss save
+    save_progressive Schedule ScoreError search SingleDraw Splits StatisticsWarning StepLoss
+    StructuralDropout sweep Task TaskError Teacher TrainingError Variant variant_of WidthError
+    Widths WidthwiseError ZerosLostWarning
 """.split()
 
 

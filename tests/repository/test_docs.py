@@ -78,6 +78,14 @@ def test_the_page_for_those_who_come_from_elsewhere_runs():
         exec(compile(code, "migrate.md", "exec"), {"__name__": "migrate"})
 
 
+@pytest.mark.filterwarnings("ignore::widthwise.NothingToCutWarning")
+def test_the_page_on_extending_runs(capsys):
+    code = "\n".join(blocks("docs/extend.md", "python"))
+    exec(compile(code, "extend.md", "exec"), {"__name__": "extend_page"})
+    (shown,) = blocks("docs/extend.md", "text")
+    assert capsys.readouterr().out == shown
+
+
 @pytest.mark.parametrize(
     "script", ["results_page", "findings_page", "comparison_page", "cli_reference"]
 )

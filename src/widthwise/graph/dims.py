@@ -308,6 +308,11 @@ def split(term: Term, outer: int, inner: int) -> tuple[Term, Term] | None:
     """Read a term as outer x inner features; None where its parts do not allow it.
 
     A term that is fixed can be read in any way.
+
+    Args:
+        term: of outer * inner features.
+        outer: how many outer features there are.
+        inner: how many of the inner ones each of these has.
     """
     found = _split(term, outer, inner)
     if found is None and fully_fixed(term):

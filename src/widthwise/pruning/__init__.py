@@ -19,10 +19,13 @@
 
 `random`, `magnitude`, `taylor`, `obd` and `obd_sd` also score single weights, `of="weights"`, for
 `keep` and `prune`; `gradient_magnitude` scores them for `quantization.quantize_`, and `few_values`
-says how many values each tensor needs. All go through the batches once, in evaluation mode, change
-nothing, and hold a few numbers for each thing scored. The loss is a criterion (outputs, target) ->
-mean over the samples. All raise ScoreError when there is no batch, when the loss cannot be computed
-or does not depend on the network, and when a score is not a number.
+says how many values each tensor needs. `score(net, "obd", ...)` takes any of them by the name that
+the command line has for it, and scores of your own (`register_score`).
+
+All go through the batches once, in evaluation mode, change nothing, and hold a few numbers for each
+thing scored. The loss is a criterion (outputs, target) -> mean over the samples. All raise
+ScoreError when there is no batch, when the loss cannot be computed or does not depend on the
+network, and when a score is not a number.
 """
 
 from widthwise.pruning.allocate import allocate, allocated_levels
@@ -33,6 +36,7 @@ from widthwise.pruning.reconstruct import reconstruct_
 from widthwise.pruning.scores.activations import activation, moments
 from widthwise.pruning.scores.dropout_ablation import dropout_ablation
 from widthwise.pruning.scores.output_error import output_error
+from widthwise.pruning.scores.registry import score
 from widthwise.pruning.scores.sensitivity import few_values, gradient_magnitude
 from widthwise.pruning.scores.weights import averaged, magnitude, obd, obd_sd, random, taylor
 
@@ -56,6 +60,7 @@ __all__ = [
     "prune_",
     "random",
     "reconstruct_",
+    "score",
     "taylor",
     "zeros_of",
 ]

@@ -401,7 +401,7 @@ def test_an_interrupted_order_leaves_nothing_and_is_begun_again(plain, tmp_path,
         raise KeyboardInterrupt
 
     words = ["order", "digits", "--from", plain, "--out", tmp_path / "run", "--score", "magnitude"]
-    monkeypatch.setattr(registry, "magnitude", stopped)
+    monkeypatch.setitem(registry.SCORES, "magnitude", registry.Score("magnitude", stopped))
     result = widthwise(*words)
     assert result.exit_code == 130
     assert "Interrupted; the same command begins again" in result.stderr

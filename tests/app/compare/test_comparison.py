@@ -18,7 +18,7 @@ import comparison_helpers
 import widthwise as ww
 from places import TESTS
 from widthwise.app.cli.main import app
-from widthwise.app.compare import bases, cells
+from widthwise.app.compare import bases
 from widthwise.app.compare.bases import train
 from widthwise.app.compare.bench import Bench
 from widthwise.app.compare.cells import Unit, measure, units
@@ -26,7 +26,8 @@ from widthwise.app.compare.data import loaded
 from widthwise.app.compare.data import some as chosen_from
 from widthwise.app.compare.engines import Engine, Local, Ray
 from widthwise.app.compare.matrix import run, stored
-from widthwise.app.compare.methods import METHODS, grouped
+from widthwise.app.compare.methods import METHODS, chosen, grouped
+from widthwise.app.compare.methods import group as methods_of
 from widthwise.app.compare.outcome import Outcome
 from widthwise.app.compare.spec import Spec, read
 from widthwise.app.compare.ways import from_training
@@ -47,7 +48,9 @@ def test_a_file_says_what_is_compared(tmp_path):
     )
     spec = read(path)
     assert spec.budgets == (3_000, 10_000)
-    assert spec.methods == ("elastic", "elastic, post-processed", "search")
+    assert chosen(spec.methods, path) == ("elastic", "elastic, post-processed", "search")
+    path.write_text('task = "digits"\nbudgets = [1]\n')
+    assert chosen(read(path).methods, path) == tuple(METHODS)
     assert (spec.seeds, spec.epochs, spec.task) == (2, None, "digits")
 
 
@@ -64,7 +67,6 @@ def test_a_file_says_what_is_compared(tmp_path):
         ('task = "digits"\nbudgets = [1]\nexamples = 0', "whole number of at least 1"),
         ('task = "digits"\nbudgets = [1]\nscope = "tensor"', "give 'global' or 'lamp'"),
         ('task = "digits"\nbudgets = [1]\nscope = []', "give 'global' or 'lamp'"),
-        ('task = "digits"\nbudgets = [1]\nmethods = ["elastix"]', "did you mean 'elastic'"),
         ("task = 3\nbudgets = [1]", "name of a task"),
         ("task = ", "no TOML"),
     ],
@@ -76,6 +78,19 @@ def test_a_wrong_file_is_one_sentence_with_its_name(tmp_path, text, said):
         read(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_unknown_method_is_told_with_names_like_it():
+    with pytest.raises(
+        TaskError, match=r"^a\.toml: There is no method 'elastix'; did you mean 'elas"
+    ):
+        chosen(["search", "elastix"], "a.toml")
+    with pytest.raises(
+        RunError, match=r"no method 'weights odb'.*'weights obd' or 'weights obd-sd'"
+    ):
+        grouped(["weights odb"])
+    with pytest.raises(RunError, match="no group of methods 'familie'; did you mean 'family"):
+        methods_of("familie")
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -221,8 +236,9 @@ def trained() -> dict[str, bases.Base]:
 
 @pytest.mark.parametrize("group", grouped(tuple(METHODS)))
 def test_every_method_keeps_to_its_budget_or_says_why_not(trained, group):
-    base = trained[bases.needed(group)]
-    budgets = SMALL.budgets if cells.fixed(group) else SMALL.budgets[1:]
+    first = methods_of(group)[0]
+    base = trained[first.base]
+    budgets = SMALL.budgets if first.fixed else SMALL.budgets[1:]
     outcomes = measure(SMALL, Unit(group, budgets, 0), base)
     assert {o.method for o in outcomes} == {m.name for m in METHODS.values() if m.group == group}
     assert {o.budget for o in outcomes} == {*budgets}

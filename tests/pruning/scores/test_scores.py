@@ -418,8 +418,11 @@ def test_obd_sd_means_the_reading_that_was_chosen(net):
     stored = ROOT / "bench" / "results" / "minified.json"
     reading = json.loads(stored.read_text())["results"]["choices"]["reading"]
     for of, found in (
-        ("features", registry.features(net, "obd-sd", BATCHES, F.cross_entropy, seed=3)),
-        ("weights", registry.weights(net, "obd-sd", BATCHES, F.cross_entropy, seed=3)),
+        ("features", registry.score(net, "obd-sd", BATCHES, F.cross_entropy, seed=3)),
+        (
+            "weights",
+            registry.score(net, "obd-sd", BATCHES, F.cross_entropy, of="weights", seed=3),
+        ),
     ):
         wanted = pruning.obd_sd(net, BATCHES, F.cross_entropy, of=of, seed=3, **reading)
         same(found, wanted)

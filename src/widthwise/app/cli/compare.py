@@ -26,7 +26,7 @@ from widthwise.app.cli.output import console, line, notes, print_json, table, wa
 from widthwise.app.compare.data import loaded
 from widthwise.app.compare.engines import Engine, Local, Ray
 from widthwise.app.compare.matrix import Told, run
-from widthwise.app.compare.methods import METHODS
+from widthwise.app.compare.methods import METHODS, chosen
 from widthwise.app.compare.report import tables, words
 from widthwise.app.compare.report.publish import publish
 from widthwise.app.compare.report.summary import Winner, winners
@@ -83,7 +83,8 @@ def compare(
     given = replace(given, task=absolute(given.task))
     if address is not None and engine is not Where.RAY:
         raise typer.BadParameter("is for --engine ray.", param_hint="--address")
-    task = resolve(given.task)
+    task = resolve(given.task)  # whose file may register methods
+    given = replace(given, methods=chosen(given.methods, spec))
     if given.examples is not None:
         loaded(given.task, given.examples)  # refuses more than there are before anything is written
     again = f"widthwise compare {shlex.quote(str(spec))} --out {shlex.quote(str(out))}"

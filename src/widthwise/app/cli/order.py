@@ -44,12 +44,15 @@ def order(
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
     source: From = None,
     score: Annotated[
-        registry.FeatureScore,
+        str,
         typer.Option(
+            metavar="NAME",
+            autocompletion=lambda: registry.names("features"),
             help="How features are judged. output-error: the loss that a feature costs when the "
             "others make up for it. obd, obd-sd, taylor, dropout-ablation: other estimates of that "
             "loss. magnitude: its weights. activation: how varied its values are. random: at "
-            "random, for comparison."
+            "random, for comparison. Or your own, which the task's file registers "
+            "(register_score).",
         ),
     ] = "output-error",
     samples: Samples = prunings.SAMPLES,

@@ -58,17 +58,20 @@ def prune(
     ],
     source: From = None,
     score: Annotated[
-        registry.WeightScore,
+        str,
         typer.Option(
-            help="How weights are judged: by their absolute value, by estimates of what the loss "
-            "would lose, or at random."
+            metavar="NAME",
+            autocompletion=lambda: registry.names("weights"),
+            help="How weights are judged. magnitude: by their absolute value. obd, obd-sd, taylor: "
+            "by estimates of what the loss would lose. chance: at random, for comparison. Or your "
+            "own, which the task's file registers (register_score).",
         ),
     ] = "magnitude",
     scope: Annotated[
         Scope | None,
         typer.Option(
             help=COMPETING,
-            show_default="lamp for magnitude, global for the others",
+            show_default="lamp for magnitude, global for the other built-in scores",
         ),
     ] = None,
     rounds: Annotated[

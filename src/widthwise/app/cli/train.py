@@ -32,7 +32,7 @@ from widthwise.app.cli.common import (
 from widthwise.app.cli.documents import of_run
 from widthwise.app.cli.output import hint, line, notes, one_line, print_json
 from widthwise.app.report import text
-from widthwise.app.runs import sweeps, training
+from widthwise.app.runs import training
 from widthwise.app.runs.device import computing_on
 from widthwise.app.runs.folder import Run, hold
 from widthwise.app.runs.record import Settings, State
@@ -41,6 +41,7 @@ from widthwise.app.tasks.resolve import resolve
 from widthwise.errors import RunError
 from widthwise.pruning.gradual import Gradual
 from widthwise.pruning.gradual.compete import Scope
+from widthwise.pruning.scores.registry import is_comparable
 from widthwise.task import Recipe
 from widthwise.train.ranks import is_first
 from widthwise.train.tracking import Tracker
@@ -165,7 +166,7 @@ def train(
         for s in range(seed, seed + seeds):
             digest = start.sha256 if start else ""
             order = start.order if start and method == "default" else {}
-            comparable = order if order.get("score") in sweeps.COMPARABLE else {}
+            comparable = order if is_comparable(order.get("score")) else {}
             settings = Settings(
                 absolute(task), method, s, asdict(recipe), digest, comparable, pruning
             )

@@ -57,15 +57,6 @@ class Base:
     levels: tuple[Widths, ...] = ()
 
 
-def needed(group: str) -> Kind:
-    """The training that the methods of a group start from."""
-    if group.startswith("published"):
-        return "published"
-    if group.startswith(("family", "search")):
-        return "family"
-    return "elastic" if group.startswith("elastic") else "plain"
-
-
 def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:
     """Train one base; returns it with its file's bytes.
 

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 
 from widthwise.app.compare.bases import Base
 from widthwise.app.compare.bench import Bench
-from widthwise.app.compare.methods import METHODS
+from widthwise.app.compare.method import Made, Method
+from widthwise.app.compare.methods import group
 from widthwise.app.compare.outcome import Outcome
 from widthwise.app.compare.spec import Spec
-from widthwise.app.compare.ways import family, from_trained, from_training, quantized, searched
-from widthwise.app.compare.ways.made import Made
 from widthwise.elastic.network import GraphModuleWarning, NothingToCutWarning
-from widthwise.errors import BudgetError, QuantizationError, ScoreError, WidthError
+from widthwise.errors import BudgetError, QuantizationError, RunError, ScoreError, WidthError
 from widthwise.train.batches import own_randomness
 from widthwise.variants import CompressedModel
 
@@ -45,79 +44,76 @@ def units(spec: Spec, groups: Sequence[str]) -> list[Unit]:
     """All that a comparison consists of, seed by seed."""
     found = []
     for seed in range(spec.seeds):
-        for group in groups:
-            each = [spec.budgets] if fixed(group) else [(budget,) for budget in spec.budgets]
-            found += [Unit(group, budgets, seed) for budgets in each]
+        for name in groups:
+            fixed = group(name)[0].fixed
+            each = [spec.budgets] if fixed else [(budget,) for budget in spec.budgets]
+            found += [Unit(name, budgets, seed) for budgets in each]
     return found
-
-
-def fixed(group: str) -> bool:
-    """Whether its networks are of certain sizes, whatever the budget."""
-    return any(m.group == group and m.family == "bits" for m in METHODS.values())
 
 
 def measure(spec: Spec, unit: Unit, base: Base) -> list[Outcome]:
     """The outcomes of all methods of a unit, whether they are asked for or not.
 
-    Raises TaskError, DataError, CaptureError, TrainingError, FileError.
+    Raises TaskError, DataError, CaptureError, TrainingError, FileError, and RunError for a network
+    that a method should not have made.
     """
     with warnings.catch_warnings(), own_randomness():
         warnings.simplefilter("ignore", GraphModuleWarning)
         warnings.simplefilter("ignore", NothingToCutWarning)
-        bench = Bench(spec, unit.seed, base)
-        return _fixed(bench, unit) if fixed(unit.group) else _fitting(bench, unit)
+        bench = Bench(spec, unit.seed, base)  # which imports the task, that may register methods
+        methods = group(unit.group)
+        how = _fixed if methods[0].fixed else _fitting
+        return how(bench, unit, methods)
 
 
-def _fitting(bench: Bench, unit: Unit) -> list[Outcome]:
+def _fitting(bench: Bench, unit: Unit, methods: Sequence[Method]) -> list[Outcome]:
     (budget,) = unit.budgets
     found: dict[str, Outcome] = {}
-    began = time.process_time()
     try:
-        for made in _made(bench, unit.group, budget):
-            seconds = time.process_time() - began
-            assert made.applied.bytes <= budget, "made too large"
-            found[made.method] = bench.outcome(
-                made.method, budget, made.applied, note_of(made.applied), seconds
-            )
-            began = time.process_time()
+        for made, seconds in _made(bench, methods, budget):
+            if made.applied.bytes > budget:
+                raise RunError(
+                    f"The method {made.method!r} made a network of {made.applied.bytes:,} bytes "
+                    f"for a budget of {budget:,}; let it make none that is larger."
+                )
+            found[made.method] = _outcome(bench, made, budget, seconds)
     except (BudgetError, ScoreError, WidthError, QuantizationError) as error:
         why = str(error)
     else:
         why = "It has no network of so few bytes."
-    names = [m.name for m in METHODS.values() if m.group == unit.group]
+    names = [method.name for method in methods]
     return [found.get(n) or Outcome(n, budget, unit.seed, False, note=why) for n in names]
 
 
-def _made(bench: Bench, group: str, budget: int) -> Iterator[Made]:
-    kind, _, detail = group.partition(" ")
-    if kind in ("elastic", "published"):
-        return from_trained.cuts(bench, group, budget)
-    if kind == "family":
-        return family.cuts(bench, group, budget)
-    if kind == "small-dense":
-        return from_training.small_dense(bench, group, budget)
-    if kind == "neurons":
-        return from_trained.neurons(bench, detail, budget)
-    if kind == "weights":
-        return from_trained.weights(bench, detail, budget)
-    if kind == "gradual":
-        return from_training.gradual(bench, group, budget)
-    return searched.search(bench, budget)
+def _made(bench: Bench, methods: Sequence[Method], budget: int) -> Iterator[tuple[Made, float]]:
+    """The networks of a group, each with the seconds by the processor that it took to make."""
+    names = [method.name for method in methods]
+    began = time.process_time()
+    for made in methods[0].make(bench, budget):
+        seconds = time.process_time() - began
+        if made.method not in names:
+            raise RunError(
+                f"The methods {', '.join(names)} made a network of {made.method!r}; give it the "
+                "name of one of them."
+            )
+        yield made, seconds
+        began = time.process_time()  # what the measurement took is not counted
 
 
-def _fixed(bench: Bench, unit: Unit) -> list[Outcome]:
+def _outcome(bench: Bench, made: Made, budget: int, seconds: float) -> Outcome:
+    return bench.outcome(made.method, budget, made.applied, note_of(made.applied), seconds)
+
+
+def _fixed(bench: Bench, unit: Unit, methods: Sequence[Method]) -> list[Outcome]:
     """Networks of certain sizes: for every budget the best that fits, by validation data."""
     whole = max(unit.budgets)
     found: dict[str, list[Outcome]] = {}
-    began = time.process_time()
-    for made in quantized.all_sizes(bench, unit.group):
-        seconds = time.process_time() - began
-        outcome = bench.outcome(made.method, whole, made.applied, note_of(made.applied), seconds)
-        found.setdefault(made.method, []).append(outcome)
-        began = time.process_time()
-    names = [m.name for m in METHODS.values() if m.group == unit.group]
+    for made, seconds in _made(bench, methods, whole):
+        found.setdefault(made.method, []).append(_outcome(bench, made, whole, seconds))
     return [
-        outcome for name in names for outcome in _by_budget(bench, name, unit, found.get(name, []))
+        outcome
+        for method in methods
+        for outcome in _by_budget(bench, method.name, unit, found.get(method.name, []))
     ]
 
 

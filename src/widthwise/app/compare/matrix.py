@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from widthwise.app.compare import bases, cells
-from widthwise.app.compare.bases import Base, Kind, needed
+from widthwise.app.compare.bases import Base, Kind
 from widthwise.app.compare.cells import Unit, units
 from widthwise.app.compare.engines import Engine, Ray
-from widthwise.app.compare.methods import grouped
+from widthwise.app.compare.methods import group, grouped
 from widthwise.app.compare.outcome import Outcome
 from widthwise.app.compare.spec import Spec
 from widthwise.common.atomic import tidy, write_whole
@@ -47,7 +47,8 @@ def run(
     groups = grouped(spec.methods)
     every = units(spec, list(groups))
     missing = [unit for unit in every if not _unit_file(folder, unit).exists()]
-    kinds = sorted({(needed(unit.group), unit.seed) for unit in missing})
+    start = {unit: (group(unit.group)[0].base, unit.seed) for unit in missing}
+    kinds = sorted({*start.values()})
     lacking = [pair for pair in kinds if not _base_file(folder, *pair).exists()]
     _tidy(folder)
     done, total = 0, len(lacking) + len(missing)
@@ -58,7 +59,7 @@ def run(
         done += 1
         told(done, total, f"trained {kind}, seed {seed}")
     trained = {pair: _stored_base(folder, *pair, as_file=shared) for pair in kinds}
-    tasks = {unit: (spec, unit, trained[needed(unit.group), unit.seed]) for unit in missing}
+    tasks = {unit: (spec, unit, trained[start[unit]]) for unit in missing}
     for unit, outcomes in engine.run(cells.measure, tasks):
         keep(folder, unit, outcomes)
         done += 1

@@ -8,7 +8,7 @@ fine_tune = 3                         # epochs of every fine-tuning and post-pro
 trials = 60                           # of a search, for every budget
 examples = 10_000                     # to train on, drawn once; all when left out
 scope = "global"                      # how magnitudes of weights compete; "lamp" when left out
-methods = ["elastic*", "small-dense*", "search"]     # all of `methods.py` when left out
+methods = ["elastic*", "small-dense*", "search"]     # all that there are when left out
 
 spec = read(Path("mnist.toml"))
 """
@@ -18,11 +18,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
-from widthwise.app.compare.methods import METHODS
 from widthwise.app.runs.postprocessing import fine_tuning
 from widthwise.common.jsonfile import contents
 from widthwise.common.units import parse_size
@@ -40,7 +38,8 @@ _COUNTS: Final = ("seeds", "epochs", "fine_tune", "trials", "examples")
 class Spec:
     """What decides every number of a comparison.
 
-    task: as `resolve` takes it. budgets: bytes, ascending. methods: names in `METHODS`.
+    task: as `resolve` takes it. budgets: bytes, ascending. methods: names in
+    `METHODS`, or what a file says of them, which `methods.chosen` makes names of.
     epochs: None for the task's recipe. examples: None for all. scope: as `keep` takes it,
     of weights judged by magnitude. The others as in the file.
     """
@@ -53,7 +52,7 @@ class Spec:
     trials: int = 60
     examples: int | None = None
     scope: Scope = "lamp"
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = ("*",)
 
     def recipe(self, task: Task) -> Recipe:
         """The recipe of every training."""
@@ -112,7 +111,7 @@ def made(data: Mapping[str, Any]) -> Spec:
     given = {name: data[name] for name in ("task", "scope", *_COUNTS) if name in data}
     budgets = tuple(sorted({parse_size(b) for b in _listed("budgets", data["budgets"])}))
     if "methods" in data:
-        given["methods"] = _methods(_listed("methods", data["methods"]))
+        given["methods"] = tuple(map(str, _listed("methods", data["methods"])))
     return Spec(budgets=budgets, **given)
 
 
@@ -120,13 +119,3 @@ def _listed(name: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, list) or not value:
         raise TaskError(f"{name} is {value!r}; give a list with at least one entry.")
     return value
-
-
-def _methods(patterns: Sequence[Any]) -> tuple[str, ...]:
-    found: set[str] = set()
-    for pattern in patterns:
-        some = [name for name in METHODS if fnmatchcase(name, str(pattern))]
-        if not some:
-            raise TaskError(f"There is no method {pattern!r}{or_rather(str(pattern), METHODS)}")
-        found |= {*some}
-    return tuple(name for name in METHODS if name in found)

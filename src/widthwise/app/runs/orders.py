@@ -40,7 +40,8 @@ def order(
     `train` does; one that was interrupted is begun again. Raises RunError, DataError,
     FileError, CaptureError, ScoreError.
     """
-    task = resolve(settings.task)
+    task, judged = resolve(settings.task), settings.order["score"]
+    registry.find(judged)
     apart(source, folder)
     run, state = claim(folder, settings, overwrite=overwrite)
     if state == "finished":
@@ -58,9 +59,7 @@ def order(
         )
     data = task.splits()
     batches = sample(task, data, settings.order["samples"], settings.seed)
-    scores = registry.features(
-        net, settings.order["score"], batches, task.loss, seed=settings.seed, progress=progress
-    )
+    scores = registry.score(net, judged, batches, task.loss, seed=settings.seed, progress=progress)
     ranked = pruning.order_(net, scores)
     scores = {name: value[ranked[name]] for name, value in scores.items()}
     record = Record(

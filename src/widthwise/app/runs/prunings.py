@@ -30,7 +30,6 @@ from widthwise.elastic.network import Elastic, NothingToCutWarning
 from widthwise.errors import FileError, ScoreError
 from widthwise.pruning.gradual.compete import Scope
 from widthwise.pruning.scores import registry
-from widthwise.pruning.scores.registry import WeightScore
 from widthwise.store.packed.forms import published_accounting
 from widthwise.store.packed.tensors import Pack, check
 from widthwise.task import Task
@@ -51,7 +50,7 @@ class Pruning:
     """
 
     sparsity: float
-    score: WeightScore = "magnitude"
+    score: str = "magnitude"
     scope: Scope | None = None
     rounds: int = 1
     fine_tune: int = 0
@@ -96,6 +95,7 @@ def prune(
     """
     if not 0 <= how.sparsity < 1:
         raise ScoreError(f"The sparsity is {how.sparsity}; give a share from 0 to below 1.")
+    kind = registry.find(how.score, "weights")
     writable(out)
     check(pack)
     if out.resolve() == source.file.resolve():
@@ -108,8 +108,8 @@ def prune(
     batches = sample(task, data, how.samples, how.seed)
 
     def score(module: nn.Module) -> Mapping[str, Tensor]:
-        return registry.weights(
-            net, how.score, batches, task.loss, seed=how.seed, progress=progress
+        return registry.score(
+            net, how.score, batches, task.loss, of="weights", seed=how.seed, progress=progress
         )
 
     def train(module: nn.Module) -> None:
@@ -129,7 +129,7 @@ def prune(
         how.sparsity,
         rounds=how.rounds,
         between=train if how.fine_tune else None,
-        scope=how.scope or registry.competing(how.score),
+        scope=how.scope or kind.scope,
     )
     net.eval()
     after = store_checked(net, net.full(), net.cut(net.full()), out, task, data, pack)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Literal
 
 from widthwise.app.runs.measuring import SAMPLES, evaluation, sample, statistics_of
 from widthwise.app.runs.opening import LEVELS, Opened, know_levels, scores_of
@@ -16,11 +16,10 @@ from widthwise.measure.even_levels import even_levels, usual_widths
 from widthwise.measure.frontier import Frontier
 from widthwise.measure.sweep import sweep
 from widthwise.pruning import allocated_levels
+from widthwise.pruning.scores.registry import is_comparable
 from widthwise.variant import Widths
 
 By = Literal["levels", "scores", "fraction"]
-# Scores that estimate a change of the loss can be compared across axes.
-COMPARABLE: Final = ("output-error", "obd", "obd-sd", "taylor", "dropout-ablation")
 
 
 def sweep_run(
@@ -87,7 +86,7 @@ def widths_by(record: Record) -> By:
     """How a run is swept: along its levels, else by scores that compare across axes."""
     if record.levels:
         return "levels"
-    return "scores" if record.settings.order.get("score") in COMPARABLE else "fraction"
+    return "scores" if is_comparable(record.settings.order.get("score")) else "fraction"
 
 
 def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:

@@ -44,6 +44,11 @@ class Op:
     normalised: terms whose features are compared with each other (a cut differs from a zero).
     consumed: (argument, dim) of weights that read the features of a contracted term.
     roles: (term, name) pairs for naming axes.
+
+    Args:
+        node: the operator in the graph.
+        known: the terms of the nodes before it.
+        sizes: the sizes of all nodes at full width.
     """
 
     def __init__(self, node: fx.Node, known: dict[fx.Node, Any], sizes: dict[fx.Node, Any]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from widthwise.app.compare.methods import Family
+from widthwise.app.compare.method import Family
 
 
 @dataclass(frozen=True)

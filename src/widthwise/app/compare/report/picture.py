@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from widthwise.app.compare.methods import Family
+from widthwise.app.compare.method import Family
 from widthwise.app.compare.report import words
 from widthwise.app.compare.report.looks import LOOKS
 from widthwise.app.compare.report.places import Across, place, ticks

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from widthwise.app.compare.methods import METHODS, Family, Method
+from widthwise.app.compare.method import Family, Method
+from widthwise.app.compare.methods import METHODS
 from widthwise.app.compare.outcome import Outcome
 from widthwise.app.compare.report.paired import Interval, paired
 from widthwise.errors import RunError

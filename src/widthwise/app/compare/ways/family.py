@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from torch import nn
 
 from widthwise.app.compare.bench import Bench
-from widthwise.app.compare.ways.made import Made
+from widthwise.app.compare.method import BITS, Made, Method
 from widthwise.app.runs.postprocessing import (
     PostProcess,
     PostProcessing,
@@ -23,14 +24,13 @@ from widthwise.variants import CompressedModel, apply
 from widthwise.variants.sizing import coded, fitted, widest_file
 
 
-def cuts(bench: Bench, group: str, budget: int) -> Iterator[Made]:
+def cuts(bench: Bench, budget: int, bits: int | None = None) -> Iterator[Made]:
     """The widest network along the levels that fits: as cut and post-processed, or in few bits.
 
     Quantized ones are made as `widthwise cut --bits` makes them.
     """
     net = bench.net()
-    bits = [int(word) for word in group.split() if word.isdigit()]
-    form = Uniform(bits[0]) if bits else None
+    form = Uniform(bits) if bits else None
     variant = partial(coded, net, form)
     if form is None:
         widths = widest_file(net, variant, budget)
@@ -46,7 +46,7 @@ def cuts(bench: Bench, group: str, budget: int) -> Iterator[Made]:
         lambda kept: [_in_bits(bench, net, variant(widths)) for widths in kept],
     )
     for made in found.values():
-        yield Made(group, made)
+        yield Made(f"family {bits} bits", made)
 
 
 def _in_bits(bench: Bench, net: Elastic, variant: Variant) -> CompressedModel:
@@ -70,3 +70,25 @@ def _post_processed(bench: Bench, net: Elastic, module: nn.Module, widths: Width
     train, batches = bench.data.train, lambda: bench.batches
     post_process([module], net, [widths], task, train, how, batches, seed=bench.seed)
     return module
+
+
+def _methods() -> list[Method]:
+    what = "one training along levels"
+    made = [
+        Method("family", "family", "elastic", f"{what}, cut", cuts, "family"),
+        Method(
+            "family, post-processed",
+            "family",
+            "elastic",
+            f"{what}, cut and post-processed",
+            cuts,
+            "family",
+        ),
+    ]
+    for bits in BITS:
+        name, label = f"family {bits} bits", f"{what}, post-processed, then in {bits} bits"
+        made.append(Method(name, name, "elastic", label, partial(cuts, bits=bits), "family"))
+    return made
+
+
+METHODS: Final = tuple(_methods())

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import cast
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from widthwise import pruning
+from widthwise.app.compare.bases import Kind
 from widthwise.app.compare.bench import Bench
-from widthwise.app.compare.ways.made import Made
+from widthwise.app.compare.method import Made, Make, Method
 from widthwise.elastic.network import Elastic
 from widthwise.errors import ScoreError
 from widthwise.pruning import keep
 from widthwise.pruning.gradual import lamp
 from widthwise.pruning.scores import registry
-from widthwise.pruning.scores.registry import FeatureScore, WeightScore
 from widthwise.train.batches import own_randomness
 from widthwise.variant import Variant, Widths
 from widthwise.variants import CompressedModel, apply
@@ -25,7 +25,7 @@ from widthwise.variants.apply import Prepare
 from widthwise.variants.sizing import densest, widest
 
 
-def cuts(bench: Bench, kind: str, budget: int) -> Iterator[Made]:
+def cuts(bench: Bench, budget: int, kind: Kind) -> Iterator[Made]:
     """The widest cut that fits of a network trained for all widths: as cut, and post-processed."""
     net = bench.net()
     widths = _widest(net, budget)
@@ -40,32 +40,37 @@ def _widest(net: Elastic, budget: int) -> Widths | None:
     return widest(net, lambda w: apply(net, Variant(w), recalibrate=False).bytes <= budget)
 
 
-def neurons(bench: Bench, score: str, budget: int) -> Iterator[Made]:
+def neurons(bench: Bench, budget: int, score: str, allocated: bool = False) -> Iterator[Made]:
     """Features removed by a score, all axes by the same share; as cut and fine-tuned.
 
-    By reconstruction each axis has its own share, and the cut is reconstructed.
+    allocated: each axis has its own share, by the scores, and the cut is reconstructed.
     """
     net = bench.net()
-    name = f"neurons {score}"
-    prepare: Prepare = bench.calibrated
-    if score == "merge":
-        widths = _widest(net, budget)
-        if widths is None:
-            return
-        merged = pruning.merge(net, widths, bench.batches)
-        prepare = lambda module, w: bench.calibrated(merged, w)  # noqa: E731
-    else:
-        given = cast(FeatureScore, score)
-        scores = registry.features(net, given, bench.batches, bench.task.loss, seed=bench.seed)
-        allocated = score == "reconstruction"
-        if allocated:
-            widths = pruning.allocate(net, scores, max_bytes=budget)
-            prepare = partial(_reconstructed, bench, net)
-        pruning.order_(net, scores)
-        if not allocated:
-            widths = _widest(net, budget)
-        if widths is None:
-            return
+    scores = registry.score(net, score, bench.batches, bench.task.loss, seed=bench.seed)
+    widths = pruning.allocate(net, scores, max_bytes=budget) if allocated else None
+    pruning.order_(net, scores)
+    widths = widths or _widest(net, budget)
+    if widths is None:
+        return
+    prepare = partial(_reconstructed, bench, net) if allocated else bench.calibrated
+    yield from _tuned(bench, f"neurons {score}", net, widths, prepare)
+
+
+def merged(bench: Bench, budget: int) -> Iterator[Made]:
+    """Similar features made one, all axes cut by the same share; as cut and fine-tuned."""
+    net = bench.net()
+    widths = _widest(net, budget)
+    if widths is None:
+        return
+    small = pruning.merge(net, widths, bench.batches)
+    prepare: Prepare = lambda module, widths: bench.calibrated(small, widths)  # noqa: E731
+    yield from _tuned(bench, "neurons merge", net, widths, prepare)
+
+
+def _tuned(
+    bench: Bench, name: str, net: Elastic, widths: Widths, prepare: Prepare
+) -> Iterator[Made]:
+    """A cut as it is, and fine-tuned."""
     as_cut = apply(net, Variant(widths), prepare=prepare)
     yield Made(name, as_cut)
     yield Made(f"{name}, fine-tuned", _again(net, as_cut, bench))
@@ -80,10 +85,10 @@ def _again(net: Elastic, made: CompressedModel, bench: Bench) -> CompressedModel
     return apply(net, made.variant, prepare=lambda module, widths: made.module, train=bench.tuned())
 
 
-def weights(bench: Bench, score: str, budget: int) -> Iterator[Made]:
+def weights(bench: Bench, budget: int, score: str) -> Iterator[Made]:
     """Single weights removed by a score, in the whole network: as cut, tuned, from scratch."""
     net = bench.net()
-    scores = weight_scores(bench, net, cast(WeightScore, score))
+    scores = weight_scores(bench, net, score)
     variant = sparsest(net, net.model, scores, budget)
     if variant is None:
         return
@@ -100,10 +105,12 @@ def weights(bench: Bench, score: str, budget: int) -> Iterator[Made]:
     yield Made(f"{name}, from scratch", anew)
 
 
-def weight_scores(bench: Bench, net: Elastic, score: WeightScore) -> dict[str, Tensor]:
+def weight_scores(bench: Bench, net: Elastic, score: str) -> dict[str, Tensor]:
     """Scores of single weights, on one scale for all tensors, so that these can compete."""
-    scores = registry.weights(net, score, bench.batches, bench.task.loss, seed=bench.seed)
-    if score == "magnitude" and bench.spec.scope == "lamp":
+    scores = registry.score(
+        net, score, bench.batches, bench.task.loss, of="weights", seed=bench.seed
+    )
+    if registry.find(score, "weights").scope == bench.spec.scope == "lamp":
         return {name: lamp(value) for name, value in scores.items()}
     return scores
 
@@ -148,3 +155,69 @@ def _copy(net: Elastic, module: nn.Module) -> nn.Module:
     made = net.cut(net.full())
     made.load_state_dict(module.state_dict())
     return made
+
+
+_HOW: Final = {  # what each score is to a reader
+    "random": "at random",
+    "magnitude": "by absolute value",
+    "activation": "by activation",
+    "dropout-ablation": "by dropout ablation",
+    "taylor": "by first-order Taylor",
+    "obd": "by OBD",
+    "obd-sd": "by OBD-SD",
+}
+_OF_WEIGHTS: Final = ("random", "magnitude", "taylor", "obd", "obd-sd")
+
+
+def _elastic(kind: Kind, what: str) -> list[Method]:
+    make = partial(cuts, kind=kind)
+    return [
+        Method(kind, kind, "elastic", f"{what}, cut", make, kind),
+        Method(
+            f"{kind}, post-processed",
+            kind,
+            "elastic",
+            f"{what}, cut and post-processed",
+            make,
+            kind,
+        ),
+    ]
+
+
+def _neurons(name: str, how: str, make: Make) -> list[Method]:
+    what = f"neurons removed {how}"
+    return [
+        Method(name, name, "neurons", what, make),
+        Method(f"{name}, fine-tuned", name, "neurons", f"{what}, then fine-tuned", make),
+    ]
+
+
+def _weights(score: str) -> list[Method]:
+    name, make = f"weights {score}", partial(weights, score=score)
+    what = f"single weights removed {_HOW[score]}"
+    scratch = f"{what}, trained from new weights"
+    return [
+        Method(name, name, "weights", what, make),
+        Method(f"{name}, fine-tuned", name, "weights", f"{what}, then fine-tuned", make),
+        Method(f"{name}, from scratch", name, "weights", scratch, make),
+    ]
+
+
+ELASTIC: Final = (
+    *_elastic("published", "structural dropout's draws, by the task's recipe"),
+    *_elastic("elastic", "sandwich passes at equal shares"),
+)
+NEURONS: Final = (
+    *(
+        m
+        for s, how in _HOW.items()
+        for m in _neurons(f"neurons {s}", how, partial(neurons, score=s))
+    ),
+    *_neurons(
+        "neurons output-error",
+        "by the error of the outputs, reconstructed",
+        partial(neurons, score="output-error", allocated=True),
+    ),
+    *_neurons("neurons merge", "merged", merged),
+)
+WEIGHTS: Final = tuple(method for score in _OF_WEIGHTS for method in _weights(score))

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from widthwise.app.compare.bench import Bench
+from widthwise.app.compare.method import BITS, Made, Method
 from widthwise.app.compare.ways.from_trained import sparsest, weight_scores
-from widthwise.app.compare.ways.made import Made
 from widthwise.app.runs.postprocessing import initialise
 from widthwise.elastic.network import Elastic
 from widthwise.pruning.gradual import Gradual, GradualPruner, prunable
@@ -25,7 +25,7 @@ _TRIES: Final = 6
 _FULL: Final = 0.97  # of the budget: less is left to waste
 
 
-def small_dense(bench: Bench, group: str, budget: int) -> Iterator[Made]:
+def small_dense(bench: Bench, budget: int, bits: int | None = None) -> Iterator[Made]:
     """The widest network that fits, trained from new weights; then quantized, straight-through.
 
     How wide a quantized one may be is seen on the trained network of full width, cut and quantized.
@@ -33,8 +33,7 @@ def small_dense(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     one is trained that is wider or narrower by as much.
     """
     net = bench.net()
-    bits = [int(word) for word in group.split() if word.isdigit()]
-    form = Uniform(bits[0]) if bits else None
+    form = Uniform(bits) if bits else None
     variant = partial(coded, net, form)
     target: float = budget
     best: CompressedModel | None = None
@@ -50,7 +49,7 @@ def small_dense(bench: Bench, group: str, budget: int) -> Iterator[Made]:
             break
         target *= 0.995 * budget / made.bytes
     if best is not None:
-        yield Made(group, best)
+        yield Made(f"small-dense {bits} bits" if bits else "small-dense", best)
 
 
 def _trained(bench: Bench, net: Elastic, variant: Variant) -> CompressedModel:
@@ -59,7 +58,7 @@ def _trained(bench: Bench, net: Elastic, variant: Variant) -> CompressedModel:
     return apply(net, variant, prepare=lambda module, widths: small, train=train)
 
 
-def gradual(bench: Bench, group: str, budget: int) -> Iterator[Made]:
+def gradual(bench: Bench, budget: int, dpf: bool = False) -> Iterator[Made]:
     """Pruned in training to as many zeros as the budget takes, from new weights.
 
     How many is seen on the trained network, pruned by magnitude; what the training leaves too much
@@ -77,12 +76,13 @@ def gradual(bench: Bench, group: str, budget: int) -> Iterator[Made]:
     fresh = Elastic(
         model, bench.task.example(), seed=bench.seed, constraints=bench.task.constraints
     )
-    pruner = _pruner(bench, fresh, pruned, dpf=group.endswith("dpf"))
+    pruner = _pruner(bench, fresh, pruned, dpf=dpf)
     bench.train(fresh.model, pruner=pruner)
     scores = weight_scores(bench, fresh, "magnitude")
     variant = sparsest(fresh, fresh.model, scores, budget)
     if variant is not None:
-        yield Made(group, apply(fresh, variant, score=lambda module: scores))
+        name = "gradual pruning with feedback" if dpf else "gradual pruning"
+        yield Made(name, apply(fresh, variant, score=lambda module: scores))
 
 
 def _pruner(bench: Bench, net: Elastic, pruned: float, dpf: bool) -> GradualPruner:
@@ -96,3 +96,25 @@ def _pruner(bench: Bench, net: Elastic, pruned: float, dpf: bool) -> GradualPrun
 def _prunable(module: nn.Module) -> int:
     named = dict(module.named_parameters())
     return sum(named[name].numel() for name in prunable(module))
+
+
+def _small_dense() -> list[Method]:
+    what = "trained from scratch at a small width"
+    made = [Method("small-dense", "small-dense", "small-dense", f"{what}, float32", small_dense)]
+    for bits in BITS:
+        name, label = f"small-dense {bits} bits", f"{what}, then in {bits} bits"
+        made.append(Method(name, name, "small-dense", label, partial(small_dense, bits=bits)))
+    return made
+
+
+def _gradual(name: str, label: str, dpf: bool) -> Method:
+    return Method(name, name, "gradual pruning", label, partial(gradual, dpf=dpf))
+
+
+SMALL_DENSE: Final = tuple(_small_dense())
+GRADUAL: Final = (
+    _gradual("gradual pruning", "pruned gradually in training", False),
+    _gradual(
+        "gradual pruning with feedback", "pruned gradually in training with feedback (DPF)", True
+    ),
+)

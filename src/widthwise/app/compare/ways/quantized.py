@@ -1,4 +1,7 @@
-"""Methods that write all weights of a trained network in fewer bits, at certain sizes."""
+"""Methods that write all weights of a trained network in fewer bits.
+
+Their networks are of certain sizes, whatever the budget.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Final
 from torch import nn
 
 from widthwise.app.compare.bench import Bench
-from widthwise.app.compare.ways.made import Made
+from widthwise.app.compare.method import BITS, Made, Make, Method
 from widthwise.common.calling import outputs_for
 from widthwise.elastic.network import Elastic
 from widthwise.pruning import few_values, gradient_magnitude
@@ -24,31 +27,29 @@ _TOLERANCES: Final = (0.3, 0.1, 0.03, 0.01, 0.003)  # rises of the loss, Bin & Q
 _VALUES: Final = (64, 16, 8, 4, 2)  # of a codebook, GWK
 
 
-def all_sizes(bench: Bench, group: str) -> Iterator[Made]:
-    """Every network of a group, at full width."""
+def in_bits(bench: Bench, budget: int, bits: int) -> Iterator[Made]:
+    """All weights in so many bits, as they are and fine-tuned."""
     net = bench.net()
-    if group == "bin and quant":
-        yield from _bin_and_quant(bench, net)
-    elif group == "gwk":
-        yield from _gwk(bench, net)
-    else:
-        form = Uniform(int(group.split()[0]))
-        made = partial(apply, net, _variant(net, dict.fromkeys(quantizable(net), form)))
-        yield Made(group, made())
-        yield Made(f"{group}, fine-tuned", made(train=bench.settled()))
+    made = partial(apply, net, _variant(net, dict.fromkeys(quantizable(net), Uniform(bits))))
+    yield Made(f"{bits} bits", made())
+    yield Made(f"{bits} bits, fine-tuned", made(train=bench.settled()))
 
 
 def _variant(net: Elastic, forms: dict[str, Format]) -> Variant:
     return Variant(net.full(), {}, forms)
 
 
-def _bin_and_quant(bench: Bench, net: Elastic) -> Iterator[Made]:
+def bin_and_quant(bench: Bench, budget: int) -> Iterator[Made]:
+    """For each tensor the fewest shared values with which the loss rises little enough."""
+    net = bench.net()
     for tolerance in _TOLERANCES:
         forms = few_values(net.model, bench.batches, bench.task.loss, tolerance=tolerance)
         yield Made("bin and quant", apply(net, _variant(net, {**forms})))
 
 
-def _gwk(bench: Bench, net: Elastic) -> Iterator[Made]:
+def gwk(bench: Bench, budget: int) -> Iterator[Made]:
+    """Shared values by gradient-weighted k-means, as they are and fine-tuned."""
+    net = bench.net()
     weights = gradient_magnitude(net.model, bench.batches, bench.task.loss)
     for values in _VALUES:
         form = Codebook(values)
@@ -81,3 +82,26 @@ def _fine_tune(bench: Bench, module: nn.Module, values: SharedValues) -> None:
         before=values.sum_gradients,
         after=values.step,
     )
+
+
+def _fixed(name: str, group: str, label: str, make: Make) -> Method:
+    return Method(name, group, "bits", f"full width{label}", make, fixed=True)
+
+
+def _methods() -> list[Method]:
+    made = []
+    for bits in BITS:
+        name, make = f"{bits} bits", partial(in_bits, bits=bits)
+        made += [
+            _fixed(name, name, f" in {bits} bits", make),
+            _fixed(f"{name}, fine-tuned", name, f" in {bits} bits, fine-tuned", make),
+        ]
+    return [
+        *made,
+        _fixed("bin and quant", "bin and quant", ", Bin & Quant", bin_and_quant),
+        _fixed("gwk", "gwk", ", gradient-weighted shared values", gwk),
+        _fixed("gwk, fine-tuned", "gwk", ", GWK, values fine-tuned", gwk),
+    ]
+
+
+METHODS: Final = tuple(_methods())

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from widthwise.app.compare.bench import Bench
-from widthwise.app.compare.ways.made import Made
+from widthwise.app.compare.method import Made, Method
 from widthwise.app.runs.finalists import Recovery
 from widthwise.app.runs.postprocessing import TAUGHT_IN_BITS
 from widthwise.measure.budget import Budget
@@ -46,6 +46,18 @@ def search(bench: Bench, budget: int) -> Iterator[Made]:
     made = recovery.best(found, max_bytes=budget)
     if made is not None:
         yield Made("search", made)
+
+
+METHODS: Final = (
+    Method(
+        "search",
+        "search",
+        "search",
+        "widths, zeros and bits searched, post-processed",
+        search,
+        "family",
+    ),
+)
 
 
 def _some(bench: Bench) -> list[Any]:
