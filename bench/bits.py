@@ -11,7 +11,6 @@ single codes would need for the codes, zeros among them, ÷ the bytes that they 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import tempfile
@@ -24,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import widthwise as ww
-from common import record
+from common import main
 from widthwise import pruning, quantization
 from widthwise.app.runs.measuring import evaluation
 from widthwise.app.tasks import BUILT_IN
@@ -158,29 +157,20 @@ def seeded(seed: int, folder: Path) -> dict[str, dict[str, float]]:
     return measured.found
 
 
-def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def measure(seeds: int) -> dict[str, Any]:
+    """Means over seeds."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = [seeded(seed, Path(folder)) for seed in range(options.seeds)]
+        runs = [seeded(seed, Path(folder)) for seed in range(seeds)]
     rows = []
     for name in runs[0]:
         accuracy = [run[name]["accuracy"] for run in runs]
         spread = statistics.stdev(accuracy) if len(runs) > 1 else 0.0
-        means = {
-            key: statistics.fmean(run[name][key] for run in runs)
-            for key in ("bytes", "over_tensors", "entropy")
-        }
         row = {"name": name, "mean": round(statistics.fmean(accuracy), 2), "std": round(spread, 2)}
-        rows.append({**row, **{k: round(v, 4 if k == "entropy" else 0) for k, v in means.items()}})
-        print(rows[-1])
-    if options.write:
-        print(record("bits", {"seeds": options.seeds, "epochs": EPOCHS, "rows": rows}))
+        for key, places in (("bytes", 0), ("over_tensors", 0), ("entropy", 4)):
+            row[key] = round(statistics.fmean(run[name][key] for run in runs), places)
+        rows.append(row)
+    return {"seeds": seeds, "epochs": EPOCHS, "rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main(__doc__, "bits", measure, seeds=3))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,47 @@ import torch
 from widthwise.version import VERSION
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def main(
+    doc: str | None,
+    name: str,
+    measure: Callable[..., Any],
+    kept: Callable[[Any], bool] = lambda found: True,
+    **options: Any,
+) -> int:
+    """What a script does: measure on one thread, print, store with --write; 1 for a bound missed.
+
+    options: what `measure` is given, with the defaults; one that is a tuple takes several.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="store the figures in bench/results")
+    for option, default in options.items():
+        some = isinstance(default, tuple)
+        kind, count = (type(default[0]), "+") if some else (type(default), None)
+        parser.add_argument(f"--{option}", type=kind, nargs=count, default=default)
+    given = vars(parser.parse_args())
+    write = given.pop("write")
+    torch.set_num_threads(1)
+    found = measure(**given)
+    print(json.dumps(found, indent=1))
+    if write:
+        print(record(name, found))
+    return int(not kept(found))
+
+
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Of one call. clock: `time.process_time` for those of the processor."""
+    began = clock()
+    work()
+    return clock() - began
+
+
+def apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a new process on one thread, whose memory is its own."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def machine() -> dict[str, Any]:

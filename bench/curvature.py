@@ -9,16 +9,14 @@ after a short fine-tuning. Test data; differences paired over seeds.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 from itertools import product
 from typing import Any, Final
 
-import torch
 from torch.nn import functional as F
 
-from common import RESULTS, record
+from common import RESULTS, main
 from minified import FOLDER
 from minified_cells import SHORT, Reading, Trained
 from paired import paired, summary
@@ -73,18 +71,11 @@ def measured(task: str, rates: dict[str, float]) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    stored = json.loads((RESULTS / "minified.json").read_text())["results"]
-    found = [row for task in SPARSITIES for row in measured(task, stored["choices"]["rates"][task])]
-    print(json.dumps(found, indent=1))
-    if options.write:
-        record("curvature", {"seeds": SEEDS, "rows": found})
+def all_tasks() -> dict[str, Any]:
+    """Every task, at the learning rates that were chosen for `minified.py`."""
+    rates = json.loads((RESULTS / "minified.json").read_text())["results"]["choices"]["rates"]
+    return {"seeds": SEEDS, "rows": [r for task in SPARSITIES for r in measured(task, rates[task])]}
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main(__doc__, "curvature", all_tasks))

@@ -11,10 +11,9 @@ of cut time / built time of the same block, which a machine that changes its spe
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
-import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import widthwise as ww
-from common import record
+from common import main
 from widthwise.app.tasks.cifar10 import ResNet
 from widthwise.app.tasks.mlp import MLP
 from widthwise.export.onnx import export_onnx
@@ -50,10 +49,7 @@ CASES: tuple[tuple[str, Callable[[int], nn.Module], int, tuple[int, ...], Tensor
 
 def block(run: Callable[[], object], count: int) -> float:
     """Seconds for `count` calls."""
-    began = time.perf_counter()
-    for _ in range(count):
-        run()
-    return time.perf_counter() - began
+    return timeit.timeit(run, number=count)
 
 
 def ratio(cut: Callable[[], object], built: Callable[[], object], blocks: int) -> float:
@@ -125,20 +121,15 @@ def measure(blocks: int) -> list[dict[str, Any]]:
     return results
 
 
-def main() -> int:
-    """Measure, print, and store when asked; 1 when the bound is not kept."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--blocks", type=int, default=101)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    results = measure(options.blocks)
-    worst = max(max(r["pytorch"], r["onnxruntime"]) for r in results)
-    print(f"worst ratio {worst} (bound {BOUND})")
-    if options.write:
-        print(record("cut_speed", {"bound": BOUND, "blocks": options.blocks, "ratios": results}))
-    return 0 if worst <= BOUND else 1
+def all_ratios(blocks: int) -> dict[str, Any]:
+    """With the bound."""
+    return {"bound": BOUND, "blocks": blocks, "ratios": measure(blocks)}
+
+
+def kept(found: dict[str, Any]) -> bool:
+    """Whether it is, by what `cut` returns."""
+    return all(max(r["pytorch"], r["onnxruntime"]) <= BOUND for r in found["ratios"])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(__doc__, "cut_speed", all_ratios, kept, blocks=101))

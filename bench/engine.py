@@ -10,12 +10,8 @@ widthwise does. Memory is the peak of the process above what it held once the mo
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -26,9 +22,9 @@ from torch import Tensor, nn
 
 import torchvision_operators
 import widthwise as ww
-from common import record
+from common import apart, main, seconds
 
-BOUNDS = {"trace_over_export": 3.0}
+BOUND = 3.0  # of tracing over export
 CUT_BOUND = {"resnet18": 0.2}  # seconds
 
 
@@ -91,20 +87,22 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
 
 def measure(name: str, runs: int) -> dict[str, Any]:
     """Seconds and ratios for one network, in this process."""
+    torchvision_operators.declare()
+    warnings.simplefilter("ignore", ww.GraphModuleWarning)
     model, x = NETWORKS[name]()
     model.eval()
     start = _peak()
     exports, traces, ratios, cuts = [], [], [], []
     net = None
     for run in range(runs + 1):
-        export = _seconds(lambda: _export(model, x))
+        export = seconds(lambda: _export(model, x))
         if run == 0:
             export_peak = _peak()
         began = time.perf_counter()
         net = ww.Elastic(model, x)
         trace = time.perf_counter() - began
         half = net.widths(0.5)
-        cut = _seconds(lambda net=net, half=half: net.cut(half))
+        cut = seconds(lambda net=net, half=half: net.cut(half))
         if run:
             exports.append(export)
             traces.append(trace)
@@ -134,42 +132,21 @@ def _export(model: nn.Module, x: Tensor) -> None:
     torch.export.export(model, (x,), dynamic_shapes=dynamic, strict=False)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def _peak() -> int:
     """Peak resident memory of this process so far, in kB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def main() -> int:
-    """Measure, print, and store when asked; 1 when a bound is not kept."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--only", choices=NETWORKS, help="measure one network in this process")
-    options = parser.parse_args()
-    torchvision_operators.declare()
-    if options.only:
-        warnings.simplefilter("ignore", ww.GraphModuleWarning)
-        print(json.dumps(measure(options.only, options.runs)))
-        return 0
-    results = []
-    for name in NETWORKS:
-        command = [sys.executable, __file__, "--only", name, "--runs", str(options.runs)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-        print(json.dumps(results[-1], indent=1))
-    kept = all(r["trace_over_export"] <= BOUNDS["trace_over_export"] for r in results)
-    kept &= all(r["cut_seconds"] <= CUT_BOUND.get(r["network"], 1e9) for r in results)
-    print("every bound is kept" if kept else f"a bound is not kept: {BOUNDS}, cut {CUT_BOUND}")
-    if options.write:
-        print(record("engine", results))
-    return 0 if kept else 1
+def all_networks(runs: int) -> list[dict[str, Any]]:
+    """Every network, in a process of its own."""
+    return [apart(measure, name, runs) for name in NETWORKS]
+
+
+def kept(found: list[dict[str, Any]]) -> bool:
+    """Whether every bound is."""
+    ratios = all(r["trace_over_export"] <= BOUND for r in found)
+    return ratios and all(r["cut_seconds"] <= CUT_BOUND.get(r["network"], 1e9) for r in found)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(__doc__, "engine", all_networks, kept, runs=5))

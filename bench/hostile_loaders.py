@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import hostile_web
 from widthwise import quantization
-from widthwise.app.compare import matrix, plan, spec
+from widthwise.app.compare import matrix, spec
 from widthwise.app.compare.outcome import Outcome
 from widthwise.app.report.picks import Pick, load_picks, save_picks
 from widthwise.app.runs.folder import Run
@@ -159,7 +159,6 @@ LOADERS: dict[str, Loader] = {
     "frontier": Loader("json", lambda path: repr(Frontier.load(path))),
     "picks": Loader("json", lambda path: repr(load_picks(path))),
     "outcomes": Loader("json", lambda path: repr(matrix.read_outcomes(path))),
-    "ladders": Loader("json", lambda path: repr(plan.load(path))),
     "comparison": Loader("text", lambda path: repr(spec.read(path))),
     "journal": Loader("lines", _journal),
 }
@@ -251,9 +250,6 @@ def _others(folder: Path) -> dict[str, list[bytes]]:
     )
     matrix._write(path, {"outcomes": [outcome.to_dict(), Outcome("x", 9, 0, False).to_dict()]})
     found["outcomes"] = [path.read_bytes()]
-    cell = plan.Cell("sparse", 0.8, 0, 900, 800, 70, 100, {"test": 0.9}, seconds=1.5)
-    plan.save(path, plan.Plan("digits", Recipe()), [cell])
-    found["ladders"] = [path.read_bytes()]
     found["checkpoint"] = [_written_checkpoint(folder)]
     found["journal"] = [_written_journal(folder / "search.jsonl")]
     return found

@@ -12,7 +12,6 @@ costs in accuracy, `widthwise export --int8` measures.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -26,7 +25,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from common import record
+from common import main
 from widthwise.app.tasks.cifar10 import ResNet
 from widthwise.app.tasks.language import WordLSTM
 from widthwise.app.tasks.mlp import MLP
@@ -105,27 +104,17 @@ def measure(
     }
 
 
-def main() -> int:
-    """Measure, print, and store when asked."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.4, help="for each runtime and batch")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def all_networks(rounds: int, seconds: float) -> dict[str, Any]:
+    """Every network. seconds: for each runtime and batch."""
     found = []
     for name, build, inputs, conv in CASES:
         torch.manual_seed(0)
-        found.append(measure(name, build(), inputs(), conv, options.rounds, options.seconds))
-        print(found[-1])
-    if options.write:
-        # What else runs shares the memory; so how busy the machine was belongs to the figures.
-        load = round(os.getloadavg()[0] - 1, 1)
-        stored: dict[str, Any] = {"onnxruntime": onnxruntime.__version__, "load": max(load, 0.0)}
-        stored |= {"rounds": options.rounds, "networks": found}
-        print(record("int8", stored))
-    return 0
+        found.append(measure(name, build(), inputs(), conv, rounds, seconds))
+    # What else runs shares the memory; so how busy the machine was belongs to the figures.
+    load = max(round(os.getloadavg()[0] - 1, 1), 0.0)
+    runtime = onnxruntime.__version__
+    return {"onnxruntime": runtime, "load": load, "rounds": rounds, "networks": found}
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(__doc__, "int8", all_networks, rounds=5, seconds=0.4))

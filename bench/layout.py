@@ -9,16 +9,16 @@ take turns.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from common import record
+from common import main, seconds
 from widthwise.app.compare.layout import channels_last
 from widthwise.app.tasks import BUILT_IN
 from widthwise.elastic.network import Elastic
@@ -57,12 +57,9 @@ def steps(task: Task, lay_out: Callable[[nn.Module], nn.Module]) -> dict[str, Ca
     return {"training": plain, "sandwich": sandwich, "evaluation": evaluate}
 
 
-def seconds(step: Callable[[], Any]) -> float:
-    """Of the processor, for a few steps."""
-    began = time.process_time()
+def _several(step: Callable[[], Any]) -> None:
     for _ in range(STEPS):
         step()
-    return time.process_time() - began
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -71,8 +68,10 @@ def measure(name: str) -> dict[str, Any]:
     rows, last = steps(task, lambda module: module), steps(task, channels_last)
     found = {}
     for what in rows:
-        seconds(rows[what]), seconds(last[what])  # warm
-        ratios = [seconds(rows[what]) / seconds(last[what]) for _ in range(RUNS)]
+        a, b = partial(_several, rows[what]), partial(_several, last[what])
+        a(), b()  # warm
+        clock = time.process_time
+        ratios = [seconds(a, clock) / seconds(b, clock) for _ in range(RUNS)]
         found[what] = {
             "ratio": round(statistics.median(ratios), 2),
             "least": round(min(ratios), 2),
@@ -81,18 +80,5 @@ def measure(name: str) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    """Measure, and store on demand."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="store the results")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    results = {name: measure(name) for name in TASKS}
-    for name, found in results.items():
-        print(name, found)
-    if options.write:
-        print(record("layout", results))
-
-
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main(__doc__, "layout", lambda: {name: measure(name) for name in TASKS}))

@@ -156,7 +156,7 @@ def _of_width(results: Results, width: str) -> Found:
             state: {s: paired(values[f"obd_sd, {state}"], values[f"{s}, {state}"]) for s in others}
             for state in ("cut", "tuned", "reconstructed, tuned")
         },
-        "compensated_above": {
+        "reconstructed_above": {
             then: {
                 s: paired(values[f"{s}, {then}"], values[f"{s}, {first}"])
                 for s in FEATURE_SELECTORS

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from widthwise.app.compare.report import paired as intervals
 
 
-def summary(values: Sequence[float]) -> dict[str, float]:
+def summary(values: Sequence[float], places: int = 3) -> dict[str, float]:
     """Mean and sample standard deviation."""
-    return {
-        "mean": round(statistics.mean(values), 3),
-        "std": round(statistics.stdev(values), 3) if len(values) > 1 else 0.0,
-    }
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": round(statistics.mean(values), places), "std": round(spread, places)}
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:

@@ -11,15 +11,15 @@ step costs. Seed 0.
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 import widthwise as ww
-from common import record
+from common import main
 from widthwise.app.tasks import BUILT_IN
 from widthwise.common.calling import outputs_for
 from widthwise.train.batches import Plan, length, stream
@@ -59,20 +59,10 @@ def measured(name: str, dpf: bool) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=NETWORKS)
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
-    found = []
-    for name in options.only:
-        for dpf in (False, True):
-            found.append(measured(name, dpf))
-            print(found[-1], flush=True)
-    if options.write:
-        record("pruning", found)
+def all_networks(only: Sequence[str]) -> list[dict[str, Any]]:
+    """Every network, with feedback and without."""
+    return [measured(name, dpf) for name in only for dpf in (False, True)]
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main(__doc__, "pruning", all_networks, only=NETWORKS))

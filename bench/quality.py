@@ -21,13 +21,9 @@ the full network.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +33,8 @@ import torch
 from torch.nn import functional as F
 
 import widthwise as ww
-from common import record
+from common import apart, main
+from paired import summary
 from widthwise.app.tasks import BUILT_IN
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.mlp import MLP
@@ -135,6 +132,7 @@ def post_processed(net: ww.Elastic, train: Arrays, test: Arrays) -> dict[str, An
 
 def cell(name: str, seed: int, width: int) -> dict[str, Any]:
     """One unit of work, by name."""
+    torch.set_num_threads(1)
     if name == "alone":
         return alone(seed, width)
     if name == "published":
@@ -147,21 +145,12 @@ def run(job: tuple[str, int, int]) -> dict[str, Any]:
     name, seed, width = job
     path = RUNS / f"{name}-{seed}-{width}.json"
     if not path.exists():
-        command = [sys.executable, __file__, "--cell", name, str(seed), str(width)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(done.stdout.splitlines()[-1])
+        temporary.write_text(json.dumps(apart(cell, name, seed, width)))
         temporary.rename(path)
         print("done", *job, flush=True)
     found: dict[str, Any] = json.loads(path.read_text())
     return found
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    """Mean and sample standard deviation."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": round(statistics.mean(values), 2), "std": round(spread, 2)}
 
 
 def table(seeds: int, results: dict[tuple[str, int, int], dict[str, Any]]) -> dict[str, Any]:
@@ -176,13 +165,13 @@ def table(seeds: int, results: dict[tuple[str, int, int], dict[str, Any]]) -> di
         }
         for name in ("refit", "distilled") if width < 256 else ():
             row[name] = [results["default", s, 0][name][key] for s in range(seeds)]
-        rows[key] = {name: summary(values) for name, values in row.items()}
+        rows[key] = {name: summary(values, 2) for name, values in row.items()}
         rows[key]["default_minus_alone"] = round(
             rows[key]["default"]["mean"] - rows[key]["alone"]["mean"], 2
         )
     plain = statistics.mean(results["alone", s, 256]["seconds"] for s in range(seeds))
     costs = {
-        name: summary([results[name, s, 0]["seconds"] / plain for s in range(seeds)])
+        name: summary([results[name, s, 0]["seconds"] / plain for s in range(seeds)], 2)
         for name in ("published", "default")
     }
     costs["every width of the table alone"] = {
@@ -197,40 +186,22 @@ def table(seeds: int, results: dict[tuple[str, int, int], dict[str, Any]]) -> di
     return {"seeds": seeds, "accuracy_percent": rows, "cost_in_plain_trainings": costs}
 
 
-def main() -> int:
-    """Measure what is missing, print the table; 1 when a floor is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--cell", nargs=3, help="one cell in this process: name, seed, width")
-    options = parser.parse_args()
-    if options.cell:
-        torch.set_num_threads(1)
-        name, seed, width = options.cell
-        print(json.dumps(cell(name, int(seed), int(width))))
-        return 0
+def measure(seeds: int, processes: int) -> dict[str, Any]:
+    """What is missing is measured."""
     RUNS.mkdir(parents=True, exist_ok=True)
-    jobs = [("default", s, 0) for s in range(options.seeds)]
-    jobs += [("alone", s, w) for s in range(options.seeds) for w in reversed(WIDTHS)]
-    jobs += [("published", s, 0) for s in range(options.seeds)]
-    with ThreadPoolExecutor(options.processes) as pool:
-        results = dict(zip(jobs, pool.map(run, jobs), strict=True))
-    found = table(options.seeds, results)
-    for width, row in found["accuracy_percent"].items():
-        cells = (f"{n} {v['mean']:.2f}±{v['std']:.2f}" for n, v in row.items() if n in METHODS)
-        print(f"{width:>4}", "  ".join(cells), f"  distance {row['default_minus_alone']:+.2f}")
-    print(json.dumps(found["cost_in_plain_trainings"]))
+    jobs = [("default", s, 0) for s in range(seeds)]
+    jobs += [("alone", s, w) for s in range(seeds) for w in reversed(WIDTHS)]
+    jobs += [("published", s, 0) for s in range(seeds)]
+    with ThreadPoolExecutor(processes) as pool:
+        return table(seeds, dict(zip(jobs, pool.map(run, jobs), strict=True)))
+
+
+def kept(found: dict[str, Any]) -> bool:
+    """Whether no floor is missed, and the cost is as it should be."""
     means = {w: found["accuracy_percent"][str(w)]["default"]["mean"] for w in FLOORS}
-    missed = {w: v for w, v in means.items() if v < FLOORS[w]}
     cost = found["cost_in_plain_trainings"]["default"]["mean"]
-    print(f"floors missed: {missed or 'none'}; cost {cost} of at most {COST}")
-    if options.write:
-        print(record("quality", found))
-    return 1 if missed or cost > COST else 0
+    return cost <= COST and all(mean >= FLOORS[w] for w, mean in means.items())
 
-
-METHODS = ("alone", "published", "default", "refit", "distilled")
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(__doc__, "quality", measure, kept, seeds=3, processes=2))

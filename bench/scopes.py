@@ -1,22 +1,25 @@
 """How weights of different tensors should compete: one-shot magnitude pruning of trained networks.
 
-    WIDTHWISE_DATA=... python bench/scopes.py --write       # after bench/ladders.py, comparisons.py
+    WIDTHWISE_DATA=... python bench/scopes.py --write       # after the comparison of mnist
 
 Prunes the weights that `prunable` names to the same share of zeros by each scope, without any
 training, and evaluates on test data; None where nothing would be left of a tensor. The networks are
-the full dense ones of the ladders and of the comparison, seed 0, and the ResNet-20 that comes with
-the data. That LAMP is the default for magnitudes was decided on validation data.
+that of the comparison of mnist, seed 0, the ResNet-20 that comes with the data, and three that are
+trained here for a few epochs. That LAMP is the default was decided on validation data.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import nn
 
-from common import record
+from common import main
+from widthwise.app.compare.layout import channels_last
 from widthwise.app.runs.measuring import evaluation
 from widthwise.app.runs.sources import find, model_of
 from widthwise.app.tasks import BUILT_IN
@@ -24,25 +27,30 @@ from widthwise.errors import ScoreError
 from widthwise.pruning import held_at_zero, keep
 from widthwise.pruning.gradual import prunable
 from widthwise.pruning.gradual.compete import SCOPES
+from widthwise.task import Task
+from widthwise.train.fit import fit
 
-BUILD: Final = Path(__file__).parents[1] / "build"
-NETWORKS: Final = {
-    "mnist": BUILD / "comparisons" / "mnist" / "trained" / "plain-0.safetensors",
-    "cifar10-resnet20": None,  # the task has weights
-    "fashion-mnist-mobilenet": BUILD
-    / "ladders"
-    / "fashion-mnist-mobilenet"
-    / "dense-1-0.safetensors",
-    "ptb-lstm-small": BUILD / "ladders" / "ptb-lstm-small" / "dense-1-0.safetensors",
-    "multi30k": BUILD / "ladders" / "multi30k" / "dense-1-0.safetensors",
-}
+MNIST: Final = Path(__file__).parents[1] / "build/comparisons/mnist/trained/plain-0.safetensors"
+EPOCHS: Final = {"fashion-mnist-mobilenet": 3, "ptb-lstm-small": 2, "multi30k": 4}
+NETWORKS: Final = ("mnist", "cifar10-resnet20", *EPOCHS)
 SHARES: Final = (0.5, 0.6, 0.7, 0.8)
+
+
+def trained(name: str, task: Task) -> nn.Module:
+    """A whole network."""
+    if name not in EPOCHS:
+        return model_of(task, find(task, MNIST if name == "mnist" else None)).eval()
+    torch.manual_seed(0)
+    module = channels_last(task.model().train())
+    recipe = replace(task.recipe, epochs=EPOCHS[name])
+    fit(module, task.splits().train, task.loss, recipe=recipe, seed=0, progress=False)
+    return module.cpu().eval()
 
 
 def measured(name: str) -> dict[str, Any]:
     """One network: its metric dense, and by share and scope."""
     task = BUILT_IN[name]()
-    module = model_of(task, find(task, NETWORKS[name])).eval()
+    module = trained(name, task)
     value = evaluation(task, task.splits(), "test")
     state = {n: t.clone() for n, t in module.state_dict().items()}
     chosen = {*prunable(module)}
@@ -70,17 +78,10 @@ def measured(name: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    found = [measured(name) for name in options.only]
-    if options.write:
-        record("scopes", found)
+def all_networks(only: Sequence[str]) -> list[dict[str, Any]]:
+    """Every network."""
+    return [measured(name) for name in only]
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main(__doc__, "scopes", all_networks, only=NETWORKS))

@@ -8,37 +8,26 @@ training mode: forward, backward, step.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 import widthwise as ww
-from common import record
+from common import main, seconds
 from resnets import Bench
 from widthwise import pruning
 
 BOUND = 1.5  # OBD with the Fisher information
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Processor seconds."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
-
-
-def main() -> None:
-    """Measure and print; store when asked."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
+def measure() -> dict[str, Any]:
+    """Each score, over an epoch."""
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
     bench = Bench("cifar10-resnet56", 0)
     net = ww.Elastic(bench.model, bench.task.example()).eval()
     model = copy.deepcopy(bench.model).train()
@@ -54,13 +43,17 @@ def main() -> None:
         return lambda: getattr(pruning, name)(net, bench.scored, F.cross_entropy)
 
     score("obd")()  # warm
-    yardstick = seconds(epoch)
+    yardstick = seconds(epoch, time.process_time)
     names = ("obd", "obd_sd", "taylor", "reconstruction")
-    found = {name: round(seconds(score(name)) / yardstick, 3) for name in names}
-    print(found, f"bound for obd {BOUND}:", "kept" if found["obd"] <= BOUND else "not kept")
-    if options.write:
-        record("scoring", {"over_epoch": found, "images": 2_000, "bound_obd": BOUND})
+    spent = {name: seconds(score(name), time.process_time) / yardstick for name in names}
+    over_epoch = {name: round(ratio, 3) for name, ratio in spent.items()}
+    return {"over_epoch": over_epoch, "images": 2_000, "bound_obd": BOUND}
+
+
+def kept(found: dict[str, Any]) -> bool:
+    """Whether OBD keeps its bound."""
+    return bool(found["over_epoch"]["obd"] <= BOUND)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main(__doc__, "scoring", measure, kept))

@@ -13,18 +13,18 @@ code is 1 when a bound is not kept.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import record
+from common import main, seconds
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.cifar10 import ResNet
 from widthwise.app.tasks.mlp import MLP
@@ -72,10 +72,10 @@ def data(case: Case) -> Arrays:
     return Arrays(inputs, torch.randint(0, 10, (items,), generator=generator))
 
 
-def measure(case: Case, rounds: int) -> dict[str, object]:
+def measure(case: Case, rounds: int) -> dict[str, Any]:
     """Seconds for an epoch of each side, in turns, and their ratio."""
     train, example = data(case), torch.randn(2, *case.item)
-    seconds: dict[str, list[float]] = {"plain": [], "drawn": []}
+    spent: dict[str, list[float]] = {"plain": [], "drawn": []}
     torch.manual_seed(0)
     plain, drawn = case.model(), Elastic(case.model(), example, draw=case.draw)
     sides = {
@@ -85,17 +85,10 @@ def measure(case: Case, rounds: int) -> dict[str, object]:
     for round_ in range(rounds + 1):
         for side, (net, loss) in sides.items():
             recipe = Recipe(epochs=1, batch_size=case.batch, lr=1e-4)
-            began = time.process_time()
-            fit(
-                net,
-                train,
-                loss,
-                recipe=recipe,
-                run=RunConfig(seed=round_, progress=False, cpu=True),
-            )
-            if round_:  # the first warms up
-                seconds[side].append(time.process_time() - began)
-    middle = {side: statistics.median(s) for side, s in seconds.items()}
+            run = RunConfig(seed=round_, progress=False, cpu=True)
+            epoch = partial(fit, net, train, loss, recipe=recipe, run=run)
+            spent[side].append(seconds(epoch, time.process_time))
+    middle = {side: statistics.median(s[1:]) for side, s in spent.items()}  # the first warms up
     return {
         "name": case.name,
         "draw": asdict(case.draw),
@@ -107,27 +100,15 @@ def measure(case: Case, rounds: int) -> dict[str, object]:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
-    parser.add_argument("--write", action="store_true", help="store the result")
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    found = []
-    for case in CASES:
-        if asked.only in case.name:
-            found.append(measure(case, asked.rounds))
-            ms, bound = found[-1]["ms_per_step"], case.bound
-            assert isinstance(ms, dict)
-            print(
-                f"{case.name:34}{ms['plain']:8.2f} ms plain{ms['drawn']:8.2f} ms drawn"
-                f"   ratio {found[-1]['ratio']:.2f}" + (f"  (at most {bound})" if bound else "")
-            )
-    if asked.write:
-        print(record("step_cost", found))
-    return int(any(c["bound"] is not None and c["ratio"] > c["bound"] for c in found))
+def all_cases(rounds: int, only: str) -> list[dict[str, Any]]:
+    """Every case whose name has `only` in it."""
+    return [measure(case, rounds) for case in CASES if only in case.name]
+
+
+def kept(found: list[dict[str, Any]]) -> bool:
+    """Whether every bound is."""
+    return all(c["bound"] is None or c["ratio"] <= c["bound"] for c in found)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main(__doc__, "step_cost", all_cases, kept, rounds=7, only=""))

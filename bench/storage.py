@@ -15,11 +15,9 @@ times of many.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import record
+from common import main, seconds
 from widthwise.benchmark.kernels import NothingFasterWarning, run_sparse
 from widthwise.store.file import read, save
 from widthwise.store.packed.forms import published_accounting
@@ -58,12 +56,10 @@ def with_index(tensor: Tensor) -> float:
     return min(4 * tensor.numel(), packed)
 
 
-def seconds(path: Path) -> float:
-    """To read a file once."""
+def reading(path: Path) -> float:
+    """Seconds to read a file once."""
     gc.collect()
-    began = time.perf_counter()
-    read(path)
-    return time.perf_counter() - began
+    return seconds(lambda: read(path))
 
 
 def files(sparsity: float, rounds: int) -> dict[str, Any]:
@@ -73,11 +69,10 @@ def files(sparsity: float, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         paths, saved = {}, {}
         for how in WAYS:
-            began = time.perf_counter()
-            paths[how] = save(model, Path(folder) / how, pack=how)
-            saved[how] = time.perf_counter() - began
+            paths[how] = Path(folder) / how
+            saved[how] = seconds(lambda how=how: save(model, paths[how], pack=how))
         size = {how: path.stat().st_size for how, path in paths.items()}
-        turns = [{how: seconds(path) for how, path in paths.items()} for _ in range(rounds)]
+        turns = [{how: reading(path) for how, path in paths.items()} for _ in range(rounds)]
     loads = {how: statistics.median(turn[how] / turn["none"] for turn in turns) for how in WAYS}
     return {
         "sparsity": sparsity,
@@ -110,31 +105,19 @@ def product(outputs: int, inputs: int, sparsity: float, batch: int) -> dict[str,
     }
 
 
-def main() -> int:
-    """Measure, print, and store when asked; 1 when a bound is not kept."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    stored = []
-    for sparsity in SPARSITIES:
-        stored.append(files(sparsity, options.rounds))
-        print(stored[-1])
-    products = []
-    for outputs, inputs in ((2600, 650), (1024, 1024)):
-        for batch in (1, 32):
-            for sparsity in (0.5, 0.8, 0.9, 0.95, 0.98):
-                products.append(product(outputs, inputs, sparsity, batch))
-                print(products[-1])
-    index = max(each["index"] for each in stored)
-    load = max(each["load"]["zeros"] for each in stored)
-    print(f"index {index} (bound {BOUND}), load {load} (bound {LOAD_BOUND})")
-    if options.write:
-        found = {"bound": BOUND, "load_bound": LOAD_BOUND, "rounds": options.rounds}
-        print(record("storage", {**found, "files": stored, "products": products}))
-    return int(index > BOUND or load > LOAD_BOUND)
+def measure(rounds: int) -> dict[str, Any]:
+    """Files and products."""
+    layers, batches, shares = ((2600, 650), (1024, 1024)), (1, 32), (0.5, 0.8, 0.9, 0.95, 0.98)
+    found: dict[str, Any] = {"bound": BOUND, "load_bound": LOAD_BOUND, "rounds": rounds}
+    found["files"] = [files(sparsity, rounds) for sparsity in SPARSITIES]
+    found["products"] = [product(*size, s, b) for size in layers for b in batches for s in shares]
+    return found
+
+
+def kept(found: dict[str, Any]) -> bool:
+    """Whether both bounds are."""
+    return all(f["index"] <= BOUND and f["load"]["zeros"] <= LOAD_BOUND for f in found["files"])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(__doc__, "storage", measure, kept, rounds=9))

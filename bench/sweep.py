@@ -10,16 +10,12 @@ cuts every width, counts its bytes and multiply-accumulates, and measures its la
 
 from __future__ import annotations
 
-import argparse
+import os
 import statistics
-import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from common import record
+from common import main, seconds
 from widthwise.app.tasks.mlp import MLP
 from widthwise.elastic.network import Elastic
 from widthwise.measure.evaluation import Evaluation
@@ -29,13 +25,6 @@ from widthwise.measure.sweep import sweep
 
 BOUND = 40.0  # full-width validations for all 256 widths
 IMAGES = 10_000
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    """Of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def measure(batch: int, threads: int, rounds: int) -> dict[str, float]:
@@ -65,28 +54,16 @@ def measure(batch: int, threads: int, rounds: int) -> dict[str, float]:
     }
 
 
-def main() -> int:
-    """Print the figures; 1 when one is out of bounds."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="store them in bench/results")
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
-    both = sorted({1, torch.get_num_threads()})
-    results = [measure(b, t, given.rounds) for t in both for b in (250, 500, 1000, 2000)]
-    for result in results:
-        print(
-            f"threads {result['threads']}, batches of {result['batch']:>4}: "
-            f"full {result['full_s'] * 1e3:.0f} ms, 256 widths "
-            f"{result['sweep_s']:.2f} s = {result['ratio']:.1f} x full; with costs "
-            f"{result['whole_sweep_s']:.1f} s, with latency "
-            f"{result['whole_sweep_with_latency_s']:.1f} s"
-        )
-    if given.write:
-        print(record("sweep", results))
-    worst = max(result["ratio"] for result in results)
-    print(f"at most {worst:.1f} x full; the bound is {BOUND:.0f}")
-    return int(worst > BOUND)
+def all_batches(rounds: int) -> list[dict[str, float]]:
+    """Every size of batches, on one thread and on all."""
+    threads = sorted({1, os.cpu_count() or 1})
+    return [measure(b, t, rounds) for t in threads for b in (250, 500, 1000, 2000)]
+
+
+def kept(found: list[dict[str, float]]) -> bool:
+    """Whether the bound is, everywhere."""
+    return max(row["ratio"] for row in found) <= BOUND
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main(__doc__, "sweep", all_batches, kept, rounds=5))

@@ -10,9 +10,11 @@ import html
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-TARGET = Path(__file__).parent.parent / "docs" / "cli.md"
+import pages
+from pages import ROOT
+
+TARGET = ROOT / "docs" / "cli.md"
 HEAD = "<!-- Written by scripts/cli_reference.py; change the commands, not this file. -->\n\n"
 
 
@@ -32,17 +34,5 @@ def _as_code(found: re.Match[str]) -> str:
     return "**Examples**:\n\n```console\n" + "".join(f"$ {line}\n" for line in lines) + "```\n\n"
 
 
-def main() -> int:
-    """Write or check; returns the exit code."""
-    wanted = reference()
-    if sys.argv[1:] == ["--check"]:
-        if TARGET.is_file() and TARGET.read_text() == wanted:
-            return 0
-        print("docs/cli.md is not current; run: python scripts/cli_reference.py", file=sys.stderr)
-        return 1
-    TARGET.write_text(wanted)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(pages.main(__doc__, lambda: {TARGET: reference()}))

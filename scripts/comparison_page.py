@@ -8,14 +8,14 @@ No figure and no verdict on the page is typed by hand.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import Counter
 from functools import cache
 from typing import Any
 
-from results_page import RESULTS, ROOT, measured
+import pages
+from pages import IMAGES, RESULTS, ROOT, measured
 from widthwise.app.compare.methods import METHODS
 from widthwise.app.compare.outcome import Outcome
 from widthwise.app.compare.report import markdown, picture, words
@@ -26,8 +26,7 @@ from widthwise.app.compare.spec import Spec
 from widthwise.app.tasks import BUILT_IN
 
 PAGE = ROOT / "docs" / "comparison.md"
-IMAGES = ROOT / "docs" / "images"
-STORED = [path.read_text() for path in (ROOT / "bench" / "results").glob("comparison-*.json")]
+STORED = [path.read_text() for path in RESULTS.glob("comparison-*.json")]
 NEWER = [name for name in METHODS if not any(f'"{name}"' in text for text in STORED)]
 NOT_THERE = (
     f"\nNewer than these results, and not in the tables: {', '.join(NEWER)}.\n" if NEWER else ""
@@ -189,23 +188,12 @@ def images(name: str) -> dict[Across, str]:
     return {"bytes": f"comparison-{name}.png", "seconds": f"cost-{name}.png"}
 
 
-def main() -> int:
-    """Write, or check."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
-    if options.check:
-        current = PAGE.exists() and PAGE.read_text() == page()
-        if not current:
-            print(f"not what the results say: {PAGE.name}; run scripts/comparison_page.py")
-        return 0 if current else 1
+def pictures() -> None:
+    """Two for each comparison."""
     for name, found in results().items():
         for across, path in images(name).items():
             picture.draw(comparison(name, found), IMAGES / path, across=across)
-    PAGE.write_text(page())
-    print(PAGE.relative_to(ROOT))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(pages.main(__doc__, lambda: {PAGE: page()}, pictures))

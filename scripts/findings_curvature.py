@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from findings_minified import interval, percent, verdict
-from results_page import measured, table
-
-SearchResult = dict[str, Any]
+from pages import Found, table
 
 CURVATURES = {"fisher": "Fisher", "hutchinson": "Hessian"}
 
 
-def text(found: SearchResult) -> str:
+def text(found: Found) -> str:
     """The section. found: as `bench/curvature.py` stored it, with date and machine."""
     results = found["results"]
     rows = results["rows"]
@@ -38,20 +33,14 @@ What each adds, paired over seeds, with 95 % intervals:
 
 {_told(rows)} The default of `pruning.obd_sd`, `--score obd-sd` and `compare` is the reading that was chosen on
 validation data: Hessian, 0.5.
-
-{measured(found)}
 """
 
 
-def pictures(found: SearchResult, folder: Path) -> None:
-    """None."""
-
-
-def _case(row: SearchResult) -> str:
+def _case(row: Found) -> str:
     return f"{row['task']}, {percent(row['sparsity'])}"
 
 
-def _told(rows: list[SearchResult]) -> str:
+def _told(rows: list[Found]) -> str:
     """Whether the gain is the curvature's, as far as the intervals say."""
     names = ("the curvature alone", "the spread with the Hessian")
     said = {n: [verdict(row["differences"][n]) for row in rows] for n in names}

@@ -6,9 +6,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from results_page import measured, table
+from pages import Found, plain, plots, table, ticks
 
-SearchResult = dict[str, Any]
 COLUMNS = {
     "reconstructed": "reconstructed only",
     "alone": "each fine-tuned by itself",
@@ -18,7 +17,7 @@ COLUMNS = {
 COLOURS = ("#9ca3af", "#b45309", "#1d4ed8", "#0f766e")
 
 
-def text(found: SearchResult) -> str:
+def text(found: Found) -> str:
     """The section."""
     families = _families(found)
     return "\n".join(
@@ -34,19 +33,17 @@ cent of the first 4,000 test images of the JPEG copy.
 """,
             *(_family(runs) for runs in families),
             "![Accuracy against parameters kept](images/elastic-tuning.png)\n",
-            measured(found),
-            "",
         ]
     )
 
 
-def _families(found: SearchResult) -> list[list[SearchResult]]:
+def _families(found: Found) -> list[list[Found]]:
     """The runs of each number of widths, the smallest first."""
     numbers = sorted({run["number"] for run in found["results"]})
     return [[run for run in found["results"] if run["number"] == n] for n in numbers]
 
 
-def _family(runs: list[SearchResult]) -> str:
+def _family(runs: list[Found]) -> str:
     rows = _rows(runs)
     shown = [
         [f"{row['share']:.0%}", *(_cell(row[name]) for name in COLUMNS), _lead(row)]
@@ -66,15 +63,15 @@ the differences are {min(leads):+.1f} to {max(leads):+.1f} points, on average {m
 """
 
 
-def _lead(row: SearchResult) -> str:
+def _lead(row: Found) -> str:
     return ", ".join(f"{e - a:+.1f}" for e, a in zip(row["elastic"], row["alone"], strict=True))
 
 
-def _rows(runs: list[SearchResult]) -> list[SearchResult]:
+def _rows(runs: list[Found]) -> list[Found]:
     """For each width its share of the parameters, and the accuracies of all seeds."""
     found = []
     for widths in zip(*(run["widths"] for run in runs), strict=True):
-        row: SearchResult = {name: [w[name] for w in widths] for name in COLUMNS}
+        row: Found = {name: [w[name] for w in widths] for name in COLUMNS}
         found.append(row | {"share": mean(w["share"] for w in widths)})
     return found
 
@@ -83,13 +80,9 @@ def _cell(values: list[float]) -> str:
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def pictures(found: SearchResult, folder: Path) -> None:
+def pictures(found: Found, folder: Path) -> None:
     """The four frontiers of each family."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = plots()
     families = _families(found)
     figure, panels = plt.subplots(
         1, len(families), figsize=(4.6 * len(families), 4), dpi=150, sharey=True, squeeze=False
@@ -104,7 +97,7 @@ def pictures(found: SearchResult, folder: Path) -> None:
     plt.close(figure)
 
 
-def _panel(axes: Any, rows: list[SearchResult]) -> None:
+def _panel(axes: Any, rows: list[Found]) -> None:
     for (name, label), colour in zip(COLUMNS.items(), COLOURS, strict=True):
         axes.plot(
             [100 * r["share"] for r in rows],
@@ -114,9 +107,6 @@ def _panel(axes: Any, rows: list[SearchResult]) -> None:
             marker="o",
             markersize=4,
         )
-    axes.set_xscale("log")
-    axes.set_xticks([12.5, 25, 50, 100], ["12.5", "25", "50", "100"])
-    axes.set_xticks([], minor=True)
+    ticks(axes, [12.5, 25, 50, 100], ["12.5", "25", "50", "100"])
     axes.set_xlabel("parameters kept, %")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from results_page import measured, table
+from pages import Found, table
 
 NAMES = {
     "random": "random",
@@ -28,17 +26,16 @@ CUTS = {
     "ours, not reconstructed, tuned": "ours without reconstruction, fine-tuned for 2 epochs",
     "ours, not reconstructed, tuned, long": "ours without reconstruction, fine-tuned for 10 epochs",
 }
-SearchResult = dict[str, Any]
 
 
-def text(found: SearchResult) -> str:
+def text(found: Found) -> str:
     """The section."""
     results = found["results"]
     parts = [_head(results), _weights(results), _masks(results), _features(results)]
-    return "\n".join([*parts, _choices(results), measured(found), ""])
+    return "\n".join([*parts, _choices(results)])
 
 
-def _head(results: SearchResult) -> str:
+def _head(results: Found) -> str:
     sizes = ", ".join(f"{t} {v['full']['mean']:.2f} %" for t, v in results["tasks"].items())
     return f"""## Trained networks: the three directions
 
@@ -57,16 +54,16 @@ curvature {_curvature(results)}.
 """
 
 
-def _summary(results: SearchResult) -> str:
+def _summary(results: Found) -> str:
     """The three directions: what the paper says, and what came out."""
-    by_sparsity: dict[str, list[SearchResult]] = {}
+    by_sparsity: dict[str, list[Found]] = {}
     for tables in results["tasks"].values():
         for sparsity, row in tables["weights"]["tuned"].items():
             by_sparsity.setdefault(sparsity, []).append(row)
     masks = [row for t in results["tasks"].values() for row in t["masks"].values()]
     shapes = [r["accuracy"] for t in results["tasks"].values() for r in t["features"].values()]
 
-    def against(rows: list[SearchResult], names: dict[str, str]) -> str:
+    def against(rows: list[Found], names: dict[str, str]) -> str:
         there = {n: how for n, how in names.items() if n in rows[0]}
         return "; ".join(
             f"{how}: {_short([row[n]['above_scratch'] for row in rows])}"
@@ -102,13 +99,13 @@ def _summary(results: SearchResult) -> str:
     return "\n".join(lines)
 
 
-def _standings(rows: list[SearchResult]) -> str:
+def _standings(rows: list[Found]) -> str:
     """Where OBD-SD stands at one sparsity, in how many tasks."""
     stand = [standing(row).split(" with ")[0] for row in rows]
     return ", ".join(f"{said} in {stand.count(said)}" for said in dict.fromkeys(stand))
 
 
-def _short(differences: list[SearchResult]) -> str:
+def _short(differences: list[Found]) -> str:
     said = [verdict(d) for d in differences]
     return (
         f"above scratch in {said.count('above')}, below in {said.count('below')}, not decided in "
@@ -116,12 +113,12 @@ def _short(differences: list[SearchResult]) -> str:
     )
 
 
-def _curvature(results: SearchResult) -> str:
+def _curvature(results: Found) -> str:
     fisher = results["choices"]["reading"]["curvature"] == "fisher"
     return "of the empirical Fisher information" if fisher else "of the Hessian along random signs"
 
 
-def _weights(results: SearchResult) -> str:
+def _weights(results: Found) -> str:
     parts = [
         "### Which single weights to prune",
         _verdict_on_selectors(results),
@@ -145,7 +142,7 @@ def _weights(results: SearchResult) -> str:
     return "\n\n".join([*parts, _rounds(results), ""])
 
 
-def _verdict_on_selectors(results: SearchResult) -> str:
+def _verdict_on_selectors(results: Found) -> str:
     lines = []
     for state, name in (("cut", "As cut"), ("tuned", "After fine-tuning")):
         for task, tables in results["tasks"].items():
@@ -157,7 +154,7 @@ def _verdict_on_selectors(results: SearchResult) -> str:
     return "\n".join(["Where OBD-SD stands among the others:", "", *lines])
 
 
-def standing(row: SearchResult) -> str:
+def standing(row: Found) -> str:
     """Where OBD-SD stands at one sparsity."""
     others = {n: v["obd_sd_above"] for n, v in row.items() if v["obd_sd_above"]}
     ahead = [NAMES[n] for n, d in others.items() if verdict(d) == "below"]
@@ -167,7 +164,7 @@ def standing(row: SearchResult) -> str:
     return f"tied for best with {', '.join(level)}" if level else "best"
 
 
-def _rounds(results: SearchResult) -> str:
+def _rounds(results: Found) -> str:
     lines = []
     for task, tables in results["tasks"].items():
         row = tables["rounds"]
@@ -181,7 +178,7 @@ def _rounds(results: SearchResult) -> str:
     return "\n".join(lines)
 
 
-def _masks(results: SearchResult) -> str:
+def _masks(results: Found) -> str:
     parts = ["### Pruned weights: fine-tuned or from scratch"]
     every = [
         (task, sparsity, row)
@@ -206,7 +203,7 @@ def _masks(results: SearchResult) -> str:
     return "\n\n".join([*parts, table(header, rows), ""])
 
 
-def _features(results: SearchResult) -> str:
+def _features(results: Found) -> str:
     parts = [
         "### Pruned neurons: fine-tuned, from scratch, or ours",
         _verdict_on_features(results),
@@ -232,12 +229,12 @@ def _features(results: SearchResult) -> str:
     return "\n\n".join([*parts, ""])
 
 
-def _arrows(accuracy: SearchResult, selectors: list[str], first: str, then: str) -> list[str]:
+def _arrows(accuracy: Found, selectors: list[str], first: str, then: str) -> list[str]:
     pairs = [(accuracy[f"{n}, {first}"], accuracy[f"{n}, {then}"]) for n in selectors]
     return [f"{a['mean']:.2f} → {b['mean']:.2f}" for a, b in pairs]
 
 
-def _ours(widths: SearchResult) -> str:
+def _ours(widths: Found) -> str:
     rows = []
     some = next(iter(widths.values()))["accuracy"]
     rows = [["from scratch", *(mean(row["accuracy"]["from scratch"]) for row in widths.values())]]
@@ -252,7 +249,7 @@ def _ours(widths: SearchResult) -> str:
     return table(["", *(f"width {w}" for w in widths)], rows)
 
 
-def _verdict_on_features(results: SearchResult) -> str:
+def _verdict_on_features(results: Found) -> str:
     widths = [row for t in results["tasks"].values() for row in t["features"].values()]
     rows = [row["accuracy"] for row in widths]
     lines = [
@@ -261,7 +258,7 @@ def _verdict_on_features(results: SearchResult) -> str:
         if name in rows[0]
     ]
     gains = {
-        state: [d for row in widths for d in row["compensated_above"][state].values()]
+        state: [d for row in widths for d in row["reconstructed_above"][state].values()]
         for state in ("reconstructed", "reconstructed, tuned")
     }
     return "\n".join(
@@ -277,7 +274,7 @@ def _verdict_on_features(results: SearchResult) -> str:
     )
 
 
-def _choices(results: SearchResult) -> str:
+def _choices(results: Found) -> str:
     choices = results["choices"]
     kinds = list(next(iter(choices["rates"].values())))
     heads = [kind.replace("anew", "from scratch") for kind in kinds]
@@ -288,14 +285,14 @@ def _choices(results: SearchResult) -> str:
     )
 
 
-def verdict(difference: SearchResult) -> str:
+def verdict(difference: Found) -> str:
     """What an interval says: above, below or open."""
     if difference["low"] > 0:
         return "above"
     return "below" if difference["high"] < 0 else "open"
 
 
-def _counted(differences: list[SearchResult]) -> str:
+def _counted(differences: list[Found]) -> str:
     said = [verdict(d) for d in differences]
     means = [d["mean"] for d in differences]
     return (
@@ -304,19 +301,19 @@ def _counted(differences: list[SearchResult]) -> str:
     )
 
 
-def _said(difference: SearchResult) -> str:
+def _said(difference: Found) -> str:
     words = {"above": "above", "below": "below", "open": "not told apart from"}
     return f"{words[verdict(difference)]} ({interval(difference)})"
 
 
-def interval(difference: SearchResult) -> str:
+def interval(difference: Found) -> str:
     """A difference with its interval; bold where it is decided."""
     value = f"{difference['mean']:+.2f}"
     value = value if verdict(difference) == "open" else f"**{value}**"
     return f"{value} [{difference['low']:+.2f}, {difference['high']:+.2f}]"
 
 
-def mean(value: SearchResult) -> str:
+def mean(value: Found) -> str:
     """A mean with its standard deviation."""
     return f"{value['mean']:.2f} ± {value['std']:.2f}"
 

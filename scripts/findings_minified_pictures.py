@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from findings_minified import NAMES, SearchResult, percent
+from findings_minified import NAMES, percent
+from pages import Found, plain, plots
 
 COLOURS = {
     "random": "#9ca3af",
@@ -31,20 +32,15 @@ LINES = {
 }
 
 
-def pictures(found: SearchResult, folder: Path) -> None:
+def pictures(found: Found, folder: Path) -> None:
     """The error against sparsity, and against width."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
     tasks = found["results"]["tasks"]
     _picture_of_weights(tasks, folder / "minified-weights.png")
     _picture_of_features(tasks, folder / "minified-features.png")
 
 
-def _picture_of_weights(tasks: SearchResult, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, grid = plt.subplots(2, len(tasks), figsize=(9, 6.6), dpi=150, squeeze=False)
+def _picture_of_weights(tasks: Found, path: Path) -> None:
+    figure, grid = plots().subplots(2, len(tasks), figsize=(9, 6.6), dpi=150, squeeze=False)
     for column, (task, tables) in enumerate(tasks.items()):
         for row, state in enumerate(("cut", "tuned")):
             axes, values = grid[row, column], tables["weights"][state]
@@ -60,10 +56,8 @@ def _picture_of_weights(tasks: SearchResult, path: Path) -> None:
     _finish(figure, grid, path)
 
 
-def _picture_of_features(tasks: SearchResult, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, grid = plt.subplots(1, len(tasks), figsize=(9, 4.4), dpi=150, squeeze=False)
+def _picture_of_features(tasks: Found, path: Path) -> None:
+    figure, grid = plots().subplots(1, len(tasks), figsize=(9, 4.4), dpi=150, squeeze=False)
     for axes, (task, tables) in zip(grid[0], tasks.items(), strict=True):
         rows = {int(w): row["accuracy"] for w, row in tables["features"].items()}
         for number, (name, (label, colour, marker, style)) in enumerate(LINES.items()):
@@ -81,7 +75,7 @@ def _picture_of_features(tasks: SearchResult, path: Path) -> None:
     _finish(figure, grid, path)
 
 
-def _errors(axes: Any, at: list[float], line: list[SearchResult], **style: Any) -> None:
+def _errors(axes: Any, at: list[float], line: list[Found], **style: Any) -> None:
     """A line of errors in per cent with their standard deviations."""
     errors = [100 - v["mean"] for v in line]
     down = [min(v["std"], 0.9 * e) for v, e in zip(line, errors, strict=True)]  # the axis is a log
@@ -89,7 +83,7 @@ def _errors(axes: Any, at: list[float], line: list[SearchResult], **style: Any) 
     axes.errorbar(at, errors, bars, linewidth=1.3, markersize=4, capsize=2, **style)
 
 
-def _plain(axes: Any, tables: SearchResult) -> None:
+def _plain(axes: Any, tables: Found) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     full = 100 - tables["full"]["mean"]
@@ -98,8 +92,7 @@ def _plain(axes: Any, tables: SearchResult) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
 
 
 def _finish(figure: Any, grid: Any, path: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from results_page import measured, table
+from pages import Found, plain, plots, table
 
 MEASURES = {
     "one_shot": "as cut",
@@ -14,10 +13,9 @@ MEASURES = {
     "tuned": "fine-tuned",
 }
 COLOURS = {"widthwise": "#1d4ed8", "Torch-Pruning": "#b45309"}
-SearchResult = dict[str, Any]
 
 
-def text(found: SearchResult) -> str:
+def text(found: Found) -> str:
     """The section."""
     lines = {(s["network"], s["tool"], s["removed"]): s for s in found["results"]["summary"]}
     networks = list(dict.fromkeys(network for network, _, _ in lines))
@@ -25,7 +23,7 @@ def text(found: SearchResult) -> str:
     for network in networks:
         parts += [f"### {network}", "", _table(lines, network), "", _verdict(lines, network), ""]
     parts += ["![Accuracy against parameters removed](images/resnets.png)", ""]
-    return "\n".join([*parts, _how(found["results"]["cells"]), "", measured(found), ""])
+    return "\n".join([*parts, _how(found["results"]["cells"])])
 
 
 _HEAD = """## Trained ResNets, beside Torch-Pruning
@@ -42,7 +40,7 @@ the 10,000 test images, ± standard deviation over seeds (of the images drawn an
 """
 
 
-def _table(lines: SearchResult, network: str) -> str:
+def _table(lines: Found, network: str) -> str:
     header = ["removed", *(f"{m}: {t}" for m in MEASURES.values() for t in ("ours", "peer"))]
     rows = []
     whole = lines[network, "unpruned", 0.0]
@@ -55,16 +53,16 @@ def _table(lines: SearchResult, network: str) -> str:
     return table(header, rows)
 
 
-def _cell(value: SearchResult) -> str:
+def _cell(value: Found) -> str:
     spread = value["spread"]
     return f"{value['mean']:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
 
 
-def _shares(lines: SearchResult, network: str) -> list[float]:
+def _shares(lines: Found, network: str) -> list[float]:
     return sorted(r for n, tool, r in lines if n == network and tool == "widthwise")
 
 
-def _verdict(lines: SearchResult, network: str) -> str:
+def _verdict(lines: Found, network: str) -> str:
     """At how many points ours is ahead, and by how much."""
     leads = {
         (m, r): lines[network, "widthwise", r][m]["mean"]
@@ -83,19 +81,15 @@ def _verdict(lines: SearchResult, network: str) -> str:
     )
 
 
-def _how(cells: list[SearchResult]) -> str:
+def _how(cells: list[Found]) -> str:
     used = Counter(c["how"] for c in cells if c["tool"] == "Torch-Pruning")
     chosen = "; ".join(f"{how} ({n})" for how, n in used.most_common())
     return f"Chosen for Torch-Pruning before fine-tuning, and how often: {chosen}."
 
 
-def pictures(found: SearchResult, folder: Path) -> None:
+def pictures(found: Found, folder: Path) -> None:
     """Accuracy against the share of parameters removed."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = plots()
     lines = {(s["network"], s["tool"], s["removed"]): s for s in found["results"]["summary"]}
     networks = list(dict.fromkeys(network for network, _, _ in lines))
     figure, grid = plt.subplots(
@@ -119,8 +113,7 @@ def pictures(found: SearchResult, folder: Path) -> None:
                 )
             axes.set_title(f"{network.removeprefix('cifar10-')}, {label}", loc="left", fontsize=9)
             axes.set_xlabel("parameters removed, %")
-            axes.grid(alpha=0.25)
-            axes.spines[["top", "right"]].set_visible(False)
+            plain(axes)
         row[0].set_ylabel("test accuracy, %")
     grid[0][0].legend(frameon=False, loc="lower left")
     figure.tight_layout()

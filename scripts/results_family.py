@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from pages import Found, plain, plots, table, ticks
 
 FAMILIES = {
     "mlp": "MNIST, MLP 784-256-256-10",
@@ -32,20 +33,19 @@ learning rates than the full network's recipe has; the tables show them only whe
 One or few seeds do not tell differences of a few tenths of a point apart.
 
 """
-Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
 
-def section(found: dict[str, Any], table: Table) -> str:
+def section(found: Found) -> str:
     """From the heading on."""
     shown = [
-        _family(title, found["results"][name], table)
+        _family(title, found["results"][name])
         for name, title in FAMILIES.items()
         if name in found["results"]
     ]
     return f"{LEAD}{''.join(shown)}{REST}"
 
 
-def rows(task: dict[str, Any], ways: Sequence[str]) -> list[list[str]]:
+def rows(task: Found, ways: Sequence[str]) -> list[list[str]]:
     """One row for each size."""
     return [
         [_size(size), *(value(task, row.get(way)) for way in ways)]
@@ -53,7 +53,7 @@ def rows(task: dict[str, Any], ways: Sequence[str]) -> list[list[str]]:
     ]
 
 
-def value(task: dict[str, Any], cell: dict[str, Any] | None) -> str:
+def value(task: Found, cell: Found | None) -> str:
     """The metric, with the standard deviation where there are several seeds."""
     if cell is None:
         return ""
@@ -62,7 +62,7 @@ def value(task: dict[str, Any], cell: dict[str, Any] | None) -> str:
     return f"{times * cell['mean']:.{places}f}{spread}"
 
 
-def _family(title: str, task: dict[str, Any], table: Table) -> str:
+def _family(title: str, task: Found) -> str:
     ways = [way for way in WAYS if any(way in row for row in task["sizes"].values())]
     metric, full = task["metric"], task["full"]
     what = metric["name"] + ("" if metric["higher_is_better"] else ", lower is better")
@@ -88,12 +88,12 @@ Cost in trainings of the full network alone: {task["cost"]["mean"]:.2f} for all 
 """
 
 
-def _behind(task: dict[str, Any], way: str) -> str:
+def _behind(task: Found, way: str) -> str:
     """The sizes at which another way has a better mean than the family, as a text."""
     return ", ".join(_size(size) for size in _lost(task, way)) or "none"
 
 
-def _lost(task: dict[str, Any], way: str) -> list[str]:
+def _lost(task: Found, way: str) -> list[str]:
     """The sizes at which another way has a better mean than the family."""
     sign = 1 if task["metric"]["higher_is_better"] else -1
     return [
@@ -107,7 +107,7 @@ def _size(size: str) -> str:
     return f"{int(size) / 1000:g} kB"
 
 
-def sentence(task: dict[str, Any]) -> str:
+def sentence(task: Found) -> str:
     """How one training of a family did beside networks trained alone, in two sentences."""
     count = len(task["sizes"])
     level = {way: count - len(_lost(task, way)) for way in ("ours", "equal")}
@@ -122,13 +122,9 @@ def sentence(task: dict[str, Any]) -> str:
     )
 
 
-def picture(task: dict[str, Any], title: str, path: Path) -> None:
+def picture(task: Found, title: str, path: Path) -> None:
     """The metric against the bytes of the files, with error bars: a line for each way."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = plots()
     figure, axes = plt.subplots(figsize=(8, 4.4), dpi=150)
     looks = {"equal": ("#b45309", "v"), "ours": ("#6b7280", "s"), "family": ("#0f766e", "D")}
     sizes = [int(size) / 1000 for size in task["sizes"]]
@@ -141,15 +137,12 @@ def picture(task: dict[str, Any], title: str, path: Path) -> None:
             [100 * (cell["spread"] or 0.0) for _, cell in shown],
             label=WAYS[way], marker=marker, markersize=4, linewidth=1.4, capsize=2, color=colour,
         )  # fmt: skip
-    axes.set_xscale("log")
-    ticks = [14, 20, 33, 55, 100, 190, 440]
-    axes.set_xticks(ticks, [f"{t} kB" for t in ticks])
-    axes.set_xticks([], minor=True)
+    at = [14, 20, 33, 55, 100, 190, 440]
+    ticks(axes, at, [f"{size} kB" for size in at])
     axes.set_xlabel("bytes of the file")
     axes.set_ylabel("test accuracy, %")
     axes.set_title(title, loc="left", fontweight="bold")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     axes.legend(frameon=False, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})

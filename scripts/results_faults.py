@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from pages import Found, table
 
 
-def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]], str]) -> str:
+def section(found: Found) -> str:
     """What was injected, and what was lost. found: the stored result of `bench/faults.py`."""
     results = found["results"]
     struck, kept = results["struck"], results["kept"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-Table = Callable[[list[str], list[list[str]]], str]
+from pages import Found, table
 
 ANSWERS = {
     "0": "connection closed",
@@ -15,7 +12,7 @@ ANSWERS = {
 }
 
 
-def files(found: dict[str, Any], table: Table) -> str:
+def files(found: Found) -> str:
     """What readers did with changed files. found: the stored result of `bench/hostile.py`."""
     rows = [
         [
@@ -42,7 +39,7 @@ again, as a network of the user's class. {wrong} did anything else.
 """
 
 
-def clients(found: dict[str, Any], table: Table) -> str:
+def clients(found: Found) -> str:
     """How the picker's server holds. found: the stored result of `bench/serve_load.py`."""
     results = found["results"]
     refused = sum(n for s, n in results["statuses"].items() if s.startswith("4") and s != "429")

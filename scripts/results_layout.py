@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from pages import Found, table
 
 WHAT = {"training": "step", "sandwich": "sandwich step", "evaluation": "evaluation"}
 
 
-def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]], str]) -> str:
+def section(found: Found) -> str:
     """How much faster channels-last is. found: the stored result of `bench/layout.py`."""
     rows = [
         [name] + [_said(measured[what]) for what in WHAT]
@@ -17,8 +16,8 @@ def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]],
     return f"""## Convolutions channels-last
 
 Time with convolutions' weights by rows ÷ channels-last, of batches of 128 images (256 in
-evaluation), one thread, the median of five runs and their range (`bench/layout.py`). `compare` and
-`ladders` lay their networks out so; `fit` leaves a user's own module as it is, for which
+evaluation), one thread, the median of five runs and their range (`bench/layout.py`). `compare` lays
+its networks out so; `fit` leaves a user's own module as it is, for which
 `torch.nn.utils.convert_conv2d_weight_memory_format` does the same.
 
 {table(["network", *WHAT.values()], rows)}

@@ -1,4 +1,4 @@
-"""Write docs/results.md, its picture its pictures and the README's sentence from bench/results/*.json.
+"""Write docs/results.md, its pictures and the README's sentence from bench/results/*.json.
 
     python scripts/results_page.py           # write
     python scripts/results_page.py --check   # exit 1 when a text is not what the results say
@@ -8,29 +8,24 @@ No figure in those texts is typed by hand.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+import pages
 import results_family
 import results_faults
-import results_feedback
+import results_dpf
 import results_hostile
 import results_layout
 import results_recipe
 import results_scopes
+from pages import IMAGES, ROOT, Found, load, plain, table, ticks
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "bench" / "results"
 TRACING_AIM = 2.0  # times torch.export, in the median
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
-PICTURE = ROOT / "docs" / "images" / "mnist.png"
-FAMILY_PICTURE = ROOT / "docs" / "images" / "family-mnist.png"
 FAMILY_TITLE = "MNIST MLP 784-256-256-10: one training, and networks trained alone"
 MARKS = "<!-- results: written by scripts/results_page.py -->", "<!-- end of results -->"
 NAMES = {
@@ -42,29 +37,7 @@ NAMES = {
 }
 
 
-def load(name: str) -> dict[str, Any]:
-    """A stored result with its date and machine."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return found
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, first column left, others right."""
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def measured(found: dict[str, Any]) -> str:
-    """Where and when."""
-    m = found["machine"]
-    at = f" at commit {found['commit']}" if found.get("commit") else ""
-    return (
-        f"Measured {found['date']}{at} on {m['processor']} ({m['cores']} cores), "
-        f"torch {m['torch']}, Python {m['python']}."
-    )
-
-
-def quality_rows(found: dict[str, Any], widths: list[str], methods: list[str]) -> list[list[str]]:
+def quality_rows(found: Found, widths: list[str], methods: list[str]) -> list[list[str]]:
     """Mean and standard deviation by width."""
     rows = []
     for width in widths:
@@ -74,21 +47,8 @@ def quality_rows(found: dict[str, Any], widths: list[str], methods: list[str]) -
     return rows
 
 
-def family() -> str:
-    """The section on the default training against networks trained alone."""
-    found = load("family")
-    return f"{results_family.section(found, table)}{measured(found)}\n"
-
-
-def recipe() -> str:
-    """The section on the parts of the training along levels."""
-    found = load("recipe")
-    return f"{results_recipe.section(found, table)}{measured(found)}\n"
-
-
-def quality() -> str:
+def quality(found: Found) -> str:
     """The section on accuracy by width."""
-    found = load("quality")
     results = found["results"]
     accuracy = results["accuracy_percent"]
     methods = list(NAMES)
@@ -124,14 +84,11 @@ up. As cut, widths {", ".join(behind) or "none"} are below it, the farthest bein
 {below[worst]:+.2f} points. After the distillation these are still below: {missed}. Width 2 is not
 trained for (draws start at 4). Trained alone means the 15 epochs named above; a small network gains
 from more of them.
-
-{measured(found)}
 """
 
 
-def step_cost() -> str:
+def step_cost(found: Found) -> str:
     """The section on the cost of a training step."""
-    found = load("step_cost")
     rows = [
         [r["name"], f"{r['ratio']:.2f}", f"{r['bound']}" if r["bound"] else ""]
         for r in found["results"]
@@ -142,14 +99,11 @@ One epoch of single-draw structural dropout ÷ one epoch of plain training of th
 same loop, in turns, one thread (`bench/step_cost.py`).
 
 {table(["network and draw", "ratio", "bound"], rows)}
-
-{measured(found)}
 """
 
 
-def cut_speed() -> str:
+def cut_speed(found: Found) -> str:
     """The section on the speed of cut networks."""
-    found = load("cut_speed")
     rows = [
         [
             r["network"],
@@ -169,14 +123,11 @@ where the user's own class cannot be had; its parameters are fetched through nes
 networks feel. It has no bound.
 
 {table(header, rows)}
-
-{measured(found)}
 """
 
 
-def sweep() -> str:
+def sweep(found: Found) -> str:
     """The section on the cost of validating all widths."""
-    found = load("sweep")
     rows = [
         [
             f"batches of {r['batch']}",
@@ -197,14 +148,11 @@ bound of 40 is kept in {kept} of {len(rows)} rows. The aim of 10 with all costs 
 of every width have to be run, and a small layer takes hardly less time than a large one.
 
 {table(["10,000 images in", "threads", "ratio", "with costs", "in all", "with latencies"], rows)}
-
-{measured(found)}
 """
 
 
-def engine() -> str:
+def engine(found: Found) -> str:
     """The section on tracing and cutting."""
-    found = load("engine")
     rows = [
         [
             r["network"],
@@ -226,28 +174,20 @@ cut to half with the check of the user's class. Memory is the peak of the proces
 model, tracing and cutting together (`bench/engine.py`).
 
 {table(header, rows)}
-
-{measured(found)}
-
-{tracing()}
 """
 
 
-def tracing() -> str:
+def tracing(found: Found) -> str:
     """The paragraph on tracing beside export, over a sample of public networks."""
-    found = load("tracing")
     results = found["results"]
     above = sum(r["trace_over_export"] > TRACING_AIM for r in results["rows"])
     return f"""With the comparison of outputs and gradients, `Elastic(...)` takes in the median {results["median_trace_over_export"]} times
 as long as `torch.export` on {results["networks"]} networks ({results["largest"]} at most; `python -m bench.tracing`). The aim of {TRACING_AIM:g} is not
-reached on {above} of them: models that read sizes are run once more on symbols, for what they decide in evaluation.
-
-{measured(found)}"""
+reached on {above} of them: models that read sizes are run once more on symbols, for what they decide in evaluation."""
 
 
-def scoring() -> str:
+def scoring(found: Found) -> str:
     """The section on what scores cost."""
-    found = load("scoring")
     results = found["results"]
     rows = [[name, f"{ratio:.2f}"] for name, ratio in results["over_epoch"].items()]
     return f"""## The cost of scores
@@ -257,14 +197,11 @@ over those of one training epoch on the same images; bound {results["bound_obd"]
 (`bench/scoring.py`).
 
 {table(["score", "÷ epoch"], rows)}
-
-{measured(found)}
 """
 
 
-def pruning() -> str:
+def pruning(found: Found) -> str:
     """The section on what gradual pruning adds to a step."""
-    found = load("pruning")
     cells = found["results"]
     networks = list(dict.fromkeys(c["network"] for c in cells))
     ratio = {(c["network"], c["dpf"]): c["ratio"] for c in cells}
@@ -282,14 +219,11 @@ was measured before, the MLP of mnist did not keep the bound. *Feedback* keeps a
 changes the masks 25 times; no bound was set for it.
 
 {table(["network", "weights pruned", "pruned", "with feedback"], rows)}
-
-{measured(found)}
 """
 
 
-def storage() -> str:
+def storage(found: Found) -> str:
     """The section on zeros."""
-    found = load("storage")
     results = found["results"]
     sizes = [
         [
@@ -331,14 +265,11 @@ whose zeros are scattered, all are faster {where}; with more threads, another pr
 is elsewhere, which is why `run_sparse` measures.
 
 {table(["layer", *(f"{100 * s:g} %" for s in shares)], rows)}
-
-{measured(found)}
 """
 
 
-def few_bits() -> str:
+def few_bits(found: Found) -> str:
     """The section on quantized weights."""
-    found = load("bits")
     results = found["results"]
     by_name = {r["name"]: r for r in results["rows"]}
     rows = [
@@ -380,14 +311,11 @@ alone; float32 trained on in the same way is in the table.
 single codes would need: a Huffman code of several at a time sees neighbours that are alike. Names, shapes
 and the manifest take at most {most:,.0f} bytes of a file; in the float32 file, which holds each tensor under its
 name, {plain:,.0f}. The aim, at most 1 % and 1 kB above the tensors, {kept}.
-
-{measured(found)}
 """
 
 
-def in_int8() -> str:
+def in_int8(found: Found) -> str:
     """The section on running quantized networks."""
-    found = load("int8")
     results = found["results"]
     networks = results["networks"]
     batches = list(networks[0]["gain"])
@@ -428,12 +356,10 @@ that could gain. Small layers lose at batch 1 what they spend on quantizing thei
 Other processes kept the machine busy meanwhile (load {results["load"]:g} besides), so ratios vary, most for
 {varying}: int8 was {low:.1f} to {high:.1f} times as fast there. It is otherwise on other processors;
 `benchmark.runtimes.compare` measures it there.
-
-{measured(found)}
 """
 
 
-def whole_ranges(by_name: dict[str, Any]) -> str:
+def whole_ranges(by_name: Found) -> str:
     """What whole ranges cost and gain beside searched ones."""
     found = []
     for name in ("4 bits", "3 bits", "2 bits", "2 bits, trained straight-through"):
@@ -457,15 +383,10 @@ def narrow(size: float) -> float:
     return float(points[-1][1])
 
 
-def picture() -> None:
+def picture(path: Path) -> None:
     """Accuracy against stored bytes, with error bars."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
     found = load("quality")["results"]["accuracy_percent"]
-    figure, axes = plt.subplots(figsize=(8, 4.8), dpi=150)
+    figure, axes = pages.plots().subplots(figsize=(8, 4.8), dpi=150)
     styles = {"alone": "s", "published": "v", "default": "o", "distilled": "D"}
     colours = {
         "alone": "#6b7280",
@@ -486,20 +407,16 @@ def picture() -> None:
             capsize=2,
             color=colours[method],
         )
-    axes.set_xscale("log")
-    ticks = [13, 25, 50, 100, 200, 400, 1000]
-    axes.set_xticks(ticks, [f"{t} kB" for t in ticks])
-    axes.set_xticks([], minor=True)
+    sizes = [13, 25, 50, 100, 200, 400, 1000]
+    ticks(axes, sizes, [f"{size} kB" for size in sizes])
     axes.set_ylim(78, 99.4)
     axes.set_xlabel("weights of the cut network, float32")
     axes.set_ylabel("test accuracy, %")
     axes.set_title("MNIST MLP: one training, every size", loc="left", fontweight="bold")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     axes.legend(frameon=False, loc="lower right")
     figure.tight_layout()
-    PICTURE.parent.mkdir(exist_ok=True)
-    figure.savefig(PICTURE, metadata={"Software": None})
+    figure.savefig(path, metadata={"Software": None})
 
 
 def stored_bytes(width: int) -> int:
@@ -507,62 +424,32 @@ def stored_bytes(width: int) -> int:
     return 4 * (785 * width + (width + 1) * width + (width + 1) * 10)
 
 
-def scopes() -> str:
-    """The section on how weights compete."""
-    found = load("scopes")
-    return f"{results_scopes.section(found, table)}\n{measured(found)}\n"
-
-
-def dpf() -> str:
-    """The section on how often masks are remade."""
-    found = load("dpf")
-    return f"{results_feedback.section(found, table)}\n{measured(found)}\n"
-
-
-def layout() -> str:
-    """The section on convolutions channels-last."""
-    found = load("layout")
-    return f"{results_layout.section(found, table)}\n{measured(found)}\n"
-
-
-def faults() -> str:
-    """The section on injected faults."""
-    found = load("faults")
-    return f"{results_faults.section(found, table)}\n{measured(found)}\n"
-
-
-def clients() -> str:
-    """The section on the picker under load."""
-    found = load("serve_load")
-    return f"{results_hostile.clients(found, table)}\n{measured(found)}\n"
-
-
-def hostile() -> str:
-    """The section on hostile files."""
-    found = load("hostile")
-    return f"{results_hostile.files(found, table)}\n{measured(found)}\n"
-
-
-def page() -> str:
-    """The whole results page."""
-    head = (
-        "# Results\n\nWritten by `scripts/results_page.py` from `bench/results/`. Nothing was measured "
-        "on a GPU yet; where there is one, `bench/gpu.py` does. "
-        "`python scripts/stale_results.py` lists the results that are older than their code.\n"
-    )
-    measured_here = [
-        family(),
-        recipe(),
-        quality(),
-        step_cost(),
-        cut_speed(),
-        sweep(),
-        engine(),
-        scoring(),
-    ]
-    measured_here += [pruning(), dpf(), scopes(), storage(), few_bits(), in_int8(), layout()]
-    measured_here += [faults(), hostile(), clients()]
-    return "\n".join([head, *measured_here])
+HEAD = (
+    "# Results\n\nWritten by `scripts/results_page.py` from `bench/results/`. Nothing was measured "
+    "on a GPU yet; where there is one, `bench/gpu.py` does. "
+    "`python scripts/stale_results.py` lists the results that are older than their code.\n"
+)
+SECTIONS: tuple[pages.Section, ...] = (
+    ("family", results_family.section),
+    ("recipe", results_recipe.section),
+    ("quality", quality),
+    ("step_cost", step_cost),
+    ("cut_speed", cut_speed),
+    ("sweep", sweep),
+    ("engine", engine),
+    ("tracing", tracing),
+    ("scoring", scoring),
+    ("pruning", pruning),
+    ("dpf", results_dpf.section),
+    ("scopes", results_scopes.section),
+    ("storage", storage),
+    ("bits", few_bits),
+    ("int8", in_int8),
+    ("layout", results_layout.section),
+    ("faults", results_faults.section),
+    ("hostile", results_hostile.files),
+    ("serve_load", results_hostile.clients),
+)
 
 
 def readme() -> str:
@@ -574,24 +461,17 @@ def readme() -> str:
     return f"{before}{MARKS[0]}\n{said}\n{MARKS[1]}{after}"
 
 
-def main() -> int:
-    """Write, or check."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
-    wanted = {PAGE: page(), README: readme()}
-    if options.check:
-        stale = [p.name for p, text in wanted.items() if p.read_text() != text]
-        if stale:
-            print(f"not what the results say: {', '.join(stale)}; run scripts/results_page.py")
-        return 1 if stale else 0
-    picture()
-    results_family.picture(load("family")["results"]["mlp"], FAMILY_TITLE, FAMILY_PICTURE)
-    for path, text in wanted.items():
-        path.write_text(text)
-        print(path.relative_to(ROOT))
-    return 0
+def pictures() -> None:
+    """Accuracy against bytes, of sandwich passes and of a family."""
+    picture(IMAGES / "mnist.png")
+    mlp = load("family")["results"]["mlp"]
+    results_family.picture(mlp, FAMILY_TITLE, IMAGES / "family-mnist.png")
+
+
+def texts() -> dict[Path, str]:
+    """The page, and the README."""
+    return {PAGE: pages.of_sections(HEAD, SECTIONS), README: readme()}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(pages.main(__doc__, texts, pictures))

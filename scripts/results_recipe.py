@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import mean
-from typing import Any
 
-Row = dict[str, Any]
+from pages import Found, table
+
+Row = Found
 
 DEFAULT = "default"
 EARLIER = "a cycle for each phase"  # the default when the other arms were measured
@@ -20,11 +20,11 @@ SHARES = {
 }
 
 
-def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]], str]) -> str:
+def section(found: Found) -> str:
     """A table for each task. found: as `bench/recipe.py` stored it, with date and machine."""
     rows: list[Row] = found["results"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    parts = [_task([row for row in rows if row["task"] == task], table) for task in tasks]
+    parts = [_task([row for row in rows if row["task"] == task]) for task in tasks]
     return f"""## What each part of the training along levels is worth
 
 The name of a training says what it changes in the default one, which has a warm-up of a quarter
@@ -42,7 +42,7 @@ post-processing of three lengths.
 {"".join(parts)}"""
 
 
-def _task(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -> str:
+def _task(rows: list[Row]) -> str:
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     sizes = list(rows[0]["widths"])
     unit = [row for row in rows if row["arm"] == UNIT]
@@ -53,7 +53,7 @@ def _task(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -
 
 {table(["training", "seeds", "cost", "full", *(f"{size} kB" for size in sizes)], lines)}
 
-{_solved_first([row for row in default if SOLVED in row["valid"]])}{_longer(default, table)}"""
+{_solved_first([row for row in default if SOLVED in row["valid"]])}{_longer(default)}"""
 
 
 def _solved_first(rows: list[Row]) -> str:
@@ -74,7 +74,7 @@ def _solved_first(rows: list[Row]) -> str:
 """
 
 
-def _longer(rows: list[Row], table: Callable[[list[str], list[list[str]]], str]) -> str:
+def _longer(rows: list[Row]) -> str:
     """What longer post-processing are worth."""
     rows = [row for row in rows if all(label in row["valid"] for label in SHARES.values())]
     if not rows:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+
+from pages import Found, table
 
 HEADS = {"tensor": "each tensor", "global": "all together", "lamp": "LAMP"}
 
 
-def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]], str]) -> str:
+def section(found: Found) -> str:
     """What each leaves of a network. found: the stored result of `bench/scopes.py`."""
     rows = [
         [_name(network), f"{100 * float(share):.0f} %", _said(network, network["dense"])]
@@ -34,17 +34,17 @@ otherwise; which one is best depends on the network.
 """
 
 
-def _name(network: dict[str, Any]) -> str:
+def _name(network: Found) -> str:
     return f"{network['network']}, {network['metric']}"
 
 
-def _said(network: dict[str, Any], value: float | None) -> str:
+def _said(network: Found, value: float | None) -> str:
     if value is None:
         return "-"
     return f"{100 * value:.1f}" if network["higher_is_better"] else f"{value:.4g}"
 
 
-def _behind(networks: list[dict[str, Any]], scope: str) -> str:
+def _behind(networks: list[Found], scope: str) -> str:
     """How often it loses more than twice what the best of its network and share loses."""
     count = much = 0
     for network in networks:
@@ -55,7 +55,7 @@ def _behind(networks: list[dict[str, Any]], scope: str) -> str:
     return f"{much} of {count}"
 
 
-def _lost(network: dict[str, Any], value: float | None) -> float:
+def _lost(network: Found, value: float | None) -> float:
     """Points of a share, or the logarithm of a ratio of perplexities."""
     if value is None:
         return math.inf

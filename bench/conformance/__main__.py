@@ -16,33 +16,31 @@ file, line by line, as they come, so that a run that was stopped goes on where i
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 
 from bench.conformance.verdicts import WRONG
 from bench.zoo.names import FAMILIES, engine
-from bench.zoo.runner import Row, look_at_all, rows
+from bench.zoo.runner import Row, look_and_keep, options, rows
 
-ROWS = Path(__file__).parents[2] / "build" / "conformance.jsonl"
 ALL = (*FAMILIES, "operators")
 
 
 def main() -> int:
     """Look at what was asked for, and store when asked; 1 when something is wrong."""
-    options = _options()
-    options.rows.parent.mkdir(parents=True, exist_ok=True)
-    wanted = _wanted(options)
+    parser = options("bench.conformance", __doc__, ALL, 900)
+    parser.add_argument("--sample", type=int, metavar="N", help="N of them, evenly spread")
+    parser.add_argument("--stale", action="store_true", help="again what another engine found")
+    given = parser.parse_args()
+    wanted = _wanted(given)
     bad = 0
-    for done, row in enumerate(look_at_all(wanted, options.jobs, options.limit), start=1):
-        with options.rows.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    for done, row in enumerate(look_and_keep(wanted, given), start=1):
         print(f"{done}/{len(wanted)} {line(row)}", flush=True)
         bad += wrong(row)
-    if options.write:
+    if given.write:
         from bench.conformance.page import store
 
-        store(rows(options.rows).values())
+        store(rows(given.rows).values())
     return 1 if bad else 0
 
 
@@ -61,28 +59,12 @@ def line(row: Row) -> str:
     return f"{row['name']}: {told or row.get('failures') or 'no sample'}{why}"
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="bench.conformance", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these: family/name")
-    parser.add_argument("--family", nargs="+", choices=ALL, default=ALL)
-    parser.add_argument("--sample", type=int, metavar="N", help="N of them, evenly spread")
-    parser.add_argument("--again", action="store_true", help="also what has been looked at")
-    parser.add_argument("--stale", action="store_true", help="again what another engine found")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=900, metavar="SECONDS", help="of processor")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="the file of findings")
-    parser.add_argument("--write", action="store_true", help="store and write the page")
-    return parser.parse_args()
-
-
-def _wanted(options: argparse.Namespace) -> list[tuple[str, str]]:
-    names = options.only or [name for family in options.family for name in _names(family)]
-    if options.sample:
-        names = names[:: max(len(names) // options.sample, 1)]
-    done = {} if options.again or options.sample else _looked_at(options.rows)
-    if options.stale:
+def _wanted(given: argparse.Namespace) -> list[tuple[str, str]]:
+    names = given.only or [name for family in given.family for name in _names(family)]
+    if given.sample:
+        names = names[:: max(len(names) // given.sample, 1)]
+    done = {} if given.again or given.sample else _looked_at(given.rows)
+    if given.stale:
         done = {name: row for name, row in done.items() if row.get("engine") == engine()}
     left = [name for name in names if name not in done]
     return [("operators" if n.startswith("operators/") else "networks", n) for n in left]

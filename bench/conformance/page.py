@@ -8,20 +8,18 @@ No figure and no sentence about a network on that page is typed by hand.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from bench.conformance import verdicts
 from bench.conformance.verdicts import VERDICTS
 from bench.zoo.names import FAMILIES, engine
+from scripts.pages import ROOT, main, table
 
-ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results" / "conformance.json"
 PROGRAMS = ROOT / "bench" / "results" / "random_programs.json"
 PAGE = ROOT / "docs" / "conformance.md"
@@ -111,24 +109,18 @@ def page(found: dict[str, Any]) -> str:
 
 
 def _table(rows: list[Row]) -> str:
-    lines = [
-        "| family | looked at | " + " | ".join(VERDICTS) + " | not finished |",
-        "|---|---:" + "|---:" * (len(VERDICTS) + 1) + "|",
-    ]
-    for group in GROUPS:
-        some = [r for r in rows if r["name"].startswith(f"{group}/")]
-        if some:
-            lines.append(_line(group, some))
-    return "\n".join([*lines, _line("**all**", rows)]) + "\n\n"
+    groups = {group: [r for r in rows if r["name"].startswith(f"{group}/")] for group in GROUPS}
+    lines = [_line(group, some) for group, some in groups.items() if some]
+    header = ["family", "looked at", *VERDICTS, "not finished"]
+    return table(header, [*lines, _line("**all**", rows)]) + "\n\n"
 
 
-def _line(title: str, rows: list[Row]) -> str:
+def _line(title: str, rows: list[Row]) -> list[str]:
     total: Counter[str] = Counter()
     for row in rows:
         total.update(row["counts"])
     failed = sum(bool(r.get("failures")) for r in rows)
-    cells = [title, len(rows), *(f"{total[v]:,}" for v in VERDICTS), failed]
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return [title, str(len(rows)), *(f"{total[v]:,}" for v in VERDICTS), str(failed)]
 
 
 def _wrong(rows: list[Row]) -> str:
@@ -210,17 +202,5 @@ def _plain(text: str) -> str:
     return text.strip()[:300].replace("|", "\\|").replace("<", "\\<")
 
 
-def main() -> int:
-    """Write the page, or see whether it is up to date."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
-    text = page(json.loads(RESULTS.read_text()))
-    if options.check:
-        return 0 if PAGE.read_text() == text else 1
-    PAGE.write_text(text)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, lambda: {PAGE: page(json.loads(RESULTS.read_text()))}))

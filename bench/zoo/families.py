@@ -61,9 +61,7 @@ def networks(family: str) -> tuple[Network, ...]:
     elif family == "timm":
         from bench.zoo import timm_nets as found
     elif family == "transformers":
-        from bench.zoo import transformers_nets, transformers_vision
-
-        return (*transformers_nets.NETWORKS, *transformers_vision.NETWORKS)
+        from bench.zoo import transformers_nets as found
     elif family == "detection":
         from bench.zoo import detection_nets as found
     elif family == "nets":

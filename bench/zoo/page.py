@@ -8,18 +8,16 @@ No figure and no explanation on that page is typed by hand.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from bench.zoo.names import FAMILIES, TOLERANCE, VERDICTS, engine
+from scripts.pages import ROOT, main, table
 
-ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results" / "zoo.json"
 PAGE = ROOT / "docs" / "coverage.md"
 Row = dict[str, Any]
@@ -95,12 +93,6 @@ def own(row: Row, key: str = "own_class") -> bool:
     return bool(found.get("own")) and found["difference"] <= TOLERANCE
 
 
-def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table, first column left, others right."""
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
-
-
 def summary(found: dict[str, Any]) -> str:
     """One row for each family and one for all."""
     header = [
@@ -121,7 +113,7 @@ def summary(found: dict[str, Any]) -> str:
     families = [(f, rows_of(found, f)) for f in FAMILIES]
     every = [*families, ("**all**", found["networks"])]
     peer = {r["name"]: r["verdict"] for r in found["peer"]}
-    return table(header, ([name, *_summary_cells(rows, peer)] for name, rows in every if rows))
+    return table(header, ([n, *_summary_cells(rows, peer)] for n, rows in every if rows)) + "\n"
 
 
 def _summary_cells(rows: list[Row], peer: dict[str, str]) -> list[str]:
@@ -166,7 +158,7 @@ def peer_table(found: dict[str, Any]) -> str:
         "half of its other parameters are gone; whether it computes the right thing is not asked."
         "\n\n"
     )
-    return text + table(["family", "networks", *VERDICTS], (r for r in rows if r[1] != "0"))
+    return text + table(["family", "networks", *VERDICTS], (r for r in rows if r[1] != "0")) + "\n"
 
 
 def family_table(found: dict[str, Any], family: str) -> str:
@@ -188,7 +180,7 @@ def family_table(found: dict[str, Any], family: str) -> str:
     ]
     peer = {r["name"]: r["verdict"] for r in found["peer"]}
     rows = [_cells(row, peer.get(row["name"], "")) for row in rows_of(found, family)]
-    return f"## {family}\n\n{ABOUT[family].capitalize()}.\n\n{table(header, rows)}"
+    return f"## {family}\n\n{ABOUT[family].capitalize()}.\n\n{table(header, rows)}\n"
 
 
 def _cells(row: Row, verdict: str) -> list[str]:
@@ -286,19 +278,5 @@ def _dump(found: dict[str, Any]) -> str:
     return text.removesuffix("\n}") + ",\n" + ",\n".join(lists) + "\n}\n"
 
 
-def main() -> int:
-    """Write or check; returns the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    wanted = page(json.loads(RESULTS.read_text()))
-    if parser.parse_args().check:
-        if PAGE.is_file() and PAGE.read_text() == wanted:
-            return 0
-        print("docs/coverage.md is not current; run: python -m bench.zoo.page", file=sys.stderr)
-        return 1
-    PAGE.write_text(wanted)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, lambda: {PAGE: page(json.loads(RESULTS.read_text()))}))

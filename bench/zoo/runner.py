@@ -6,6 +6,7 @@ networks do.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import logging
@@ -14,7 +15,7 @@ import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection
@@ -101,6 +102,33 @@ def look_at_all(wanted: Iterable[tuple[str, str]], jobs: int, limit: float) -> I
         pending = [pool.submit(look_apart, tool, name, limit) for tool, name in wanted]
         for future in as_completed(pending):
             yield future.result()
+
+
+def options(
+    prog: str, doc: str | None, families: Sequence[str], limit: float
+) -> argparse.ArgumentParser:
+    """The options of a command that looks at many networks. limit: seconds of processor."""
+    file = Path(__file__).parents[2] / "build" / f"{prog.removeprefix('bench.')}.jsonl"
+    parser = argparse.ArgumentParser(prog=prog, description=(doc or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these: family/name")
+    parser.add_argument("--family", nargs="+", choices=families, default=families)
+    parser.add_argument("--again", action="store_true", help="also what has been looked at")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument(
+        "--limit", type=float, default=limit, metavar="SECONDS", help="of processor"
+    )
+    parser.add_argument("--rows", type=Path, default=file, help="the file of findings")
+    parser.add_argument("--write", action="store_true", help="store and write the page")
+    return parser
+
+
+def look_and_keep(wanted: Sequence[tuple[str, str]], given: argparse.Namespace) -> Iterator[Row]:
+    """The findings as they come, each added to the file at once."""
+    given.rows.parent.mkdir(parents=True, exist_ok=True)
+    for row in look_at_all(wanted, given.jobs, given.limit):
+        with given.rows.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        yield row
 
 
 def rows(path: Path) -> dict[tuple[str, str], Row]:

@@ -1,6 +1,6 @@
 """Networks put together at random: what holds for the test set holds for all of them.
 
-A few dozen here; `bench/fuzz.py` runs thousands.
+A few dozen here; `bench/random_programs.py --networks` runs thousands.
 """
 
 import random

@@ -11,7 +11,7 @@ from places import ROOT
 
 sys.path.append(str(ROOT / "scripts"))
 import findings_minified
-import findings_page
+import pages
 
 
 def test_an_interval_is_that_of_the_paired_t_test():
@@ -69,7 +69,10 @@ def test_the_page_says_what_the_intervals_say():
     )
 
 
-def test_a_section_without_results_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(findings_page, "RESULTS", tmp_path)
-    assert findings_page.page().startswith("# Findings")
-    assert "##" not in findings_page.page()
+def test_a_page_that_is_not_current_is_told(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("old")
+    monkeypatch.setattr(sys, "argv", ["page.py", "--check"])
+    assert pages.main("A page.", lambda: {page: "old"}) == 0
+    assert pages.main("A page.", lambda: {page: "new"}) == 1
+    assert "page.md" in capsys.readouterr().err

@@ -186,13 +186,12 @@ def test_every_option_that_is_a_share_takes_per_cent():
         "prune": ["digits", "--out", "r", "--sparsity", "90%"],
         "cut": ["r", "--out", "x", "--fraction", "50%", "--min-metric", "97%"],
         "pick": ["r", "--min-metric", "97%"],
-        "ladders": ["digits", "--out", "r", "--elastic-sparsity", "80%"],
     }
     taken = {n: command(n).make_context(n, list(w)).params for n, w in words.items()}
     assert (taken["train"]["sparsity"], taken["train"]["begin"]) == (0.8, 0.05)
     assert (taken["train"]["end"], taken["prune"]["sparsity"]) == (0.75, 0.9)
     assert (taken["cut"]["fraction"], taken["cut"]["min_metric"]) == (0.5, 0.97)
-    assert (taken["pick"]["min_metric"], taken["ladders"]["elastic_sparsity"]) == (0.97, 0.8)
+    assert taken["pick"]["min_metric"] == 0.97
 
 
 def test_a_limit_in_per_cent_is_the_same_limit(made):

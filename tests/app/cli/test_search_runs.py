@@ -106,7 +106,7 @@ def test_what_cannot_be(folder: Path, tmp_path: Path) -> None:
         Run(folder).trials.write_bytes(before)
 
 
-def test_ordered_runs_are_compensated(tmp_path: Path) -> None:
+def test_ordered_runs_are_reconstructed(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "x.safetensors"
     works("train", "digits", "--out", tmp_path / "plain", "--epochs", 3, "--method", "plain")
     works("order", "digits", "--from", tmp_path / "plain", "--out", run, "--samples", 300)

@@ -317,7 +317,7 @@ def test_a_cut_does_as_the_sweep_did_unless_told_otherwise(ordered, tmp_path):
     assert "nothing was cut" in widthwise(*words[:3], 1, *words[4:]).stderr
 
 
-def test_a_trained_run_is_compensated_only_when_asked_for(plain, tmp_path):
+def test_a_trained_run_is_reconstructed_only_when_asked_for(plain, tmp_path):
     run = Path(shutil.copytree(plain, tmp_path / "run"))
     words = ["cut", run, "--fraction", 0.2, "--out", tmp_path / "x.safetensors"]
     assert "post-processing" not in works(*words)
@@ -334,7 +334,7 @@ def test_a_trained_run_is_compensated_only_when_asked_for(plain, tmp_path):
     works(*words, "--post-process", "none")
 
 
-def test_what_cannot_be_compensated_is_swept_when_told_so(ordered, monkeypatch):
+def test_what_cannot_be_reconstructed_is_swept_when_told_so(ordered, monkeypatch):
     def raises(*_: object, **__: object) -> None:
         raise ScoreError("What it reads is not finite.")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from typer.testing import CliRunner
 
 import comparison_helpers
@@ -44,7 +45,8 @@ SMALL = Spec("digits", (3_000, 12_000), seeds=1, epochs=2, fine_tune=1, trials=4
 def test_a_file_says_what_is_compared(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text(
-        'task = "digits"\nbudgets = ["10kB", 3000]\nseeds = 2\nmethods = ["search", "elastic*"]\n'
+        'task = "digits"\nbudgets = ["10kB", 3000]\nseeds = 2\n'
+        'methods = ["search", "elastic", "elastic,*"]\n'
     )
     spec = read(path)
     assert spec.budgets == (3_000, 10_000)
@@ -230,7 +232,7 @@ def test_workers_are_out_of_the_reach_of_an_interrupt():
 def trained() -> dict[str, bases.Base]:
     return {
         kind: bases.train(SMALL, kind, 0, None)
-        for kind in ("plain", "elastic", "published", "family")
+        for kind in ("plain", "elastic", "elastic-sparse", "published", "family")
     }
 
 
@@ -253,6 +255,18 @@ def test_every_method_keeps_to_its_budget_or_says_why_not(trained, group):
         else:
             assert o.note.endswith(".")
     assert any(o.reached for o in outcomes)
+
+
+@pytest.mark.parametrize("budget", [6_000, 12_000])
+def test_cuts_of_a_training_that_is_pruned_are_as_sparse_as_it_is(trained, budget):
+    base = trained["elastic-sparse"]
+    cut, post_processed = measure(SMALL, Unit("elastic-sparse", (budget,), 0), base)
+    (dense, _) = measure(SMALL, Unit("elastic", (budget,), 0), trained["elastic"])
+    assert cut.params > 2 * dense.params  # of as many bytes
+    assert post_processed.nonzero == cut.nonzero
+    # Biases are not pruned, and between two of the widths that were, the share is not the same.
+    assert cut.nonzero / cut.params == pytest.approx(1 - bases.SPARSITY, abs=0.05)
+    assert "% zeros" in cut.note
 
 
 def test_a_budget_that_nothing_meets_says_so(trained):
@@ -335,6 +349,50 @@ def test_fixed_sizes_take_the_best_that_fits(trained):
     small, large = (o for o in outcomes if o.method == "gwk")
     assert large.metric["valid"] >= small.metric["valid"]
     assert small.bytes <= 4_000
+
+
+# Trainings that are stopped.
+
+
+class Work:
+    """A processor whose seconds are optimizer steps, and which stops at some of them."""
+
+    def __init__(self, patched: pytest.MonkeyPatch, stops: tuple[int, ...]) -> None:
+        self.steps, self.stops = 0, stops
+        patched.setattr("time.process_time", lambda: float(self.steps))
+
+    def __call__(self, *of: object) -> None:
+        self.steps += 1
+        if self.steps in self.stops:
+            raise KeyboardInterrupt
+
+
+# Of 17 steps in each of two epochs: in the first one, in the second, twice in the second.
+@pytest.mark.parametrize("stops", [(), (7,), (20,), (20, 25)])
+def test_what_was_trained_before_a_stop_is_counted_once(tmp_path, monkeypatch, stops):
+    spec = replace(SMALL, epochs=2)
+    work = Work(monkeypatch, stops)
+    hook = register_optimizer_step_post_hook(work)
+    try:
+        for _ in stops:
+            with pytest.raises(KeyboardInterrupt):
+                train(spec, "plain", 0, tmp_path)
+        assert train(spec, "plain", 0, tmp_path).seconds == 34
+    finally:
+        hook.remove()
+    assert work.steps > 34 or not stops  # what no checkpoint had was done again
+
+
+def test_a_stopped_training_that_is_pruned_goes_on(trained, tmp_path, monkeypatch):
+    hook = register_optimizer_step_post_hook(Work(monkeypatch, (25,)))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(SMALL, "elastic-sparse", 0, tmp_path)
+        assert train(SMALL, "elastic-sparse", 0, tmp_path).weights == (
+            trained["elastic-sparse"].weights
+        )
+    finally:
+        hook.remove()
 
 
 # A whole comparison.

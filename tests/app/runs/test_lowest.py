@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 import widthwise as ww
 from command_line import works
-from widthwise.app.compare import ladders
-from widthwise.app.compare.plan import Kind, Plan
 from widthwise.app.runs import opening
 from widthwise.app.runs.folder import Run
 from widthwise.measure.frontier import Frontier
@@ -93,7 +91,7 @@ def test_constraints_hold_too() -> None:
 
 
 @pytest.mark.parametrize("count", [None, 5, 40])
-def test_ladders_of_a_trained_network(count: int | None) -> None:
+def test_levels_of_a_trained_network(count: int | None) -> None:
     assert least(ww.even_levels(trained(), count)) == DRAWN
     assert least(ww.even_levels(built(), count, lowest=0.01)) == ONE
     for widths in ww.even_levels(trained(), count, multiple_of=3):
@@ -112,7 +110,7 @@ def test_sweeps_by_default() -> None:
     assert dict(asked[0].widths) == {"0": 1, "2": 2}  # which was asked for
 
 
-def test_allocated_ladders() -> None:
+def test_allocated_levels() -> None:
     net = trained()
     scores = magnitude(net)
     scores["2"] *= 1e-3  # so that this axis would go first
@@ -131,16 +129,6 @@ def test_searches_and_comparisons() -> None:
         assert line.widths(line.lowest, {"0": 1.0}) == Line(net, levels).widths(line.lowest, {})
     assert least(sizing.along(net)) == DRAWN
     assert least(sizing.along(built())) == ONE
-
-
-def test_ladders_at_equal_bytes(tmp_path: Path) -> None:
-    plan = Plan("digits", ww.Recipe(epochs=1, batch_size=64), lowest=0.25)
-    kinds = [Kind.DENSE, Kind.ELASTIC]
-    given = {"kinds": kinds, "sparsities": (), "progress": False}
-    cells = ladders.run(plan, tmp_path, fractions=(0.1, 0.25), **given)
-    params = {c.key[:2]: c.params for c in cells}
-    assert params["elastic", 0.1] == params["elastic", 0.25] == params["dense", 0.25]
-    assert params["dense", 0.1] < params["dense", 0.25]
 
 
 def swept(out: Path) -> int:

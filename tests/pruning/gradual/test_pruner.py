@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -383,3 +384,14 @@ def test_a_tensor_may_not_vanish_in_global_competition() -> None:
     assert pruner.sparsity == 0.5
     shares = {n: zeros(p) / p.numel() for n, p in module.named_parameters() if p.dim() == 2}
     assert max(shares.values()) < 0.6
+
+
+def test_plans_that_cannot_be() -> None:
+    for changed, said in (
+        ({"begin": 0.8, "end": 0.7}, "first one the smaller"),
+        ({"sparsity": 1.0}, "between 0 and 1"),
+        ({"changes": 0}, "at least 1"),
+        ({"scope": "layer"}, "'layer', 'global' or 'lamp'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            replace(Gradual(0.8), **changed)

@@ -40,7 +40,6 @@ GROUPS: Final = {  # in the order of the help, with what it says of each command
         "export": "Write a network in a format that needs no widthwise to run.",
     },
     "Compare methods": {
-        "ladders": "Train ladders of networks, and compare them at equal bytes of their files.",
         "compare": "Compare ways of compressing a network at equal bytes of their files.",
     },
 }

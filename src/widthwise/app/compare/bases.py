@@ -20,25 +20,36 @@ from widthwise.app.compare.layout import channels_last
 from widthwise.app.compare.spec import Spec
 from widthwise.app.tasks.objectives import elastic_loss, family_loss
 from widthwise.elastic.network import Elastic
+from widthwise.measure.even_levels import even_levels
+from widthwise.pruning.gradual import Gradual, GradualPruner
 from widthwise.sampling.draws import PUBLISHED, Draw
 from widthwise.store.file import load, save
-from widthwise.task import Task
-from widthwise.train.batches import own_randomness
+from widthwise.task import Splits, Task
+from widthwise.train.batches import own_randomness, planned
 from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 from widthwise.train.losses import Objective, SingleDraw
 from widthwise.variant import Widths
 
-Kind = Literal["plain", "elastic", "published", "family"]
-"""plain: full width only. elastic: sandwich passes and distillation. published: one drawn width a
-step (Knodt, 2022). family: the full width first, then levels that its scores choose."""
+Kind = Literal["plain", "elastic", "elastic-sparse", "published", "family"]
+"""plain: full width only. elastic: sandwich passes and distillation. elastic-sparse: the same,
+pruned gradually at every width. published: one drawn width a step (Knodt, 2022). family: the full
+width first, then levels that its scores choose."""
+
+SPARSITY: Final = 0.8  # the share of zeros of every width of an elastic-sparse training
+_WIDTHS: Final = 8  # that are each as sparse as the whole
 
 _DRAWS: Final = {
-    "plain": Draw(p=0), "elastic": Draw(), "published": PUBLISHED, "family": Draw()
-}  # fmt: skip
+    "plain": Draw(p=0),
+    "elastic": Draw(),
+    "elastic-sparse": Draw(),
+    "published": PUBLISHED,
+    "family": Draw(),
+}
 
 _LOSSES: Final[Mapping[str, Callable[[Elastic, Task], Objective]]] = {
     "elastic": elastic_loss,
+    "elastic-sparse": elastic_loss,
     "family": family_loss,
 }
 
@@ -76,12 +87,19 @@ def train(spec: Spec, kind: Kind, seed: int, folder: Path | None) -> Base:
         data.train,
         loss,
         recipe=recipe,
+        compress=_pruner(spec, net, task, data, seed) if kind == "elastic-sparse" else None,
         run=RunConfig(folder=folder, seed=seed, progress=False),
     )
     net.cpu()
     with tempfile.TemporaryDirectory() as place:
         path = save(net.model.eval(), Path(place) / "base.safetensors")
         return Base(kind, seed, path.read_bytes(), history.processor, net.levels)
+
+
+def _pruner(spec: Spec, net: Elastic, task: Task, data: Splits, seed: int) -> GradualPruner:
+    recipe = spec.recipe(task)
+    steps = planned(data.train, recipe.batch_size, seed).steps * recipe.epochs
+    return Gradual(SPARSITY, scope=spec.scope).pruner(net, steps, even_levels(net, _WIDTHS))
 
 
 def network(task: Task, base: Base) -> Elastic:

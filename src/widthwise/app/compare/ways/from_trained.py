@@ -26,14 +26,25 @@ from widthwise.variants.sizing import densest, widest
 
 
 def cuts(bench: Bench, budget: int, kind: Kind) -> Iterator[Made]:
-    """The widest cut that fits of a network trained for all widths: as cut, and post-processed."""
+    """The widest cut that fits of a network trained for all widths: as cut, and post-processed.
+
+    What was pruned in its training stays so, and is not stored.
+    """
     net = bench.net()
-    widths = _widest(net, budget)
+    variant = partial(_with_zeros, net) if bench.base.kind == "elastic-sparse" else Variant
+    widths = widest(net, lambda w: apply(net, variant(w), recalibrate=False).bytes <= budget)
     if widths is None:
         return
-    made = partial(apply, net, Variant(widths), prepare=bench.calibrated)
+    made = partial(apply, net, variant(widths), prepare=bench.calibrated)
     yield Made(kind, made())
     yield Made(f"{kind}, post-processed", made(train=bench.tuned(teacher=net)))
+
+
+def _with_zeros(net: Elastic, widths: Widths) -> Variant:
+    """A cut with the zeros that it has."""
+    named = net.cut(widths, recalibrate=False).named_parameters()
+    zeros = {name: float((p == 0).float().mean()) for name, p in named if p.dim() >= 2}
+    return Variant(widths, {name: share for name, share in zeros.items() if 0 < share < 1})
 
 
 def _widest(net: Elastic, budget: int) -> Widths | None:
@@ -206,6 +217,7 @@ def _weights(score: str) -> list[Method]:
 ELASTIC: Final = (
     *_elastic("published", "structural dropout's draws, by the task's recipe"),
     *_elastic("elastic", "sandwich passes at equal shares"),
+    *_elastic("elastic-sparse", "sandwich passes, pruned gradually to 80 % zeros at every width"),
 )
 NEURONS: Final = (
     *(

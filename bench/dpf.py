@@ -1,6 +1,6 @@
 """How often masks should be remade in gradual pruning, with feedback (DPF) and without.
 
-    WIDTHWISE_DATA=... python bench/feedback.py --write       # a quarter of an hour on one core
+    WIDTHWISE_DATA=... python bench/dpf.py --write       # a quarter of an hour on one core
 
 The MLP of mnist (784-256-256-10) is trained from new weights by its task's recipe for 5 epochs and
 pruned until three quarters of them, weights competing by LAMP. It is stored without its zeros, and
@@ -9,7 +9,6 @@ evaluated on test data.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, Final
 import torch
 
 import widthwise as ww
-from common import record
+from common import main
 from widthwise.app.runs.measuring import evaluation
 from widthwise.app.tasks import BUILT_IN
 from widthwise.train.batches import planned
@@ -65,21 +64,11 @@ def measured(share: float, dpf: bool, frequency: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    found = []
-    for share in SHARES:
-        for dpf, frequencies in ((False, PLAIN), (True, DPF)):
-            for frequency in frequencies:
-                found.append(measured(share, dpf, frequency))
-                print(found[-1], flush=True)
-    if options.write:
-        record("dpf", found)
+def all_ways() -> list[dict[str, Any]]:
+    """Every share, with feedback and without, at its intervals."""
+    ways = [(False, n) for n in PLAIN] + [(True, n) for n in DPF]
+    return [measured(share, *way) for share in SHARES for way in ways]
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main(__doc__, "dpf", all_ways))

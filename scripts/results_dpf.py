@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import mean
-from typing import Any
+
+from pages import Found, table
 
 
-def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]], str]) -> str:
-    """Accuracy by interval, with feedback and without. found: as `bench/feedback.py` stored it."""
+def section(found: Found) -> str:
+    """Accuracy by interval, with feedback and without. found: as `bench/dpf.py` stored it."""
     cells = found["results"]
     shares = list(dict.fromkeys(c["sparsity"] for c in cells))
     ways = list(dict.fromkeys((c["dpf"], c["frequency"]) for c in cells))
@@ -24,7 +24,7 @@ def section(found: dict[str, Any], table: Callable[[list[str], list[list[str]]],
     return f"""## How often masks are remade
 
 Gradual pruning of the MLP of mnist, 5 epochs, by LAMP, stored without its zeros: test accuracy
-in %, mean over {seeds} seeds (`bench/feedback.py`). With feedback (DPF) a weight that was pruned
+in %, mean over {seeds} seeds (`bench/dpf.py`). With feedback (DPF) a weight that was pruned
 wrongly comes back when the masks are remade; by default that is every 4 steps, and without feedback
 30 times in a training.
 
