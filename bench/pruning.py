@@ -22,7 +22,7 @@ import widthwise as ww
 from common import main
 from widthwise.app.tasks import BUILT_IN
 from widthwise.common.calling import outputs_for
-from widthwise.train.batches import Plan, length, stream
+from widthwise.train.batches import BatchPlan, length, stream
 
 NETWORKS = ("mnist", "cifar10", "fashion-mnist-mobilenet", "ptb-lstm-small", "ptb-lstm")
 STEPS = 100
@@ -37,7 +37,7 @@ def measured(name: str, dpf: bool) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
     schedule = ww.Schedule(0.9, begin=0, end=10_000, initial=0.5)
     pruner = ww.GradualPruner(module, schedule, dpf=dpf)
-    batches = Plan(length(data), task.recipe.batch_size, 0).epoch(0)
+    batches = BatchPlan(length(data), task.recipe.batch_size, 0).epoch(0)
     spent = [0.0, 0.0]
     for number, (inputs, target) in enumerate(stream(data, batches[: STEPS + 5], 0, 0)):
         began = time.perf_counter()

@@ -24,7 +24,7 @@ def text(found: Found) -> str:
         [
             """## Elastic fine-tuning of a trained network
 
-The trained ResNet-56, ordered by `reconstruction`, at several widths by `allocated_levels`: one
+The trained ResNet-56, ordered by `output-error`, at several widths by `allocated_levels`: one
 elastic fine-tuning of all of them against fine-tuning each by itself, with the same total of
 multiply-accumulates (`bench/elastic_tuning.py`). By itself each width gets the same however many
 there are; the elastic training shares the whole, so that the larger the family the more each of it

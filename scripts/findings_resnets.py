@@ -29,7 +29,7 @@ def text(found: Found) -> str:
 _HEAD = """## Trained ResNets, beside Torch-Pruning
 
 CIFAR ResNets with published weights, without a tenth, a quarter and a half of their parameters
-(`bench/resnets.py`). Ours: ordered by `reconstruction`, widths by `allocate`, reconstructed on 1,000
+(`bench/resnets.py`). Ours: ordered by `output-error`, widths by `allocate`, reconstructed on 1,000
 training images without their labels. Torch-Pruning 1.6.1: the best, on validation images, of its
 magnitude, Taylor and Hessian importances, local and global, with its default normaliser and with
 none. Same images to score on, same fine-tuning: one epoch of 10,000 images. *As cut* ours are

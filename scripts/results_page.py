@@ -14,9 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pages
+import results_dpf
 import results_family
 import results_faults
-import results_dpf
 import results_hostile
 import results_layout
 import results_recipe

@@ -35,7 +35,7 @@ from distributed_run import (
 from elastic_nets import made
 from elastic_nets import tensors as tensors_in
 from widthwise.app.cli.main import app
-from widthwise.train.batches import Plan, pieces
+from widthwise.train.batches import BatchPlan, pieces
 
 # What 20 steps of AdamW make of the rounding of sums that are added up in another order.
 ROUNDING: dict[str, Any] = {"rtol": 0.0, "atol": 1e-12}
@@ -203,7 +203,7 @@ def test_pieces_add_up_to_the_batch(size, processes, accumulate):
 
 def test_a_batch_that_is_too_small_for_the_processes_is_refused():
     with pytest.raises(ValueError, match="3 items cannot be shared by 4 processes"):
-        Plan(items=100, size=3, seed=0, processes=4)
+        BatchPlan(items=100, size=3, seed=0, processes=4)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from widthwise.common import atomic
 from widthwise.common.lock import held
 from widthwise.measure.metric import ACCURACY, Metric
 from widthwise.train import checkpoint
-from widthwise.train.batches import Plan, own_randomness, stream
+from widthwise.train.batches import BatchPlan, own_randomness, stream
 from widthwise.train.config import RunConfig
 from widthwise.train.ema import Average
 from widthwise.train.fit import fit
@@ -211,14 +211,14 @@ def test_recipes_out_of_range_are_refused(wrong):
 
 
 def test_every_epoch_is_another_order_of_all_items():
-    plan = Plan(items=70, size=8, seed=3)
+    plan = BatchPlan(items=70, size=8, seed=3)
     assert plan.steps == 9
     orders = [torch.cat(list(plan.epoch(e))) for e in range(3)]
     for order in orders:
         assert torch.equal(order.sort().values, torch.arange(70))
     assert not torch.equal(orders[0], orders[1])
-    assert torch.equal(orders[1], torch.cat(list(Plan(70, 8, 3).epoch(1))))
-    assert not torch.equal(orders[0], torch.cat(list(Plan(70, 8, 4).epoch(0))))
+    assert torch.equal(orders[1], torch.cat(list(BatchPlan(70, 8, 3).epoch(1))))
+    assert not torch.equal(orders[0], torch.cat(list(BatchPlan(70, 8, 4).epoch(0))))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_every_epoch_is_another_order_of_all_items():
      (3, 8, 1, [3]), (1, 8, 1, [1])],
 )  # fmt: skip
 def test_a_last_batch_of_one_is_left_out(items, size, processes, sizes):
-    plan = Plan(items, size, 0, processes)
+    plan = BatchPlan(items, size, 0, processes)
     assert [len(b) for b in plan.epoch(0)] == sizes
     assert plan.steps == len(sizes)
 

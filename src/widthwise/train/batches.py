@@ -27,7 +27,7 @@ from widthwise.sampling.draws import hashed
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """The batches of a training run.
 
     items: in the data set. size: of a batch, over all processes. seed: of the order.
@@ -170,7 +170,7 @@ def _seeded(generator: torch.Generator | None, bits: int) -> Iterator[None]:
 
 def planned(
     given: Any, size: int, seed: int, processes: int = 1, accumulate: int = 1
-) -> Plan | LoaderPlan:
+) -> BatchPlan | LoaderPlan:
     """The batches of a training. size: of one, where the data does not say it itself.
 
     given: as `stream` takes it. Raises ValueError for batches that cannot be split as asked,
@@ -187,10 +187,10 @@ def planned(
         return Straight(data.steps(size), 1, seed)
     if data.loader is not None:
         return LoaderPlan(data, seed, processes)
-    return Plan(length(data), 1 if data.whole else size, seed, processes)
+    return BatchPlan(length(data), 1 if data.whole else size, seed, processes)
 
 
-class Straight(Plan):
+class Straight(BatchPlan):
     """Batches by their places in a stream."""
 
     @property
@@ -327,8 +327,8 @@ def own_randomness() -> Iterator[None]:
 
 
 __all__ = [
+    "BatchPlan",
     "Batched",
-    "Plan",
     "drawn",
     "in_order",
     "length",

@@ -22,7 +22,7 @@ _SLOPE: Final = 1.5  # octaves of cost in an octave of width, before it is known
 
 
 @dataclass(frozen=True)
-class Costs:
+class VariantCosts:
     """What a variant takes.
 
     bytes: of its file. macs: multiply-accumulates for one example. latency_ms: milliseconds for
@@ -51,7 +51,7 @@ def check(budget: Budget) -> None:
             raise BudgetError(f"The limit {name} is {value!r}; give a number above 0.")
 
 
-def ratio(budget: Budget, costs: Costs) -> float:
+def ratio(budget: Budget, costs: VariantCosts) -> float:
     """The largest share of a limit that is taken: at most 1 where all limits are met."""
     taken = asdict(costs)
     return max(float(taken[_COUNTED[name]] / most) for name, most in budget.limits.items())
@@ -62,7 +62,7 @@ def allowed(budget: Budget) -> str:
     return _shown(budget.limits)
 
 
-def taken(budget: Budget, costs: Costs) -> str:
+def taken(budget: Budget, costs: VariantCosts) -> str:
     """What is taken of everything that is limited, for a message."""
     spent = asdict(costs)
     return _shown({name: spent[_COUNTED[name]] for name in budget.limits})

@@ -40,7 +40,7 @@ from widthwise.pruning.scores.progress import shown
 from widthwise.quantization.quantize import Calibration
 from widthwise.variant import AnyWidths, Variant
 from widthwise.variants.apply import CompressedModel, Prepare, Score, Train, apply, magnitudes
-from widthwise.variants.budget import Costs, allowed, check, largest, ratio, taken
+from widthwise.variants.budget import VariantCosts, allowed, check, largest, ratio, taken
 from widthwise.variants.journal import Study, Trial, end_trial, finished, kept, next_trial, opened
 from widthwise.variants.space import Choice, Space
 
@@ -198,12 +198,12 @@ class _Work:
         value = metric if math.isfinite(metric) else None
         return {"value": value, "excess": excess, "notes": notes}
 
-    def made(self, choice: Choice) -> tuple[CompressedModel, Costs]:
+    def made(self, choice: Choice) -> tuple[CompressedModel, VariantCosts]:
         """The widest network of a choice within the limits; the smallest, where none is."""
         line = self.space.line
-        sized: dict[Variant, tuple[CompressedModel, Costs]] = {}
+        sized: dict[Variant, tuple[CompressedModel, VariantCosts]] = {}
 
-        def at(place: int) -> tuple[CompressedModel, Costs]:
+        def at(place: int) -> tuple[CompressedModel, VariantCosts]:
             variant = self.space.variant(choice, place)
             if variant not in sized:
                 made = apply(
@@ -222,7 +222,7 @@ class _Work:
             return at(line.lowest if place is None else place)
         return self.changed(choice, place)
 
-    def changed(self, choice: Choice, place: int) -> tuple[CompressedModel, Costs]:
+    def changed(self, choice: Choice, place: int) -> tuple[CompressedModel, VariantCosts]:
         """The same, prepared, scored and trained, whose codes may take a few bytes more."""
         how, step, lowest = self.how, 1, self.space.line.lowest
         while True:
@@ -237,11 +237,11 @@ class _Work:
                 place = max(lowest, place - step)
             step *= 2
 
-    def costs(self, made: CompressedModel) -> Costs:
+    def costs(self, made: CompressedModel) -> VariantCosts:
         """What a variant takes, measured."""
         timed = self.budget.max_latency_ms is not None
         latency = self.meter.latency_ms(made.module) if timed else None
-        return Costs(made.bytes, self.meter.macs(made.variant.widths), latency)
+        return VariantCosts(made.bytes, self.meter.macs(made.variant.widths), latency)
 
     def guess(self, choice: Choice) -> int:
         """About where on the line the limit on bytes is met."""
@@ -281,13 +281,13 @@ def _found(study: Study, budget: Budget, trials: int, path: Path | None) -> Sear
 
 
 def _told(trial: Any) -> MeasuredVariant:
-    costs, variant = Costs(**trial.user_attrs["costs"]), trial.user_attrs["variant"]
+    costs, variant = VariantCosts(**trial.user_attrs["costs"]), trial.user_attrs["variant"]
     metric = math.nan if trial.value is None else float(trial.value)
     return MeasuredVariant(Variant.from_dict(variant), metric, **asdict(costs))
 
 
-def _costs(one: MeasuredVariant) -> Costs:
-    return Costs(one.bytes, one.macs, one.latency_ms)
+def _costs(one: MeasuredVariant) -> VariantCosts:
+    return VariantCosts(one.bytes, one.macs, one.latency_ms)
 
 
 def _name(

@@ -23,7 +23,7 @@ from widthwise.app.cli import common
 from widthwise.app.compare import matrix
 from widthwise.app.runs.folder import claim, hold
 from widthwise.app.runs.record import Settings
-from widthwise.common.atomic import beside, left_over, write_whole
+from widthwise.common.atomic import atomic_replace, left_over, write_whole
 from widthwise.errors import FileError
 from widthwise.store.tensorfile import write as write_tensors
 
@@ -134,7 +134,7 @@ def test_failures_without_a_sentence_are_told():
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from widthwise.common.atomic import beside, write_whole
+from widthwise.common.atomic import atomic_replace, write_whole
 
 def chunks():
     yield b"half"
@@ -145,7 +145,7 @@ place = Path(sys.argv[1])
 if sys.argv[2] == "file":
     write_whole(place, chunks())
 else:
-    with beside(place) as made:
+    with atomic_replace(place) as made:
         made.write_bytes(b"half")
         print("writing", flush=True)
         sys.stdin.read()
@@ -171,7 +171,7 @@ def test_what_a_killed_process_leaves_goes_with_the_next_write(tmp_path, what):
     write_whole(other, [b"of another name"])
     assert part.exists()
     if what == "file":
-        with beside(path) as made:
+        with atomic_replace(path) as made:
             made.write_bytes(b"whole")
     else:
         write_whole(path, [b"whole"])
@@ -184,7 +184,7 @@ def test_what_is_looked_at_and_refused_takes_no_place(tmp_path):
     path.write_bytes(b"before")
 
     def write(error: Exception) -> None:
-        with beside(path) as made:
+        with atomic_replace(path) as made:
             made.write_bytes(b"after")
             raise error
 

@@ -67,7 +67,7 @@ def bench(
         note(remark)
 
 
-def _rows(found: timings.Bench) -> Table:
+def _rows(found: timings.Timings) -> Table:
     made = table(
         "runtime", "batch", "network", "size", "ms", "examples/s", "times as fast",
         names=("runtime",), text=("network",),
@@ -89,7 +89,7 @@ def _rows(found: timings.Bench) -> Table:
     return made
 
 
-def _how(found: timings.Bench) -> str:
+def _how(found: timings.Timings) -> str:
     """How it was measured, and what is called faster."""
     threads = f"{found.threads} thread{'s' if found.threads != 1 else ''}"
     return (
@@ -99,7 +99,7 @@ def _how(found: timings.Bench) -> str:
     )
 
 
-def _said(found: timings.Bench) -> list[str]:
+def _said(found: timings.Timings) -> list[str]:
     """A sentence for each network, then which widths to take."""
     rows = found.speeds.rows
     lines = [

@@ -95,7 +95,7 @@ def make(
     swept: Mapping[Widths, float] = MappingProxyType({}),
     recalibrate: bool = True,
     progress: bool = False,
-) -> list[Made]:
+) -> list[MadeCut]:
     """The cut networks that `cut` stores, each with its post-processing; the run is left as it is.
 
     swept: what is known of them on validation data before their last distillation.
@@ -135,7 +135,7 @@ def make(
     last = {i: h for i, h in enumerate(how) if h.names[-1:] == _TAUGHT}
     for i, each in enumerate(how):
         post_processed([i], each.without_last() if i in last else each)
-    made = [Made(m, h.names) for m, h in zip(modules, how, strict=True)]
+    made = [MadeCut(m, h.names) for m, h in zip(modules, how, strict=True)]
     if last:
         before = {i: copy.deepcopy(modules[i]) for i in last}
         post_processed([*last], replace(next(iter(last.values())), names=(PostProcess.DISTILL,)))
@@ -143,14 +143,14 @@ def make(
             first = swept[widths[i]] if widths[i] in swept else judge(module)
             value, names = judge(modules[i]), how[i].names
             if task.metric.better(first, value):
-                made[i] = Made(module, names[:-1], first)
+                made[i] = MadeCut(module, names[:-1], first)
             else:
-                made[i] = Made(modules[i], names, value)
+                made[i] = MadeCut(modules[i], names, value)
     return [replace(each, module=each.module.cpu()) for each in made]
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeCut:
     """A cut network on the CPU, its post-processing, and its metric on validation data where
     these were chosen by it.
     """
@@ -235,7 +235,7 @@ def _swept(opened: Opened, how: Sequence[PostProcessing]) -> dict[Widths, float]
     return {opened.net.complete(p.widths): p.metric for p in frontier.points}
 
 
-def _store(opened: Opened, data: Splits, kept: Widths, made: Made, out: Path) -> Pick:
+def _store(opened: Opened, data: Splits, kept: Widths, made: MadeCut, out: Path) -> Pick:
     """Store one cut network and note it."""
     run = opened.run
     results = store_checked(

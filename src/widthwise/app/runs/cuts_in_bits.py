@@ -35,7 +35,7 @@ from widthwise.variants.sizing import along, coded, fitted, widest_file
 
 
 @dataclass(frozen=True)
-class Coded:
+class CodedCut:
     """A network in few bits.
 
     record: its quantized tensors, for its file. bytes: of that file. how: it was taught. valid: its
@@ -70,7 +70,7 @@ def cut_to_bytes(
         _check_limit(opened, bits, limit)
     data = opened.task.splits()
     judge = evaluation(opened.task, data, "valid")
-    best: dict[int, Coded] = {}
+    best: dict[int, CodedCut] = {}
     why: dict[int, BudgetError] = {}
     for each in dict.fromkeys(bits):
         made, missed = fitting(opened, each, limits, data, progress=progress)
@@ -87,7 +87,7 @@ def cut_to_bytes(
 
 def fitting(
     opened: Opened, bits: int, limits: Sequence[int], data: Splits, *, progress: bool = False
-) -> tuple[dict[int, Coded], dict[int, BudgetError]]:
+) -> tuple[dict[int, CodedCut], dict[int, BudgetError]]:
     """The networks of one number of bits by place of their limit, and why others are missing."""
     found = fitted(
         limits,
@@ -152,7 +152,7 @@ def _variant(opened: Opened, bits: int) -> Callable[[Widths], Variant]:
 
 def taught(
     opened: Opened, bits: int, widths: Sequence[Widths], data: Splits, *, progress: bool = False
-) -> list[Coded]:
+) -> list[CodedCut]:
     """Cuts that the full network has taught, in few bits. The run is left as it is.
 
     Raises WidthError, ScoreError, TrainingError, QuantizationError.
@@ -175,7 +175,7 @@ def taught(
     for i, (kept, module) in enumerate(zip(widths, modules, strict=True)):
         own = {n.removeprefix(f"{i}."): q for n, q in record.items() if n.startswith(f"{i}.")}
         how = PostProcess.DISTILL if task.distill else PostProcess.FINE_TUNE
-        found.append(Coded(kept, module, own, prepare(net, kept, module, bits=own).bytes, how))
+        found.append(CodedCut(kept, module, own, prepare(net, kept, module, bits=own).bytes, how))
     return found
 
 
@@ -200,14 +200,14 @@ def _check_limit(opened: Opened, bits: Sequence[int], limit: int) -> None:
         raise error
 
 
-def _better(opened: Opened, one: Coded, other: Coded) -> bool:
+def _better(opened: Opened, one: CodedCut, other: CodedCut) -> bool:
     """Whether one that was judged is better than another."""
     assert one.valid is not None
     assert other.valid is not None
     return opened.task.metric.better(one.valid, other.valid)
 
 
-def _store(opened: Opened, data: Splits, made: Coded, out: Path) -> Pick:
+def _store(opened: Opened, data: Splits, made: CodedCut, out: Path) -> Pick:
     net, run = opened.net, opened.run
     task = opened.task
     results = store_checked(

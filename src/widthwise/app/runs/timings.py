@@ -31,7 +31,7 @@ SHARES: Final = (0.5, 0.25, 0.1)  # of the full bytes, where nothing was picked 
 
 
 @dataclass(frozen=True)
-class Network:
+class TimedNetwork:
     """One that is timed. bytes: of its file. smaller: the share of the full bytes it saves."""
 
     name: str
@@ -41,14 +41,14 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Timings:
     """What came out. networks: the full one first. examples: shapes and dtypes of one.
 
     picked: whether the networks are the run's picks, or the best within SHARES of the full size.
     """
 
     task: str
-    networks: tuple[Network, ...]
+    networks: tuple[TimedNetwork, ...]
     picked: bool
     example: str
     machine: str
@@ -87,7 +87,7 @@ def bench(
     repeats: int = REPEATS,
     granular: bool = True,
     progress: bool = False,
-) -> Bench:
+) -> Timings:
     """Time the picks of a run, or of the first of several seeds, beside its full network.
 
     Networks are cut to the widths of the picks: what a call takes does not depend on what a
@@ -109,7 +109,7 @@ def bench(
         grains = granularity(
             opened.net, threads=threads, repeats=repeats, runtimes=worked, progress=progress
         )
-    return Bench(
+    return Timings(
         task=opened.task.name,
         networks=networks,
         picked=bool(picks),
@@ -122,7 +122,7 @@ def bench(
     )
 
 
-def chosen(net: Elastic, frontier: Frontier, picks: list[Pick]) -> tuple[Network, ...]:
+def chosen(net: Elastic, frontier: Frontier, picks: list[Pick]) -> tuple[TimedNetwork, ...]:
     """The full network, then those that were picked, or the best within SHARES of its bytes.
 
     Picks of the same widths come once, under the names of all. Raises WidthError for picks of
@@ -140,7 +140,7 @@ def chosen(net: Elastic, frontier: Frontier, picks: list[Pick]) -> tuple[Network
         names.setdefault(kept, []).append(name)
         sizes.setdefault(kept, size)
     return tuple(
-        Network(", ".join(own), kept, sizes[kept], 1 - sizes[kept] / full)
+        TimedNetwork(", ".join(own), kept, sizes[kept], 1 - sizes[kept] / full)
         for kept, own in names.items()
     )
 
@@ -165,7 +165,7 @@ def _machine() -> str:
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _versions(found: Bench) -> list[str]:
+def _versions(found: Timings) -> list[str]:
     timed = {row.runtime for row in found.speeds.rows}
     said = [runtime()] if "PyTorch" in timed else []
     return said + ([onnx_runtime(found.threads)] if "ONNX Runtime" in timed else [])

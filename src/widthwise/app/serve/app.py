@@ -29,7 +29,7 @@ from widthwise.app.serve import code
 from widthwise.app.serve.answers import Answer, Differences, answer, where_they_differ
 from widthwise.app.serve.examples import Examples, Picture
 from widthwise.app.serve.guard import LOOPBACK, Guard
-from widthwise.app.serve.networks import BusyError, Form, GoneError, Networks, Stored, known
+from widthwise.app.serve.networks import BusyError, Download, Form, GoneError, Networks, known
 from widthwise.app.serve.runs_view import RunName, RunView, Shown, Views
 from widthwise.common.messages import lacking, one_line
 from widthwise.common.units import format_size
@@ -184,7 +184,7 @@ class Routes:
         with self.networks.turn():
             task = self.networks.bench(shown).opened.task
             plain = self.networks.file(shown, point, "safetensors")
-            onnx: Stored | None = None
+            onnx: Download | None = None
             # Whoever asks for a file that cannot be made is told why.
             with suppress(ExportError, ModuleNotFoundError):
                 if plain.bytes <= _EAGER:

@@ -77,7 +77,7 @@ class Recent(Generic[V]):
         return len(self.kept) > self.most or sum(map(self.size, self.kept.values())) > ROOM
 
 
-class Bench:
+class RunWithData:
     """An opened run with its data."""
 
     def __init__(self, opened: opening.Opened) -> None:
@@ -91,7 +91,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Network:
+class RunnableNetwork:
     """A network that can be run.
 
     latency: milliseconds for one example here. runtime: what ran it. bytes: of its tensors.
@@ -104,7 +104,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Download:
     """A file to download. name: what it is called there. sha256: of its content."""
 
     path: Path
@@ -123,9 +123,9 @@ class Networks:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._turn, self._places = Lock(), BoundedSemaphore(WAITING)
-        self._benches: Recent[Bench] = Recent(RUNS)
-        self._made: Recent[Network] = Recent(NETWORKS, lambda made: made.bytes)
-        self._files: Recent[Stored] = Recent(
+        self._benches: Recent[RunWithData] = Recent(RUNS)
+        self._made: Recent[RunnableNetwork] = Recent(NETWORKS, lambda made: made.bytes)
+        self._files: Recent[Download] = Recent(
             FILES, lambda file: file.bytes, lambda old: old.path.unlink(missing_ok=True)
         )
 
@@ -144,37 +144,37 @@ class Networks:
         finally:
             self._places.release()
 
-    def bench(self, shown: Shown) -> Bench:
+    def bench(self, shown: Shown) -> RunWithData:
         """The opened run. Raises RunError, FileError, TaskError, DataError."""
-        return self._benches.get(shown.stamp, lambda: Bench(opening.open_run(shown.run)))
+        return self._benches.get(shown.stamp, lambda: RunWithData(opening.open_run(shown.run)))
 
-    def network(self, shown: Shown, choice: str) -> Network:
+    def network(self, shown: Shown, choice: str) -> RunnableNetwork:
         """A network of a run, as `widthwise cut` makes it. Raises GoneError, WidthwiseError."""
         found = known(shown, choice)
         return self._made.get((shown.stamp, choice), lambda: self._network(shown, found))
 
-    def file(self, shown: Shown, choice: str, form: Form) -> Stored:
+    def file(self, shown: Shown, choice: str, form: Form) -> Download:
         """Its file, which has been read back and measured. Raises GoneError, WidthwiseError."""
         found = known(shown, choice)
         key = (shown.stamp, choice, form)
         return self._files.get(key, lambda: self._file(shown, choice, found, form))
 
-    def lent(self, shown: Shown, choice: str, form: Form) -> Stored:
+    def lent(self, shown: Shown, choice: str, form: Form) -> Download:
         """The same under a name of its own, which stays until whoever asked removes it."""
         found = self.file(shown, choice, form)
         path = self._folder / f"{secrets.token_hex(8)}.{form}"
         os.link(found.path, path)
         return replace(found, path=path)
 
-    def _network(self, shown: Shown, found: Known) -> Network:
+    def _network(self, shown: Shown, found: Known) -> RunnableNetwork:
         bench = self.bench(shown)
         task = bench.opened.task
         module = _module(shown, bench, found).eval()
         took = latency_ms(module, *one_example(task.example()), seconds=0.05)
         held = sum(t.nbytes for t in module.state_dict().values())
-        return Network(module, f"{milliseconds(took)} ms", runtime(module), held)
+        return RunnableNetwork(module, f"{milliseconds(took)} ms", runtime(module), held)
 
-    def _file(self, shown: Shown, choice: str, found: Known, form: Form) -> Stored:
+    def _file(self, shown: Shown, choice: str, found: Known, form: Form) -> Download:
         bench = self.bench(shown)
         path = self._folder / f"{secrets.token_hex(8)}.{form}"
         source = found.pick and pick_file(shown.folder, found.pick)
@@ -192,7 +192,7 @@ class Networks:
             )
         with path.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
-        return Stored(path, file_name(shown, path.stat().st_size, form), digest)
+        return Download(path, file_name(shown, path.stat().st_size, form), digest)
 
 
 def file_name(shown: Shown, size: int, form: Form) -> str:
@@ -201,7 +201,7 @@ def file_name(shown: Shown, size: int, form: Form) -> str:
     return f"{task}-{format_size(size).replace(' ', '')}.{form}"
 
 
-def _module(shown: Shown, bench: Bench, found: Known) -> nn.Module:
+def _module(shown: Shown, bench: RunWithData, found: Known) -> nn.Module:
     opened = bench.opened
     if found.pick is not None:
         path = pick_file(shown.folder, found.pick)

@@ -37,7 +37,7 @@ from widthwise.variants.search import tried
 TRIED: Final = 1000  # of the attempts of searches, the last
 
 
-class Choice(BaseModel):
+class ShownPoint(BaseModel):
     """One network that can be chosen.
 
     id: its name in the other routes. name: of a stored network, "" for a point of the sweep.
@@ -93,7 +93,7 @@ class RunView(BaseModel):
     split: str = ""
     runtime: str = ""
     full: str = ""
-    choices: list[Choice] = []
+    choices: list[ShownPoint] = []
     tried: list[Attempt] = []
     notes: list[str] = []
 
@@ -271,11 +271,11 @@ def _reads_digits(task: str) -> bool:
     return task in BUILT_IN and BUILT_IN[task]().classes == DIGITS
 
 
-def _choice(shown: Shown, name: str, known: Known, full: Point, *, digits: bool) -> Choice:
+def _choice(shown: Shown, name: str, known: Known, full: Point, *, digits: bool) -> ShownPoint:
     frontier, point, pick = shown.frontier, known.point, known.pick
     same = [p.name for p in shown.picks if not pick and _same(p, point, frontier)]
     latency = "" if point.latency_ms is None else f"{text.milliseconds(point.latency_ms)} ms"
-    return Choice(
+    return ShownPoint(
         id=name,
         name=pick.name if pick else "",
         names=same,

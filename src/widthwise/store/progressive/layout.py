@@ -31,7 +31,7 @@ from widthwise.errors import BudgetError, FileError
 from widthwise.store.manifest import TORCH, NewerError, believed
 from widthwise.store.packed.container import MOST
 from widthwise.store.progressive.manifest import MOST_LEVELS, LevelTable
-from widthwise.store.progressive.ranges import Source
+from widthwise.store.progressive.ranges import ByteSource
 from widthwise.store.tensorfile import DTYPES
 from widthwise.version import VERSION
 
@@ -88,7 +88,7 @@ def write(path: str | os.PathLike[str], body: Mapping[str, Any], shells: Sequenc
     return write_whole(path, [start, *shells])
 
 
-def read(source: Source, most: int | None = None) -> Start:
+def read(source: ByteSource, most: int | None = None) -> Start:
     """What stands before the shells of a file, after checking it.
 
     most: bytes that may be read at all. Raises FileError, and BudgetError where they are too few.
@@ -122,7 +122,7 @@ def read(source: Source, most: int | None = None) -> Start:
     return Start(tuple(ends[1:]), table, first[begin:])
 
 
-def _longer(source: Source, start: bytes, end: int, most: int | None) -> bytes:
+def _longer(source: ByteSource, start: bytes, end: int, most: int | None) -> bytes:
     """The first bytes of a file, up to this end at least."""
     if most is not None and end > most:
         raise _too_few(source, most)
@@ -133,7 +133,7 @@ def _longer(source: Source, start: bytes, end: int, most: int | None) -> bytes:
     return start
 
 
-def _too_few(source: Source, most: int) -> BudgetError:
+def _too_few(source: ByteSource, most: int) -> BudgetError:
     return BudgetError(
         f"No network of {source.name} fits in {most} bytes; its header alone takes more."
     )

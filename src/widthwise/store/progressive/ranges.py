@@ -36,7 +36,7 @@ _RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCI
 _INTERRUPTED: Final = (URLError, OSError, http.client.HTTPException)
 
 
-class Source(ABC):
+class ByteSource(ABC):
     """Bytes by their place. name: in messages. size: in bytes, None where it is unknown."""
 
     name: str
@@ -51,10 +51,10 @@ class Source(ABC):
         """Let go of what is open; it may still be read from."""
 
 
-class Begun(Source):
+class Begun(ByteSource):
     """A source whose first bytes were read, which are not asked for again."""
 
-    def __init__(self, source: Source, first: bytes) -> None:
+    def __init__(self, source: ByteSource, first: bytes) -> None:
         self.name, self.source, self.first = source.name, source, first
 
     @property
@@ -73,7 +73,7 @@ class Begun(Source):
         self.source.close()
 
 
-def whole(source: Source, most: int) -> bytes | None:
+def whole(source: ByteSource, most: int) -> bytes | None:
     """All of it; None where it is larger, of which nothing is read.
 
     Something was read before, so that its size is known. Raises FileError where it is not.
@@ -91,7 +91,7 @@ def on_the_web(place: str | os.PathLike[str]) -> bool:
     return isinstance(place, str) and "://" in place
 
 
-def opened(place: str | os.PathLike[str]) -> Source:
+def opened(place: str | os.PathLike[str]) -> ByteSource:
     """A file, or what is at an http or https address. Raises FileError for other addresses."""
     if not isinstance(place, str) or not on_the_web(place):
         return _File(Path(place))
@@ -100,7 +100,7 @@ def opened(place: str | os.PathLike[str]) -> Source:
     return _Web(place)
 
 
-class _File(Source):
+class _File(ByteSource):
     def __init__(self, path: Path) -> None:
         self.name, self.path = str(path), path
         try:
@@ -126,7 +126,7 @@ class _File(Source):
         )
 
 
-class _Web(Source):
+class _Web(ByteSource):
     """A file on a server. validator: what the server said of its version, once it was asked."""
 
     def __init__(self, url: str) -> None:

@@ -29,7 +29,7 @@ from widthwise.store.install import expected, installed
 from widthwise.store.manifest import Manifest, Measured, believed
 from widthwise.store.progressive import coded_deltas, deltas, layout
 from widthwise.store.progressive.manifest import Entry
-from widthwise.store.progressive.ranges import Source, opened
+from widthwise.store.progressive.ranges import ByteSource, opened
 from widthwise.variant import Widths
 
 Path = str | os.PathLike[str]
@@ -57,7 +57,7 @@ class Progressive:
     levels: its networks, from narrow to wide. What was read is kept, and never read again.
     """
 
-    def __init__(self, source: Source, most: int | None = None) -> None:
+    def __init__(self, source: ByteSource, most: int | None = None) -> None:
         self._source = source
         start = layout.read(source, most)
         self._table = start.table
