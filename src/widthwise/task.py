@@ -68,8 +68,9 @@ class Task:
         weights: () -> a safetensors file of trained weights for `model`, named as its state dict;
             None when the task has none. It raises DataError, saying how to get the file, when that
             is missing. `trained_model` of `app/tasks/weights.py` builds the model that has them.
-        further: (module, "valid" or "test") -> figures beside the metric, by name, such as BLEU;
-            they may take long, and are computed for finished networks only.
+        extra_metrics: (module, "valid" or "test") -> figures beside the metric, by name, such as
+            BLEU. They may take long, and are computed at the end of `widthwise train` only, of the
+            full network on the test split.
         classes: names of the classes, in the order of the outputs; () where they have none.
         text: of tasks on tokens, () -> (token numbers (T,) int64 -> what they say).
         reference: what `resolve` found it by, which files note; set by `resolve`.

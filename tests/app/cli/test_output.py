@@ -306,3 +306,20 @@ def test_a_log_needs_a_folder_and_a_name_that_is_known(tmp_path):
     with pytest.raises(ValueError, match="'csv', 'tensorboard' or both"):
         tracking.named(["csv", "paper"])
     assert tracking.named(("csv", "csv")) == (tracking.Tracker.CSV,)
+
+
+def test_a_training_tells_the_extra_metrics_of_its_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from dataclasses import replace\n"
+        "from widthwise.app.tasks import BUILT_IN\n"
+        "def extra(module, split):\n"
+        "    return {'parameters': sum(p.numel() for p in module.parameters())}\n"
+        "def task():\n"
+        "    return replace(BUILT_IN['digits'](), name='mine', extra_metrics=extra)\n"
+    )
+    found = document("train", "mine.py:task", "--out", "run", "--epochs", 1)["runs"][0]
+    assert found["extra_metrics"] == {"parameters": 64 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10}
+    assert json.loads(Path("run/run.json").read_text())["extra_metrics"] == found["extra_metrics"]
+    again = widthwise("train", "mine.py:task", "--out", "run", "--epochs", 1)
+    assert "test parameters 8970" in again.stdout

@@ -304,8 +304,8 @@ MINE = """
     def figures(model, split):
         return {"parameters": sum(p.numel() for p in model.parameters()), split: 0.5}
 
-    def with_figures(further=figures):
-        return replace(make(), further=further)
+    def with_figures(extra_metrics=figures):
+        return replace(make(), extra_metrics=extra_metrics)
 
     def no_figures():
         return with_figures(lambda model, split: None)
@@ -406,7 +406,7 @@ def test_parts_of_another_form(function: str, part: str, message: str) -> None:
 
 
 @pytest.mark.usefixtures("mine")
-def test_further_figures() -> None:
+def test_extra_metrics() -> None:
     model = torch.nn.Linear(5, 10)
     found = resolve("mine_toy.py:with_figures").extra_metrics
     assert found is not None
@@ -415,7 +415,9 @@ def test_further_figures() -> None:
     for function, given in (("no_figures", "None"), ("words_as_figures", "type dict")):
         wrong = resolve(f"mine_toy.py:{function}").extra_metrics
         assert wrong is not None
-        with pytest.raises(TaskError, match=rf"further\(\) of task 'mine' returned .*{given}"):
+        with pytest.raises(
+            TaskError, match=rf"extra_metrics\(\) of task 'mine' returned .*{given}"
+        ):
             wrong(model, "test")
 
 

@@ -25,6 +25,7 @@ def of_run(run: Run, state: State) -> dict[str, Any]:
         "seed": record.settings.seed,
         "metric": record.metric,
         "results": record.results,
+        "extra_metrics": record.extra_metrics,
         "history": [
             {
                 "epoch": number,

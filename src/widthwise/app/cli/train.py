@@ -214,6 +214,7 @@ def _say(run: Run, state: State) -> None:
     values = ", ".join(
         f"{split} {text.value(record.metric, value)}" for split, value in record.results.items()
     )
+    values += "".join(f", test {name} {v:.4g}" for name, v in record.extra_metrics.items())
     line(f"{_STATES[state]}: {run.folder}, {record.metric} at full width: {values}")
 
 

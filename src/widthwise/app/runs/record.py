@@ -65,7 +65,7 @@ class Record:
     results: split -> metric of the full network, once the run is finished.
     source: the file of weights that the run started from, "" for none. levels: the widths that it
     was trained along, from narrow to full. history: the fields of `Epoch`, of every epoch; none
-    of an ordered run.
+    of an ordered run. extra_metrics: the task's, of the full network on the test split.
     """
 
     settings: Settings
@@ -79,6 +79,7 @@ class Record:
     source: str = ""
     levels: Sequence[Mapping[str, int]] = ()
     history: Sequence[Mapping[str, Any]] = ()
+    extra_metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: dict(_versions()))
 
 
@@ -163,5 +164,7 @@ def read_record(data: Any) -> Record:
     need(record.status in ("running", "interrupted", "finished"), "the status")
     need(all(type(v) is float for v in record.results.values()), "a result")
     need(all(Widths(level) is not None for level in record.levels), "a level")
+    need(isinstance(record.extra_metrics, dict), "extra metrics")
+    need(all(type(v) in (int, float) for v in record.extra_metrics.values()), "an extra metric")
     need(all(Epoch(**epoch) is not None for epoch in record.history), "an epoch")
     return record

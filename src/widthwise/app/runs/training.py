@@ -114,6 +114,7 @@ def train(
         pack: Pack = "zeros" if meant(net.model) else "none"
         module = net.cut(net.full())
         results = store_checked(net, net.full(), module, run.model, task, data, pack)
+        extra = {} if task.extra_metrics is None else dict(task.extra_metrics(module, "test"))
     except BaseException as error:
         if main:
             _failed(run, record, error)
@@ -121,7 +122,7 @@ def train(
     levels = tuple(dict(w) for w in net.levels)
     epochs = tuple(asdict(epoch) for epoch in history.epochs)
     record = replace(record, status="finished", finished=now(), results=results)
-    run.write(replace(record, levels=levels, history=epochs))
+    run.write(replace(record, levels=levels, history=epochs, extra_metrics=extra))
     return run, state
 
 

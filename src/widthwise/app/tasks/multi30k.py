@@ -148,7 +148,7 @@ def bleu(module: nn.Module, split: str) -> Bleu:
     return Bleu(score, str(metric.get_signature()))
 
 
-def _further(module: nn.Module, split: str) -> dict[str, float]:
+def _bleu(module: nn.Module, split: str) -> dict[str, float]:
     return {"BLEU": bleu(module, split).score}
 
 
@@ -212,6 +212,6 @@ def task() -> Task:
         loss=token_loss,
         metric=PERPLEXITY,
         recipe=_RECIPE,
-        extra_metrics=_further,
+        extra_metrics=_bleu,
         text=reader,
     )

@@ -65,7 +65,7 @@ def resolve(name: str) -> Task:
         example=partial(_checked_example, task.name, task.example),
         splits=partial(_checked_splits, task),
         extra_metrics=task.extra_metrics
-        and partial(_checked_further, task.name, task.extra_metrics),
+        and partial(_checked_extra_metrics, task.name, task.extra_metrics),
     )
 
 
@@ -179,7 +179,7 @@ def _checked_split(name: str, part: str, data: Any, form: Takes) -> Items:
     return found
 
 
-def _checked_further(
+def _checked_extra_metrics(
     name: str,
     extra_metrics: Callable[[torch.nn.Module, str], Any],
     module: torch.nn.Module,
@@ -189,8 +189,8 @@ def _checked_further(
     figures = made.items() if isinstance(made, Mapping) else [(None, None)]
     if not all(isinstance(k, str) and isinstance(v, int | float) for k, v in figures):
         raise TaskError(
-            f"further() of task {name!r} returned {_kind(made)}; return numbers by their names,"
-            ' such as {"BLEU": 31.2}.'
+            f"extra_metrics() of task {name!r} returned {_kind(made)}; return numbers by their "
+            'names, such as {"BLEU": 31.2}.'
         )
     return made  # type: ignore[no-any-return]  # as just checked
 
