@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from faults_commands import Command
+from widthwise.common.lock import is_lock
 
 # Times of day and how long something took differ from run to run, and checksums over them.
 _TIMES: Final = {
@@ -44,7 +45,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
         if path.is_dir():
             if not any(path.iterdir()):
                 found[name + "/"] = ""
-        elif path.name != ".lock":
+        elif not is_lock(path.name):
             found[name] = hashlib.sha256(_content(path)).hexdigest()[:16]
     return found
 

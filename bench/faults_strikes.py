@@ -305,7 +305,8 @@ def _left_over(trial: Trial) -> None:
         place = trial.folder / name
         if place.parent.is_dir() and not (trial.known.start / name).exists():
             part = place.with_name(f".{place.name}.{trial.random.randbytes(6).hex()}.part")
-            part.write_bytes(b"half")
+            part.mkdir()
+            (part / place.name).write_bytes(b"half")
     for lock in ("run", trial.known.command.trained, "compared"):
         if lock and (trial.folder / lock).is_dir():
             (trial.folder / lock / ".lock").write_text("4194304")

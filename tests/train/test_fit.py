@@ -496,7 +496,7 @@ def test_a_checkpoint_holds_no_pickle(finished):
         names = set(file.keys())
         assert set(file.metadata()) == {"widthwise", "sha256"}
     assert {"model/0.weight", "average/1.running_mean", "optimizer/4.bias/exp_avg_sq"} <= names
-    assert [p.name for p in finished.iterdir()] == [checkpoint.NAME]
+    assert sorted(p.name for p in finished.iterdir()) == [".training.lock", checkpoint.NAME]
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, whole):
@@ -510,7 +510,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, whole):
     assert "FileError" in said
     assert "free some space" in said
     assert (tmp_path / checkpoint.NAME).read_bytes() == good
-    assert [p.name for p in tmp_path.iterdir()] == [checkpoint.NAME]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".training.lock", checkpoint.NAME]
     net, history = run(tmp_path)
     assert_same(net, history, whole)
 
@@ -525,7 +525,7 @@ def test_no_space_left_says_so(tmp_path, monkeypatch):
 
 
 def test_a_folder_in_use_or_unusable_is_refused(tmp_path):
-    with held(tmp_path), pytest.raises(RunError, match="is in use by another"):
+    with held(tmp_path, ".training.lock"), pytest.raises(RunError, match="is in use by another"):
         run(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be used as a run folder"):

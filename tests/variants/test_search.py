@@ -519,7 +519,7 @@ def test_damaged_journals(net, valid, tmp_path):
 
 
 def test_a_journal_has_one_search_at_a_time(net, valid, tmp_path):
-    with held(tmp_path, "search.jsonl"), pytest.raises(RunError, match="in use"):
+    with held(tmp_path, ".search.jsonl.lock"), pytest.raises(RunError, match="in use"):
         searched(net, valid, 1, journal=tmp_path / "search.jsonl")
 
 

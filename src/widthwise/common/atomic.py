@@ -4,8 +4,9 @@
     with beside(path) as made:              # a file that something else writes, and that
         ...                                 # is looked at before it takes its place
 
-What a killed process left beside a file is taken away by the next one that writes this file, or
-holds the run folder. It is known by its name, and by a lock that went with its process.
+Both are made in a folder beside their place, with a lock in it that goes with the process. What a
+killed process left is taken away by the next one that writes this file, or holds the run folder: it
+is known by its name, and by its lock, which nobody holds.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ import os
 import re
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Final
 
-from widthwise.common.lock import locked
+from widthwise.common.lock import locked, open_lock
 from widthwise.errors import FileError
 
 Chunk = bytes | bytearray | memoryview
-_PART = re.compile(r"\.(?P<file>.+)\.[0-9a-f]{12}\.part")
+_PART: Final = re.compile(r"\.(?P<file>.+)\.[0-9a-f]{12}\.part")
+_LOCK: Final = ".lock"  # in such a folder
 
 
 def write_whole(
@@ -40,20 +41,15 @@ def write_whole(
     there before is then untouched and nothing is left over.
     """
     path = Path(path)
-    with _named(path):
-        tidy(path.parent, path.name)
-        part, file = _new_file(path)
-        try:
-            with file:
-                _write(file, chunks, last)
-                if sys.platform == "win32":
-                    file.close()  # or it could not be renamed
-                part.replace(path)  # while it is locked, so that nobody takes it for left over
-        except BaseException:
-            with suppress(OSError):
-                part.unlink()
-            raise
-        _sync_folder(path.parent)
+    with atomic_replace(path) as made, made.open("xb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+        if last is not None:
+            offset, data = last()
+            file.seek(offset)
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     return path
 
 
@@ -73,9 +69,7 @@ def atomic_replace(path: Path) -> Iterator[Path]:
             made.replace(path)
             _sync_folder(path.parent)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            if handle is not None:
-                os.close(handle)
+            _remove(folder, handle)
 
 
 def left_over(name: str) -> bool:
@@ -85,13 +79,13 @@ def left_over(name: str) -> bool:
 
 def tidy(folder: Path, name: str | None = None) -> None:
     """Take away what processes that are no more left in a folder, or beside one file of it."""
-    if sys.platform == "win32":  # has no locks that would tell them from others
-        return
     with suppress(OSError):
         for found in folder.iterdir():
             match = _PART.fullmatch(found.name)
-            if match and name in (None, match["file"]):
-                _remove_if_left(found)
+            # A link would lead to a folder of somebody else.
+            if match and name in (None, match["file"]) and not found.is_symlink():
+                with suppress(OSError):
+                    _remove_if_left(found)
 
 
 @contextmanager
@@ -105,60 +99,35 @@ def _named(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-
-
-def _new_file(path: Path) -> tuple[Path, BinaryIO]:
-    """A new file beside `path`, locked."""
-    while True:
-        part = _part(path)
-        # "x" refuses to follow what another process may have put there.
-        file = part.open("xb")
-        locked(file.fileno())
-        if part.exists():
-            return part, file
-        file.close()  # taken for left over before it was locked
-
-
-def _new_folder(path: Path) -> tuple[Path, int | None]:
+def _new_folder(path: Path) -> tuple[Path, int]:
     """A new folder beside `path`, locked by the handle."""
     while True:
-        part = _part(path)
+        part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
         part.mkdir()
         try:
-            handle = None if sys.platform == "win32" else os.open(part, os.O_RDONLY)
+            handle = open_lock(part / _LOCK)
         except FileNotFoundError:
-            continue
-        if handle is not None:
-            locked(handle)
-        if part.exists():
+            continue  # taken for left over before it was locked
+        if locked(handle) is not False and (part / _LOCK).exists():
             return part, handle
-        if handle is not None:
-            os.close(handle)
+        os.close(handle)
 
 
 def _remove_if_left(part: Path) -> None:
+    handle = open_lock(part / _LOCK)
+    if locked(handle):
+        _remove(part, handle)
+    else:
+        os.close(handle)
+
+
+def _remove(part: Path, handle: int) -> None:
+    """Remove a folder whose lock is held by the handle."""
+    shutil.rmtree(part, ignore_errors=True)  # all of it while it is locked, but for Windows' lock
+    os.close(handle)
     with suppress(OSError):
-        handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
-            if locked(handle):
-                shutil.rmtree(part) if part.is_dir() else part.unlink()
-        finally:
-            os.close(handle)
-
-
-def _write(
-    file: BinaryIO, chunks: Iterable[Chunk], last: Callable[[], tuple[int, bytes]] | None
-) -> None:
-    for chunk in chunks:
-        file.write(chunk)
-    if last is not None:
-        offset, data = last()
-        file.seek(offset)
-        file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
+        (part / _LOCK).unlink(missing_ok=True)
+        part.rmdir()
 
 
 def _sync_folder(folder: Path) -> None:

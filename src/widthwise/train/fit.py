@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
@@ -43,6 +43,8 @@ __all__ = ["LongerWarning", "fit"]
 
 Compressor = GradualPruner | StraightThrough
 """What changes the weights after every step of the optimizer."""
+
+_LOCK: Final = ".training.lock"
 
 
 def fit(
@@ -109,7 +111,8 @@ def fit(
     job = Job(net, train, loss, recipe or Recipe(), valid, measure, pruner, quantizer, run)
     job.check()
     place = run.place
-    with own_randomness(), held(place) if place is not None and is_first() else nullcontext():
+    alone = held(place, _LOCK) if place is not None and is_first() else nullcontext()
+    with own_randomness(), alone:
         if isinstance(job.loss, FamilyLoss):
             return train_family(job, job.loss, run.progress)
         return TrainingRun(job).go(run.progress)

@@ -48,7 +48,7 @@ def opened(path: Path | None, name: str, *, maximize: bool) -> Iterator[Study]:
     said = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
-        with nullcontext() if path is None else held(path.parent, path.name):
+        with nullcontext() if path is None else held(path.parent, f".{path.name}.lock"):
             yield optuna().create_study(
                 storage=None if path is None else _storage(path),
                 study_name=name,

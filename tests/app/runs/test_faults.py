@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -23,6 +24,7 @@ from widthwise.app.cli import common
 from widthwise.app.compare import matrix
 from widthwise.app.runs.folder import claim, hold
 from widthwise.app.runs.record import Settings
+from widthwise.common import lock
 from widthwise.common.atomic import atomic_replace, left_over, write_whole
 from widthwise.errors import FileError
 from widthwise.store.tensorfile import write as write_tensors
@@ -196,13 +198,40 @@ def test_what_is_looked_at_and_refused_takes_no_place(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model.st"]
 
 
+def _half(folder: Path, name: str) -> None:
+    """What a process leaves that was killed while it wrote a file."""
+    part = folder / f".{name}.0123456789ab.part"
+    part.mkdir()
+    (part / name).write_text("{")
+
+
 def test_a_run_that_was_killed_at_its_first_write_begins_again(tmp_path):
     with hold(tmp_path):
-        (tmp_path / ".run.json.0123456789ab.part").write_text("{")
+        _half(tmp_path, "run.json")
         _, state = claim(tmp_path, Settings("digits", "default", 0, {}))
     assert state == "new"
     with hold(tmp_path):
         assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_link_is_not_what_a_process_left(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "work").touch()
+    (tmp_path / ".a.0123456789ab.part").symlink_to(tmp_path / "mine")
+    write_whole(tmp_path / "a", [b"whole"])
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["work"]
+
+
+def test_without_locks_nobody_is_kept_out_and_nothing_is_taken_away(tmp_path, monkeypatch):
+    def missing(handle: int, *, blocking: bool) -> bool:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock, "lock_descriptor", missing)
+    _half(tmp_path, "a")
+    with hold(tmp_path), hold(tmp_path):
+        write_whole(tmp_path / "a", [b"whole"])
+    names = [".a.0123456789ab.part", ".lock", "a"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
 def test_checkpoints_of_a_training_that_is_done_do_not_stay(tmp_path):
@@ -211,7 +240,7 @@ def test_checkpoints_of_a_training_that_is_done_do_not_stay(tmp_path):
         (trained / name).mkdir(parents=True)
         (trained / name / "checkpoint.safetensors").touch()
     (trained / "plain-0.json").write_text('{"seconds": 1.0}')
-    (trained / ".plain-0.json.0123456789ab.part").write_text("{")
+    _half(trained, "plain-0.json")
     matrix._tidy(tmp_path)
     assert sorted(p.name for p in trained.iterdir()) == ["elastic-0", "plain-0.json"]
 

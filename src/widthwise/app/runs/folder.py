@@ -32,7 +32,7 @@ from typing import Final
 from widthwise.app.runs.record import Record, Settings, State, difference, longer, read_record
 from widthwise.common.atomic import left_over, tidy, write_whole
 from widthwise.common.jsonfile import contents, sealed, unsealed
-from widthwise.common.lock import held
+from widthwise.common.lock import held, is_lock
 from widthwise.errors import RunError
 from widthwise.measure.frontier import Frontier
 from widthwise.train.tracking import CSV, EVENTS
@@ -173,8 +173,9 @@ def hold(folder: Path) -> Iterator[None]:
 def _leave(folder: Path, made: Sequence[Path]) -> None:
     """Remove a folder that a command made and left empty, so that it stands in nobody's way."""
     try:
-        if made and [p.name for p in folder.iterdir()] == [_LOCK]:
-            (folder / _LOCK).unlink()
+        if made and all(is_lock(p.name) for p in folder.iterdir()):
+            for lock in folder.iterdir():
+                lock.unlink()
             for each in made:
                 each.rmdir()
     except OSError:
@@ -190,8 +191,8 @@ def claim(folder: Path, settings: Settings, *, overwrite: bool = False) -> tuple
     """
     run = Run(folder)
     if not run.record_file.exists():
-        names = [p.name for p in folder.iterdir() if p.name != _LOCK]
-        strangers = [name for name in names if not left_over(name)]
+        names = [p.name for p in folder.iterdir()]
+        strangers = [name for name in names if not (is_lock(name) or left_over(name))]
         if strangers:
             raise RunError(
                 f"{folder} is not empty and holds no run (it has {min(strangers)}); give another "
