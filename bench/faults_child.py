@@ -209,7 +209,7 @@ class _Moments:
 
 def _shift_clock(seconds: float) -> None:
     """What Python says of the time; monotonic clocks know of no change."""
-    from widthwise.app.runs import folder
+    from widthwise.app.runs import record
 
     now, nanoseconds = time.time, time.time_ns
     time.time = lambda: now() + seconds
@@ -220,4 +220,4 @@ def _shift_clock(seconds: float) -> None:
         def now(cls, tz: datetime.tzinfo | None = None) -> Any:
             return datetime.datetime.fromtimestamp(time.time(), tz)
 
-    folder.datetime = Shifted
+    record.datetime = Shifted

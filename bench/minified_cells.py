@@ -31,7 +31,7 @@ from widthwise.pruning import (
     obd_sd,
     order,
     output_error,
-    prune,
+    prune_,
     random,
     reconstruct_,
     taylor,
@@ -220,7 +220,7 @@ def rounds(trained: Trained, sparsity: float = 0.95) -> Found:
     found: Found = {}
     for name, (number, between) in plans.items():
         module = copy.deepcopy(trained.model)
-        prune(module, score, sparsity, rounds=number, between=between)
+        prune_(module, score, sparsity, rounds=number, between=between)
         found[name] = trained.accuracy(module)
     return found
 

@@ -83,9 +83,9 @@ def test_a_stopped_search_says_how_to_go_on(
 
 def test_it_searches_along_the_frontier(folder: Path) -> None:
     opened = open_run(Run(folder))
-    assert searches.RunSearch(opened, searches.Limits(max_bytes=4000))._levels() == ()
+    assert searches.RunSearch(opened, ww.Budget(max_bytes=4000))._levels() == ()
     works("sweep", folder, "--num-widths", 4, "--no-latency")
-    levels = searches.RunSearch(opened, searches.Limits(max_bytes=4000))._levels()
+    levels = searches.RunSearch(opened, ww.Budget(max_bytes=4000))._levels()
     assert 1 <= len(levels) <= 4
     assert {*levels[-1]} == {*opened.net.free}
 

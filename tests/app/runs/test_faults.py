@@ -294,7 +294,7 @@ def test_workers_end_with_their_parent(tmp_path):
     ],
 )
 def test_what_the_machine_refuses_is_one_sentence(error, sentence, capsys):
-    @common.told
+    @common.cli_errors
     def command() -> None:
         raise error
 
@@ -308,7 +308,7 @@ def test_what_the_machine_refuses_is_one_sentence(error, sentence, capsys):
 
 
 def test_what_comes_of_too_little_memory_is_that_too(capsys):
-    @common.told
+    @common.cli_errors
     def command() -> None:
         try:
             raise MemoryError
@@ -321,7 +321,7 @@ def test_what_comes_of_too_little_memory_is_that_too(capsys):
 
 
 def test_ctrl_c_anywhere_is_one_word(capsys):
-    @common.told
+    @common.cli_errors
     def command() -> None:
         raise KeyboardInterrupt
 
@@ -344,11 +344,11 @@ def test_mistakes_of_programs_are_shown_as_they_are(error):
     scope = {"error": error}
     exec(compile("def command():\n    raise error", "<ours>", "exec"), scope)
     with pytest.raises(type(error)):
-        common.told(scope["command"])()
+        common.cli_errors(scope["command"])()
 
 
 def test_mistakes_in_the_users_code_are_one_sentence_with_the_place(capsys):
-    @common.told
+    @common.cli_errors
     def command() -> None:
         raise RuntimeError("shapes")
 
