@@ -2,6 +2,7 @@
 
     python bench/storage.py                # prints; 1 when a bound is not kept
     python bench/storage.py --write        # and stores the figures in bench/results/storage.json
+    python bench/storage.py --manifests    # only prints what manifests take in small files
 
 Files: a network of 20 M weights, pruned by magnitude, as `save` writes it plain, packed, and packed
 and compressed. `index` is the file ÷ (4 bytes a non-zero and the cheaper of a bit mask and 4-bit
@@ -11,29 +12,46 @@ that of the plain file, bound 2: medians over rounds in which the files take tur
 
 Products: a linear layer on torch's sparse rows against the dense product, one thread; the shortest
 times of many.
+
+Manifests: the largest 4-bit network of one fraction that fits in each of a few small budgets. Of
+its packed file, the bytes of the manifest as it is written, and of the same JSON without the codec
+of `store/packed/manifest_codec.py` as DEFLATE and as Zstandard.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import statistics
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import zstandard
 from torch import Tensor, nn
 
 from common import main, seconds
+from widthwise.app.tasks.resolve import resolve
 from widthwise.benchmark.kernels import NothingFasterWarning, run_sparse
-from widthwise.store.file import read, save
+from widthwise.elastic.network import Elastic
+from widthwise.formats import Uniform
+from widthwise.quantization import quantize_
+from widthwise.store.deflate import deflated
+from widthwise.store.file import Stored, prepare, read, save
+from widthwise.store.manifest import to_body
+from widthwise.store.packed import container
 from widthwise.store.packed.forms import published_accounting
 from widthwise.store.packed.tensors import Pack
 
 SPARSITIES = (0.5, 0.75, 0.8, 0.9, 0.95, 0.98, 0.99)
 BOUND, LOAD_BOUND = 1.02, 2.0
 WAYS: tuple[Pack, ...] = ("none", "zeros", "zstd")
+TASKS = ("mnist", "fashion-mnist-cnn", "cifar10")  # of three, a few and a hundred layers
+BUDGETS = (2_000, 6_000, 16_000, 40_000)  # bytes
 
 
 def network(sparsity: float) -> nn.Module:
@@ -105,6 +123,41 @@ def product(outputs: int, inputs: int, sparsity: float, batch: int) -> dict[str,
     }
 
 
+def manifests(name: str) -> Iterator[dict[str, Any]]:
+    """What the manifests of a built-in task's networks take, for each budget."""
+    task = resolve(name)
+    torch.manual_seed(0)
+    net = Elastic(task.model().eval(), task.example())
+    for budget in BUDGETS:
+        stored = _largest(net, budget)
+        if stored is None:
+            continue
+        body = json.dumps(to_body(stored.manifest), separators=(",", ":")).encode()
+        sizes = {
+            "codec": len(container.encoded(stored.manifest)),
+            "deflate": len(deflated(body)),
+            "zstd": len(zstandard.ZstdCompressor(level=19).compress(body)),
+        }
+        saved = min(sizes["deflate"], sizes["zstd"]) - sizes["codec"]
+        share = round(saved / stored.bytes, 4)
+        yield {"task": name, "budget": budget, "bytes": stored.bytes, **sizes, "saved": share}
+
+
+def _largest(net: Elastic, budget: int) -> Stored | None:
+    """The network of the largest fraction whose file fits; None where none does."""
+    best, low, high = None, 0.0, 1.0
+    for _ in range(7):
+        fraction = (low + high) / 2
+        widths = net.widths(fraction)
+        module = net.cut(widths, recalibrate=False)
+        stored = prepare(net, widths, module, "zeros", quantize_(module, Uniform(4)))
+        if stored.bytes <= budget:
+            best, low = stored, fraction
+        else:
+            high = fraction
+    return best
+
+
 def measure(rounds: int) -> dict[str, Any]:
     """Files and products."""
     layers, batches, shares = ((2600, 650), (1024, 1024)), (1, 32), (0.5, 0.8, 0.9, 0.95, 0.98)
@@ -120,4 +173,8 @@ def kept(found: dict[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--manifests"]:
+        for each in (row for name in TASKS for row in manifests(name)):
+            print(each, flush=True)
+        raise SystemExit
     raise SystemExit(main(__doc__, "storage", measure, kept, rounds=9))

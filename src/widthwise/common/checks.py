@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from typing import Any
 
 
@@ -17,21 +16,6 @@ def table_of(data: Any) -> dict[str, Any]:
     """A copy of a JSON object."""
     need(isinstance(data, dict), "a table is missing")
     return dict(data)
-
-
-def inflated(stream: bytes, most: int) -> tuple[bytes, bytes]:
-    """What one raw deflate stream holds, at most so many bytes, and what follows the stream.
-
-    Raises ValueError where it cannot be read, does not end, or holds more: a small file makes no
-    huge text.
-    """
-    reader = zlib.decompressobj(-15)
-    try:
-        data = reader.decompress(stream, most + 1)
-    except zlib.error as error:
-        raise ValueError(f"it cannot be read: {error}") from error
-    need(reader.eof and len(data) <= most, "it is not as long as was noted")
-    return data, reader.unused_data
 
 
 def only(data: dict[str, Any], names: set[str]) -> None:

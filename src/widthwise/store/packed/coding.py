@@ -33,10 +33,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from widthwise.common.checks import inflated, need
+from widthwise.common.checks import need
 from widthwise.formats import Codebook, Format, Uniform
 from widthwise.quantization.quantize import DTYPES
 from widthwise.quantization.quantized import Quantized, Rounded, Shared, blocks, ungrouped
+from widthwise.store.deflate import deflated, inflated
 from widthwise.store.packed.forms import FORMS, MOST_TIMES, PARTS, Form, Packed, Parts, pack, unpack
 
 Codes = NDArray[np.uint8]
@@ -155,7 +156,7 @@ def decode(coded: Coded, parts: Mapping[str, Tensor]) -> Quantized:
     found = _with(coded, own)
     stream = parts["codes"]
     need(stream.dim() == 1 and stream.dtype == torch.uint8, "its codes are of another type")
-    read = _symbols if coded.huffman else _unpacked
+    read = _joint if coded.huffman else _unpacked
     values = read(stream.contiguous().numpy(), coded)
     need(not len(values) or int(values.max()) < coded.codes, "it has codes that there are not")
     index = {name: parts[name] for name in PARTS[coded.form][:-1]}
@@ -221,8 +222,7 @@ def _smaller(values: Codes, bits: int) -> tuple[Tensor, int]:
     """The codes in bits, or as Huffman codes, and how many are one symbol of these."""
     best, symbol = _bitwise(values, bits).tobytes(), 0
     for each in sorted({1, 8 // bits}):
-        maker = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
-        short = maker.compress(_joined(values, bits, each).tobytes()) + maker.flush()
+        short = deflated(_joined(values, bits, each).tobytes(), zlib.Z_HUFFMAN_ONLY)
         if len(short) + _NOTED < len(best):
             best, symbol = short, each
     return torch.from_numpy(np.frombuffer(bytearray(best), dtype=np.uint8)), symbol
@@ -261,12 +261,11 @@ def _unpacked(stream: Codes, coded: Coded) -> Codes:
     return _bits_of(stream, coded.bits, coded.count)
 
 
-def _symbols(stream: Codes, coded: Coded) -> Codes:
+def _joint(stream: Codes, coded: Coded) -> Codes:
     """Exactly as many codes as were noted, whatever the stream says."""
     symbols = -(-coded.count // coded.huffman)
-    data, behind = inflated(stream.tobytes(), symbols)
-    whole = len(data) == symbols and not behind
-    need(whole, "it has more or fewer codes than were noted")
+    data = inflated(stream.tobytes(), symbols)
+    need(len(data) == symbols, "it has fewer codes than were noted")
     joined = np.frombuffer(bytearray(data), dtype=np.uint8)
     if coded.huffman == 1:
         return joined

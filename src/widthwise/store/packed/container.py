@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -32,10 +31,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from widthwise.common.checks import inflated, need
+from widthwise.common.checks import need
 from widthwise.common.jsonfile import parsed, too_many
 from widthwise.errors import FileError
 from widthwise.store import tensorfile
+from widthwise.store.deflate import deflated, inflated
 from widthwise.store.manifest import Manifest, from_notes, to_body, to_notes
 from widthwise.store.packed.coding import Coded
 from widthwise.store.packed.forms import Packed, Parts
@@ -50,7 +50,7 @@ _U8: Final = torch.uint8
 
 def size(manifest: Manifest) -> int:
     """Bytes of the file that `write` makes."""
-    count = _LENGTH + len(_deflated(manifest)) + sum(n for *_, n in _layout(manifest))
+    count = _LENGTH + len(encoded(manifest)) + sum(n for *_, n in _layout(manifest))
     entry = torch.empty(count, dtype=torch.uint8, device="meta")
     return tensorfile.size({_NAME: entry}, to_notes(manifest))
 
@@ -60,7 +60,7 @@ def write(path: str | os.PathLike[str], manifest: Manifest, parts: Mapping[str, 
 
     parts: by name and part, each of one dim and as large as the manifest says.
     """
-    text = _deflated(manifest)
+    text = encoded(manifest)
     pieces = [parts[name][part] for name, part, _, _ in _layout(manifest)]
     start = torch.frombuffer(bytearray(len(text).to_bytes(_LENGTH, "little") + text), dtype=_U8)
     entry = torch.cat([start, *map(_bytes, pieces)])
@@ -113,19 +113,18 @@ def _layout(manifest: Manifest) -> list[tuple[str, str, torch.dtype, int]]:
     ]
 
 
-def _deflated(manifest: Manifest) -> bytes:
+def encoded(manifest: Manifest) -> bytes:
+    """The bytes of a manifest in the file. Raises FileError."""
     short = folded(to_body(manifest))
     said = json.dumps(short, separators=(",", ":"), allow_nan=False)
     text = said.encode()
     count = len(manifest.packed) + len(manifest.coded)
     if len(text) > MOST or too_many(said) or count > MOST_TENSORS:
         raise FileError("The model has too many tensors for one packed file; split it.")
-    maker = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
-    return maker.compress(text) + maker.flush()
+    return deflated(text)
 
 
 def _manifest(stream: Tensor, length: int) -> Any:
     """The manifest's JSON. Raises ValueError for any but one stream of this length."""
-    text, behind = inflated(stream.numpy().tobytes(), MOST)
-    need(len(stream) == length and not behind, "it is not as long as was noted")
-    return parsed(text)
+    need(len(stream) == length, "it is not as long as was noted")
+    return parsed(inflated(stream.numpy().tobytes(), MOST))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,9 +24,10 @@ from typing import Any, Final
 import torch
 
 from widthwise.common.atomic import write_whole
-from widthwise.common.checks import inflated, need
+from widthwise.common.checks import need
 from widthwise.common.jsonfile import parsed
 from widthwise.errors import BudgetError, FileError
+from widthwise.store.deflate import deflated, inflated
 from widthwise.store.manifest import TORCH, NewerError, believed
 from widthwise.store.packed.container import MOST
 from widthwise.store.progressive.manifest import MOST_LEVELS, LevelTable
@@ -78,8 +78,7 @@ def write(path: str | os.PathLike[str], body: Mapping[str, Any], shells: Sequenc
         raise FileError("A metric to store is not a number; leave it out.") from error
     if len(text) > min(MOST, MOST_WORK // len(shells)):
         raise FileError("The model has too many tensors for so many levels; give fewer.")
-    maker = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
-    manifest = _filled(maker.compress(text) + maker.flush(), b"\0")
+    manifest = _filled(deflated(text), b"\0")
     table = LevelTable.read(json.loads(text), TORCH, VERSION)
     sizes = [len(manifest), *map(len, shells)]
     start = _header(sizes, table, _ZEROS) + manifest
@@ -212,16 +211,10 @@ def _table(notes: str, stream: bytes, sizes: Sequence[int], item: str) -> LevelT
     if said[0] > CODED_VERSION:
         raise NewerError
     need(all(isinstance(word, str) for word in said[1:]), "no versions")
-    table = LevelTable.read(_manifest(stream, len(sizes)), said[1], said[2])
+    text = inflated(stream, min(MOST, MOST_WORK // len(sizes)), filled=7)
+    table = LevelTable.read(parsed(text), said[1], said[2])
     need(said[0] == _version(table), "it is of another version")
     need(len(table) == len(sizes), "it has more or fewer shells than levels")
     need(DTYPES[_item(table)] == item, "its shells are of another type")
     need(table.sizes() == list(sizes), "a shell is of another size")
     return table
-
-
-def _manifest(stream: bytes, levels: int) -> Any:
-    """The manifest's JSON. Raises ValueError for any but one stream, filled up with zeros."""
-    text, behind = inflated(stream, min(MOST, MOST_WORK // levels))
-    need(len(behind) < 8 and not any(behind), "it is not as long as was noted")
-    return parsed(text)
