@@ -13,7 +13,6 @@ from widthwise.errors import ExportError
 from widthwise.export import settle
 from widthwise.export.elastic_onnx import export_elastic
 from widthwise.export.onnx import export_onnx, export_program
-from widthwise.measure.cost import onnx_latency_ms
 
 
 @pytest.mark.parametrize("same_class", [True, False])
@@ -32,7 +31,6 @@ def test_onnx_runs_any_batch(name, same_class, tmp_path, capfd):
             torch.testing.assert_close(
                 torch.from_numpy(found), small(*inputs), rtol=1e-4, atol=1e-5
             )
-    assert onnx_latency_ms(path, args, seconds=0.01) > 0
     assert capfd.readouterr() == ("", "")
     assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
 

@@ -14,7 +14,6 @@ from widthwise.measure.cost import (
     latency_ms,
     macs,
     one_example,
-    onnx_latency_ms,
     onnx_runtime,
     params,
     runtime,
@@ -98,13 +97,6 @@ def test_the_runtime_is_named():
     assert runtime() == f"PyTorch {torch.__version__.split('+')[0]}, CPU, 1 thread"
     assert runtime(nn.Linear(2, 2)) == runtime()
     assert onnx_runtime(2).endswith(", CPU, 2 threads")
-
-
-def test_a_file_that_is_not_onnx(tmp_path):
-    (tmp_path / "a.onnx").write_bytes(b"not a network")
-    for path in (tmp_path / "a.onnx", tmp_path / "none.onnx"):
-        with pytest.raises(ww.FileError, match="does not run"):
-            onnx_latency_ms(path, (torch.randn(1, 2),))
 
 
 def test_every_width_of_the_mnist_network_costs_at_most_forty_validations():

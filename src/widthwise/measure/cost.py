@@ -3,7 +3,7 @@
     params(small)                               # numbers in the parameters
     macs(small, (x,))                           # multiply-accumulates for one example
     latency_ms(small, (x,)), runtime(small)     # 0.21, "PyTorch 2.13.0, CPU, 2 threads"
-    onnx_latency_ms("small.onnx", (x,)), onnx_runtime()
+    onnx_runtime()                              # "ONNX Runtime 1.31.1, CPU, 2 threads"
 
 Multiply-accumulates are counted of matrix products, convolutions, attention, recurrent layers and
 bilinear layers, counted from the shapes by torch's FlopCounterMode with two operations for each;
@@ -14,11 +14,9 @@ attention counts in full.
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,10 +26,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from widthwise.common.calling import batch_size
-from widthwise.common.messages import first_line
 from widthwise.common.modes import evaluating, unfused
-from widthwise.errors import FileError
-from widthwise.export.calls import feed, opened
 
 Inputs = tuple[Any, ...]
 
@@ -78,14 +73,11 @@ def latency_ms(
     Evaluation mode, no gradients, torch's current number of threads; after a warm-up. Pass inputs
     of batch 1 (see `one_example`) for the latency of one example.
     """
-    with evaluating(module):
-        return _median_ms(partial(module, *args, **(kwargs or {})), seconds)
-
-
-def _median_ms(call: Callable[[], object], seconds: float) -> float:
+    call = partial(module, *args, **(kwargs or {}))
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    timer.timeit(2)
-    return float(timer.blocked_autorange(min_run_time=seconds).median * 1e3)
+    with evaluating(module):
+        timer.timeit(2)
+        return float(timer.blocked_autorange(min_run_time=seconds).median * 1e3)
 
 
 def runtime(module: nn.Module | None = None) -> str:
@@ -108,27 +100,6 @@ def onnx_runtime(threads: int | None = None) -> str:
 
 def _threads(count: int) -> str:
     return f"{count} thread{'s' if count != 1 else ''}"
-
-
-def onnx_latency_ms(
-    path: str | os.PathLike[str],
-    inputs: Sequence[Any],
-    *,
-    seconds: float = 0.1,
-    threads: int | None = None,
-) -> float:
-    """Milliseconds for one call of an ONNX file in ONNX Runtime on the CPU: the median of runs.
-
-    inputs: tensors (nested as for the module) in the order of the file's inputs. threads: by
-    default as many as torch uses. Raises FileError when the file cannot be run.
-    """
-    try:
-        session = opened(Path(path), threads or torch.get_num_threads())
-        return _median_ms(partial(session.run, None, feed(session, (tuple(inputs), {}))), seconds)
-    except Exception as error:
-        raise FileError(
-            f"{path} does not run in ONNX Runtime ({first_line(error)}); export it again."
-        ) from error
 
 
 Shape = Sequence[int]

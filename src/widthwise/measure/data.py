@@ -160,20 +160,19 @@ def adapt(data: Any, form: Takes = ANYTHING, *, batches: bool = False) -> Items 
     )
 
 
-def pairs(data: Any, module: Callable[..., Any], size: int = SIZE) -> Iterator[Pair]:
+def pairs(data: Any, module: Callable[..., Any]) -> Iterator[Pair]:
     """The batches of data in whatever form, in its order, on the device of a network.
 
     Args:
         data: as for `adapt`; also a generator, which is then used up.
         module: the network that reads them.
-        size: items in a batch, of data that is not in batches.
 
     Raises:
         DataError: As `adapt`.
     """
     source = read(data, module)
     device = device_of(module)
-    for inputs, target in source.ordered(size):
+    for inputs, target in source.ordered(SIZE):
         if device is None:
             yield Pair(inputs, target)
         else:

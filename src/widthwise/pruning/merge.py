@@ -79,7 +79,9 @@ def merge(
         raise _unmerged(min(missing), why)
     gates, state = find_gates(net), net.state()
     biased = biased_readers(net, {name: gates[name] for name in cut_axes})
-    same = constants_by_weights(net) if batches is None else constants(net, batches)
+    same = (
+        constants_by_weights(net) if batches is None else constants(net, batches, progress=progress)
+    )
     plans = {
         name: _plan(
             name,

@@ -101,13 +101,13 @@ def coded(net: Elastic, form: Format | None, widths: Widths) -> Variant:
     return Variant(widths, {}, dict.fromkeys(quantizable(net), form) if form else {})
 
 
-def densest(fits: Callable[[float], bool], least: float = 0.0) -> float | None:
-    """The smallest share of zeros, from `least` to 99.9 %, with which it fits; None for none."""
-    if fits(least):
-        return least
+def densest(fits: Callable[[float], bool]) -> float | None:
+    """The smallest share of zeros, from 0 to 99.9 %, with which it fits; None for none."""
+    if fits(0.0):
+        return 0.0
     if not fits(_MOST):
         return None
-    low, high = least, _MOST
+    low, high = 0.0, _MOST
     for _ in range(_STEPS):
         # The geometric mean of what is kept: halves of small networks matter as halves of large.
         middle = 1 - ((1 - low) * (1 - high)) ** 0.5

@@ -31,7 +31,6 @@ def sweep_run(
     latency: bool = True,
     recalibrate: bool = True,
     reconstruct: bool | None = None,
-    keep_class: bool = True,
     progress: bool = False,
 ) -> Frontier:
     """Measure widths of a run on one of its splits and keep the frontier in its folder.
@@ -44,15 +43,14 @@ def sweep_run(
     reconstruct: measure cuts whose weights were fitted to make up for what went, as the frontier
     then says and `cut` then does. None does so for ordered runs alone:
     in runs along levels, features have learned to do without the others.
-    keep_class: beside widths at which a cut is a graph module, measure near ones at which it is of
-    the user's class, where there are any.
+
+    Beside widths at which a cut is a graph module, near ones are measured at which it is of the
+    user's class, where there are any.
 
     Raises RunError, DataError, FileError, ScoreError, TrainingError.
     """
-    widths = _widths(opened, count, by or widths_by(opened.record))
     task, net, seed = opened.task, opened.net, opened.record.settings.seed
-    if keep_class:
-        widths = with_own_class(net, widths)
+    widths = with_own_class(net, _widths(opened, count, by or widths_by(opened.record)))
     data = task.splits()
     statistics = statistics_of(net, task, data) if recalibrate else False
     if reconstruct is None:
