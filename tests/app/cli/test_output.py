@@ -188,8 +188,8 @@ def test_every_option_that_is_a_share_takes_per_cent():
         "pick": ["r", "--min-metric", "97%"],
     }
     taken = {n: command(n).make_context(n, list(w)).params for n, w in words.items()}
-    assert (taken["train"]["sparsity"], taken["train"]["begin"]) == (0.8, 0.05)
-    assert (taken["train"]["end"], taken["prune"]["sparsity"]) == (0.75, 0.9)
+    assert (taken["train"]["sparsity"], taken["train"]["prune_start"]) == (0.8, 0.05)
+    assert (taken["train"]["prune_end"], taken["prune"]["sparsity"]) == (0.75, 0.9)
     assert (taken["cut"]["fraction"], taken["cut"]["min_metric"]) == (0.5, 0.97)
     assert taken["pick"]["min_metric"] == 0.97
 

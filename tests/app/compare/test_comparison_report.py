@@ -260,7 +260,7 @@ def test_what_cannot_be_compared_is_one_sentence():
 def test_the_lead_says_who_wins_where_and_how_sure_that_is():
     said = words.lead(comparison())
     assert said == (
-        "Best for its bytes is search at every budget (5 methods of 3 families, 3 seeds). On test "
+        "The best network for its bytes comes from search at every budget (5 methods of 3 families, 3 seeds). On test "
         "data it is ahead of the best of every other family, each with 95 % confidence, at 2 kB; "
         "on test data it is behind bits at 50 kB."
     )
@@ -320,7 +320,7 @@ def test_the_table_holds_every_outcome():
 def test_the_markdown_has_the_same_numbers():
     pictures = {"bytes": "images/digits.png", "seconds": "images/cost.png"}
     said = markdown.section(comparison(), pictures=pictures)
-    assert said.startswith("## digits: \\<i\\>\n\nBest for its bytes is search")
+    assert said.startswith("## digits: \\<i\\>\n\nThe best network for its bytes comes from search")
     assert "![accuracy against bytes: digits: \\<i\\>](images/digits.png)" in said
     assert "](images/cost.png)" in said
     assert (

@@ -142,18 +142,20 @@ MinMetric = Annotated[
     ),
 ]
 
-Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**31 - 1, help="Of everything random.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**31 - 1, help="Random seed.")]
 Epochs = Annotated[int | None, typer.Option(metavar="N", min=1, help="Passes over the data.")]
 BatchSize = Annotated[int | None, typer.Option(metavar="N", min=1, help="Items in a step.")]
 Rate = Annotated[float | None, typer.Option(metavar="X", help="Peak learning rate.")]
-Begin = Annotated[
-    float,
-    typer.Option(metavar="SHARE", parser=share, help="Where in a training pruning begins."),
-]
-End = Annotated[
+PruneStart = Annotated[
     float,
     typer.Option(
-        metavar="SHARE", parser=share, help="Where in a training the last masks are made."
+        metavar="SHARE", parser=share, help="Fraction of training at which pruning starts."
+    ),
+]
+PruneEnd = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE", parser=share, help="Fraction of training at which pruning stops."
     ),
 ]
 COMPETING = (

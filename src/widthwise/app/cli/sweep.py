@@ -43,7 +43,7 @@ def sweep(
             metavar="RUN...", help="Folders that train or order wrote; several are averaged."
         ),
     ],
-    levels: Annotated[
+    num_widths: Annotated[
         int | None,
         typer.Option(
             metavar="N",
@@ -52,8 +52,8 @@ def sweep(
             "level and two between each pair, or all widths of a small network, else 16.",
         ),
     ] = None,
-    by: Annotated[
-        sweeps.By | None,
+    allocation: Annotated[
+        sweeps.Allocation | None,
         typer.Option(
             help="levels goes along the widths that the run was trained at, which is the default "
             "where there are some. fraction keeps the same share of every axis. scores gives each "
@@ -91,19 +91,19 @@ def sweep(
     folder = _target(runs, found, out)
     frontiers: list[Frontier] = []
     name = title = ""
-    chosen: sweeps.By = by or "fraction"
+    chosen: sweeps.Allocation = allocation or "fraction"
     for run in found:
         with computing_on(device) as place, all_or_nothing(), hold(run.folder):
             opened = opening.open_run(run)
             opened.net.to(place)
             name, metric = opened.task.name, opened.task.metric.name
             title = f"{name}: {metric} at every size"
-            chosen = by or sweeps.widths_by(opened.record)
+            chosen = allocation or sweeps.allocation_of(opened.record)
             frontiers.append(
                 sweeps.sweep_run(
                     opened,
-                    count=levels,
-                    by=chosen,
+                    count=num_widths,
+                    allocation=chosen,
                     split=split,
                     latency=latency,
                     recalibrate=recalibrate,

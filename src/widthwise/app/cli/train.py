@@ -12,13 +12,13 @@ import typer
 from widthwise.app.cli.common import (
     AsJson,
     BatchSize,
-    Begin,
     Competing,
-    End,
     Epochs,
     Keep,
     MultipleOf,
     OnDevice,
+    PruneEnd,
+    PruneStart,
     Rate,
     Seed,
     TaskName,
@@ -96,8 +96,8 @@ def train(
             "the full width and of narrower ones alike. Files of the run are stored without zeros.",
         ),
     ] = None,
-    begin: Begin = Gradual.begin,
-    end: End = Gradual.end,
+    prune_start: PruneStart = Gradual.begin,
+    prune_end: PruneEnd = Gradual.end,
     scope: Competing = Gradual.scope,
     dpf: Annotated[
         bool,
@@ -152,7 +152,7 @@ def train(
     constraints = recorded(constrained(found.constraints, keep, multiple_of))
     if distillation != "auto" and method != "default":
         raise typer.BadParameter("--distillation is for --method default; leave one of them out.")
-    pruning = _pruning(sparsity, begin, end, scope, dpf)
+    pruning = _pruning(sparsity, prune_start, prune_end, scope, dpf)
     more: dict[str, Any] = {"method": method, "distillation": distillation, "seed": seed}
     more |= {"seeds": seeds, "log": log or [], "device": device}
     more |= {**pruning, "keep": keep or [], "multiple_of": multiple_of}

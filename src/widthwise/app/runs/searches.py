@@ -20,7 +20,7 @@ from widthwise.app.runs.opening import LEVELS, Opened, know_levels, scores_of
 from widthwise.app.runs.postprocessing import PostProcess, reconstruction_of
 from widthwise.app.runs.reports import note
 from widthwise.app.runs.storing import inside, store_checked, writable
-from widthwise.app.runs.sweeps import widths_by
+from widthwise.app.runs.sweeps import allocation_of
 from widthwise.common.units import format_size
 from widthwise.errors import BudgetError
 from widthwise.measure.budget import Budget
@@ -156,6 +156,6 @@ class RunSearch:
         know_levels(opened)
         if opened.run.frontier.exists():
             return [point.widths for point in Frontier.load(opened.run.frontier).best()]
-        if widths_by(opened.record) == "scores":
+        if allocation_of(opened.record) == "scores":
             return allocated_levels(opened.net, scores_of(opened.net, opened.run.scores), LEVELS)
         return ()

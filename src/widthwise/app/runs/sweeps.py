@@ -19,14 +19,14 @@ from widthwise.pruning import allocated_levels
 from widthwise.pruning.scores.registry import is_comparable
 from widthwise.variant import Widths
 
-By = Literal["levels", "scores", "fraction"]
+Allocation = Literal["levels", "scores", "fraction"]
 
 
 def sweep_run(
     opened: Opened,
     *,
     count: int | None = None,
-    by: By | None = None,
+    allocation: Allocation | None = None,
     split: str = "valid",
     latency: bool = True,
     recalibrate: bool = True,
@@ -37,8 +37,9 @@ def sweep_run(
 
     count: how many widths; None is every width of a small network, else 16. No axis is narrower
     than training drew it (`net.lowest`).
-    by: "fraction" keeps the same share of every axis; "scores" gives each axis its own width,
-    decided by an ordered run's scores, 16 times where no count is given. None as `widths_by` says.
+    allocation: "fraction" keeps the same share of every axis; "scores" gives each axis its own
+    width, decided by an ordered run's scores, 16 times where no count is given. None as
+    `allocation_of` says.
     recalibrate: estimate batch-norm statistics for each width on training data.
     reconstruct: measure cuts whose weights were fitted to make up for what went, as the frontier
     then says and `cut` then does. None does so for ordered runs alone:
@@ -50,7 +51,7 @@ def sweep_run(
     Raises RunError, DataError, FileError, ScoreError, TrainingError.
     """
     task, net, seed = opened.task, opened.net, opened.record.settings.seed
-    widths = with_own_class(net, _widths(opened, count, by or widths_by(opened.record)))
+    widths = with_own_class(net, _widths(opened, count, allocation or allocation_of(opened.record)))
     data = task.splits()
     statistics = statistics_of(net, task, data) if recalibrate else False
     if reconstruct is None:
@@ -80,24 +81,24 @@ def reconstructs(record: Record) -> bool:
     return bool(record.settings.order) and not record.levels
 
 
-def widths_by(record: Record) -> By:
+def allocation_of(record: Record) -> Allocation:
     """How a run is swept: along its levels, else by scores that compare across axes."""
     if record.levels:
         return "levels"
     return "scores" if is_comparable(record.settings.order.get("score")) else "fraction"
 
 
-def _widths(opened: Opened, count: int | None, by: By) -> list[Widths]:
+def _widths(opened: Opened, count: int | None, allocation: Allocation) -> list[Widths]:
     """The widths to sweep. Raises RunError when there are no scores to go by, FileError."""
     net, run = opened.net, opened.run
-    if by == "levels":
+    if allocation == "levels":
         if not net.levels:
             raise RunError(
                 f"{run.folder} was not trained along levels; sweep it with --allocation fraction."
             )
         return usual_widths(net, count)
     know_levels(opened)
-    if by == "fraction":
+    if allocation == "fraction":
         return even_levels(net, count)
     if not opened.record.settings.order:
         raise RunError(

@@ -97,7 +97,7 @@ def lead(comparison: Comparison) -> str:
         f"{several(len(comparison.families), 'family')}, "
         f"{several(len(comparison.seeds), 'seed')}"
     )
-    return f"Best for its bytes is {said} ({measured}). {_sure(found)}"
+    return f"The best network for its bytes comes from {said} ({measured}). {_sure(found)}"
 
 
 def _sure(found: Sequence[Winner]) -> str:
