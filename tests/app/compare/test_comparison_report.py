@@ -261,7 +261,8 @@ def test_the_lead_says_who_wins_where_and_how_sure_that_is():
     said = words.lead(comparison())
     assert said == (
         "The best network for its bytes comes from search at every budget (5 methods of 3 "
-        "families, 3 seeds). On test data it is ahead of the best of every other family, each with 95 % confidence, at 2 kB; "
+        "families, 3 seeds). On test data it is ahead of the best of every other family, each with "
+        "95 % confidence, at 2 kB; "
         "on test data it is behind bits at 50 kB."
     )
     alone = [o for o in outcomes() if o.method == "search"]
