@@ -161,7 +161,9 @@ def test_without_data_a_warning_says_what_to_do(tmp_path):
     x, _ = data()
     net = ww.Elastic(Images(), x[:4])
     half = net.widths(0.5)
-    with pytest.warns(StatisticsWarning, match=r"of norm2 are those of full width.*recalibrate="):
+    with pytest.warns(
+        StatisticsWarning, match=r"of norm2 were estimated at full width.*recalibrate="
+    ):
         small = net.cut(half)
     for lost in (
         lambda: ww.save(net, tmp_path / "a.safetensors", widths=half),
@@ -184,7 +186,7 @@ def test_a_narrower_call_says_once_whose_statistics_it_has():
     net = ww.Elastic(Images(), x[:4]).eval()
     net(x[:4], widths={})
     with pytest.warns(
-        StatisticsWarning, match=r"of norm2 are those of full.*cut\(widths\)"
+        StatisticsWarning, match=r"of norm2 were estimated at full.*cut\(widths\)"
     ) as said:
         net(x[:4], widths=0.5)
     assert {w.filename for w in said} == {__file__}

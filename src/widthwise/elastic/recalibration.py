@@ -183,8 +183,8 @@ def no_data(names: Sequence[str], remedy: str) -> StatisticsWarning:
     first = names[0].removesuffix(".running_mean")
     others = f" and of {len(names) - 1} more" if len(names) > 1 else ""
     return StatisticsWarning(
-        f"The running statistics of {first}{others} are those of full width, with which a narrower "
-        f"network is worse than it could be; {remedy}."
+        f"The running statistics of {first}{others} were estimated at full width, with which a "
+        f"narrower network is worse than it could be; {remedy}."
     )
 
 

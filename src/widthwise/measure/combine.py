@@ -31,7 +31,7 @@ def combine(frontiers: Iterable[Frontier]) -> Frontier:
     if any(t.keys() != tables[0].keys() for t in tables):
         raise WidthError("The frontiers hold different widths; sweep all seeds at the same widths.")
     if any(p.spread is not None for f in all_of for p in f.points):
-        raise WidthError("A frontier is combined already; combine those of single seeds.")
+        raise WidthError("A frontier is combined already; combine frontiers of one seed each.")
     runtimes = list(dict.fromkeys(f.runtime for f in all_of))
     return Frontier(
         points=tuple(_mean([t[p.widths] for t in tables]) for p in first.points),

@@ -301,9 +301,9 @@ class _Collected(_Tally):
             return _joined(parts)
         except (RuntimeError, ValueError):
             raise TrainingError(
-                f"The metric {self.metric.name!r} needs all outputs at once, but those of "
-                "different batches have different shapes; let it give (sum, count) of a batch, "
-                "or be an object with update() and compute()."
+                f"The metric {self.metric.name!r} needs all outputs at once, but their "
+                "shapes differ between batches; let it give (sum, count) of a batch, or be an "
+                "object with update() and compute()."
             ) from None
 
 

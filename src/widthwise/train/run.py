@@ -366,7 +366,7 @@ class TrainingRun:
         warnings.warn(
             f"The finished run of {before} epochs in {folder} is trained on to {now}, from where "
             f"its learning rate had fallen to at the rate that {now} epochs have after {before}, "
-            f"so that the result is not that of {now} epochs in one.",
+            f"so that the result differs from one training of {now} epochs.",
             LongerWarning,
             stacklevel=caller(),
         )

@@ -103,7 +103,7 @@ def _table(path: Path) -> Any:
 
 
 def write_row(path: Path, row: dict[str, Any]) -> None:
-    """Put a row into a CSV file in the place of those of its epoch and of later ones.
+    """Put a row into a CSV file in the place of the rows of its epoch and of later ones.
 
     Rows with other columns are of another training, and left out. Raises FileError.
     """

@@ -151,7 +151,7 @@ def of_another_size(path: Path) -> None:
         (harmed, "is damaged or no safetensors file"),
         (altered, "truncated or damaged"),
         (pickled, r"no safetensors file .*safetensors\.torch\.save_file"),
-        (another, "another network than that of task 'digits' .it lacks"),
+        (another, "another network, not of task 'digits' .it lacks"),
         (of_another_size, r"fc1\.\w+ is of shape \(5,.* instead of \(64,.*--from"),
         (Path.unlink, "There is no file or folder .*--from"),
     ],

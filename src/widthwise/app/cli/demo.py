@@ -74,7 +74,7 @@ def demo(
             text.value(frontier.metric, cut.onnx),
             text.widths(cut.pick.widths, 4),
         )
-    console.print(f"[bold]{title}[/]; each number is that of the file, read back:")
+    console.print(f"[bold]{title}[/]; each number was measured on the file, read back:")
     console.print(rows)
     for path in pages:
         line(f"Wrote {path}")

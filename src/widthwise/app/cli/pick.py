@@ -46,7 +46,7 @@ def pick(
 ) -> None:
     """Print the best measured width that meets every limit given; of equals, the smallest.
 
-    With --format, the bytes are those of a real file in that format, exported to see. In runs
+    With --format, the bytes are counted in a real file of that format, exported to see. In runs
     trained along levels, widthwise cut fills --max-bytes: it goes on from there to the widest
     network that fits, where no other limit is given.
     """

@@ -91,7 +91,7 @@ def _value(frontier: Frontier, point: Point) -> str:
 def _caption(frontier: Frontier) -> str:
     said = (
         "Each dot is one network, a part of the same trained weights; the line is the best "
-        "that fits into a size. Sizes are those of the stored files, 1 kB = 1000 bytes."
+        "that fits into a size. Sizes are the bytes of the stored files, 1 kB = 1000 bytes."
     )
     if any(p.spread for p in frontier.points):
         said += " The band is the sample standard deviation over seeds."
@@ -126,8 +126,8 @@ def _picks(frontier: Frontier, picks: Sequence[Pick]) -> str:
     return (
         '<section aria-labelledby="chosen">\n<h2 id="chosen">Chosen networks</h2>\n'
         + _table(heads, rows, f"{frontier.metric} of the chosen networks")
-        + f'\n<p class="note">{escape(f"The {frontier.metric}")} of a chosen network is that of '
-        "its stored file, read back.</p>\n</section>"
+        + f'\n<p class="note">{escape(f"The {frontier.metric}")} of a chosen network was measured '
+        "on its stored file, read back.</p>\n</section>"
     )
 
 

@@ -24,7 +24,7 @@ def computing_on(device: Device) -> Iterator[torch.device]:
     """Inside, trainings run on this device; "auto" leaves it to Accelerate, which takes a GPU.
 
     Yields where networks are measured: on the CPU unless another device is named, since latencies
-    are then those of the CPU on every machine. Raises RunError where the device is not there.
+    are then the numbers of the CPU on every machine. Raises RunError where the device is not there.
     """
     if device == "auto":
         yield torch.device("cpu")

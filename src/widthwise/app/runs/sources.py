@@ -55,7 +55,7 @@ def find(task: Task, given: Path | None = None) -> Source:
         if task.weights is None:
             raise TaskError(
                 f"Task {task.name!r} comes without trained weights; give some with --from "
-                f"FILE_OR_RUN, such as those of: widthwise train {task.name} --out RUN"
+                f"FILE_OR_RUN, such as a run made by: widthwise train {task.name} --out RUN"
             )
         file = task.weights()
     elif given.is_dir():

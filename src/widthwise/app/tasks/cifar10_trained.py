@@ -142,9 +142,9 @@ def weights(name: str, source: str) -> Path:
     path = find("pretrained", name)
     if path is None:
         raise DataError(
-            f"The trained weights {name} were not found; {by_hand('pretrained')}: they are those of"
-            f" pretrained_models/{source} of akamaster/pytorch_resnet_cifar10 on GitHub, as"
-            " safetensors and with keys that lack its prefix 'module.'."
+            f"The trained weights {name} were not found; {by_hand('pretrained')}: take"
+            f" pretrained_models/{source} of akamaster/pytorch_resnet_cifar10 on GitHub, remove the"
+            " prefix 'module.' from its keys, and store it as safetensors."
         )
     return path
 

@@ -50,8 +50,7 @@ def filled(task: Task, path: Path, cure: str) -> nn.Module:
 def foreign(task: Task, path: Path, wrong: str, cure: str) -> str:
     """The sentence on a file of another network."""
     return (
-        f"{path} holds the weights of another network than that of task {task.name!r} ({wrong});"
-        f" {cure}."
+        f"{path} holds the weights of another network, not of task {task.name!r} ({wrong}); {cure}."
     )
 
 
