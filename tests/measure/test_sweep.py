@@ -295,7 +295,7 @@ def test_a_view_at_fixed_widths():
         AtWidths(net, {"0": 99})
 
 
-# ---------------------------------------------------------------- ladder
+# ---------------------------------------------------------------- levels
 
 
 def test_a_ladder_goes_from_narrow_to_full_without_repeats():

@@ -207,7 +207,7 @@ def relative_error(case, cut, batches):
 UNFITTED = {"tied_autoencoder", "einsum", "lstm_cell", "seq2seq"}
 
 
-def test_compensation_comes_nearer_to_the_full_network(case):
+def test_reconstruction_comes_nearer_to_the_full_network(case):
     net, batches = case.net, list(case.batches())
     recalibrate_(net.model, batches)  # statistics that are those of the data
     net.eval()

@@ -231,9 +231,10 @@ def test_cpu_keeps_a_training_off_a_gpu_that_is_there():
     code = (
         "import torch; torch.cuda.is_available = lambda: True\n"
         "from widthwise.app.runs.device import computing_on\n"
+        "from widthwise.train.config import RunConfig\n"
         "from widthwise.train.recipe import Recipe\n"
         "from widthwise.train.setup import accelerator_for\n"
-        "with computing_on('cpu'): print(accelerator_for(Recipe(), False).device)"
+        "with computing_on('cpu'): print(accelerator_for(Recipe(), RunConfig()).device)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "cpu\n"

@@ -247,7 +247,7 @@ def test_an_ordered_run_says_how_it_came_about(plain, made):
     assert record.command == f"widthwise order digits --out {made} --from {plain}"
     assert record.results == Run(plain).record().results
     page = Run(made).page.read_text()
-    assert "reconstruction scores on at most 2,000 training samples" in page
+    assert "output-error scores on at most 2,000 training samples" in page
 
 
 def test_the_first_features_are_better_than_the_last(made):
@@ -326,9 +326,7 @@ def test_a_trained_run_is_reconstructed_only_when_asked_for(plain, tmp_path):
     assert "post-processing" not in works(*words)
     assert "(valid, post-processing reconstruct)" in works(*sweep, "--reconstruct")
     assert "post-processing reconstruct" in works(*words)
-    assert works("pick", run, "--max-bytes", "20kB").endswith(
-        "post-processing          reconstruct\n"
-    )
+    assert works("pick", run, "--max-bytes", "20kB").endswith("post-processing   reconstruct\n")
     replace(Frontier.load(run / "frontier.json"), post_process="magic").save(run / "frontier.json")
     assert "not known here ('magic'); name one with --post-process" in fails(*words)
     works(*words, "--post-process", "none")
@@ -338,7 +336,7 @@ def test_what_cannot_be_reconstructed_is_swept_when_told_so(ordered, monkeypatch
     def raises(*_: object, **__: object) -> None:
         raise ScoreError("What it reads is not finite.")
 
-    monkeypatch.setattr(postprocessing, "reconstruct", raises)
+    monkeypatch.setattr(postprocessing, "reconstruct_", raises)
     before = (ordered / "frontier.json").read_bytes()
     said = fails("sweep", ordered, "--no-latency", "--num-widths", 2)
     assert "is not finite. Or leave the cuts as they are: --no-reconstruct." in said
@@ -381,7 +379,7 @@ def test_the_same_order_is_left_alone_and_another_needs_a_word(plain, ordered):
     before = {p.name: p.read_bytes() for p in ordered.iterdir()}
     again = ["order", "digits", "--from", plain, "--out", ordered]
     assert works(*again).startswith("Finished before")
-    assert "score reconstruction rather than obd" in fails(*again, "--score", "obd")
+    assert "score output-error rather than obd" in fails(*again, "--score", "obd")
     assert "method ordered rather than default" in fails("train", "digits", "--out", ordered)
     assert {p.name: p.read_bytes() for p in ordered.iterdir()} == before
     works(*again, "--score", "obd", "--overwrite")
@@ -643,14 +641,14 @@ def test_how_weights_compete(plain, tmp_path):
     words = ["prune", "digits", "--from", plain, "--sparsity", 0.5, "--samples", 300]
     for score, usual in (("magnitude", "lamp"), ("obd", "global")):
         shares = {}
-        for scope in ("", "lamp", "global", "tensor"):
+        for scope in ("", "lamp", "global", "layer"):
             out = tmp_path / f"{score}-{scope}.safetensors"
             works(*words, "--score", score, "--out", out, *(["--scope", scope] if scope else []))
             pruned = load(out, build=resolve("digits").model)
             shares[scope] = [round(int((p == 0).sum()) / p.numel(), 3) for p in pruned.parameters()]
         assert shares[""] == shares[usual]
-        assert {*shares["tensor"]} <= {0.0, 0.5}
-        assert shares["lamp"] != shares["global"] != shares["tensor"]
+        assert {*shares["layer"]} <= {0.0, 0.5}
+        assert shares["lamp"] != shares["global"] != shares["layer"]
 
 
 def test_a_pruned_network_is_packed_compressed_or_dense(plain, tmp_path):
@@ -673,7 +671,7 @@ def test_a_pruned_network_is_packed_compressed_or_dense(plain, tmp_path):
 
 def test_a_missing_package_is_said_before_the_work_is_done(plain, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    monkeypatch.setattr(pruning, "prune", None)
+    monkeypatch.setattr(pruning, "prune_", None)
     words = ["prune", "digits", "--from", plain, "--sparsity", 0.5, "--compress", "zstd"]
     said = fails(*words, "--out", tmp_path / "x.safetensors")
     assert "pip install 'widthwise[zstd]'" in said
@@ -719,6 +717,6 @@ def test_what_pruning_cannot_do_is_one_sentence(plain, tmp_path, monkeypatch):
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pruning, "prune", stopped)
+    monkeypatch.setattr(pruning, "prune_", stopped)
     assert widthwise(*words, 0.5, "--out", out).exit_code == 130
     assert list(tmp_path.iterdir()) == []
