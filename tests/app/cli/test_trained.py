@@ -328,7 +328,7 @@ def test_a_trained_run_is_reconstructed_only_when_asked_for(plain, tmp_path):
     assert "post-processing reconstruct" in works(*words)
     assert works("pick", run, "--max-bytes", "20kB").endswith("post-processing   reconstruct\n")
     replace(Frontier.load(run / "frontier.json"), post_process="magic").save(run / "frontier.json")
-    assert "not known here ('magic'); name one with --post-process" in fails(*words)
+    assert "unknown post-processing ('magic'); name one with --post-process" in fails(*words)
     works(*words, "--post-process", "none")
 
 
