@@ -3,13 +3,31 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo test test-lowest lint format docs notebooks clean
 
 demo: $(VENV)/installed  ## train on digits, cut three sizes, write a report
 	$(BIN)/widthwise demo
 
 test: $(VENV)/installed lint  ## everything that must hold
 	$(BIN)/python -m pytest
+
+# The engine, the cut, files, training and the command line with the lowest versions that
+# pyproject.toml allows. torch.export of torch 2.11 refuses the quantile in the net `distances`;
+# old packages may use what newer ones deprecate.
+LOWEST := build/lowest
+LOWEST_TESTS := tests/graph/test_engine.py tests/graph/test_proof.py tests/elastic/test_elastic.py \
+	tests/store/test_store.py tests/train/test_fit.py tests/train/test_family.py tests/app/cli/test_main.py
+
+test-lowest: $(LOWEST)/installed  ## the lowest supported versions, in an environment of their own
+	$(LOWEST)/bin/python -m pytest -k "not distances" -W default::DeprecationWarning $(LOWEST_TESTS)
+
+$(LOWEST)/installed: pyproject.toml scripts/lowest_versions.py
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) scripts/lowest_versions.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/lowest.txt --editable '.[zstd]' \
+		hypothesis pytest pytest-xdist scikit-learn
+	touch $@
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -20,6 +38,9 @@ lint: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: $(VENV)/installed  ## run docs/notebooks and store what they print and draw
+	$(BIN)/python scripts/run_notebooks.py
 
 docs: $(VENV)/installed  ## the documentation site, in build/site; a warning is an error
 	$(BIN)/python scripts/cli_reference.py
