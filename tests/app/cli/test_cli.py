@@ -402,6 +402,13 @@ def test_what_cannot_be_cut_is_one_sentence(run, tmp_path, words, said):
     assert load_picks(Run(run).picks) == []
 
 
+def test_a_score_that_is_not_there_is_one_sentence(run, tmp_path):
+    words = ["digits", "--out", tmp_path / "x", "--from", run]
+    assert "no score 'magic'" in fails("order", *words, "--score", "magic")
+    of_features = ["--sparsity", 0.5, "--score", "dropout-ablation"]
+    assert "no score 'dropout-ablation' of weights" in fails("prune", *words, *of_features)
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -425,11 +432,9 @@ def test_what_cannot_be_cut_is_one_sentence(run, tmp_path, words, said):
         ],
         [*"cut RUN --out x --fraction 0.5 --post-process none --post-process refit".split()],
         [*"cut RUN --out x --fraction 0.5 --post-process refit --post-process scratch".split()],
-        ["order", "digits", "--out", "x", "--from", "RUN", "--score", "magic"],
         ["order", "digits", "--out", "x", "--from", "RUN", "--samples", "0"],
         ["prune", "digits", "--out", "x", "--from", "RUN"],
         ["prune", "digits", "--out", "x", "--from", "RUN", "--sparsity", "much"],
-        [*"prune digits --out x --from RUN --sparsity 0.5 --score damage".split()],
         [*"prune digits --out x --from RUN --sparsity 0.5 --rounds 0".split()],
         ["train", "digits"],
         ["train", "digits", "--out", "x", "--epochs", "0"],
