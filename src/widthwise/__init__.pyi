@@ -51,7 +51,8 @@ from .train.refit import refit_output_
 from .train.sam import SAM
 from .train.touchup import Teacher, distill
 from .variant import Variant, Widths
-from .variants import Candidates, apply, search, variant_of
+from .variants.apply import apply, variant_of
+from .variants.search import Candidates, search
 
 __version__: str
 

@@ -88,7 +88,7 @@ def allocated_levels(
     """Widths from narrow to full for `sweep`, as `allocate` gives them.
 
     Args:
-        levels: how many, each the same factor above the last in parameters.
+        count: how many levels, each the same factor above the last in parameters.
         lowest: the share of the parameters that the first has, or the least that can be reached.
         drawn: no axis is narrower than training draws it (`net.lowest`). False for levels that a
             training is still to draw from (`SandwichLoss(levels=...)`).

@@ -58,7 +58,7 @@ def refit_output_(
         data: in any form that `fit` takes.
         criterion: (outputs, target) -> mean loss.
         steps: at most so many iterations.
-        pull: weight of half the squared distance from the weights as they were, which keeps a refit
+        l2_to_start: weight of half the squared distance from the weights as they were, which keeps a refit
             on few items from running away.
         batch_size: items at a time.
         seed: of the data set's augmentation.

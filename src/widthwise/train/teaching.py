@@ -63,7 +63,7 @@ class Distill:
     Args:
         temperature: outputs of cross entropies are divided by it first (Hinton et al., 2015); other
             losses have none.
-        hard: share of the criterion on the true target in a narrow pass' loss; the rest is
+        hard_weight: share of the criterion on the true target in a narrow pass' loss; the rest is
             distilled.
 
     Raises:
