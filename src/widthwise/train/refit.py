@@ -42,7 +42,7 @@ def refit_output_(
     criterion: Criterion,
     *,
     steps: int = 50,
-    pull: float = 1e-3,
+    l2_to_start: float = 1e-3,
     batch_size: int = 1024,
     seed: int = 0,
 ) -> Refit:
@@ -58,8 +58,8 @@ def refit_output_(
         data: in any form that `fit` takes.
         criterion: (outputs, target) -> mean loss.
         steps: at most so many iterations.
-        l2_to_start: weight of half the squared distance from the weights as they were, which keeps a refit
-            on few items from running away.
+        l2_to_start: weight of half the squared distance from the weights as they were, which
+            keeps a refit on few items from running away.
         batch_size: items at a time.
         seed: of the data set's augmentation.
 
@@ -72,7 +72,7 @@ def refit_output_(
         source = adapt(data, takes(cut))
         layer = _last_linear(cut, _first(source, seed, device))
         kept = _features(layer, source, batch_size, seed)
-    return _solve(layer, kept, criterion, steps, pull)
+    return _solve(layer, kept, criterion, steps, l2_to_start)
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,9 @@ def _solve(
     held: list[tuple[Tensor, Any]],
     criterion: Criterion,
     steps: int,
-    pull: float,
+    l2_to_start: float,
 ) -> Refit:
-    """Minimise the criterion, plus the pull, by L-BFGS; put the best back into the layer."""
+    """Minimise the criterion, plus the distance, by L-BFGS; put the best back into the layer."""
     old = [p.detach().clone() for p in layer.tensors]
     new = [p.clone().requires_grad_() for p in old]
     items = sum(len(x) for x, _ in held)
@@ -223,7 +223,7 @@ def _solve(
         optimizer.zero_grad()
         with torch.enable_grad():
             away = torch.stack([(a - b).square().sum() for a, b in zip(new, old, strict=True)])
-            penalty = away.sum() * (pull / 2)
+            penalty = away.sum() * (l2_to_start / 2)
             penalty.backward()
             return mean(new, backward=True) + penalty.item()
 

@@ -1,6 +1,6 @@
 """How narrow networks learn from the full one: it follows from the criterion.
 
-    teaching = Teaching(F.cross_entropy, Distill(hard=0.5))
+    teaching = Teaching(F.cross_entropy, Distill(hard_weight=0.5))
     loss, lesson = teaching.full(lambda: net(x, widths={}), y)      # loss: the criterion's
     lesson(lambda: net(x, widths=narrow), y)                        # half of it to the full outputs
 
@@ -77,7 +77,7 @@ class Distill:
         if not self.temperature > 0:
             raise ValueError(f"Distill.temperature is {self.temperature}; give more than 0.")
         if not 0 <= self.hard_weight <= 1:
-            raise ValueError(f"Distill.hard is {self.hard_weight}; give a share from 0 to 1.")
+            raise ValueError(f"hard_weight is {self.hard_weight}; give a share from 0 to 1.")
 
 
 HALF: Final = Distill(hard_weight=0.5)
