@@ -375,12 +375,12 @@ def test_what_is_not_a_number_is_left_out_and_said():
     _, net, _, _ = made("mlp")
     values = iter([float("nan"), 0.5, float("inf")])
     with pytest.warns(NotMeasuredWarning, match="left out"):
-        frontier = sweep(net, lambda _: next(values), even_levels(net, 3), latency=False)
+        frontier = sweep(net, by(lambda _: next(values)), even_levels(net, 3), latency=False)
     assert [p.metric for p in frontier.points] == [0.5]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotMeasuredWarning)
         with pytest.raises(ww.TrainingError, match="not a number"):
-            sweep(net, lambda _: float("nan"), even_levels(net, 2), latency=False)
+            sweep(net, by(lambda _: float("nan")), even_levels(net, 2), latency=False)
 
 
 def test_a_metric_too_large_for_a_number_is_left_out():
@@ -396,7 +396,18 @@ def test_a_metric_too_large_for_a_number_is_left_out():
 def test_unknown_widths_are_refused_before_any_work():
     _, net, _, _ = made("mlp")
     with pytest.raises(ww.WidthError, match="nowhere"):
-        sweep(net, lambda _: pytest.fail("evaluated"), [{"nowhere": 1}])
+        sweep(net, by(lambda _: pytest.fail("evaluated")), [{"nowhere": 1}])
+    with pytest.raises(ValueError, match="Whether a higher score is better"):
+        sweep(net, score)  # type: ignore[arg-type]
+
+
+def score(module):
+    return 1.0
+
+
+def by(function):
+    """The higher, the better."""
+    return Evaluation.by(function, higher_is_better=True)
 
 
 def test_progress_goes_to_stderr(capsys):

@@ -311,7 +311,7 @@ def test_a_wrong_order_is_seen(subject, monkeypatch):
         with torch.no_grad():
             net.model.first.weight.copy_(net.model.first.weight.flip(0))
 
-    monkeypatch.setattr("bench.conformance.cuts.order", partly)
+    monkeypatch.setattr("bench.conformance.cuts.order_", partly)
     assert ordering(subject).verdict == verdicts.DIFFERENT
 
 
