@@ -504,7 +504,7 @@ def test_a_sweep_with_statistics_estimated_for_each_width():
 
 @pytest.mark.parametrize("function", [False, True])
 @pytest.mark.parametrize("statistics", [False, True])
-def test_a_sweep_of_cuts_that_are_touched_up(statistics, function):
+def test_a_sweep_of_cuts_that_are_post_processed(statistics, function):
     net, args = fresh("cnn")
     data = images(args[0].shape[1:])
     batches = data if statistics else False
@@ -528,7 +528,7 @@ def test_a_sweep_of_cuts_that_are_touched_up(statistics, function):
 
     widths = [net.widths(0.5), net.full()]
     net.train()
-    given = evaluate if function else evaluation
+    given = Evaluation.by(evaluate, higher_is_better=False) if function else evaluation
     frontier = sweep(net, given, widths, recalibrate=batches, post_process=doubled, latency=False)
     net.eval()
     assert [w for _, w in seen] == [dict(w) for w in widths]
