@@ -38,9 +38,9 @@ from widthwise.pruning import (
 )
 from widthwise.task import Splits
 from widthwise.train.config import RunConfig
+from widthwise.train.distillation import distill
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
-from widthwise.train.touchup import distill
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 WIDTHS = (64, 32, 16, 8)

@@ -41,11 +41,11 @@ from widthwise.app.tasks.mlp import MLP
 from widthwise.measure.evaluation import Evaluation
 from widthwise.measure.sweep import sweep
 from widthwise.train.config import RunConfig
+from widthwise.train.distillation import distill
 from widthwise.train.fit import fit
 from widthwise.train.losses import SandwichLoss, SingleDraw
 from widthwise.train.recipe import Recipe
 from widthwise.train.refit import refit_output_
-from widthwise.train.touchup import distill
 
 WIDTHS = (2, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 FLOORS = {8: 89.5, 16: 93.8, 32: 96.2, 64: 97.5, 128: 98.0, 256: 98.3}

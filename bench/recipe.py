@@ -36,11 +36,11 @@ from widthwise.sampling.levels import along
 from widthwise.store.file import prepare
 from widthwise.task import Splits, Task
 from widthwise.train.config import RunConfig
+from widthwise.train.distillation import Teacher, distill
 from widthwise.train.family import FamilyLoss
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.teaching import HALF, Distill
-from widthwise.train.touchup import Teacher, distill
 from widthwise.variant import Widths
 
 ROWS = Path(os.environ.get("RECIPE_ROWS", "build/recipe.jsonl"))

@@ -42,6 +42,7 @@ from .store.stream import cut_file
 from .task import Splits, Task
 from .train.carry import carry_average, carry_optimizer
 from .train.config import RunConfig
+from .train.distillation import Teacher, distill
 from .train.family import FamilyLoss
 from .train.fit import fit
 from .train.layer import StructuralDropout
@@ -49,7 +50,6 @@ from .train.losses import Distill, SandwichLoss, SingleDraw, StepLoss
 from .train.recipe import Recipe
 from .train.refit import refit_output_
 from .train.sam import SAM
-from .train.touchup import Teacher, distill
 from .variant import Variant, Widths
 from .variants.apply import apply, variant_of
 from .variants.search import Candidates, search

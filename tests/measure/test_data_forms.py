@@ -26,10 +26,10 @@ from widthwise.measure.pairs import Pair, pair, takes
 from widthwise.measure.recalibrate import recalibrate_
 from widthwise.measure.sweep import sweep
 from widthwise.train.config import RunConfig
+from widthwise.train.distillation import distill
 from widthwise.train.family import FamilyLoss
 from widthwise.train.losses import SingleDraw
 from widthwise.train.refit import refit_output_
-from widthwise.train.touchup import distill
 
 X = torch.randn(70, 5, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()

@@ -302,7 +302,7 @@ def test_a_damaged_or_foreign_file_is_refused_in_a_sentence(text, tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_from_before_touch_ups_is_of_plain_cuts():
+def test_a_file_from_before_post_processing_is_of_plain_cuts():
     assert Frontier.from_json(_without("post_process")) == SMALL
 
 

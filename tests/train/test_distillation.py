@@ -21,11 +21,11 @@ from widthwise.app.tasks.objectives import DISTILLATIONS, elastic_loss, taught_b
 from widthwise.sampling.draws import sandwich
 from widthwise.task import Task
 from widthwise.train.config import RunConfig
+from widthwise.train.distillation import DistillObjective, Teacher
 from widthwise.train.losses import lesson
 from widthwise.train.recipe import Recipe
 from widthwise.train.soft import soft_target
 from widthwise.train.teaching import DistillationWarning
-from widthwise.train.touchup import DistillObjective, Teacher
 
 N, C, T = 6, 4, 5
 

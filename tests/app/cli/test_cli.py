@@ -209,7 +209,7 @@ def test_a_file_in_its_run_folder_needs_no_task(run):
 
 
 @pytest.mark.parametrize("how", ["refit", "distill"])
-def test_a_touch_up_is_stored_and_helps_on_what_it_was_given(run, tmp_path, how):
+def test_post_processing_is_stored_and_helps_on_what_it_was_given(run, tmp_path, how):
     out = tmp_path / "small.safetensors"
     works("cut", run, "--fraction", 0.1, "--out", out, "--post-process", "none")
     before = load_picks(Run(run).picks)[0]

@@ -457,7 +457,7 @@ def test_a_run_without_scores_is_swept_by_fraction(plain, tmp_path):
 # Post-processing.
 
 
-def test_every_touch_up_is_stored(ordered, tmp_path):
+def test_all_post_processing_is_stored(ordered, tmp_path):
     out = tmp_path / "small.safetensors"
     found = {}
     for how in PostProcess:
@@ -477,7 +477,7 @@ def test_every_touch_up_is_stored(ordered, tmp_path):
         assert values[how] > values[PostProcess.NONE]
 
 
-def test_touch_ups_go_one_after_the_other(ordered, tmp_path):
+def test_steps_go_one_after_the_other(ordered, tmp_path):
     words = ["cut", ordered, "--fraction", 0.2, "--out", tmp_path / "x.safetensors"]
     values = []
     for names in (["merge"], ["merge", "reconstruct"], ["merge", "reconstruct", "fine-tune"]):
@@ -509,7 +509,7 @@ def test_a_cut_is_a_function_of_its_seed(ordered, tmp_path):
         {"names": (PostProcess.FINE_TUNE,), "lr": -1.0},
     ],
 )
-def test_touch_ups_that_do_not_go_together(wrong):
+def test_steps_that_do_not_go_together(wrong):
     with pytest.raises(ValueError, match=r"\.$"):
         PostProcessing(**wrong)
 

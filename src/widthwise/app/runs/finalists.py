@@ -30,11 +30,11 @@ from widthwise.quantization import StraightThrough
 from widthwise.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.config import RunConfig
+from widthwise.train.distillation import DistillObjective
 from widthwise.train.fit import fit
 from widthwise.train.loop import loop
 from widthwise.train.losses import Criterion
 from widthwise.train.recipe import Recipe
-from widthwise.train.touchup import DistillObjective
 from widthwise.variant import Variant, Widths
 from widthwise.variants import CompressedModel, SearchResult, apply
 from widthwise.variants.apply import Prepare, Train

@@ -28,11 +28,11 @@ from widthwise.quantization import StraightThrough
 from widthwise.task import Task
 from widthwise.train.batches import own_randomness
 from widthwise.train.config import RunConfig
+from widthwise.train.distillation import Teacher, distill
 from widthwise.train.fit import fit
 from widthwise.train.recipe import Recipe
 from widthwise.train.refit import refit_output_
 from widthwise.train.teaching import HALF
-from widthwise.train.touchup import Teacher, distill
 from widthwise.variant import Widths
 
 Batches = list[tuple[Any, Any]]

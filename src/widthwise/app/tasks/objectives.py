@@ -8,11 +8,11 @@ from torch import nn
 
 from widthwise.elastic.network import Elastic
 from widthwise.task import Task
+from widthwise.train.distillation import DistillObjective, Teacher
 from widthwise.train.family import WARM_UP, FamilyLoss
 from widthwise.train.implied import matched
 from widthwise.train.losses import SandwichLoss
 from widthwise.train.teaching import HALF
-from widthwise.train.touchup import DistillObjective, Teacher
 
 
 def _own(task: Task) -> Task:

@@ -13,11 +13,11 @@ from widthwise import Elastic, TrainingError
 from widthwise.app.tasks.arrays import Arrays
 from widthwise.app.tasks.mlp import MLP
 from widthwise.train.config import RunConfig
+from widthwise.train.distillation import DistillObjective, Teacher, distill
 from widthwise.train.fit import fit
 from widthwise.train.losses import Distill, SandwichLoss
 from widthwise.train.recipe import Recipe
 from widthwise.train.refit import Refit, refit_output_
-from widthwise.train.touchup import DistillObjective, Teacher, distill
 
 X = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
 DATA = Arrays(X, (X[:, :4] ** 2).argmax(1))
@@ -230,7 +230,7 @@ def test_the_teacher_comes_back_from_the_gpu(net):
     assert distance(cut.cpu(), net) < far
 
 
-def test_touch_ups_are_functions_of_their_seed(net):
+def test_distillations_are_functions_of_their_seed(net):
     def post_processed(seed: int) -> tuple[Tensor, Tensor]:
         noisy = Arrays(X, DATA.targets, augment=lambda x: x + torch.randn_like(x))
         first, second = net.cut(WIDTHS), net.cut(WIDTHS)
