@@ -52,8 +52,6 @@ def test_every_width_is_sparse_and_its_bytes_are_those_of_the_file(
 def test_post_processing_leaves_zeros_alone(
     folder: Path, tmp_path: Path, post_process: str
 ) -> None:
-    folder: Path, tmp_path: Path, post_process: str
-) -> None:
     plain, out = tmp_path / "plain.safetensors", tmp_path / "touched.safetensors"
     works("cut", folder, "--fraction", 0.5, "--out", plain)
     works("cut", folder, "--fraction", 0.5, "--out", out, "--post-process", post_process)
