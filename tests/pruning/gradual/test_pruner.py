@@ -371,7 +371,7 @@ def test_what_cannot_be_pruned() -> None:
     with pytest.raises(ScoreError, match=r"is of type torch\.int64"):
         GradualPruner(module, Schedule(0.5), tensors=["n"])
     with pytest.raises(ValueError, match="'layer', 'global' or 'lamp'"):
-        GradualPruner(mlp(), Schedule(0.5), scope="layer")  # type: ignore[arg-type]
+        GradualPruner(mlp(), Schedule(0.5), scope="tensor")  # type: ignore[arg-type]
 
 
 def test_a_tensor_may_not_vanish_in_global_competition() -> None:
@@ -391,7 +391,7 @@ def test_plans_that_cannot_be() -> None:
         ({"begin": 0.8, "end": 0.7}, "first one the smaller"),
         ({"sparsity": 1.0}, "between 0 and 1"),
         ({"changes": 0}, "at least 1"),
-        ({"scope": "layer"}, "'layer', 'global' or 'lamp'"),
+        ({"scope": "tensor"}, "'layer', 'global' or 'lamp'"),
     ):
         with pytest.raises(ValueError, match=said):
             replace(Gradual(0.8), **changed)
