@@ -464,7 +464,7 @@ def test_fit_trains_quantized_weights_and_goes_on(tmp_path):
     data = torch.utils.data.TensorDataset(inputs, target)
     recipe = ww.Recipe(epochs=4, batch_size=100, lr=1e-2, weight_decay=0.0)
 
-    def fitted(folder, width=2, **more):
+    def run(folder, width=2, **more):
         module = trained()
         quantizer = quantization.StraightThrough(module, quantization.Uniform(width), frequency=5)
         options = {"recipe": recipe, "compress": quantizer, "folder": folder, **more}
@@ -473,19 +473,19 @@ def test_fit_trains_quantized_weights_and_goes_on(tmp_path):
 
     one_shot = trained()
     quantization.quantize_(one_shot, quantization.Uniform(2))
-    module, quantizer = fitted(tmp_path / "a")
+    module, quantizer = run(tmp_path / "a")
     assert loss_of(module) < 0.7 * loss_of(one_shot)
     assert quantizer.steps == 24
     assert torch.equal(module[0].weight, quantizer.record["0.weight"].dense())
-    again, reloaded = fitted(tmp_path / "a")  # finished: what was kept is loaded
+    again, reloaded = run(tmp_path / "a")  # finished: what was kept is loaded
     assert reloaded.steps == 24
     assert torch.equal(again[0].weight, module[0].weight)
     with pytest.raises(ww.RunError):
-        fitted(tmp_path / "a", width=3)
+        run(tmp_path / "a", width=3)
     with pytest.raises(ValueError, match="ema"):
-        fitted(None, recipe=ww.Recipe(epochs=1, ema=0.9))
+        run(None, recipe=ww.Recipe(epochs=1, ema=0.9))
     with pytest.raises(ValueError, match="new quantizer"):
-        fitted(None, quantizer=quantizer)
+        run(None, compress=quantizer)
 
 
 def test_an_elastic_network_trained_straight_through_and_cut(tmp_path):
