@@ -28,6 +28,7 @@ from widthwise.pruning import held_at_zero, keep
 from widthwise.pruning.gradual import prunable
 from widthwise.pruning.gradual.compete import SCOPES
 from widthwise.task import Task
+from widthwise.train.config import RunConfig
 from widthwise.train.fit import fit
 
 MNIST: Final = Path(__file__).parents[1] / "build/comparisons/mnist/trained/plain-0.safetensors"
@@ -43,7 +44,9 @@ def trained(name: str, task: Task) -> nn.Module:
     torch.manual_seed(0)
     module = channels_last(task.model().train())
     recipe = replace(task.recipe, epochs=EPOCHS[name])
-    fit(module, task.splits().train, task.loss, recipe=recipe, seed=0, progress=False)
+    fit(
+        module, task.splits().train, task.loss, recipe=recipe, run=RunConfig(seed=0, progress=False)
+    )
     return module.cpu().eval()
 
 

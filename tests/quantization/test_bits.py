@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import widthwise as ww
+from fitting import fitted
 from widthwise import pruning, quantization
 from widthwise.errors import QuantizationError, ScoreError
 from widthwise.quantization.quantized import grouped

@@ -34,8 +34,8 @@ def network(seed=0, **more):
     return ww.Elastic(model, X[:4], **more)
 
 
-def fit(net, loss=F.cross_entropy, **more):
-    return fitted(net, (X, Y), loss, **{"recipe": RECIPE} | more)
+def fit(net, loss=F.cross_entropy, data=(X, Y), **more):
+    return fitted(net, data, loss, **{"recipe": RECIPE} | more)
 
 
 def same(one, other):
@@ -170,9 +170,7 @@ def test_a_loss_of_training_outputs_alone_leaves_equal_shares():
         return F.cross_entropy(main, target) + 0.3 * F.cross_entropy(auxiliary, target)
 
     with pytest.warns(LevelsWarning, match="equal shares of all axes, because .* cannot be scored"):
-        ww.fit(
-            net, (images, Y[:24]), both, recipe=ww.Recipe(epochs=2, batch_size=12), progress=False
-        )
+        fit(net, both, data=(images, Y[:24]), recipe=ww.Recipe(epochs=2, batch_size=12))
     assert net.levels == tuple(map(net.complete, ww.even_levels(net, 24)))
 
 
@@ -315,9 +313,9 @@ def test_networks_taught_together_are_those_taught_alone():
     fit(net)
     widths = [net.widths(s) for s in (0.3, 0.6)]
     together = [net.cut(w) for w in widths]
-    ww.distill(together, net, (X, Y), epochs=2, criterion=F.cross_entropy)
+    ww.distill(together, ww.Teacher(net, criterion=F.cross_entropy), (X, Y))
     for w, module in zip(widths, together, strict=True):
         alone = net.cut(w)
-        ww.distill(alone, net, (X, Y), epochs=2, criterion=F.cross_entropy)
+        ww.distill(alone, ww.Teacher(net, criterion=F.cross_entropy), (X, Y))
         assert same(alone, module)
         assert not module.training
