@@ -214,9 +214,9 @@ def _networks(folder: Path) -> dict[str, list[bytes]]:
     metrics = [MEASURED, None, MEASURED]
     beginnings = []
     for few in (None, [8, None, 3]):
-        levels = save_progressive(net, path, levels, metrics=metrics, bits=few).read_bytes()
+        data = save_progressive(net, path, levels, metrics=metrics, bits=few).read_bytes()
         with Progressive.open(path) as file:
-            beginnings += [levels[: level.bytes] for level in file.levels]
+            beginnings += [data[: level.bytes] for level in file.levels]
     return {
         "plain": plain, "graph": graph, "packed": packed, "quantized": coded,
         "progressive": [save_progressive(net, path, levels[:1]).read_bytes(), *beginnings],

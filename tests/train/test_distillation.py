@@ -418,7 +418,7 @@ def test_a_task_says_how_its_networks_learn():
     loss = elastic_loss(net, task)
     assert (loss.distill, loss.distill_loss) == (Distill(hard_weight=0.5), None)
     own = replace(task, distill=Distill(hard_weight=0.25), distill_loss=gap)
-    assert elastic_loss(net, own).settings()["distill"] == {"temperature": 1.0, "hard": 0.25}
+    assert elastic_loss(net, own).settings()["distill"] == {"temperature": 1.0, "hard_weight": 0.25}
     assert elastic_loss(net, own).distill_loss is gap
     for name, wanted in {"auto": (own.distill, gap), "none": (None, None)}.items():
         loss = elastic_loss(net, DISTILLATIONS[name](own))
