@@ -195,8 +195,8 @@ def test_prune_goes_by_a_score_of_the_tasks_file(own):
 @pytest.mark.parametrize(
     ("words", "lists"),
     [
-        (["order", "digits", "--out", "ordered"], "reconstruction, obd"),
-        (["prune", "digits", "--sparsity", "0.5", "--out", "a.safetensors"], "magnitude, chance"),
+        (["order", "digits", "--out", "ordered"], "output-error, obd"),
+        (["prune", "digits", "--sparsity", "0.5", "--out", "a.safetensors"], "magnitude, random"),
     ],
 )
 def test_an_unknown_score_is_one_sentence_at_the_command_line(own, words, lists):
