@@ -5,11 +5,12 @@ import torch
 
 import widthwise as ww
 from command_line import fails, widthwise, works
-from widthwise.app.cli.common import Budget, constrained
+from widthwise.app.cli.common import constrained, pick_within
 from widthwise.app.runs import opening, sweeps
 from widthwise.app.runs.folder import Run
 from widthwise.errors import BudgetError
 from widthwise.graph.constraints import Constraints
+from widthwise.measure.budget import Budget
 from widthwise.measure.frontier import Frontier, Point
 from widthwise.variant import Widths
 
@@ -79,15 +80,15 @@ def frontier(*points):
 
 def test_picks_keep_the_class_and_say_what_that_costs(capsys):
     some = frontier(*enumerate([(0.9, 100, False), (0.8, 90, True), (0.95, 200, True)]))
-    assert Budget(max_bytes="100").pick(some).metric == 0.8
+    assert pick_within(Budget(max_bytes="100"), some).metric == 0.8
     assert "80.00 % in 90 B; a graph module has 90.00 % in 100 B" in capsys.readouterr().err
-    assert Budget(max_bytes="100").pick(some, any_class=True).metric == 0.9
+    assert pick_within(Budget(max_bytes="100"), some, any_class=True).metric == 0.9
     # A file for another runtime has no class.
-    assert Budget(max_bytes="100").pick(some, lambda point: point.bytes).metric == 0.9
-    assert Budget(max_bytes="200").pick(some).metric == 0.95
+    assert pick_within(Budget(max_bytes="100"), some, lambda point: point.bytes).metric == 0.9
+    assert pick_within(Budget(max_bytes="200"), some).metric == 0.95
     assert capsys.readouterr().err == ""
     none = frontier(*enumerate([(0.9, 100, False), (0.95, 200, True)]))
-    assert Budget(max_bytes="100").pick(none).metric == 0.9
+    assert pick_within(Budget(max_bytes="100"), none).metric == 0.9
     assert "this one is a graph module" in capsys.readouterr().err
     assert frontier((0, (0.9, 100, False))).pick(max_bytes=100, keep_class=True).metric == 0.9
     with pytest.raises(BudgetError):

@@ -30,9 +30,9 @@ def taught(net, monkeypatch, recipe=RECIPE, **given):
     widths = [net.widths(share) for share in SHARES]
     cuts = [net.cut(w) for w in widths]
 
-    def noted(some, *_, epochs, **__):
-        assert epochs not in found
-        found[epochs] = [cuts.index(each) for each in some]
+    def noted(some, *_, recipe, **__):
+        assert recipe.epochs not in found
+        found[recipe.epochs] = [cuts.index(each) for each in some]
 
     monkeypatch.setattr(postprocessing, "distill", noted)
     how = PostProcessing((PostProcess.DISTILL,), **given)
