@@ -15,6 +15,8 @@ from widthwise.measure.evaluation import AtWidths
 from widthwise.pruning import merge
 from widthwise.variant import Variant
 
+ONE = ww.Evaluation.by(lambda module: 1.0, higher_is_better=True, name="one")
+
 
 def build() -> nn.Sequential:
     torch.manual_seed(0)
@@ -42,7 +44,7 @@ def test_a_fraction_means_the_same_everywhere(net: ww.Elastic, tmp_path: Path) -
     assert net.realizable(0.5) == net.complete(half)
     loaded = ww.load(ww.save(net, tmp_path / "half.safetensors", widths=0.5), build=build)
     torch.testing.assert_close(loaded(X), wanted)
-    frontier = ww.sweep(net, lambda module: 1.0, [0.5, 1.0], latency=False)
+    frontier = ww.sweep(net, ONE, [0.5, 1.0], latency=False)
     assert [p.widths for p in frontier.points] == [half, net.full()]
     assert merge(net, 0.5)(X).shape == (5, 3)
 
@@ -63,7 +65,7 @@ def test_what_is_no_fraction_is_refused(net: ww.Elastic, wrong: Any, tmp_path: P
         lambda w: net(X, widths=w),
         lambda w: list(net.each([w], X)),
         lambda w: ww.save(net, tmp_path / "x.safetensors", widths=w),
-        lambda w: ww.sweep(net, lambda module: 1.0, [w], latency=False),
+        lambda w: ww.sweep(net, ONE, [w], latency=False),
     ):
         with pytest.raises(ww.WidthError, match=sentence):
             use(wrong)

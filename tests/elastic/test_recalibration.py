@@ -20,6 +20,8 @@ from widthwise.elastic import recalibration
 from widthwise.elastic.recalibration import StatisticsWarning, remembered
 from widthwise.errors import DataError
 
+ONE = ww.Evaluation.by(lambda module: 1.0, higher_is_better=True, name="one")
+
 pytestmark = pytest.mark.filterwarnings("error::widthwise.elastic.recalibration.StatisticsWarning")
 
 
@@ -168,7 +170,7 @@ def test_without_data_a_warning_says_what_to_do(tmp_path):
     for lost in (
         lambda: ww.save(net, tmp_path / "a.safetensors", widths=half),
         lambda: ww.save_progressive(net, tmp_path / "b.safetensors", [half, net.full()]),
-        lambda: ww.sweep(net, lambda module: 1.0, [half], latency=False),
+        lambda: ww.sweep(net, ONE, [half], latency=False),
         lambda: ww.apply(net, ww.Variant(half)),
     ):
         with pytest.warns(StatisticsWarning) as said:
@@ -193,7 +195,7 @@ def test_a_narrower_call_says_once_whose_statistics_it_has():
     net(x[:4], widths=0.25)
     again = ww.Elastic(Images(), x[:4]).train()
     again(x[:4], widths=0.5)  # statistics of the batch
-    ww.sweep(again, lambda module: 1.0, [0.5], latency=False, recalibrate=False)
+    ww.sweep(again, ONE, [0.5], latency=False, recalibrate=False)
 
 
 def test_evaluation_remembers_where_nothing_else_has():

@@ -259,7 +259,7 @@ def test_what_no_number_comes_of_is_one_sentence():
     with pytest.raises(TrainingError, match="came to a NoneType"):
         Evaluation(batches, Metric("none", lambda out, y: None))(nn.Identity())
     ragged = [(torch.randn(2, t, C), torch.zeros(2, t)) for t in (3, 4)]
-    with pytest.raises(TrainingError, match="different shapes; let it give"):
+    with pytest.raises(TrainingError, match="shapes differ between batches; let it give"):
         Evaluation(ragged, Metric("m", lambda out, y: float(out.mean())))(nn.Identity())
     with pytest.raises(TrainingError, match="metric 'm' on the validation data is nan"):
         fit(

@@ -186,7 +186,9 @@ class TrainingRun:
         display.epoch(self.before + epoch + 1, self.epochs[-1])
 
     def _log(self, number: int, epoch: Epoch) -> None:
-        """Tell the trackers what an epoch, counted from 1, came to."""
+        """Tell the trackers, where there are any, what an epoch, counted from 1, came to."""
+        if not self.job.run.trackers:
+            return
         job, values = self.job, {"loss": epoch.loss}
         if job.metric is not None and epoch.metric is not None:
             values[job.metric.name] = epoch.metric
