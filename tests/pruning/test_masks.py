@@ -86,7 +86,7 @@ def test_lamp_spares_tensors_of_small_weights():
         assert 0.4 < mask.float().mean() < 0.6
         assert scores[name][~mask].max() < scores[name][mask].min()
     with pytest.raises(ValueError, match="give 'layer', 'global' or 'lamp'"):
-        keep(scores, 0.5, scope="layer")
+        keep(scores, 0.5, scope="tensor")
 
 
 def test_ties_are_broken_by_position_and_to_the_count():
