@@ -75,7 +75,7 @@ def usual_widths(net: Elastic, count: int | None = None) -> list[Widths]:
     """Widths from narrow to full: along the levels that the network was trained at, else levels.
 
     count: how many; None is every level, and two more between any two of them where all widths are
-        measured together; or what `ladder` chooses. Raises WidthError for a count below 1.
+        measured together; or what `even_levels` chooses. Raises WidthError for a count below 1.
     """
     if not net.levels:
         return even_levels(net, count)

@@ -25,6 +25,7 @@ from widthwise.app.runs.opening import Opened
 from widthwise.app.runs.record import ORDERED, Record
 from widthwise.app.tasks import BUILT_IN, blame
 from widthwise.app.tasks.blame import users_place
+from widthwise.common.messages import EXTRAS, lacking
 from widthwise.common.units import format_size, parse_share
 from widthwise.errors import BudgetError, ExportError, WidthwiseError
 from widthwise.graph.constraints import Constraints
@@ -266,13 +267,8 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, WidthwiseError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            return _blamed(error)
-        return (
-            f"This needs {error.name}, which is not installed; install it with: "
-            f"pip install 'widthwise[{extra}]'"
-        )
+        package = (error.name or "").partition(".")[0]
+        return lacking(package) if package in EXTRAS else _blamed(error)
     return _refused(error) or _blamed(error)
 
 
@@ -320,18 +316,6 @@ def _short_of_memory(error: BaseException | None) -> bool:
 
 
 # Packages that not everyone needs -> the extra that brings them.
-_EXTRAS: Final[Mapping[str, str]] = {
-    "matplotlib": "report",
-    "onnx": "onnx",
-    "onnxruntime": "onnx",
-    "onnxscript": "onnx",
-    "optuna": "search",
-    "fastapi": "serve",
-    "PIL": "tasks",
-    "plotly": "report",
-    "sklearn": "tasks",
-    "uvicorn": "serve",
-}
 
 
 @contextmanager

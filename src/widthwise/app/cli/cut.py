@@ -28,7 +28,7 @@ from widthwise.app.cli.common import (
     size_of,
 )
 from widthwise.app.cli.documents import of_pick
-from widthwise.app.cli.output import hint, line, note, one_line, print_json, watched
+from widthwise.app.cli.output import hint, line, note, print_json, watched
 from widthwise.app.cli.several import files
 from widthwise.app.report import text
 from widthwise.app.report.picks import Pick
@@ -45,6 +45,7 @@ from widthwise.app.runs.postprocessing import (
     PostProcessing,
 )
 from widthwise.app.tasks.noted import task_of
+from widthwise.common.messages import one_line
 from widthwise.common.units import format_size
 from widthwise.elastic.network import Elastic
 from widthwise.errors import TaskError

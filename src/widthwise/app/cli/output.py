@@ -23,6 +23,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from widthwise.common.messages import one_line
+
 # What goes into a pipe or a file is not for a window of 80 columns.
 _WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
 console = Console(highlight=False, width=_WIDE)
@@ -89,11 +91,6 @@ def fail(sentence: str, error: BaseException) -> NoReturn:
     # Not through rich, which would break the line at the width of the window.
     typer.echo(f"Error: {one_line(sentence)}", err=True)
     raise typer.Exit(1) from error
-
-
-def one_line(message: object) -> str:
-    """A message without line breaks."""
-    return " ".join(str(message).split())
 
 
 @contextmanager

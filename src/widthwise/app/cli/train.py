@@ -30,7 +30,7 @@ from widthwise.app.cli.common import (
     share,
 )
 from widthwise.app.cli.documents import of_run
-from widthwise.app.cli.output import hint, line, notes, one_line, print_json
+from widthwise.app.cli.output import hint, line, notes, print_json
 from widthwise.app.report import text
 from widthwise.app.runs import training
 from widthwise.app.runs.device import computing_on
@@ -38,6 +38,7 @@ from widthwise.app.runs.folder import Run, hold
 from widthwise.app.runs.record import Settings, State
 from widthwise.app.runs.sources import Source, find
 from widthwise.app.tasks.resolve import resolve
+from widthwise.common.messages import one_line
 from widthwise.errors import RunError
 from widthwise.pruning.gradual import Gradual
 from widthwise.pruning.gradual.compete import Scope

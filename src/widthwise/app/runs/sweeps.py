@@ -56,17 +56,17 @@ def sweep_run(
     statistics = statistics_of(net, task, data) if recalibrate else False
     if reconstruct is None:
         reconstruct = reconstructs(opened.record)
-    fit_anew = None
+    fitted = None
     if reconstruct:
         samples = sample(task, data, SAMPLES, seed)
-        fit_anew = reconstruction_of(net, samples, statistics=recalibrate)
+        fitted = reconstruction_of(net, samples, statistics=recalibrate)
     frontier = sweep(
         net,
         evaluation(task, data, split),
         widths,
         latency=latency,
         recalibrate=statistics,
-        post_process=fit_anew,
+        post_process=fitted,
         pack=opened.pack,
         progress=progress,
     )
