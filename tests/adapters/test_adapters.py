@@ -212,6 +212,7 @@ def test_lightning_again_averaged_and_swapped(tmp_path: Path) -> None:
     assert zeros(module) == wanted
 
 
+@pytest.mark.sample(0)
 @pytest.mark.filterwarnings("ignore")
 def test_hugging_face_again_and_the_best_model(tmp_path: Path) -> None:
     from transformers import Trainer, TrainingArguments

@@ -15,6 +15,7 @@ from widthwise.export.elastic_onnx import export_elastic
 from widthwise.export.onnx import export_onnx, export_program
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("same_class", [True, False])
 @pytest.mark.parametrize("name", ["cnn", "lstm"])
 def test_onnx_runs_any_batch(name, same_class, tmp_path, capfd):
@@ -160,6 +161,7 @@ def at_widths(session, widths, args):
     return torch.from_numpy(session.run(None, given | numbers)[0])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["mlp", "resnet", "vit"])
 def test_one_file_runs_every_width_and_any_batch(name, tmp_path, capfd):
     _, net, args, _ = made(name)

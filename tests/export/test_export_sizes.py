@@ -199,6 +199,7 @@ def test_an_image_takes_the_sizes_that_the_network_takes(tmp_path):
     assert described(session)[0] == {"x": ["batch", 1, 6, 6]}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("length", "other"), [(12, 5), (5, 12)])
 def test_a_branch_on_a_size_is_not_taken_silently(length, other, tmp_path):
     module = Recent().eval()

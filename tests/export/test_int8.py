@@ -91,6 +91,7 @@ INFO = Path("/proc/cpuinfo")
 SATURATING = 1 if not INFO.exists() or "vnni" in INFO.read_text() else 10
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", CASES)
 def test_a_file_multiplies_integers_and_is_close(name, tmp_path, capfd):
     build, inputs, wanted = CASES[name]

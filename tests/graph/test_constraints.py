@@ -75,6 +75,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("name", "asked"), CASES)
 def test_whatever_chooses_widths_chooses_allowed_ones(name, asked):
     net, args, kwargs = elastic(name, **asked)
@@ -153,6 +154,7 @@ def test_grouped_heads_and_head_sizes_stay_axes_of_their_own():
             assert (q.shape[0], k.shape[0]) == rows
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -344,6 +346,7 @@ def test_training_and_sweeping_keep_to_constraints():
     assert len(frontier.points) > 2
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "asked",
     [

@@ -18,6 +18,7 @@ NAMES = [n.name for n in NETS]
 SEEDS = (0, 1, 2)
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_axis_is_found(name):
     described, net, _, _ = made(name)

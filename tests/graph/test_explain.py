@@ -114,6 +114,7 @@ These stay as they are:
     )
 
 
+@pytest.mark.sample(0)
 def test_three_hundred_axes_fit_a_screen():
     found = inspected(deep(*[4] * 100, *[7] * 50), torch.randn(2, 5))
     assert sum(len(group.sizes) for group in found.cuttable) == 301

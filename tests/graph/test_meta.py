@@ -43,6 +43,7 @@ def quiet_cut(net, widths):
 # ---------------------------------------------------------------- trace, prove, cut
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_without_weights_has_the_same_axes(name):
     real, net = made(name)[1], without_weights(name)
@@ -58,6 +59,7 @@ def test_a_network_without_weights_has_the_same_axes(name):
         assert tensor.shape == wanted[key].shape
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["resnet", "gpt", "llama"])
 def test_weights_may_come_later(name):
     """To the elastic network, and to a cut of it."""
@@ -95,6 +97,7 @@ def test_a_cut_graph_is_loaded_into_a_model_without_weights(tmp_path):
     assert close(run(loaded, args, kwargs), run(real, args, kwargs, widths=widths))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("operator", "broken", "name"), BROKEN)
 def test_a_broken_rule_is_caught_without_weights(monkeypatch, operator, broken, name):
     right = made(name)[1]
@@ -176,6 +179,7 @@ def checkpoint(model, folder, files):
     return folder
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", STREAMED)
 def test_a_checkpoint_is_cut_as_the_network_is(name, tmp_path):
     described, real, args, kwargs = made(name)
@@ -235,6 +239,7 @@ BROKEN_SOURCES = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("kind", BROKEN_SOURCES)
 def test_broken_sources_are_refused_and_leave_nothing(kind, tmp_path):
     real = made("resnet")[1]

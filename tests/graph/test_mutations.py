@@ -174,6 +174,7 @@ def _own_module(model, state, args, kwargs):
 # ---------------------------------------------------------------- tests
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", sorted({m.network for m in MUTATIONS}))
 def test_with_the_right_rules_nothing_is_wrong(name):
     model, args, kwargs, right = traced(name)
@@ -181,6 +182,7 @@ def test_with_the_right_rules_nothing_is_wrong(name):
     assert _freedom(right) == _freedom(_elastic(model, args, kwargs, prove=False))
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
 def test_a_broken_rule_is_wrong_and_is_caught(mutation):
     found = outcome(mutation)

@@ -37,6 +37,7 @@ def inner_before_outer(op):
     return Result([*x[:2], groups, heads, head_size])
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("operator", "broken", "name"), BROKEN)
 def test_a_broken_rule_is_caught(monkeypatch, operator, broken, name):
     """Wrong axes are fixed, and with what is left a cut computes what the elastic does."""
@@ -110,6 +111,7 @@ FORGETTABLE = [
 ]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("operator", "name"), FORGETTABLE)
 def test_a_missing_rule_costs_freedom_and_never_correctness(monkeypatch, operator, name):
     right, _, _ = elastic(name)

@@ -44,6 +44,7 @@ def test_the_values_are_the_same(both):
     torch.testing.assert_close(last(x), rows(x))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "form", [None, Uniform(3), Uniform(4, group=16), Codebook(8)], ids=lambda f: str(f)[:14]
 )

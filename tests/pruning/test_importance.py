@@ -94,6 +94,7 @@ def trained_step(case):
     return full, case.outputs()
 
 
+@pytest.mark.sample(12)
 def test_order_changes_nothing(case):
     before = case.state()
     plain, own = case.outputs(), case.outputs(case.net.model)

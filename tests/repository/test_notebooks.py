@@ -22,6 +22,7 @@ def stale(notebook):
     return bool(unrun) or notebook.metadata["widthwise"]["ran"] != digest(notebook)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_and_its_claims_hold(name, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

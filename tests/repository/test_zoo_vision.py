@@ -8,6 +8,7 @@ from zoo_sample import everything_holds, look, needs
 pytestmark = needs("timm", "torchvision")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", [name for name in VISION if name not in SLOW])
 def test_everything_holds(name):
     everything_holds(look(name))

@@ -39,6 +39,7 @@ def tried(net: ww.Elastic) -> list[ww.Widths]:
     return [net.complete(w) for w in (*some, random_widths(net, 1))]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", [n.name for n in NETS])
 def test_files_are_as_long_as_told(name: str) -> None:
     _, net, args, kwargs = made(name)

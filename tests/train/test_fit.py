@@ -284,6 +284,7 @@ def test_data_sets_of_single_items_are_trained_on():
 # ---------------------------------------------------------------- going on
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("step", "save_every", "kept"),
     [(1, 0.0, None), (2, 0.0, 1), (9, 0.0, 8), (10, 0.0, 9), (9, 1e9, None), (17, 1e9, 9),

@@ -68,6 +68,7 @@ def run(
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", [{}, {"dpf": True}, {"sam": 0.05, "ema": 0.9}])
 def test_a_stopped_run_ends_with_the_same_weights(tmp_path: Path, how: dict) -> None:
     whole = net()

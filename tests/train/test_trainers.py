@@ -134,6 +134,7 @@ CASES: dict[str, tuple[Callable[[], Any], Words, tuple[str, ...], dict[str, Any]
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.filterwarnings("ignore")  # the trainers warn of many things
 @pytest.mark.parametrize("name", CASES)
 def test_hugging_face(name: str, tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def test_the_best_comes_first(found):
     assert len(found.tried) == 16
 
 
+@pytest.mark.sample(1)
 def test_a_search_begins_with_uniform_networks(net, valid, begun):
     for one in begun.tried:
         assert len({*one.variant.sparsity.values()}) <= 1
@@ -447,6 +448,7 @@ def stopping(evaluation, after):
     return Stopping(evaluation.batches, evaluation.metric)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("after", [3, 13])
 def test_a_stopped_search_goes_on(net, valid, found, tmp_path, after):
     journal = tmp_path / "search.jsonl"

@@ -606,6 +606,7 @@ def test_the_demo_shows_three_sizes_and_writes_their_files(shown):
     assert all(f"{100 * (p.test or 0):.2f} %" in page for p in picks)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("module", "name", "wrong"),
     [(exports, "onnx_metric", lambda *_: 0.5), (measuring, "same", lambda a, b: False)],

@@ -58,6 +58,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("int8", [False, True])
 def test_pick_cut_and_export_count_the_same_file(run, int8, tmp_path):
     opened = opening.open_run(Run(run))

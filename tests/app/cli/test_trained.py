@@ -353,6 +353,7 @@ def test_a_sweep_by_fraction_goes_down_to_one_feature(ordered):
     assert len(Frontier.load(Run(ordered).frontier).points) == 4
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "score", ["obd", "obd-sd", "taylor", "dropout-ablation", "magnitude", "activation"]
 )
@@ -615,6 +616,7 @@ def test_an_interrupted_fine_tuning_is_continued(made, tmp_path, monkeypatch):
 # Pruning.
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("score", ["magnitude", "obd", "obd-sd", "taylor", "random"])
 def test_pruning_leaves_the_share_of_zeros_asked_for(plain, tmp_path, score):
     out = tmp_path / "sparse.safetensors"

@@ -236,6 +236,7 @@ def trained() -> dict[str, bases.Base]:
     }
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("group", grouped(tuple(METHODS)))
 def test_every_method_keeps_to_its_budget_or_says_why_not(trained, group):
     first = methods_of(group)[0]
@@ -462,6 +463,7 @@ def test_a_comparison_that_was_stopped_goes_on(compared, tmp_path):
     assert all(p.stat().st_mtime_ns == time for p, time in before.items())
 
 
+@pytest.mark.sample(0)
 @pytest.mark.filterwarnings("ignore")
 def test_ray_gives_the_same_table(compared, ray, tmp_path):
     _, outcomes = compared

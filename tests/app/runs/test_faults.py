@@ -154,6 +154,7 @@ else:
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_what_a_killed_process_leaves_goes_with_the_next_write(tmp_path, what):
     path, other = tmp_path / "model.st", tmp_path / "model.st.json"

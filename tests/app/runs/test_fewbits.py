@@ -30,6 +30,7 @@ def opened(trained):
     return opening.open_run(Run(trained))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("bits", [2, 4])
 def test_budgets_are_kept_in_few_bits(trained, tmp_path, bits):
     out = tmp_path / "small"

@@ -241,6 +241,7 @@ def test_original_pixels_of_another_form(folder: Path, arrays: dict[str, np.ndar
 # With the real files.
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("name", "right"), [("cifar10-resnet20", 399), ("cifar10-resnet56", 415)])
 def test_the_published_weights_classify(data_folder: Path, name: str, right: int) -> None:
     """Of the first 500 JPEG test images as many as counted before; of original ones nearly all."""

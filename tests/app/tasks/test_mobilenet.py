@@ -63,6 +63,7 @@ def test_every_channel_can_be_cut() -> None:
     torch.testing.assert_close(half(x), net(x, widths=net.widths(0.5)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sandwich_step(name: str) -> None:
     task = resolve(name)

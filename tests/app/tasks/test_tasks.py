@@ -113,6 +113,7 @@ def test_task_fits_together(name: str) -> None:
     assert expected is None or sum(p.numel() for p in model.parameters()) == expected
 
 
+@pytest.mark.sample(5)
 # torch.export warns of how torch's own LSTM keeps its weights.
 @pytest.mark.filterwarnings("ignore:The tensor attributes? self.*_flat_weights:UserWarning")
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in LIKE_PTB_SMALL])
@@ -206,6 +207,7 @@ def test_digits_learns_in_seconds(digits: list[Arrays]) -> None:
     assert float(total) / count > 0.75  # one epoch; chance is 0.1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.usefixtures("real_data")
 @pytest.mark.parametrize("name", [name for name in SIZES if name != "digits"])
 def test_real_data_has_the_promised_form(name: str) -> None:

@@ -52,6 +52,7 @@ def written(folder: Path, old: str = "", new: str = "", name: str = "mine.py") -
     (folder / name).write_text(_BASE.replace(old, new))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["table", "series", "texts", "masks"])
 def test_every_command_ends_well(folder: Path, kind: str) -> None:

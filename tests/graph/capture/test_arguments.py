@@ -197,6 +197,7 @@ INPUTS = (
 )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("example", INPUTS, ids=lambda v: type(v).__name__)
 def test_nested_inputs(example: Any) -> None:
     net = ww.Elastic(Nested(), (example,)).eval()

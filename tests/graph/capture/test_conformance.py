@@ -30,6 +30,7 @@ OPERATORS = (
 )  # fmt: skip
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", SAMPLE)
 def test_the_test_set_is_the_model(name):
     found = networks.conform(lambda: (nets.net(name).build(), *nets.net(name).example()))
@@ -37,6 +38,7 @@ def test_the_test_set_is_the_model(name):
     assert sum(f.verdict == verdicts.EQUAL for f in found) >= 7
 
 
+@pytest.mark.sample(3)
 @needs("expecttest")
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_are_the_model(name):

@@ -126,6 +126,7 @@ def test_a_copy_is_a_network_of_its_own(
     assert logits(how(other)(X)).shape == (5, 3)  # a copy of a copy
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", COPIES)
 def test_forms_learnt_before_and_after_a_copy(how: Callable[[ww.Elastic], ww.Elastic]) -> None:
     net = ww.Elastic(Net(), X).eval()

@@ -47,6 +47,7 @@ def settings(net, count, least=2):
     return [{n: max(least, w) for n, w in each.items()} for each in drawn] + [dict(net.full())]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_evaluation_at_every_width(name):
     _, net, args, kwargs = made(name)
@@ -59,6 +60,7 @@ def test_evaluation_at_every_width(name):
     assert len(graphs) == 1
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_training_at_every_width(name):
     """Outputs, gradients and batch statistics are those of the network as it is."""

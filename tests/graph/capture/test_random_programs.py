@@ -35,6 +35,7 @@ ALONE = (
 RANDOM = range(7)  # seeds
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(("source", "step", "numbers"), ALONE)
 def test_a_step_agrees_alone(source, step, numbers):
     found = agree(Recipe(source, ((step, numbers),)))
@@ -42,6 +43,7 @@ def test_a_step_agrees_alone(source, step, numbers):
     assert found.wrong == ()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("seed", RANDOM)
 def test_a_random_program_agrees(seed):
     assert agree(generate(random.Random(seed).choice, 3, programs=True)).wrong == ()

@@ -264,6 +264,7 @@ LINES = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("kind", "words"), LINES, ids=lambda v: getattr(v, "__name__", ""))
 def test_the_line_of_the_users_own_code_is_named(kind, words):
     said = refusal(lambda: ww.Elastic(kind(), X))

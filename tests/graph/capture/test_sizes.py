@@ -186,6 +186,7 @@ EVERY = [
 ]
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(("kind", "shapes"), EVERY, ids=lambda p: getattr(p, "__name__", ""))
 @pytest.mark.parametrize("ran", [False, True], ids=["fresh", "ran before"])
 def test_other_sizes_are_the_models(kind, shapes, ran):
@@ -291,6 +292,7 @@ def test_sizes_that_decide_much_are_captured_a_few_times_only():
     assert net(torch.randn(5, 3)).shape == (5, 4)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("way", LOOKS)
 def test_whatever_evaluation_alone_decides_on_is_noticed(way):
     torch.manual_seed(0)

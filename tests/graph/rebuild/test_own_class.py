@@ -22,6 +22,7 @@ TWO_GRAPHS = {"auxiliary", "chance", "stochastic_depth", "vae"}
 TWO_GRAPHS |= {"masks", "rounded"}
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", [n.name for n in NETS])
 def test_the_evaluation_graph_is_had_without_a_second_export(monkeypatch, name):
     torch.manual_seed(0)

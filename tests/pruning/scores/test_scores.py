@@ -99,6 +99,7 @@ def many(score):
     return mean, {n: v - mean[n] for n, v in score(spread=1.0).items()}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own hessian
 @pytest.mark.parametrize("curvature", ["fisher", "hutchinson"])
 @pytest.mark.parametrize("of", ["features", "weights"])

@@ -128,6 +128,7 @@ def test_an_mlp_takes_hardly_more_than_its_tensors(width, count, zeros, nets, tm
     assert kept(nets[MLP], MLP, widths, quantization.Uniform(count), zeros, tmp_path / "a") < 570
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("build", [CNN, LSTM])
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize(

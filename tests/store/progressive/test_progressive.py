@@ -127,6 +127,7 @@ def test_an_mlp(mlp, whole):
     check(mlp, MLP, whole, levels_of(mlp))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["lstm_2", "gru", "mha", "gpt", "tied_autoencoder", "densenet"])
 def test_other_networks(name, tmp_path):
     described, net, args, kwargs = made(name)

@@ -116,6 +116,7 @@ def test_an_mlp(count, mlp, tmp_path):
     assert path.stat().st_size <= plain * count / 32 + 8 * 9 * rows + 4_000
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["lstm_2", "mha", "tied_autoencoder", "densenet"])
 def test_other_networks(name, tmp_path):
     described, net, _, _ = made(name)
