@@ -16,7 +16,7 @@ class ShapeChecker(fx.Interpreter):
         pairs = zip(related.program.graph.nodes, operators, strict=True)
         self.dims = {new: related.dims.get(old) for old, new in pairs}
         self.actual = sizes_at(related, related.program.example)
-        self.kept = lambda f: widths[net._table.of[f]] if f in net._table.of else f.size
+        self.kept = lambda f: widths[net.engine.table.of[f]] if f in net.engine.table.of else f.size
         self.compared = 0
 
     def run_node(self, n):

@@ -32,7 +32,7 @@ def cuts(
             check = f"cut to {dict(widths)}{', training' if training else ''}"
             try:
                 put(net.model, subject.saved)
-                graph, _, reason = net.cut_with_patches(widths, same_class=False)
+                graph, _, reason = net.engine.cut(widths, same_class=False)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told
                 yield _raised(check, error)
                 break
@@ -53,7 +53,9 @@ def _at(subject: Subject, widths: ww.Widths, training: bool, names: set[str]) ->
         return net(*args, widths=widths, **kwargs)
 
     record = quietly(call, nn.Module(), subject.args, subject.kwargs)
-    after = cut_state(net.relations, net.table, widths, net.state(), frozenset())
+    after = cut_state(
+        net.engine.relations, net.engine.table, widths, net.engine.state(), frozenset()
+    )
     record.values |= {f"{n} afterwards": after[n].clone() for n in after if n in names}
     put(net.model, subject.saved)
     return record
@@ -93,7 +95,7 @@ def stored(subject: Subject, build: Callable[[], nn.Module]) -> Finding:
     net, check = subject.net.eval(), "saved and loaded"
     put(net.model, subject.saved)
     widths = random_widths(net, 0)
-    cut = net.cut_with_patches(widths)[0].eval()
+    cut = net.engine.cut(widths)[0].eval()
     expected = _outputs(subject, copy.deepcopy(cut))
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -171,7 +171,7 @@ def _found(net: ww.Elastic) -> dict[str, Any]:
             }
             for reason, count in reasons.most_common()
         ],
-        "unknown": net.unknown,
+        "unknown": net.engine.unknown,
         "disproved": [a.name for a in fixed if str(a.fixed_because).startswith(DISPROVED)],
     }
 
@@ -261,7 +261,7 @@ def _sizes(net: ww.Elastic) -> dict[str, Any]:
     """Parameters that the network reads, at full and at half, and what stays of them."""
     cut = net.cut(net.widths(0.5), same_class=False)
     half = {n: p.numel() for n, p in cut.named_parameters()}
-    state = net.state()
+    state = net.engine.state()
     full = {n: state[n].numel() for n in half}
     total = sum(full.values())
     return {
@@ -310,7 +310,7 @@ def _why(net: ww.Elastic, tensor: str) -> str:
 
 def _own_class(net: ww.Elastic, widths: ww.Widths) -> dict[str, Any]:
     """Whether the cut is of the user's class at these widths, and computes the same."""
-    args, kwargs = net.example()
+    args, kwargs = net.engine.example()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         cut = net.cut(widths)
@@ -328,7 +328,7 @@ def _realizable(net: ww.Elastic) -> dict[str, Any]:
     """The same at the widths nearest to half that the user's class can express."""
     widths = net.realizable(net.widths(0.5))
     names = dict(net.cut(widths, same_class=False).named_parameters())
-    state = net.state()
+    state = net.engine.state()
     full, cut = sum(state[n].numel() for n in names), sum(p.numel() for p in names.values())
     return {**_own_class(net, widths), "removed": _share(1 - cut / full) if full else 0.0}
 

@@ -89,16 +89,16 @@ def zeroed(net: ww.Elastic, widths: ww.Widths) -> Iterator[None]:
     Buffers stay: nothing reads what they make then, and a zero may be no value for them (a period).
     """
     full = net.complete(widths)
-    kept = {f: full[axis] for f, axis in net._table.of.items()}
-    saved = {n: t.detach().clone() for n, t in net.state().items()}
+    kept = {f: full[axis] for f, axis in net.engine.table.of.items()}
+    saved = {n: t.detach().clone() for n, t in net.engine.state().items()}
     with torch.no_grad():
         try:
             for name, tensor in net.model.named_parameters(remove_duplicate=False):
                 if tensor.is_floating_point():
-                    _zero(tensor, net._relations.state.get(name, ()), kept)
+                    _zero(tensor, net.engine.relations.state.get(name, ()), kept)
             yield
         finally:
-            for name, tensor in net.state().items():
+            for name, tensor in net.engine.state().items():
                 tensor.copy_(saved[name])
 
 

@@ -40,6 +40,19 @@ def test_public_names():
     assert all(getattr(ww, name) is not None for name in PUBLIC)
 
 
+ELASTIC = """
+    axes complete constraints cut draw drawn_levels each engine explain free full inspect levels
+    lowest model outputs raised realizable seed step widths
+""".split()
+
+
+def test_names_of_a_network():
+    """What a network shows besides what every module has; the library uses `engine`."""
+    net = ww.Elastic(mlp(), X)
+    known = {*dir(nn.Module()), "shown_on"}  # of the class that has the model's signature
+    assert sorted(n for n in dir(net) if n[0] != "_" and n not in known) == ELASTIC
+
+
 def parameters_of(function):
     return [name for name in inspect.signature(function).parameters if name != "self"]
 
@@ -86,10 +99,10 @@ def test_training_draws_and_evaluation_does_not():
 
 def test_draws_depend_on_seed_and_step_alone():
     first, second = (ww.Elastic(mlp(), X, seed=3) for _ in range(2))
-    drawn = [first.drawn() for _ in range(6)]
+    drawn = [first._next_draw() for _ in range(6)]
     second.step = 4
-    assert second.drawn() == drawn[4]
-    assert [ww.Elastic(mlp(), X, seed=4).drawn() for _ in range(1)] != drawn[:1]
+    assert second._next_draw() == drawn[4]
+    assert [ww.Elastic(mlp(), X, seed=4)._next_draw() for _ in range(1)] != drawn[:1]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
@@ -323,8 +336,8 @@ def test_batch_statistics_of_the_kept_part_are_updated_and_of_the_rest_are_not(n
     for buffer_name, after in net.model.named_buffers():
         if not buffer_name.endswith("running_mean"):
             continue
-        (term,) = net._relations.state[buffer_name]
-        kept = positions(layout(term, lambda f: net.complete(widths)[net._table.of[f]]))
+        (term,) = net.engine.relations.state[buffer_name]
+        kept = positions(layout(term, lambda f: net.complete(widths)[net.engine.table.of[f]]))
         changed = after != before[buffer_name]
         assert changed[kept].all()
         changed[kept] = False
@@ -349,7 +362,7 @@ def test_the_published_scale_is_folded_away_at_the_cut():
 def test_draws_can_be_replaced_but_not_the_scale_in_the_graphs():
     net = ww.Elastic(mlp(), X)
     net.draw = ww.Draw(lowest=2, law="uniform")
-    assert net.drawn()["0"] >= 2
+    assert net._next_draw()["0"] >= 2
     with pytest.raises(ValueError, match="make a new Elastic"):
         net.draw = ww.PUBLISHED
 
@@ -375,7 +388,7 @@ def test_a_class_that_differs_in_training_alone_is_not_used():
 def test_moving_the_model_moves_everything():
     _, net, args, _ = made("lstm_2")
     moved = ww.Elastic(net.model, args).eval()
-    runner = moved._runners[False]
+    runner = moved.engine._served[0].runners[False]
     runner._move(torch.device("meta"))
     devices = {n.kwargs["device"] for n in runner.module.graph.nodes if "device" in n.kwargs}
     assert devices == {torch.device("meta")}

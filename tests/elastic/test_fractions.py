@@ -40,7 +40,7 @@ def test_a_fraction_means_the_same_everywhere(net: ww.Elastic, tmp_path: Path) -
     assert torch.equal(AtWidths(net, 0.5)(X), wanted)
     torch.testing.assert_close(net.cut(0.5)(X), wanted)
     torch.testing.assert_close(net.cut(0.5, same_class=False)(X), wanted)
-    assert net.kept(0.5) == net.kept(half)
+    assert net.engine.kept(0.5) == net.engine.kept(half)
     assert net.realizable(0.5) == net.complete(half)
     loaded = ww.load(ww.save(net, tmp_path / "half.safetensors", widths=0.5), build=build)
     torch.testing.assert_close(loaded(X), wanted)
@@ -60,7 +60,7 @@ def test_what_is_no_fraction_is_refused(net: ww.Elastic, wrong: Any, tmp_path: P
     for use in (
         net.cut,
         net.complete,
-        net.kept,
+        net.engine.kept,
         net.widths,
         lambda w: net(X, widths=w),
         lambda w: list(net.each([w], X)),

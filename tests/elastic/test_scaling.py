@@ -87,7 +87,9 @@ def test_the_scale_stands_in_front_of_the_activation(name: str, norm: bool) -> N
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     graph = net.cut(widths, same_class=False)
     torch.testing.assert_close(graph(X), wanted, rtol=1e-4, atol=1e-5)
-    assert (("fc2.weight", 1) in net.scaled) is (name in HOMOGENEOUS)  # where it has always been
+    assert (("fc2.weight", 1) in net.engine.scaled) is (
+        name in HOMOGENEOUS
+    )  # where it has always been
 
 
 @pytest.mark.parametrize("placed", ["before", "behind"])
@@ -200,7 +202,7 @@ def test_where_it_stands_and_that_cuts_are_equal(
 ) -> None:
     torch.manual_seed(0)
     net = ww.Elastic(model(), x, draw=SCALED).eval()
-    assert net.scaled == scaled
+    assert net.engine.scaled == scaled
     some = [random_widths(net, seed) for seed in range(3)]
     for widths, at_once in zip(some, net.each(some, x), strict=True):
         found = run(net.cut(widths, recalibrate=False), (x,), {})
@@ -214,7 +216,7 @@ def test_networks_with_other_activations_equal_their_cuts(name: str) -> None:
     found = described(name)
     args, kwargs = found.example()
     net = ww.Elastic(found.build(), args, kwargs, draw=SCALED, prove=False).eval()
-    fronts = [in_front(net.relations, net.table, axis) for axis in net.free]
+    fronts = [in_front(net.engine.relations, net.engine.table, axis) for axis in net.free]
     assert any(front is not None and front.activations for front in fronts)
     widths = random_widths(net, 0)
     small = net.cut(widths, same_class=False, recalibrate=False)
@@ -224,7 +226,7 @@ def test_networks_with_other_activations_equal_their_cuts(name: str) -> None:
 def test_copies_and_pickles_scale_alike() -> None:
     net = ww.Elastic(Net("gelu", "behind").eval(), X[:4], draw=SCALED).eval()
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert other.scaled == net.scaled == {("fc2.weight", 1)}
+        assert other.engine.scaled == net.engine.scaled == {("fc2.weight", 1)}
         torch.testing.assert_close(other(X, widths=0.5), net(X, widths=0.5))
 
 

@@ -20,7 +20,7 @@ from widthwise.export.onnx import export_onnx, export_program
 @pytest.mark.parametrize("name", ["cnn", "lstm"])
 def test_onnx_runs_any_batch(name, same_class, tmp_path, capfd):
     _, net, args, kwargs = made(name)
-    small = net.cut_with_patches(net.widths(0.5), same_class=same_class)[0].eval()
+    small = net.engine.cut(net.widths(0.5), same_class=same_class)[0].eval()
     path = export_onnx(small, args, tmp_path / "a.onnx", kwargs=kwargs)
     onnx.checker.check_model(onnx.load(path))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -41,7 +41,7 @@ def test_onnx_runs_any_batch(name, same_class, tmp_path, capfd):
 def test_programs_run_any_batch(name, same_class, tmp_path, capfd):
     _, net, args, kwargs = made(name)
     widths = net.widths(0.5) if not same_class else net.full()
-    small = net.cut_with_patches(widths, same_class=same_class)[0].eval()
+    small = net.engine.cut(widths, same_class=same_class)[0].eval()
     path = export_program(small, args, tmp_path / "a.pt2", kwargs=kwargs)
     loaded = torch.export.load(path).module()  # a file of our own, just written
     inputs = [torch.randn(9, *x.shape[1:]) for x in args]

@@ -94,7 +94,7 @@ def test_whatever_chooses_widths_chooses_allowed_ones(name, asked):
     assert all(allowed(net, widths) for widths in chosen)
     assert len(set(chosen)) > 3
     for widths in chosen[:3]:
-        cut = net.cut_with_patches(widths)[0].eval()
+        cut = net.engine.cut(widths)[0].eval()
         assert close(run(cut, args, kwargs), run(net, args, kwargs, widths=widths))
 
 
@@ -147,7 +147,7 @@ def test_grouped_heads_and_head_sizes_stay_axes_of_their_own():
     assert (group.size, group.inner_of) == (2, HEADS)
     assert net.free["layers.*.attn.v_proj.head_size"].inner_of == HEADS
     for widths, rows in [({HEADS: 1}, (12, 6)), ({GROUP: 1}, (12, 12)), ({}, (24, 12))]:
-        cut, _, _ = net.cut_with_patches(widths, same_class=False)
+        cut, _, _ = net.engine.cut(widths, same_class=False)
         state = cut.state_dict()
         for layer in (0, 1):
             q, k = (state[f"layers.{layer}.attn.{n}_proj.weight"] for n in "qk")
@@ -225,7 +225,7 @@ def test_kept_axes_stay_whole():
     net, _, _ = elastic("llama", keep=("embed_tokens", "layers.0.*"))
     assert all(name.startswith("layers.1.") for name in net.free)
     assert net.axes["embed_tokens"].fixed_because == "you asked to keep it whole"
-    cut = net.cut_with_patches(net.widths(0.5))[0]
+    cut = net.engine.cut(net.widths(0.5))[0]
     for name, tensor in cut.state_dict().items():
         if "layers.1" not in name and "inv_freq" not in name:
             assert tensor.shape == net.model.state_dict()[name].shape, name

@@ -35,8 +35,8 @@ def test_full_width_is_the_model_itself(name):
 def test_at_full_width_no_argument_of_the_graph_changes(name):
     """Every size that follows the widths equals, at full width, the literal it replaced."""
     _, net, _, _ = made(name)
-    for related in net._relations.programs:
-        rewritten = cut_graph(related, net._table, dict(net.full()))
+    for related in net.engine.relations.programs:
+        rewritten = cut_graph(related, net.engine.table, dict(net.full()))
         twin = dict(zip(related.program.graph.nodes, rewritten.nodes, strict=True))
         for old, new in twin.items():
             if old.op != "placeholder":
@@ -64,15 +64,17 @@ def test_a_cut_computes_what_the_elastic_network_computes(name, seed):
 def _parameters(net):
     seen = {}
     for name, p in net.model.named_parameters(remove_duplicate=False):
-        if name in net._relations.state:
+        if name in net.engine.relations.state:
             seen.setdefault(id(p), name)
     return seen.values()
 
 
 def _kept_size(net, tensor, widths):
     total = 1
-    for term in net._relations.state[tensor]:
-        total *= count(term, lambda f: widths[net._table.of[f]] if f in net._table.of else f.size)
+    for term in net.engine.relations.state[tensor]:
+        total *= count(
+            term, lambda f: widths[net.engine.table.of[f]] if f in net.engine.table.of else f.size
+        )
     return total
 
 
@@ -81,9 +83,11 @@ def test_every_intermediate_shape_equals_its_term(name):
     """Names the exact operator whose rule is wrong."""
     _, net, _, _ = made(name)
     widths = random_widths(net, 3)
-    state = cut_state(net._relations, net._table, widths, net.state(), frozenset())
-    for related in net._relations.programs:
-        graph = cut_graph(related, net._table, widths)
+    state = cut_state(
+        net.engine.relations, net.engine.table, widths, net.engine.state(), frozenset()
+    )
+    for related in net.engine.relations.programs:
+        graph = cut_graph(related, net.engine.table, widths)
         inputs = [state[target] for target in related.program.state.values()]
         with torch.no_grad():
             checker = ShapeChecker(net, related, graph, widths)
@@ -98,24 +102,24 @@ def test_a_cut_is_the_full_network_with_zeros(name):
     if any(axis.normalised for axis in net.free.values()):
         pytest.skip("features are compared with each other, so a cut one is not a zero")
     widths = random_widths(net, 5)
-    kept = {f: widths[axis] for f, axis in net._table.of.items()}
+    kept = {f: widths[axis] for f, axis in net.engine.table.of.items()}
     expected = run(net, args, kwargs, widths=widths)
-    saved = {n: t.detach().clone() for n, t in net.state().items()}
+    saved = {n: t.detach().clone() for n, t in net.engine.state().items()}
     try:
         _zero_what_is_cut(net, kept)
         assert close(run(net, args, kwargs), expected)
     finally:
         with torch.no_grad():
-            for tensor_name, tensor in net.state().items():
+            for tensor_name, tensor in net.engine.state().items():
                 tensor.copy_(saved[tensor_name])
 
 
 def _zero_what_is_cut(net, kept):
     with torch.no_grad():
-        for name, tensor in net.state().items():
+        for name, tensor in net.engine.state().items():
             if not (tensor.is_floating_point() or tensor.is_complex()):
                 continue
-            for d, term in enumerate(net._relations.state.get(name, ())):
+            for d, term in enumerate(net.engine.relations.state.get(name, ())):
                 gone = torch.ones(tensor.shape[d], dtype=torch.bool)
                 gone[positions(layout(term, kept.__getitem__))] = False
                 tensor.index_fill_(d, gone.nonzero().flatten(), 0.0)
@@ -125,15 +129,15 @@ def _zero_what_is_cut(net, kept):
 def test_gradients_reach_the_kept_part_and_only_that(name):
     _, net, args, kwargs = made(name)
     widths = random_widths(net, 4)
-    kept = {f: widths[axis] for f, axis in net._table.of.items()}
+    kept = {f: widths[axis] for f, axis in net.engine.table.of.items()}
     net.zero_grad()
     sum(t.float().square().sum() for t in tensors(net(*args, widths=widths, **kwargs))).backward()
     touched = 0
     for tensor_name, p in net.model.named_parameters():
-        if p.grad is None or tensor_name not in net._relations.state:
+        if p.grad is None or tensor_name not in net.engine.relations.state:
             continue
         touched += 1
-        for d, term in enumerate(net._relations.state[tensor_name]):
+        for d, term in enumerate(net.engine.relations.state[tensor_name]):
             gone = torch.ones(p.shape[d], dtype=torch.bool)
             gone[positions(layout(term, kept.__getitem__))] = False
             assert not p.grad.index_select(d, gone.nonzero().flatten()).any(), tensor_name

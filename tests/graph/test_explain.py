@@ -72,7 +72,9 @@ def test_sizes_are_those_of_the_cuts(name):
     narrowest = dict.fromkeys(net.free, 1)
     for size, widths in [(found.half, net.widths(0.5)), (found.smallest, narrowest)]:
         kept = net.complete(widths)
-        cut = cut_state(net._relations, net._table, kept, net.state(), frozenset())
+        cut = cut_state(
+            net.engine.relations, net.engine.table, kept, net.engine.state(), frozenset()
+        )
         assert size == held(with_tensors(net.model, cut))
 
 

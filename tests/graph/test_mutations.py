@@ -136,9 +136,9 @@ def _shuffling_changes_nothing(net, args, kwargs, seed):
     }
 
     def order(factor):
-        return orders.get(net._table.of.get(factor), factor.size)
+        return orders.get(net.engine.table.of.get(factor), factor.size)
 
-    terms = {id(own[n]): dims for n, dims in net._relations.state.items() if n in own}
+    terms = {id(own[n]): dims for n, dims in net.engine.relations.state.items() if n in own}
     state = {n: t.detach().double() if t.is_floating_point() else t for n, t in own.items()}
     places = {n: enumerate(terms.get(id(t), ())) for n, t in own.items()}
     shuffled = {

@@ -103,7 +103,7 @@ def too_many(op):
 def test_a_rule_that_raises_or_contradicts_the_sizes_counts_as_none(monkeypatch, broken):
     monkeypatch.setitem(rules.RULES, "softplus", broken)
     net = elastic(Between(F.softplus), torch.randn(3, 5))
-    assert list(net.unknown) == ["aten.softplus.default"]
+    assert list(net.engine.unknown) == ["aten.softplus.default"]
     assert "aten.softplus.default" in net.explain()
     assert "first" not in net.free
     x = torch.randn(4, 5)
@@ -127,7 +127,7 @@ def test_operators_without_a_rule_are_written_out(monkeypatch, name):
     operator, features = DEFINED[name]
     model, x = Between(operator, features), torch.randn(4, 5)
     net = elastic(model, x)
-    assert not net.unknown
+    assert not net.engine.unknown
     assert net.free
     cut = net.cut(net.widths(0.5), same_class=False).eval()
     assert close(run(cut, (x,), {}), run(net, (x,), {}, widths=net.widths(0.5)))
@@ -137,7 +137,7 @@ def test_operators_without_a_rule_are_written_out(monkeypatch, name):
 def test_without_writing_out_an_operator_costs_freedom(monkeypatch):
     monkeypatch.setattr(decompose, "_is_defined", lambda node: False)
     net = elastic(Between(torch.fliplr), torch.randn(4, 5))
-    assert net.unknown
+    assert net.engine.unknown
 
 
 # ---------------------------------------------------------------- chance

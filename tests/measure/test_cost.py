@@ -69,7 +69,7 @@ def test_multiply_accumulates_by_hand(name):
 def test_a_class_and_a_graph_count_the_same(name):
     _, net, args, kwargs = made(name)
     w = net.widths(0.5)
-    own, graph = (net.cut_with_patches(w, same_class=c)[0] for c in (True, False))
+    own, graph = (net.engine.cut(w, same_class=c)[0] for c in (True, False))
     assert macs(own, args, kwargs) == macs(graph, args, kwargs) > 0
     assert params(own) == params(graph) < params(net.model)
 

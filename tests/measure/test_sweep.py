@@ -28,7 +28,7 @@ NETS = [
 
 def shared_operators(net):
     """How many operators of the evaluation graph all widths share, and all of them."""
-    related = next(r for r in net._relations.programs if not r.program.training)
+    related = next(r for r in net.engine.relations.programs if not r.program.training)
     found = shared_nodes(related)
     operators = [n for n in related.program.graph.nodes if n.op == "call_function"]
     return sum(n in found for n in operators), len(operators)
@@ -439,9 +439,9 @@ def test_statistics_of_class_and_graph_are_the_same(name):
     batches = images(args[0].shape[1:])
     before = {k: v.clone() for k, v in net.model.named_buffers()}
     w = net.widths(0.5)
-    own, graph = (net.cut_with_patches(w, same_class=c)[0] for c in (True, False))
+    own, graph = (net.engine.cut(w, same_class=c)[0] for c in (True, False))
     net.train()
-    trainable = net.cut_with_patches(w, same_class=False)[0]
+    trainable = net.engine.cut(w, same_class=False)[0]
     net.eval()
     results = [dict(recalibrate_(m, batches).named_buffers()) for m in (own, graph, trainable)]
     for result in results[1:]:
@@ -509,7 +509,7 @@ def test_a_sweep_of_cuts_that_are_post_processed(statistics, function):
     data = images(args[0].shape[1:])
     batches = data if statistics else False
     evaluation = Evaluation([(x, torch.zeros(8).long()) for x, _ in data], LOSS)
-    before = {k: v.clone() for k, v in net.state().items()}
+    before = {k: v.clone() for k, v in net.engine.state().items()}
     seen = []
 
     def doubled(module, widths):
@@ -533,7 +533,7 @@ def test_a_sweep_of_cuts_that_are_post_processed(statistics, function):
     net.eval()
     assert [w for _, w in seen] == [dict(w) for w in widths]
     assert [p.metric for p in frontier.points] == pytest.approx([expected(w) for w in widths])
-    assert all(torch.equal(t, before[k]) for k, t in net.state().items())
+    assert all(torch.equal(t, before[k]) for k, t in net.engine.state().items())
     untouched = sweep(net, evaluation, widths, latency=False)
     for point, plain in zip(frontier.points, untouched.points, strict=True):
         assert point.metric != plain.metric

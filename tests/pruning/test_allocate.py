@@ -55,13 +55,13 @@ def test_multiply_accumulates_are_those_of_the_cut(name):
     for share in (0.7, 0.4):
         limit = int(share * full)
         widths = allocate(net, scores, max_macs=limit)
-        assert macs(net.cut_with_patches(widths)[0], args, kwargs) <= limit
+        assert macs(net.engine.cut(widths)[0], args, kwargs) <= limit
         assert widths != net.full()
     with pytest.raises(BudgetError, match=r"the least that these scores reach is [\d,]+\.") as e:
         allocate(net, scores, max_macs=1)
     least = int(str(e.value).rsplit(" ", 1)[1].rstrip(".").replace(",", ""))
     small = allocate(net, scores, max_macs=least)
-    assert macs(net.cut_with_patches(small)[0], args, kwargs) == least
+    assert macs(net.engine.cut(small)[0], args, kwargs) == least
 
 
 def test_bytes_are_those_of_the_file(net, tmp_path):

@@ -47,11 +47,11 @@ class Case:
         self.described, self.net, self.args, self.kwargs = made(name)
 
     def state(self):
-        return {n: t.detach().clone() for n, t in self.net.state().items()}
+        return {n: t.detach().clone() for n, t in self.net.engine.state().items()}
 
     def restore(self, state):
         with torch.no_grad():
-            for n, t in self.net.state().items():
+            for n, t in self.net.engine.state().items():
                 t.copy_(state[n])
         self.net.eval()
 
@@ -187,7 +187,7 @@ def test_every_score_is_a_number_for_each_feature_and_changes_nothing(case):
         assert {n: s.shape for n, s in found.items()} == {
             n: p.shape for n, p in net.model.named_parameters()
         }
-    assert all(torch.equal(t, before[n]) for n, t in net.state().items())
+    assert all(torch.equal(t, before[n]) for n, t in net.engine.state().items())
     assert [m.training for m in net.modules()] == modes
     assert all(p.grad is None for p in net.parameters())
 
@@ -213,8 +213,8 @@ def test_reconstruction_comes_nearer_to_the_full_network(case):
     recalibrate_(net.model, batches)  # statistics that are those of the data
     net.eval()
     before, widths = case.state(), net.widths(0.5)
-    cut = net.cut_with_patches(widths)[0].eval()
-    graph = net.cut_with_patches(widths, same_class=False)[0].eval()
+    cut = net.engine.cut(widths)[0].eval()
+    graph = net.engine.cut(widths, same_class=False)[0].eval()
     plain = relative_error(case, cut, batches)
     for module in (cut, graph):
         assert pruning.reconstruct_(module, net, widths, iter(batches)) is module
@@ -222,7 +222,7 @@ def test_reconstruction_comes_nearer_to_the_full_network(case):
     print(f"{case.name}: {plain:.3f} -> {found:.3f}")
     assert found < (1.01 if case.name in UNFITTED else 0.9) * plain
     assert relative_error(case, graph, batches) == pytest.approx(found, rel=1e-2, abs=1e-6)
-    assert all(torch.equal(t, before[n]) for n, t in net.state().items())
+    assert all(torch.equal(t, before[n]) for n, t in net.engine.state().items())
 
 
 def test_budgets_count_what_is_counted_on_the_cut(case):
@@ -233,7 +233,7 @@ def test_budgets_count_what_is_counted_on_the_cut(case):
     assert totals[0] == params(net.model)
     limit = int((totals[0] + totals[-1]) / 2)
     widths = pruning.allocate(net, case.scores(2), max_params=limit)
-    own = net.cut_with_patches(widths)[0]
+    own = net.engine.cut(widths)[0]
     if type(own) is type(net.model):  # a graph module may leave out what only training runs
         assert params(own) == max(t for t in totals if t <= limit)
 
@@ -241,7 +241,7 @@ def test_budgets_count_what_is_counted_on_the_cut(case):
     tried = [net.full(), net.widths(0.5), random_widths(net, 3)]
     for w in [*tried[:2], ww.Widths({n: max(2, k) for n, k in tried[2].items()})]:
         w = net.complete({n: min(k, net.free[n].size) for n, k in w.items()})
-        graph = net.cut_with_patches(w, same_class=False)[0].eval()
+        graph = net.engine.cut(w, same_class=False)[0].eval()
         assert counted(net, w) == macs(graph, case.args, case.kwargs)
 
 

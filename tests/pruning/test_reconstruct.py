@@ -80,7 +80,7 @@ def test_a_cut_whose_features_say_it_all_loses_nothing(make, same_class):
     model, x = make()
     net = captured(model, x)
     recalibrate_(model, [(x, None)])
-    before = {n: t.clone() for n, t in net.state().items()}
+    before = {n: t.clone() for n, t in net.engine.state().items()}
     widths = net.widths(0.5)
     cut = net.cut(widths, same_class=same_class)
     assert distance(cut, net, x) > 0.1  # a plain cut does
@@ -88,7 +88,7 @@ def test_a_cut_whose_features_say_it_all_loses_nothing(make, same_class):
     assert reconstruct_(cut, net, widths, [(x, None)], ridge=1e-10) is cut
     assert [m.training for m in cut.modules()] == modes
     assert distance(cut, net, x) < 1e-4
-    assert all(torch.equal(t, before[n]) for n, t in net.state().items())
+    assert all(torch.equal(t, before[n]) for n, t in net.engine.state().items())
     assert all(p.grad is None and p.requires_grad for p in cut.parameters())
 
 
@@ -98,7 +98,7 @@ def test_full_width_is_left_as_it_is():
     net = captured(model, x)
     cut = net.cut({})
     reconstruct_(cut, net, {}, [(x, None)])
-    assert all(torch.equal(p, net.state()[n]) for n, p in cut.named_parameters())
+    assert all(torch.equal(p, net.engine.state()[n]) for n, p in cut.named_parameters())
 
 
 # --- one layer of each kind
@@ -221,14 +221,14 @@ def reader_of(layer, x):
     """The layer as an operator of a graph, behind another that makes its channels."""
     first = nn.Conv1d(2, 8, 1) if x.dim() == 3 else nn.Conv2d(2, 8, 1)
     net = ww.Elastic(nn.Sequential(first, layer).double(), x[:3, :2], prove=False)
-    return linear_readers(net.evaluation.program)[-1]
+    return linear_readers(net.engine.evaluation.program)[-1]
 
 
 def test_large_images_are_thinned_and_as_good():
     torch.manual_seed(0)
     x = random(24, 3, 32, 32)
     net = captured(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 3)), x)
-    reader = linear_readers(net.evaluation.program)[-1]
+    reader = linear_readers(net.engine.evaluation.program)[-1]
     assert _thin(reader, 24 * 30 * 30, 2 * 9) == 2  # 21,600 rows for 18 unknowns
     cut = net.cut({"0": 2})
     reconstruct_(cut, net, {"0": 2}, [(x, None)], ridge=1e-9)
@@ -322,9 +322,9 @@ def test_numbers_that_the_graph_holds_are_checked():
 def test_operators_make_tensors_where_the_parameters_are(name):
     """The graphs name the device that the network was captured on."""
     described, net, args, _ = made(name)
-    program = net.evaluation.program
+    program = net.engine.evaluation.program
     assert any("device" in node.kwargs for node in program.graph.nodes), described.name
-    state = {n: t.detach().to("meta") for n, t in net.state().items()}
+    state = {n: t.detach().to("meta") for n, t in net.engine.state().items()}
     inputs = [[x.to("meta") for x in args]]
     side = Side(program.graph, list(program.state.values()), state, inputs)
     for node in program.graph.find_nodes(op="placeholder"):

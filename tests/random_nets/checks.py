@@ -83,7 +83,7 @@ def _proof_agrees(net: ww.Elastic) -> None:
     """The proof refuses nothing that the rules say: not all axes together, and none alone."""
     together = list(net.free)
     for names in (together, *([name] for name in together)):
-        problem = _problem(net._relations, net._table, net.state(), names)
+        problem = _problem(net.engine.relations, net.engine.table, net.engine.state(), names)
         assert problem is None, f"{names}: {problem}"
 
 
@@ -105,7 +105,7 @@ def _full_width(net: ww.Elastic, args: tuple[Tensor, ...]) -> None:
 
 def _cut_is_elastic(net: ww.Elastic, widths: ww.Widths, args: Any, same_class: bool) -> bool:
     """In both modes, with the statistics that training leaves; False if not of its class."""
-    cut, _, reason = net.cut_with_patches(widths, same_class=same_class)
+    cut, _, reason = net.engine.cut(widths, same_class=same_class)
     if same_class and reason is not None:
         return False
     several = [net(*args)] if net.eval() is None else list(net.each([{}, widths], *args))
@@ -116,7 +116,9 @@ def _cut_is_elastic(net: ww.Elastic, widths: ww.Widths, args: Any, same_class: b
         saved = _tensors(net)
         elastic = run(net, args, {}, widths=widths)
         mine = run(cut, args, {})
-        after = cut_state(net._relations, net._table, widths, net.state(), frozenset())
+        after = cut_state(
+            net.engine.relations, net.engine.table, widths, net.engine.state(), frozenset()
+        )
         _restore(net, saved)
         net.eval()
         assert close(mine, elastic, TOLERANCE), f"training={training}, {dict(widths)}"
@@ -127,9 +129,11 @@ def _cut_is_elastic(net: ww.Elastic, widths: ww.Widths, args: Any, same_class: b
 
 
 def _shapes(net: ww.Elastic, widths: ww.Widths) -> None:
-    state = cut_state(net._relations, net._table, widths, net.state(), frozenset())
-    for related in net._relations.programs:
-        graph = cut_graph(related, net._table, widths)
+    state = cut_state(
+        net.engine.relations, net.engine.table, widths, net.engine.state(), frozenset()
+    )
+    for related in net.engine.relations.programs:
+        graph = cut_graph(related, net.engine.table, widths)
         inputs = [state[target] for target in related.program.state.values()]
         with torch.no_grad():
             ShapeChecker(net, related, graph, widths).run(*inputs, *related.program.example)
@@ -137,8 +141,8 @@ def _shapes(net: ww.Elastic, widths: ww.Widths) -> None:
 
 def _cut_is_masked(net: ww.Elastic, widths: ww.Widths, args: Any) -> None:
     """Every value of the full network masked where it is cut: no sum sees the difference."""
-    related = next(r for r in net._relations.programs if not r.program.training)
-    state = net.state()
+    related = next(r for r in net.engine.relations.programs if not r.program.training)
+    state = net.engine.state()
     inputs = [state[target].clone() for target in related.program.state.values()]
     with torch.no_grad():
         masked = _Masked(net, related, widths).run(*inputs, *args)
@@ -151,7 +155,7 @@ class _Masked(fx.Interpreter):
         pairs = zip(related.program.graph.nodes, self.module.graph.nodes, strict=True)
         self.dims = {new: related.dims.get(old) for old, new in pairs}
         self.actual = sizes_at(related, related.program.example)
-        self.kept = lambda f: widths[net._table.of[f]] if f in net._table.of else f.size
+        self.kept = lambda f: widths[net.engine.table.of[f]] if f in net.engine.table.of else f.size
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)

@@ -65,10 +65,10 @@ def test_what_a_stage_raises_is_told():
 
 def test_zeros_are_undone():
     _, net, _, _ = made("cnn")
-    before = {n: t.clone() for n, t in net.state().items()}
+    before = {n: t.clone() for n, t in net.engine.state().items()}
     with zeroed(net, net.widths(0.5)):
-        assert any(not torch.equal(t, before[n]) for n, t in net.state().items())
-    assert all(torch.equal(t, before[n]) for n, t in net.state().items())
+        assert any(not torch.equal(t, before[n]) for n, t in net.engine.state().items())
+    assert all(torch.equal(t, before[n]) for n, t in net.engine.state().items())
 
 
 @pytest.mark.parametrize(

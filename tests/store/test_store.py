@@ -147,7 +147,7 @@ def test_a_module_cut_before_can_be_stored_and_comes_back(tmp_path):
 def test_a_fine_tuned_cut_is_stored_through_its_network(name, tmp_path):
     described, net, args, kwargs = made(name)
     widths = net.widths(0.5)
-    small = net.cut_with_patches(widths)[0].eval()
+    small = net.engine.cut(widths)[0].eval()
     with torch.no_grad():
         for p in small.parameters():
             p.mul_(1.5)
@@ -360,7 +360,7 @@ class Odd(nn.Module):
 def test_a_wrong_build_function_is_told_apart(build, said, same_class, tmp_path, monkeypatch):
     net = ww.Elastic(Odd(), torch.randn(3, 20))
     if not same_class:
-        cut = net.cut_with_patches
+        cut = net.engine.cut
         graph = lambda w: (cut(w, same_class=False)[0], (), "of a test")  # noqa: E731
         monkeypatch.setattr(net, "cut_with_patches", graph)
     path = save(net, tmp_path / "o", widths=net.widths(0.5))

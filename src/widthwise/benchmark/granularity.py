@@ -117,7 +117,7 @@ def granularity(
         return Granularities((), Widths(half), (note,))
     modules = [_graph(net, half | _moved(centre, step)) for step in steps]
     named = {str(step): module for step, module in zip(steps, modules, strict=True)}
-    how, notes = conditions(named, *net.example(), batches, threads, repeats, progress)
+    how, notes = conditions(named, *net.engine.example(), batches, threads, repeats, progress)
     rows = []
     for runtime in runtimes:
         try:
@@ -174,7 +174,7 @@ def _centre(axis: Axis, coarsest: int, steps: Sequence[int]) -> int | None:
 
 def _graph(net: Elastic, widths: Mapping[str, int]) -> nn.Module:
     """The cut as a graph module: whether the class can express a width must not matter."""
-    return net.cut_with_patches(widths, same_class=False)[0]
+    return net.engine.cut(widths, same_class=False)[0]
 
 
 def _moved(centre: Mapping[str, int], step: int) -> dict[str, int]:

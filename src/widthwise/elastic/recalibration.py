@@ -14,6 +14,7 @@ file, copy or pickle holds them.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,6 +177,41 @@ def estimate(module: nn.Module, inputs: Iterable[Any], only: Collection[str] | N
             run(pytree.tree_map_only(Tensor, lambda x: x.to(device), each))
     if not count:
         raise _nothing()
+
+
+def reestimate_(
+    module: nn.Module, model: nn.Module, names: Sequence[str], recalibrate: Recalibrate
+) -> nn.Module:
+    """The module, with running statistics of its own, where there are data to estimate them on.
+
+    Args:
+        module: what was cut from `model`; changed in place.
+        model: the full network, which remembers batches.
+        names: the running means that are others at the module's widths; none: nothing is done.
+        recalibrate: see `Recalibrate`. A StatisticsWarning tells where no batch is remembered.
+
+    Raises:
+        DataError: Where `recalibrate` is None or has no batch.
+    """
+    if recalibrate is None:
+        raise DataError("recalibrate is True, False or batches of (inputs, target), not None.")
+    if not isinstance(recalibrate, bool):
+        given = recalibrate
+        pairs: Any = [x for x, _ in given] if isinstance(given, Sequence) else (x for x, _ in given)
+        remember(model, pairs)
+    if recalibrate is False or not names:
+        return module
+    inputs = remembered(model)
+    if not inputs:
+        remedy = "give recalibrate=batches of training data here, or train with fit"
+        warnings.warn(no_data(names, remedy), stacklevel=caller())
+        return module
+    modes = [(m, m.training) for m in module.modules()]
+    estimate(module, inputs, names)
+    remember(module, inputs)
+    for each, training in modes:
+        each.training = training
+    return module
 
 
 def no_data(names: Sequence[str], remedy: str) -> StatisticsWarning:

@@ -66,11 +66,11 @@ def export_elastic(
         raise ExportError("Give the elastic network, or export a cut one with export_onnx.")
     if not net.free:
         raise ExportError("No axis of this network can be cut; export it with export_onnx.")
-    if any(t.is_meta for t in net.state().values()):
+    if any(t.is_meta for t in net.engine.state().values()):
         raise ExportError("The network has no weights, only shapes; load them before exporting.")
-    if norms := net.statistics({name: axis.near(1) for name, axis in net.free.items()}):
+    if norms := net.engine.statistics({name: axis.near(1) for name, axis in net.free.items()}):
         warnings.warn(no_data(norms, _INSTEAD), stacklevel=caller())
-    args, kwargs = net.example()
+    args, kwargs = net.engine.example()
     name = type(net.model).__name__
     inputs = example(net.model, args, kwargs, dynamic_batch)
     empties = tuple(torch.empty(axis.size, 0) for axis in net.free.values())
@@ -110,7 +110,7 @@ class _AtShapes(nn.Module):
         self.net = net
 
     def forward(self, widths: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self.net.at([w.shape[0] for w in widths], args, kwargs)
+        return self.net.engine.at([w.shape[0] for w in widths], args, kwargs)
 
 
 class _At(nn.Module):

@@ -123,8 +123,9 @@ class Evaluation:
         """
         if recalibrate:
             self.show(net)
-        alone = [recalibrate and bool(net.statistics(w)) for w in widths]
-        together = [w for w, own in zip(widths, alone, strict=True) if not own]
+        complete = [net.complete(w) for w in widths]
+        alone = [recalibrate and bool(net.engine.statistics(w)) for w in complete]
+        together = [w for w, own in zip(complete, alone, strict=True) if not own]
         values: list[float] = []
         if together:
             # Gathered once, since processes may not have as many batches.
@@ -134,8 +135,8 @@ class Evaluation:
                 )
         shared = iter(values)
         return [
-            self(net.recalibrated(net.cut_with_patches(w)[0], w)) if own else next(shared)
-            for w, own in zip(widths, alone, strict=True)
+            self(net.engine.recalibrated(net.engine.cut(w)[0], w)) if own else next(shared)
+            for w, own in zip(complete, alone, strict=True)
         ]
 
     def show(self, net: Elastic) -> None:

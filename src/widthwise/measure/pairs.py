@@ -80,7 +80,7 @@ def takes(module: Callable[..., Any]) -> Takes:
     inner = getattr(module, "net", None)
     net = inner if isinstance(inner, Elastic) else module
     if isinstance(net, Elastic):
-        args, kwargs = net.example()
+        args, kwargs = net.engine.example()
         return form_of(net.model, args, kwargs)
     return form_of(net) if isinstance(net, nn.Module) else ANYTHING
 

@@ -53,7 +53,7 @@ class Costs:
         self.axes: dict[int, set[str]] = {}
         for part in self.parts:
             factors = {f for term in part.terms for f in free_factors(term)}
-            names = {net.table.of[f] for f in factors if f in net.table.of}
+            names = {net.engine.table.of[f] for f in factors if f in net.engine.table.of}
             self.axes[id(part)] = names
             for name in names:
                 self.of[name].append(part)
@@ -72,7 +72,7 @@ class Costs:
         return {other for part in self.of[name] for other in self.axes[id(part)]} | {name}
 
     def _sum(self, parts: list[_Part], widths: Mapping[str, int]) -> float:
-        keep = keeper(self.net.table, widths)
+        keep = keeper(self.net.engine.table, widths)
         shares = (p.amount * math.prod(count(t, keep) for t in p.terms) for p in parts)
         return float(round(sum(shares)))
 
@@ -94,7 +94,7 @@ def sizes(net: Elastic, widths: Mapping[str, int]) -> dict[str, int]:
 
     Tied ones are there once, by the first of their names in the model.
     """
-    keep = keeper(net.table, net.complete(widths))
+    keep = keeper(net.engine.table, net.complete(widths))
     return {
         name: math.prod(int(count(term, keep)) for term in terms)
         for name, (_, terms) in _distinct(net).items()
@@ -103,16 +103,16 @@ def sizes(net: Elastic, widths: Mapping[str, int]) -> dict[str, int]:
 
 def _distinct(net: Elastic) -> dict[str, tuple[Tensor, tuple[Term, ...]]]:
     """Every tensor with the terms of its dims; tied ones once, by the first of their names."""
-    state: Mapping[str, Tensor] = net.state()
-    terms = {id(state[name]): tuple(dims) for name, dims in net.relations.state.items()}
-    names = (*dict(net.model.named_parameters()), *net.relations.state)
+    state: Mapping[str, Tensor] = net.engine.state()
+    terms = {id(state[name]): tuple(dims) for name, dims in net.engine.relations.state.items()}
+    names = (*dict(net.model.named_parameters()), *net.engine.relations.state)
     return {n: (state[n], terms.pop(id(state[n]))) for n in names if id(state[n]) in terms}
 
 
 def _macs(net: Elastic) -> Iterator[_Part]:
     """One part for each operator that sums over features: its output's dims x what it sums over."""
-    related, example = net.evaluation, net.example()
-    program, state = related.program, net.state()
+    related, example = net.engine.evaluation, net.engine.example()
+    program, state = related.program, net.engine.state()
     # Forward may write to buffers, and draw: neither is for the user to notice.
     held = [_unshared(state[name]) for name in program.state.values()]
     counter = _Counter(program.graph, held)

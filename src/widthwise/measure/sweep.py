@@ -88,10 +88,10 @@ def sweep(
         net.complete(w)
     say = _Progress(progress, len(chosen))
     if not isinstance(recalibrate, bool):
-        net.recalibrated(net, net.full(), recalibrate)
+        net.engine.recalibrated(net, net.full(), recalibrate)
     elif recalibrate and isinstance(evaluation, Evaluation):
         evaluation.show(net)
-    own = recalibrate is not False and any(net.statistics(w) for w in chosen)
+    own = recalibrate is not False and any(net.engine.statistics(w) for w in chosen)
     together = post_process is None and not own
     values = _metrics(net, evaluation, chosen, say) if together else []
     meter = Meter(net, latency)
@@ -101,7 +101,7 @@ def sweep(
         say(i, "cost" if together else "metric and cost")
         module = shapes.module(w) if latency or pack != "none" or not together else None
         if module is not None and not together:
-            module = net.recalibrated(module, w, recalibrate is not False)
+            module = net.engine.recalibrated(module, w, recalibrate is not False)
             module = module if post_process is None else post_process(module, w)
             values.append(evaluation(module))
         if math.isfinite(values[i]):
@@ -131,7 +131,7 @@ class Meter:
         self.net = net
         self.latency = latency
         self.costs = Costs(net, "macs")
-        self.example = net.example()
+        self.example = net.engine.example()
         self.timed, self.batch = one_example(*self.example), 1
         if not _runs(net, self.timed):
             self.timed, self.batch = self.example, batch_size(self.example) or 1

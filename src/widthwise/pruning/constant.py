@@ -39,15 +39,15 @@ def constants(
 
     Raises ScoreError as `moments` does.
     """
-    form = Form(net.model, net.evaluation.program)
+    form = Form(net.model, net.engine.evaluation.program)
     stream = shown(nonempty(batches, net), batches, "constants", progress)
     return _constants(net, (flattened(form, inputs) for inputs, _ in stream))
 
 
 def constants_by_weights(net: Elastic) -> dict[str, Tensor]:
     """The same of features whose incoming weights are all zero, from the example alone."""
-    found = _constants(net, [list(net.evaluation.program.example)])
-    readers, state = find_readers(net), net.state()
+    found = _constants(net, [list(net.engine.evaluation.program.example)])
+    readers, state = find_readers(net), net.engine.state()
     for name, values in found.items():
         axis = net.free[name]
         makers = [p for p in axis.places if (p.tensor, p.dim) not in readers.read]
@@ -82,7 +82,7 @@ def biased_readers(net: Elastic, gates: Mapping[str, Gate]) -> dict[str, list[Re
 
     That is where each of them is linear, has a bias of its own, and no padding between.
     """
-    program = net.evaluation.program
+    program = net.engine.evaluation.program
     by_place = {(r.weight, r.reading_dim): r for r in linear_readers(program) if r.bias is not None}
     found = {}
     for name, gate in gates.items():

@@ -38,7 +38,7 @@ class Readers:
 
 def find_readers(net: Elastic) -> Readers:
     """The readers of all axes."""
-    related = net.evaluation
+    related = net.engine.evaluation
     users: dict[Dim, set[fx.Node]] = {}
     parameter: dict[Dim, fx.Node] = {}
     for node in related.contracted:
@@ -46,7 +46,7 @@ def find_readers(net: Elastic) -> Readers:
             users.setdefault(place, set()).add(user)
             parameter[place] = source
     tied = {p for p, by in users.items() if parameter[p].users.keys() - by}
-    return Readers(frozenset(net.relations.consumed | users.keys()), frozenset(tied))
+    return Readers(frozenset(net.engine.relations.consumed | users.keys()), frozenset(tied))
 
 
 def _name(node: fx.Node) -> str:
@@ -64,8 +64,8 @@ def _read_by(
     direct: set[Factor] = set()
     for source in sources:
         name = state.get(source.name, "")
-        for dim, term in enumerate(net.relations.state.get(name, ())):
-            read = (name, dim) in net.relations.consumed or (is_recurrent(node) and dim == 1)
+        for dim, term in enumerate(net.engine.relations.state.get(name, ())):
+            read = (name, dim) in net.engine.relations.consumed or (is_recurrent(node) and dim == 1)
             if read and _holds(term, wanted):
                 direct.update(free_factors(term))
                 yield (name, dim), source, node
@@ -74,7 +74,7 @@ def _read_by(
     for source in sources:
         found, user = _origin(source, node)
         name = state.get(found.name, "")
-        terms = net.relations.state.get(name, ())
+        terms = net.engine.relations.state.get(name, ())
         dims = [d for d, term in enumerate(terms) if _holds(term, wanted - direct)]
         if len(dims) == 1:
             yield (name, dims[0]), found, user

@@ -77,7 +77,7 @@ def merge(
     if missing := cut_axes.keys() - products.keys():
         why = "no weights make them alone" if batches is None else "nothing reads them"
         raise _unmerged(min(missing), why)
-    gates, state = find_gates(net), net.state()
+    gates, state = find_gates(net), net.engine.state()
     biased = biased_readers(net, {name: gates[name] for name in cut_axes})
     same = (
         constants_by_weights(net) if batches is None else constants(net, batches, progress=progress)
@@ -96,7 +96,7 @@ def merge(
     }
     new = order_(net, {name: _stay(net.free[name].size, plan) for name, plan in plans.items()})
     moved = {name: _moved(plan, new[name]) for name, plan in plans.items()}
-    return net.recalibrated(_folded(net, kept, gates, moved, biased), kept, recalibrate)
+    return net.engine.recalibrated(_folded(net, kept, gates, moved, biased), kept, recalibrate)
 
 
 def _unmerged(name: str, why: str) -> WidthError:
@@ -107,7 +107,7 @@ def _unmerged(name: str, why: str) -> WidthError:
 
 def _by_weights(net: Elastic, names: Iterable[str], readers: Readers) -> dict[str, Tensor]:
     """Products of the incoming weights, biases included, of each two features of these axes."""
-    state = net.state()
+    state = net.engine.state()
     found = {}
     for name in names:
         axis = net.free[name]
@@ -195,7 +195,9 @@ def _folded(
     small = net.cut(widths, recalibrate=False)
     names = {h.tensor for name in plans for h in gates[name].held}
     names |= {r.bias for name in plans for r in biased.get(name, ()) if r.bias is not None}
-    state = {n: t.detach().clone() if n in names else t.detach() for n, t in net.state().items()}
+    state = {
+        n: t.detach().clone() if n in names else t.detach() for n, t in net.engine.state().items()
+    }
     for name, plan in plans.items():
         biases = {(r.weight, r.reading_dim): r.bias or "" for r in biased.get(name, ())}
         for place in gates[name].held:
@@ -208,7 +210,7 @@ def _folded(
                 elif a != 0:
                     bias = biases[place.tensor, place.dim]
                     state[bias] += a * there.sum([0, *range(2, there.dim())])
-    cut = cut_state(net.relations, net.table, widths, state, frozenset())
+    cut = cut_state(net.engine.relations, net.engine.table, widths, state, frozenset())
     own = dict(small.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name in names:

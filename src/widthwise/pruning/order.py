@@ -35,15 +35,15 @@ def order_(net: Elastic, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
             that are not numbers.
     """
     ordered = {name: ranking(net, name, value) for name, value in scores.items()}
-    factors = net.table.of
+    factors = net.engine.table.of
 
     def kept(f: Factor) -> Tensor | int:
         return ordered.get(factors[f], f.size) if f in factors else f.size
 
     done: set[int] = set()
-    state = net.state()
+    state = net.engine.state()
     with torch.no_grad():
-        for name, dims in net.relations.state.items():
+        for name, dims in net.engine.relations.state.items():
             tensor = state[name]
             specs = tuple((d, layout(t, kept)) for d, t in enumerate(dims) if not fully_fixed(t))
             if id(tensor) not in done:

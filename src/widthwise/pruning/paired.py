@@ -78,13 +78,13 @@ class Lockstep:
         state: Mapping[str, Tensor],
         inputs: Sequence[Any],
     ) -> None:
-        program = net.evaluation.program
+        program = net.engine.evaluation.program
         names = list(program.state.values())
         form = Form(net.model, program)
         leaves = [flattened(form, x) for x in inputs]
-        self.graph = cut_graph(net.evaluation, net.table, widths)
+        self.graph = cut_graph(net.engine.evaluation, net.engine.table, widths)
         self.twins = _twins(program.graph, self.graph)
-        self.full = Side(program.graph, names, net.state(), leaves)
+        self.full = Side(program.graph, names, net.engine.state(), leaves)
         self.cut = Side(self.graph, names, state, leaves)
 
     def __iter__(self) -> Iterator[tuple[fx.Node, fx.Node]]:

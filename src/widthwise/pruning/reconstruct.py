@@ -66,12 +66,12 @@ def reconstruct_(
     kept = net.complete(widths)
     state = _tensors(cut, net, kept)
     lockstep = Lockstep(net, kept, state, [inputs for inputs, _ in nonempty(batches, net)])
-    readers = {reader.node: reader for reader in linear_readers(net.evaluation.program)}
-    keep = keeper(net.table, kept)
+    readers = {reader.node: reader for reader in linear_readers(net.engine.evaluation.program)}
+    keep = keeper(net.engine.table, kept)
     for node, twin in shown(lockstep, lockstep, "reconstruction", progress):
         reader = readers.get(node)
         if reader is not None and _differs(lockstep, reader, twin):
-            made = net.evaluation.dims[node][reader.channel]
+            made = net.engine.evaluation.dims[node][reader.channel]
             _fit(lockstep, reader, twin, state, positions(layout(made, keep)), ridge, statistics)
             lockstep.cut.run(twin)
         elif statistics and node.target is _NORM and twin.args[3] is not None:
@@ -82,8 +82,8 @@ def reconstruct_(
 
 def _tensors(cut: nn.Module, net: Elastic, widths: Mapping[str, int]) -> dict[str, Tensor]:
     """The tensors of a cut network by the names that the graph knows them by."""
-    relations, table = net.relations, net.table
-    state = cut_state(relations, table, widths, net.state(), frozenset())
+    relations, table = net.engine.relations, net.engine.table
+    state = cut_state(relations, table, widths, net.engine.state(), frozenset())
     own: dict[str, Tensor] = dict(cut.named_parameters(remove_duplicate=False))
     own.update(cut.named_buffers(remove_duplicate=False))
     for name, tensor in state.items():

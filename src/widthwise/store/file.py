@@ -146,7 +146,7 @@ def save(
     """
     stored = prepare(net, widths, module, pack, bits)
     if module is None and isinstance(net, Elastic):
-        net.recalibrated(stored.module, widths or {})
+        net.engine.recalibrated(stored.module, net.complete(widths or {}))
     return stored.write(path, metric, task)
 
 
@@ -315,8 +315,8 @@ def _whole(net: nn.Module, widths: AnyWidths | None) -> Stored:
 
 
 def _from_net(net: Elastic, widths: Widths) -> Stored:
-    module, patches, reason = net.cut_with_patches(widths)
-    known = net.state()
+    module, patches, reason = net.engine.cut(widths)
+    known = net.engine.state()
     plain = [name for name, _ in attributes(module) if name in known]
     tensors, tied = _untied(tensors_of(module, plain))
     full = {
@@ -332,7 +332,7 @@ def _from_net(net: Elastic, widths: Widths) -> Stored:
         patches=patches,
         full=full,
         tied=tied,
-        inputs=None if reason is None else inputs.describe(net.example()),
+        inputs=None if reason is None else inputs.describe(net.engine.example()),
         constraints=net.constraints,
         outputs=net.outputs,
     )

@@ -130,7 +130,7 @@ def _recut(full: nn.Module, manifest: Manifest, path: str) -> nn.Module:
                     outputs=manifest.outputs,
                 )
             if dict(net.full()) == dict(manifest.sizes):
-                return net.cut_with_patches(manifest.widths, same_class=False)[0]
+                return net.engine.cut(manifest.widths, same_class=False)[0]
     except (ValueError, TypeError, RecursionError) as error:
         raise FileError(
             f"{path} holds inputs that cannot be made ({error}); save it again."

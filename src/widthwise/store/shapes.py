@@ -88,8 +88,8 @@ class _Group:
         if patches is None:
             return _outline(self._made(widths))
         first = next(iter(self.proven.values()))
-        known = self.net.state()
-        keep = keeper(self.net.table, widths)
+        known = self.net.engine.state()
+        keep = keeper(self.net.engine.table, widths)
         tensors = {name: self._shape(name, t, keep) for name, t in first.tensors.items()}
         full = {
             name: tuple(known[name].shape)
@@ -108,10 +108,10 @@ class _Group:
             return self._made(widths).module
         net = self.net
         if next(iter(self.proven.values())).reason is not None:
-            return net.cut_with_patches(widths, same_class=False)[0]
+            return net.engine.cut(widths, same_class=False)[0]
         with whole(net.model):  # whose tensors are others than outside
-            full = net.state()
-            cut = cut_state(net.relations, net.table, widths, full, net.scaled)
+            full = net.engine.state()
+            cut = cut_state(net.engine.relations, net.engine.table, widths, full, net.engine.scaled)
             shell = copy.deepcopy(net.model, {id(full[name]): t for name, t in cut.items()})
         apply_patches(shell, patches)
         zeros.follow(net.model, shell)
@@ -123,7 +123,7 @@ class _Group:
         return self.last
 
     def _shape(self, name: str, like: Tensor, keep: _Keep) -> Tensor:
-        dims = self.net.relations.state.get(name)
+        dims = self.net.engine.relations.state.get(name)
         shape = like.shape if dims is None else [count(t, keep) for t in dims]
         return _form(like, shape)
 
@@ -131,7 +131,7 @@ class _Group:
         """The sizes that are set at these widths; None where they cannot be told."""
         if self.told is None:
             return None
-        keep = keeper(self.net.table, widths)
+        keep = keeper(self.net.engine.table, widths)
         found: dict[tuple[str, str], dict[int | None, int]] = {}
         for (path, attribute, position), terms in self.told.items():
             values = {count(t, keep) for t in terms}
@@ -168,7 +168,7 @@ class _Group:
                 or each.manifest.tied != first.manifest.tied
             ):
                 return False
-            keep = keeper(self.net.table, each.manifest.widths)
+            keep = keeper(self.net.engine.table, each.manifest.widths)
             told = {n: self._shape(n, t, keep).shape for n, t in first.tensors.items()}
             if any(t.shape != told[n] for n, t in each.tensors.items()):
                 return False
@@ -176,7 +176,7 @@ class _Group:
 
     def _dims_by_size(self) -> dict[tuple[int, ...], tuple[Term, ...]]:
         """Sizes at full width and at the widths looked at -> the dims that have them."""
-        keeps = [keeper(self.net.table, w) for w in self.proven]
+        keeps = [keeper(self.net.engine.table, w) for w in self.proven]
         found: dict[tuple[int, ...], dict[Term, None]] = {}
         for term in dict.fromkeys(self._dims()):
             sizes = (size(term), *(count(term, keep) for keep in keeps))
@@ -185,8 +185,8 @@ class _Group:
 
     def _dims(self) -> Iterator[Term]:
         """The dims of all tensors, and the factors that they are made of."""
-        for related in self.net.relations.programs:
-            for dims in [*self.net.relations.state.values(), *related.dims.values()]:
+        for related in self.net.engine.relations.programs:
+            for dims in [*self.net.engine.relations.state.values(), *related.dims.values()]:
                 for term in _terms(dims):
                     yield resolve(term)
                     yield from ((f,) for f in resolve(term))

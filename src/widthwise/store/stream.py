@@ -62,10 +62,10 @@ def cut_file(
             written.
     """
     stored = prepare(net, widths)
-    if names := net.statistics(widths):
+    if names := net.engine.statistics(widths):
         remedy = "load the file, give it to recalibrate(module, batches), and save it again"
         warnings.warn(no_data(names, remedy), stacklevel=caller())
-    cut = _Cut(net.state(), _files(Path(source)), net.kept(widths), str(source))
+    cut = _Cut(net.engine.state(), _files(Path(source)), net.engine.kept(widths), str(source))
     for name in stored.tensors:
         cut.check(name)
     return tensorfile.write_one_by_one(path, stored.tensors, to_text(stored.manifest), cut.tensor)

@@ -127,7 +127,7 @@ def carry_average(average: Avg, net: Elastic, small: nn.Module, widths: Mapping[
             multi_avg_fn=old.multi_avg_fn,
             use_buffers=old.use_buffers,
         )
-    owned = {name.removesuffix("running_mean") for name in net.statistics(widths)}
+    owned = {name.removesuffix("running_mean") for name in net.engine.statistics(widths)}
     theirs, buffers = _named(module_of(old.module)), dict(new.module.named_buffers())
     with torch.no_grad():
         for name, tensor in _named(new.module).items():
@@ -158,7 +158,7 @@ class _Pairs:
         for name, parameter in net.model.named_parameters(remove_duplicate=False):
             if names.get(id(parameter)) is None:
                 names[id(parameter)] = name if name in mine else None
-        return cls(names, mine, net.kept(widths))
+        return cls(names, mine, net.engine.kept(widths))
 
     def there(self, parameter: Tensor) -> Tensor | None:
         """The cut's parameter for a full one; one of another module is its own."""

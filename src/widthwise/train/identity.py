@@ -63,7 +63,7 @@ def configured(net: nn.Module) -> dict[str, Any]:
                 values.setdefault(f"{type(module).__name__}.{name}", []).append(_json(value))
     found: dict[str, Any] = {name: _few(each) for name, each in values.items()}
     if isinstance(net, Elastic):
-        found["graph"] = _digest(str(net.evaluation.program.graph).encode())
+        found["graph"] = _digest(str(net.engine.evaluation.program.graph).encode())
         found["constraints"] = described(net.constraints)
     return found
 

@@ -197,7 +197,7 @@ class SandwichLoss(Objective):
                 _, learned = self.teaching.full(partial(run_at, net, inputs, wide), target)
             return torch.stack([*self._losses(inputs, target, narrow, learned)]).mean()
 
-    @torch.compiler.disable  # as Elastic.drawn
+    @torch.compiler.disable  # as Elastic._next_draw
     def _drawn(self) -> Sequence[Widths]:
         """The widths of the next step, the full one first."""
         net = self.net

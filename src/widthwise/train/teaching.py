@@ -77,7 +77,9 @@ class Distill:
         if not self.temperature > 0:
             raise ValueError(f"Distill.temperature is {self.temperature}; give more than 0.")
         if not 0 <= self.hard_weight <= 1:
-            raise ValueError(f"Distill.hard_weight is {self.hard_weight}; give a share from 0 to 1.")
+            raise ValueError(
+                f"Distill.hard_weight is {self.hard_weight}; give a share from 0 to 1."
+            )
 
 
 HALF: Final = Distill(hard_weight=0.5)

@@ -22,7 +22,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from widthwise.elastic.network import Elastic
+from widthwise.elastic.network import Elastic, warn_of_graph
 from widthwise.elastic.recalibration import Recalibrate, remembered
 from widthwise.errors import ScoreError, or_rather
 from widthwise.formats import Format
@@ -120,10 +120,10 @@ def apply(
     """
     widths = Widths(net.complete(variant.widths))
     cut = prepared(net, widths)
-    net.warn_of_graph(cut.reason)
+    warn_of_graph(net.model, cut.reason)
     module = cut.module
     if recalibrate is not True or prepare is None or remembered(net.model):
-        net.recalibrated(module, widths, recalibrate)
+        net.engine.recalibrated(module, widths, recalibrate)
     if prepare is not None:
         module = prepare(module, widths)
     masks = _masks(module, _named_there(net, module, variant.sparsity), score)
@@ -154,7 +154,7 @@ def _masks(module: nn.Module, sparsity: Mapping[str, float], score: Score) -> Ma
 
 def _named_there(net: Elastic, module: nn.Module, named: Mapping[str, V]) -> dict[str, V]:
     """The same by the names of the module; of tied tensors, graph modules may keep another."""
-    there, state = dict(module.named_parameters()), net.state()
+    there, state = dict(module.named_parameters()), net.engine.state()
     first = {id(state[name]): name for name in there if name in state}
     return {
         n if n in there or n not in state else first.get(id(state[n]), n): value

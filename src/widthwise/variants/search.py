@@ -316,7 +316,7 @@ def _name(
 def _digest(net: Elastic) -> str:
     """A digest of all values of the network."""
     digest = hashlib.sha256()
-    for name, tensor in net.state().items():
+    for name, tensor in net.engine.state().items():
         digest.update(f"{name} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -115,7 +115,7 @@ def test_a_sweep_measures_widths_that_keep_the_class_beside():
     odd = net.complete({**net.widths(0.5), "embed": 7})
     found = sweeps.with_own_class(net, [Widths(odd), net.full()])
     assert Widths(odd) in found
-    reasons = [net.cut_with_patches(w)[2] for w in found]
+    reasons = [net.engine.cut(w)[2] for w in found]
     assert [r is None for r in reasons].count(True) == len(found) - 1 >= 2
     layers = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Linear(8, 2))
     plain = ww.Elastic(layers, torch.randn(2, 3))

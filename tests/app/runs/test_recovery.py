@@ -42,11 +42,11 @@ def recovery(net, task, data, recipe):
 
 
 def test_a_full_width_that_is_behind_is_trained_before_it_teaches(net, task, data):
-    before = {name: tensor.clone() for name, tensor in net.state().items()}
+    before = {name: tensor.clone() for name, tensor in net.engine.state().items()}
     made = recovery(net, task, data, Recipe(epochs=3))
     assert made.valid(made.teacher) > made.valid(net) + 0.2
     assert not made.teacher.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.engine.state().items())
     assert made.teacher is made.teacher  # trained once
 
 
@@ -166,7 +166,7 @@ def test_trainings_that_harm_leave_the_best_that_was_found(net, task, data, foun
 
 
 def test_what_fails_leaves_the_network_as_it_was(net, task, data, found, monkeypatch):
-    before = {name: tensor.clone() for name, tensor in net.state().items()}
+    before = {name: tensor.clone() for name, tensor in net.engine.state().items()}
     made = recovery(net, task, data, Recipe(epochs=1))
     made.teacher  # noqa: B018
 
@@ -176,4 +176,4 @@ def test_what_fails_leaves_the_network_as_it_was(net, task, data, found, monkeyp
     monkeypatch.setattr(Recovery, "whole", fails)
     with pytest.raises(KeyboardInterrupt):
         made.best(found, max_bytes=3_000)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.engine.state().items())

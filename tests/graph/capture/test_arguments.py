@@ -116,10 +116,10 @@ def test_what_is_the_default_is_the_example_s_form() -> None:
         ((), {"x": X, "mask": None, "both": False, "mode": Mode.SUM, "scale": 1.0}),
     ):
         same(net(*args, **kwargs), net.model(X))
-    assert len(net._captured) == 1
+    assert len(net.engine._captured) == 1
     # 1 and True are equal to 1.0 and not the same to every operator.
     same(net(X, scale=1), net.model(X))
-    assert len(net._captured) == 2
+    assert len(net.engine._captured) == 2
 
 
 def test_any_arguments_and_keywords() -> None:

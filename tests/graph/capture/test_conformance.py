@@ -17,6 +17,7 @@ from torch import nn
 
 import nets
 import widthwise as ww
+from widthwise.elastic.engine import Engine
 from zoo_sample import needs
 
 SAMPLE = (
@@ -256,7 +257,7 @@ def test_what_tracing_raises_is_told(monkeypatch, error, verdict):
 def test_a_broken_graph_is_seen():
     with double():
         subject, _ = capture(make)
-        runner = subject.net._runners[False]
+        runner = subject.net.engine._served[0].runners[False]
         node = next(n for n in runner.module.graph.nodes if "relu" in str(n.target))
         node.target = torch.ops.aten.silu.default
         runner.module.recompile()
@@ -274,7 +275,7 @@ def subject():
 
 def test_a_wrong_cut_is_seen(subject, monkeypatch):
     assert {f.verdict for f in cuts(subject)} == {verdicts.EQUAL}
-    right = ww.Elastic.cut_with_patches
+    right = Engine.cut
 
     def wrong(self, widths, **options):
         module, patches, reason = right(self, widths, **options)
@@ -282,12 +283,12 @@ def test_a_wrong_cut_is_seen(subject, monkeypatch):
             module.get_parameter("last.weight").mul_(1.01)
         return module, patches, reason
 
-    monkeypatch.setattr(ww.Elastic, "cut_with_patches", wrong)
+    monkeypatch.setattr(Engine, "cut", wrong)
     assert {f.verdict for f in cuts(subject)} == {verdicts.DIFFERENT}
 
 
 def test_lost_statistics_of_a_cut_are_seen(subject, monkeypatch):
-    right = ww.Elastic.cut_with_patches
+    right = Engine.cut
 
     def wrong(self, widths, **options):
         module, patches, reason = right(self, widths, **options)
@@ -300,7 +301,7 @@ def test_lost_statistics_of_a_cut_are_seen(subject, monkeypatch):
         module.register_forward_hook(forget)
         return module, patches, reason
 
-    monkeypatch.setattr(ww.Elastic, "cut_with_patches", wrong)
+    monkeypatch.setattr(Engine, "cut", wrong)
     found = list(cuts(subject))
     assert found[0].verdict == verdicts.EQUAL
     assert "norm.running_mean afterwards" in found[-1].text

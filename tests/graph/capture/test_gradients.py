@@ -413,7 +413,7 @@ def test_own_functions_leave_their_features_free():
     for kind, free in ((Adversarial, {"a", "b"}), (WrittenOut, {"a"}), (Binary, {"a"})):
         net = ww.Elastic(kind(), torch.randn(8, 6))  # where b runs twice, it is of one axis
         assert set(net.free) == free
-        assert not net.unknown
+        assert not net.engine.unknown
 
 
 def test_hooks_run_at_every_width():

@@ -12,6 +12,7 @@ from bench.conformance import verdicts
 import widthwise as ww
 from random_nets import PROGRAM_STEPS, Recipe, build, generate
 from random_nets.agreement import agree
+from widthwise.elastic.engine import Engine
 
 pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 
@@ -85,7 +86,7 @@ def test_a_wrong_capture_is_seen(monkeypatch):
 def test_a_wrong_cut_is_seen(monkeypatch):
     recipe = Recipe("vector", (("linear", (2,)),))
     assert agree(recipe).wrong == ()
-    right = ww.Elastic.cut_with_patches
+    right = Engine.cut
 
     def wrong(self, widths, **options):
         module, patches, reason = right(self, widths, **options)
@@ -93,5 +94,5 @@ def test_a_wrong_cut_is_seen(monkeypatch):
             next(module.parameters()).mul_(1.01)
         return module, patches, reason
 
-    monkeypatch.setattr(ww.Elastic, "cut_with_patches", wrong)
+    monkeypatch.setattr(Engine, "cut", wrong)
     assert {f.check.split()[0] for f in agree(recipe).wrong} == {"cut"}

@@ -202,7 +202,7 @@ def test_other_sizes_are_the_models(kind, shapes, ran):
         for shape in shapes[1:]:
             x = torch.randn(shape)
             torch.testing.assert_close(net(x, widths=net.full()), reference(x))
-            half = net.cut_with_patches(0.5)[0].train(training)
+            half = net.engine.cut(0.5)[0].train(training)
             if type(half) is kind:  # a graph module is of the example's sizes
                 torch.testing.assert_close(net(x, widths=0.5), half(x))
 
@@ -225,7 +225,7 @@ def test_the_line_of_a_guard_is_the_users():
             return self.o(h if h.is_contiguous() else h + 0)
 
     net = ww.Elastic(Laid(), torch.randn(2, 6, 3)).eval()
-    small = net.cut_with_patches(0.5, same_class=False)[0]
+    small = net.engine.cut(0.5, same_class=False)[0]
     with pytest.raises(
         AssertionError, match=r"test_sizes\.py:\d+ \(`return self.o\(h if h.is_cont"
     ):
@@ -333,7 +333,7 @@ def test_sizes_that_nothing_decides_on_need_no_further_graph():
         for shape in shapes:
             x = torch.randn(shape)
             torch.testing.assert_close(net(x), model(x))
-        assert len(net._served) == 1
+        assert len(net.engine._served) == 1
 
 
 @pytest.mark.parametrize(

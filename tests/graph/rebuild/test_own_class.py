@@ -74,7 +74,7 @@ def test_a_wrong_scale_is_seen_however_little_it_matters():
     torch.manual_seed(0)
     net = ww.Elastic(Faint(), torch.randn(3, 5, 5)).eval()
     narrow = {name: 1 for name in net.free if "head_size" in name}
-    _, _, reason = net.cut_with_patches(narrow)
+    _, _, reason = net.engine.cut(narrow)
     assert reason == "its code computes something else at these sizes"
     fewer = {name: 2 for name in net.free if name.endswith("heads")}
     assert narrow

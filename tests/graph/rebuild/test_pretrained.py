@@ -381,7 +381,7 @@ def test_layers_of_different_widths_are_refused_with_the_tensor_that_does_not_fi
     model = hf.LlamaForCausalLM(hf.LlamaConfig(**CAUSAL)).eval()
     net = ww.Elastic(model, tokens(2, 10), {"use_cache": False})
     kept = net.complete(dict(net.widths(0.5)) | {"model.layers.1.mlp.gate_proj": 30})
-    state = cut_state(net._relations, net._table, kept, net.state(), frozenset())
+    state = cut_state(net.engine.relations, net.engine.table, kept, net.engine.state(), frozenset())
     sizes = {64: {32}, 112: {30, 56}, 4: {2}, 2: {1}}
     found = rebuilt(model, state, sizes, lambda _: None)
     assert "no sizes in its LlamaConfig give" in found

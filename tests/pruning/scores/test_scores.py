@@ -359,13 +359,13 @@ def test_nothing_is_changed_and_frozen_parameters_count(net, name):
     F.cross_entropy(net.model(X), Y).backward()
     grads = [p.grad.clone() for p in net.parameters()]
     net.model.fc1.requires_grad_(False)
-    before = {n: t.clone() for n, t in net.state().items()}
+    before = {n: t.clone() for n, t in net.engine.state().items()}
     step, random = net.step, torch.get_rng_state()
     same(score(net, BATCHES, F.cross_entropy), wanted)
     with torch.no_grad():
         same(score(net, BATCHES, F.cross_entropy), wanted)
     assert [m.training for m in net.model.modules()] == [True, True, False, True]
-    assert all(torch.equal(t, before[n]) for n, t in net.state().items())
+    assert all(torch.equal(t, before[n]) for n, t in net.engine.state().items())
     assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), grads, strict=True))
     assert [p.requires_grad for p in net.parameters()] == [False] * 2 + [True] * 4
     assert net.step == step

@@ -96,7 +96,7 @@ def check(net, build, path, levels):
         assert web.sent <= max(path.stat().st_size, 2048)  # nothing twice
     full = build().eval()
     full.load_state_dict(loaded[-1].state_dict())
-    whole = ww.Elastic(full, *net.example())
+    whole = ww.Elastic(full, *net.engine.example())
     for widths, module in zip(levels, loaded, strict=True):
         assert identical(module, prepare(whole, widths).module)
     return loaded

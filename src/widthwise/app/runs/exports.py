@@ -39,7 +39,7 @@ def shipped_size(opened: Opened, form: Format, *, int8: bool = False) -> Callabl
 
     def size(point: Point) -> int:
         if point.widths not in known:
-            module = opened.net.cut_with_patches(point.widths)[0]
+            module = opened.net.engine.cut(point.widths)[0]
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "network"
                 if int8:

@@ -101,7 +101,7 @@ def bench(
     opened = open_run(first)
     networks = chosen(opened.net, frontier, picks)
     modules = {n.name: _cut(opened.net, n.widths) for n in networks}
-    args, kwargs = opened.net.example()
+    args, kwargs = opened.net.engine.example()
     found = speeds(modules, args, kwargs, threads=threads, repeats=repeats, progress=progress)
     grains = None
     if granular:
@@ -147,7 +147,7 @@ def chosen(net: Elastic, frontier: Frontier, picks: list[Pick]) -> tuple[TimedNe
 
 def _cut(net: Elastic, widths: Mapping[str, int]) -> nn.Module:
     """What `cut` stores: of the user's class where that is possible, else a graph module."""
-    return net.cut_with_patches(widths)[0]
+    return net.engine.cut(widths)[0]
 
 
 def _form(inputs: Any) -> str:

@@ -40,7 +40,7 @@ def shells(net: Elastic, levels: Sequence[AnyWidths]) -> dict[str, Tensor]:
             )
     found: dict[str, Tensor] = {}
     for name, parameter in net.model.named_parameters():
-        if name in net.relations.state:
+        if name in net.engine.relations.state:
             found[name] = _of(net, name, parameter.shape, complete)
     return found
 
@@ -50,9 +50,9 @@ def _of(
 ) -> Tensor:
     shell = torch.full(shape, len(complete) - 1, dtype=torch.uint8)
     for number in reversed(range(len(complete) - 1)):
-        keep = keeper(net.table, complete[number])
+        keep = keeper(net.engine.table, complete[number])
         inside = torch.ones(1, dtype=torch.bool)
-        for dim, term in enumerate(net.relations.state[name]):
+        for dim, term in enumerate(net.engine.relations.state[name]):
             there = torch.zeros(shape[dim], dtype=torch.bool)
             there[positions(layout(term, keep))] = True
             inside = inside & there.view([-1 if d == dim else 1 for d in range(len(shape))])

@@ -77,7 +77,7 @@ def every_reading(net: Elastic) -> dict[str, list[Reading]]:
 
 def _where(net: Elastic, of_data: bool) -> Iterator[tuple[str, fx.Node, fx.Node, int]]:
     """(axis, operator, the value that it reads, the dim of that), of values that are of data."""
-    related = net.evaluation
+    related = net.engine.evaluation
     depends = _of_data(related)
     for node in related.contracted:
         wanted = {f for term in related.contracted[node] for f in free_factors(term)}
@@ -87,13 +87,13 @@ def _where(net: Elastic, of_data: bool) -> Iterator[tuple[str, fx.Node, fx.Node,
             for dim, term in enumerate(related.dims[source]):
                 if isinstance(term, list):
                     continue
-                for name in {net.table.of.get(f) for f in free_factors(term) if f in wanted}:
+                for name in {net.engine.table.of.get(f) for f in free_factors(term) if f in wanted}:
                     if name is not None:
                         yield name, node, source, dim
 
 
 def _reading(net: Elastic, name: str, node: fx.Node, source: fx.Node, dim: int) -> Reading:
-    return Reading(node, source, dim, _entries(net, name, net.evaluation.dims[source][dim]))
+    return Reading(node, source, dim, _entries(net, name, net.engine.evaluation.dims[source][dim]))
 
 
 def _read(related: Related, node: fx.Node) -> Iterator[fx.Node]:
@@ -115,7 +115,7 @@ def _of_data(related: Related) -> set[fx.Node]:
 
 
 def _entries(net: Elastic, name: str, term: Any) -> Tensor:
-    feature = labels(term, {f for f, of in net.table.of.items() if of == name})
+    feature = labels(term, {f for f, of in net.engine.table.of.items() if of == name})
     return entries_of(feature, net.free[name].size)
 
 
@@ -124,7 +124,7 @@ def feature_values(
 ) -> Iterator[dict[str, Tensor]]:
     """For each batch the features of every axis where they are first read, (rows, features)."""
     readings = {name: [reading] for name, reading in first_readings(net).items()}
-    form = Form(net.model, net.evaluation.program)
+    form = Form(net.model, net.engine.evaluation.program)
     for inputs, _ in shown(nonempty(batches, net), batches, what, progress):
         found: dict[str, Tensor] = {}
         read_values(net, readings, flattened(form, inputs), found.__setitem__)
@@ -141,13 +141,13 @@ def read_values(
 
     leaves: the inputs as its graph takes them. The features come as (rows, features).
     """
-    program = net.evaluation.program
+    program = net.engine.evaluation.program
     wanted: dict[fx.Node, list[tuple[str, Reading]]] = {}
     for axis, each in readings.items():
         for reading in each:
             wanted.setdefault(reading.node, []).append((axis, reading))
     with evaluating(net.model):
-        side = Side(program.graph, list(program.state.values()), net.state(), [leaves])
+        side = Side(program.graph, list(program.state.values()), net.engine.state(), [leaves])
         for node in program.graph.nodes:
             if node.op != "call_function":
                 continue

@@ -78,7 +78,7 @@ def find_gates(net: Elastic, *, everywhere: bool = False) -> dict[str, Gate]:
 
 def held(net: Elastic, name: str, places: Iterable[Place]) -> tuple[Held, ...]:
     """Places of an axis with the features that they hold."""
-    factors = {f for f, of in net.table.of.items() if of == name}
+    factors = {f for f, of in net.engine.table.of.items() if of == name}
     return tuple(Held(p.tensor, p.dim, labels(p.term, factors)) for p in places)
 
 

@@ -52,7 +52,7 @@ def output_error(
     """
     alone = obd(net, batches, criterion, seed=seed, progress=progress)
     together = moments(net, batches, progress=progress)
-    gates, state = find_gates(net), net.state()
+    gates, state = find_gates(net), net.engine.state()
     found = dict(alone)
     for name in together:
         weights = read_weights(gates[name], state)

@@ -88,7 +88,7 @@ def save_progressive(
     stored = [prepare(net, w, m) for w, m in zip(whole, cuts, strict=True)]
     for widths, level in zip(whole, stored, strict=True):
         if modules is None:
-            net.recalibrated(level.module, widths, recalibrate)
+            net.engine.recalibrated(level.module, widths, recalibrate)
     made = _Made(net, whole, stored, _checked(codes))
     body = made.body(metrics if metrics is not None else [None] * len(whole))
     noted = {"task": task} if task else {}
@@ -134,7 +134,7 @@ class _Made:
         bits: tuple[int | None, ...],
     ) -> None:
         self.net, self.whole, self.stored, self.bits = net, whole, stored, bits
-        self.state = net.state()
+        self.state = net.engine.state()
         self.axes = {
             name: (axis.size, *(widths[name] for widths in whole))
             for name, axis in net.free.items()
@@ -162,15 +162,15 @@ class _Made:
         return [name, *(n for n, to in self.tied.items() if to == name)]
 
     def _entry(self, name: str) -> Entry:
-        full, axes = self.state[name], self.net.table
+        full, axes = self.state[name], self.net.engine.table
         if full.dtype not in DTYPES:
             raise FileError(f"{name} of type {full.dtype} cannot be stored; convert it first.")
         numbers = {axis: place for place, axis in enumerate(self.axes, start=1)}
-        known, alike = self.net.relations.state, self._alike(name)
+        known, alike = self.net.engine.relations.state, self._alike(name)
         terms = next((known[n] for n in alike if n in known), None)
         dims = full.shape if terms is None else [described(t, axes, numbers) for t in terms]
         scales = tuple(
-            d for d in range(full.dim()) if any((n, d) in self.net.scaled for n in alike)
+            d for d in range(full.dim()) if any((n, d) in self.net.engine.scaled for n in alike)
         )
         kept = by_level(self.axes.values(), len(self.whole))
         entry = Entry(full.dtype, tuple(dims), kept, False, scales)
