@@ -2,8 +2,9 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -65,6 +66,11 @@ EXAMPLES = (
     "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors",
     "widthwise cut runs/ordered --max-bytes 10kB --out small.safetensors "
     "--post-process reconstruct --post-process fine-tune --epochs 3",
+)
+
+_ALONE = (
+    "--bits has a training of its own and writes safetensors files; leave out --post-process, "
+    "--epochs, --lr, --format and --no-recalibrate."
 )
 
 
@@ -152,51 +158,25 @@ def cut(
     """
     sizes: list[str | None] = [*max_bytes] if max_bytes else [None]
     budgets = [Budget(b, max_params, max_macs, max_latency_ms, min_metric) for b in sizes]
-    if bool(budgets[0].limits) + (fraction is not None) + bool(width) != 1:
-        raise typer.BadParameter(
-            "say how much to keep in one way: by limits such as --max-bytes 10kB, by --fraction, "
-            "or by --width AXIS=N."
-        )
-    if (form != "safetensors" or int8) and not max_bytes:
-        raise typer.BadParameter("--format says which file --max-bytes counts; give --max-bytes.")
     named = Widths(dict(map(_parsed, width or [])))
+    wanted = _Wanted(budgets, form, int8, bits or [], fraction, named, any_class)
+    wanted.check()
     post_processing = _post_processing(post_process, epochs, lr)
-    if bits and (post_processing is not None or form != "safetensors" or not recalibrate):
-        raise typer.BadParameter(
-            "--bits has a training of its own and writes safetensors files; leave out "
-            "--post-process, --epochs, --lr, --format and --no-recalibrate."
-        )
-    if bits and min_metric is not None:
-        raise typer.BadParameter("--min-metric is of networks in floats; leave it out with --bits.")
-    if bits and len(bits) > 1 and not max_bytes:
-        raise typer.BadParameter("several --bits are for --max-bytes; name one.")
-    if bits and max_bytes and not budgets[0].only_bytes:
-        raise typer.BadParameter("--bits takes --max-bytes alone, or limits without --max-bytes.")
+    if bits and (post_processing is not None or not recalibrate):
+        raise typer.BadParameter(_ALONE)
     source = single(run)
     outs = files(out, max_bytes or (), ".safetensors")
     with computing_on(device), all_or_nothing(), hold(source.folder):
         # Read before anything is written: a damaged file must not stop the work half-way.
-        coded = bool(bits and max_bytes)  # found by its file, not in the frontier
-        swept = (bool(budgets[0].limits) and not coded) or source.frontier.exists()
+        swept = wanted.measured or source.frontier.exists()
         frontier = read_frontier(source.folder) if swept else None
         opened = opening.open_run(source)
-        points: list[Point] = []
-        counted = None
-        asked: list[Widths] = []
-        if budgets[0].limits and not coded and frontier is not None:
-            counted = size_of(opened, form, int8)
-            points = [pick_within(b, frontier, counted, any_class=any_class) for b in budgets]
-            asked = [point.widths for point in points]
-            if counted is None:
-                both = zip(budgets, points, strict=True)
-                asked = [_filled(opened, frontier, b, point) for b, point in both]
-        elif not coded:
-            asked = [named if fraction is None else _fraction(opened.net, fraction, any_class)]
+        widths, shipped = _chosen(opened, wanted, frontier)
         shown = watched()
         if not bits:
             picks = cuts.cut(
                 opened,
-                asked,
+                widths,
                 outs,
                 post_processing=post_processing,
                 recalibrate=recalibrate,
@@ -205,27 +185,116 @@ def cut(
         elif max_bytes:
             picks = cuts_in_bits.cut_to_bytes(opened, bits, max_bytes, outs, progress=shown)
         else:
-            picks = cuts_in_bits.cut_at(opened, bits[0], asked, outs, progress=shown)
+            picks = cuts_in_bits.cut_at(opened, bits[0], widths, outs, progress=shown)
         if frontier is not None:
             _republish(opened, frontier)
-    metric = opened.record.metric
     if not bits:
         for pick in picks:
             _say_when_nothing(opened.net, pick.widths)
-    shipped = [] if counted is None else [counted(point) for point in points]
     if as_json:
-        networks = [of_pick(out, pick, metric) for out, pick in zip(outs, picks, strict=True)]
-        for network, size in zip(networks, shipped, strict=False):
-            network |= {"format": form, "shipped_bytes": size}
-        print_json({"task": opened.task.name, "run": source.folder, "networks": networks})
-        return
+        _print_json(opened, outs, picks, form, shipped)
+    else:
+        _print(opened, outs, picks, wanted, shipped)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How much to keep: budgets, or a share of every axis, or widths by name."""
+
+    budgets: list[Budget]
+    form: Literal["safetensors", "onnx", "torch"]
+    int8: bool
+    bits: list[int]
+    fraction: float | None
+    widths: Widths
+    any_class: bool
+
+    @property
+    def limited(self) -> bool:
+        return bool(self.budgets[0].limits)
+
+    @property
+    def bytes_limited(self) -> bool:
+        return self.budgets[0].max_bytes is not None
+
+    @property
+    def measured(self) -> bool:
+        """Whether a sweep's frontier is chosen from; in bits, files themselves are tried."""
+        return self.limited and not (self.bits and self.bytes_limited)
+
+    def check(self) -> None:
+        """Refuse what does not go together. Raises typer.BadParameter."""
+        if self.limited + (self.fraction is not None) + bool(self.widths) != 1:
+            raise typer.BadParameter(
+                "say how much to keep in one way: by limits such as --max-bytes 10kB, by "
+                "--fraction, or by --width AXIS=N."
+            )
+        if (self.form != "safetensors" or self.int8) and not self.bytes_limited:
+            raise typer.BadParameter(
+                "--format says which file --max-bytes counts; give --max-bytes."
+            )
+        if self.bits:
+            self._check_bits()
+
+    def _check_bits(self) -> None:
+        if self.form != "safetensors":
+            raise typer.BadParameter(_ALONE)
+        if self.budgets[0].min_metric is not None:
+            raise typer.BadParameter(
+                "--min-metric is of networks in floats; leave it out with --bits."
+            )
+        if len(self.bits) > 1 and not self.bytes_limited:
+            raise typer.BadParameter("several --bits are for --max-bytes; name one.")
+        if self.bytes_limited and not self.budgets[0].only_bytes:
+            raise typer.BadParameter(
+                "--bits takes --max-bytes alone, or limits without --max-bytes."
+            )
+
+
+def _chosen(
+    opened: opening.Opened, wanted: _Wanted, frontier: Frontier | None
+) -> tuple[list[Widths], list[int]]:
+    """The widths to cut, and the bytes of what is shipped where that is another file."""
+    if wanted.limited and not wanted.measured:
+        return [], []
+    if not wanted.limited or frontier is None:
+        fraction = wanted.fraction
+        if fraction is None:
+            return [wanted.widths], []
+        return [_fraction(opened.net, fraction, wanted.any_class)], []
+    counted = size_of(opened, wanted.form, wanted.int8)
+    points = [pick_within(b, frontier, counted, any_class=wanted.any_class) for b in wanted.budgets]
+    if counted is not None:
+        return [point.widths for point in points], [counted(point) for point in points]
+    both = zip(wanted.budgets, points, strict=True)
+    return [_filled(opened, frontier, b, point) for b, point in both], []
+
+
+def _print_json(
+    opened: opening.Opened, outs: list[Path], picks: list[Pick], form: str, shipped: list[int]
+) -> None:
+    metric = opened.record.metric
+    networks = [of_pick(out, pick, metric) for out, pick in zip(outs, picks, strict=True)]
+    for network, size in zip(networks, shipped, strict=False):
+        network |= {"format": form, "shipped_bytes": size}
+    print_json({"task": opened.task.name, "run": opened.run.folder, "networks": networks})
+
+
+def _print(
+    opened: opening.Opened,
+    outs: list[Path],
+    picks: list[Pick],
+    wanted: _Wanted,
+    shipped: list[int],
+) -> None:
     for i, pick in enumerate(picks):
-        _say(outs[i], pick, metric)
+        _say(outs[i], pick, opened.record.metric)
         if shipped:
-            line(f"As {shipped_words(form, int8)}: {format_size(shipped[i])}")
+            line(f"As {shipped_words(wanted.form, wanted.int8)}: {format_size(shipped[i])}")
     here = _task(opened, outs[0])
-    target = shlex.quote(str(outs[0].with_suffix(".pt2" if form == "torch" else ".onnx")))
-    kind = ("torch" if form == "torch" else "onnx") + (" --int8" if int8 else "")
+    torch_file = wanted.form == "torch"
+    target = shlex.quote(str(outs[0].with_suffix(".pt2" if torch_file else ".onnx")))
+    kind = ("torch" if torch_file else "onnx") + (" --int8" if wanted.int8 else "")
     hint(f"Next: widthwise export {shlex.quote(str(outs[0]))}{here} --format {kind} --out {target}")
 
 
