@@ -92,6 +92,7 @@ def test_the_scale_stands_in_front_of_the_activation(name: str, norm: bool) -> N
     )  # where it has always been
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("placed", ["before", "behind"])
 @pytest.mark.parametrize("name", [*HOMOGENEOUS, *ODD, *OTHERS])
 def test_a_cut_computes_what_a_layer_by_hand_shows(name: str, placed: str) -> None:

@@ -25,6 +25,7 @@ def test_every_axis_is_found(name):
     assert len(net.free) == described.axes, net.explain()
 
 
+@pytest.mark.sample(15)
 @pytest.mark.parametrize("name", NAMES)
 def test_full_width_is_the_model_itself(name):
     _, net, args, kwargs = made(name)

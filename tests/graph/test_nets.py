@@ -55,6 +55,7 @@ def test_a_net_runs_and_is_the_same_for_a_seed(net: nets.Net, training: bool) ->
         assert torch.equal(a, b)
 
 
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("net", nets.NETS, ids=lambda n: n.name)
 def test_a_net_can_be_exported(net: nets.Net, training: bool) -> None:

@@ -168,6 +168,7 @@ SCORES = {
 }
 
 
+@pytest.mark.sample(15)
 def test_every_score_is_a_number_for_each_feature_and_changes_nothing(case):
     net = case.net
     before, modes = case.state(), [m.training for m in net.modules()]
@@ -208,6 +209,7 @@ def relative_error(case, cut, batches):
 UNFITTED = {"tied_autoencoder", "einsum", "lstm_cell", "seq2seq"}
 
 
+@pytest.mark.sample(10)
 def test_reconstruction_comes_nearer_to_the_full_network(case):
     net, batches = case.net, list(case.batches())
     recalibrate_(net.model, batches)  # statistics that are those of the data

@@ -81,6 +81,7 @@ def drawn(draw: Draw, size: int, seed: int = 3, index: int = 0) -> Counter[int]:
 # ---------------------------------------------------------------- frequencies
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("kind", LAWS)
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ NETS = [*CLASSES, "mha"]  # cut to anything, the last is a graph
 # ---------------------------------------------------------------- round trip
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", CLASSES)
 @settings(RELAXED, max_examples=12)
 @given(seed=st.integers(0, 10**6))
@@ -345,6 +346,7 @@ class Odd(nn.Module):
         return self.out(torch.relu(getattr(self, self.name)(x)))
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("build", "said"),
     [

@@ -132,6 +132,7 @@ def test_what_is_no_variant_is_refused(data):
 # ---------------------------------------------------------------- applied
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("train", [None, few_steps], ids=["plain", "trained"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("zeros", [{}, ZEROS], ids=["dense", "sparse"])
@@ -224,6 +225,7 @@ def test_the_zeros_of_a_trained_network_stay(net):
     }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.filterwarnings("ignore::widthwise.GraphModuleWarning")
 @pytest.mark.parametrize("name", ["cnn", "gpt", "lstm_2", "vit"])
 def test_graph_modules_and_other_networks_keep_their_names(name, tmp_path):

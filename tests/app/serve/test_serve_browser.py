@@ -388,7 +388,7 @@ def test_a_download_is_the_network_that_was_shown(opened, tmp_path, form):
     page.focus("#slider")
     page.keyboard.press("ArrowLeft")
     quality = opened.text("quality")
-    with page.expect_download(timeout=60_000) as waiting:
+    with page.expect_download(timeout=180_000) as waiting:
         page.click(f"#{form}")
     path = tmp_path / waiting.value.suggested_filename
     waiting.value.save_as(path)

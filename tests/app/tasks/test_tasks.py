@@ -85,6 +85,7 @@ def as_arrays(data: object) -> Arrays:
 # Models.
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_task_fits_together(name: str) -> None:
     task = resolve(name)

@@ -297,6 +297,7 @@ def gradients(run, module, x):
     return {n: torch.zeros(()) if g is None or not g.any() else g.clone() for n, g in found.items()}
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
 def test_gradients_are_the_models(kind):
     torch.manual_seed(0)
@@ -320,6 +321,7 @@ def test_a_new_checkpoint_whose_result_is_written_to_is_refused():
         ww.Elastic(Written(), torch.randn(8, 6))
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
 def test_a_cut_learns_like_the_elastic_network(kind):
     torch.manual_seed(0)

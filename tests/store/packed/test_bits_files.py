@@ -222,6 +222,7 @@ def small():
 NET = ww.Elastic(small(), (torch.randn(2, 3, 6, 6),))
 
 
+@pytest.mark.sample(15)
 @pytest.mark.parametrize("form", FORMATS, ids=repr)
 @pytest.mark.parametrize("share", [1.0, 0.5])
 @pytest.mark.parametrize("zeros", [0, 0.8])

@@ -120,6 +120,7 @@ def kept(net, build, widths, form, zeros, path):
     return real - stored.data_bytes
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("width", [4, 8, 16, 32, 64, 128, 256])
 @pytest.mark.parametrize("count", [2, 4, 8])
 @pytest.mark.parametrize("zeros", [0, 0.9])
