@@ -38,10 +38,10 @@ from widthwise.variant import Widths
 Batches = list[tuple[Any, Any]]
 
 EPOCHS: Final = 5  # of a fine-tuning
-TAUGHT: Final = 0.1  # of the recipe's epochs: a distillation
-TAUGHT_SMALL: Final = 0.3  # the same of small networks, which gain longer and take less time
+TAUGHT: Final = 0.2  # of the recipe's epochs: a distillation
+TAUGHT_SMALL: Final = 0.3  # the same of the smallest networks, which gain longer
 TAUGHT_IN_BITS: Final = 0.4  # the same of networks in few bits
-SMALL: Final = 0.1  # of the multiply-accumulates of the full network
+SMALL: Final = 0.03  # of the multiply-accumulates of the full network
 LARGE: Final = 0.5  # of them: larger networks gained nothing, and take the longest
 SLOWER: Final = 10  # times, than the recipe that trained the network
 
