@@ -14,7 +14,7 @@ from nets.base import Net
 
 
 def _make(net: Net) -> Made:
-    return net.build(), *net.engine.example()
+    return net.build(), *net.example()
 
 
 NETWORKS = tuple(Network(f"nets/{net.name}", partial(_make, net)) for net in NETS)

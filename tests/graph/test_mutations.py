@@ -70,7 +70,7 @@ def outcome(mutation: Mutation) -> Outcome:
         for operator in mutation.operators:
             patch.setitem(rules.RULES, operator, mutation.broken)
         unproven = _elastic(model, args, kwargs, prove=False)
-        if unproven.unknown:
+        if unproven.engine.unknown:
             return Outcome("it contradicts the sizes of an output", "proof")
         proven = _elastic(model, args, kwargs)
         wrong = oracle(unproven, right, args, kwargs)

@@ -37,7 +37,7 @@ class _Plain(nn.Module):
 def _made(net: nets.Net, training: bool) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     torch.manual_seed(0)
     model = _Plain(net.build()).train(training)
-    return model, *net.engine.example()
+    return model, *net.example()
 
 
 def _run(net: nets.Net, training: bool) -> list[Tensor]:

@@ -12,8 +12,8 @@ from widthwise.errors import ScoreError, WidthError
 from widthwise.measure.recalibrate import recalibrate_
 from widthwise.pruning import reconstruct_
 from widthwise.pruning.linear import linear_readers
-from widthwise.pruning.paired import Side
-from widthwise.pruning.reconstruct import _thin
+from widthwise.pruning.paired import Lockstep, Side
+from widthwise.pruning.reconstruct import _tensors, _thin
 
 G = torch.Generator().manual_seed(0)
 
@@ -334,3 +334,30 @@ def test_operators_make_tensors_where_the_parameters_are(name):
             side.run(node)
             value = side[node][0]
             assert not isinstance(value, torch.Tensor) or value.is_meta, node
+
+
+def test_nothing_runs_behind_the_last_layer_that_is_fitted():
+    """Logits of a tied head, which is not fitted, may take more memory than all the rest."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(30, 8)
+            self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+        def forward(self, x):
+            hidden = self.words(x)
+            hidden = hidden + self.down(self.up(hidden).relu())
+            return hidden @ self.words.weight.T
+
+    tokens = torch.randint(30, (4, 5))
+    net = ww.Elastic(Tied(), tokens)
+    widths, graph = net.complete({"up": 8}), net.engine.evaluation.program.graph
+    wanted = {reader.node for reader in linear_readers(net.engine.evaluation.program)}
+    tensors = _tensors(net.cut(widths), net, widths)
+    ran = [node for node, _ in Lockstep(net, widths, tensors, [tokens], wanted)]
+    assert [str(node.target) for node in ran].count("aten.linear.default") == 2
+    assert ran[-1].target is torch.ops.aten.linear.default
+    assert any(node.target is torch.ops.aten.matmul.default for node in graph.nodes)
+    assert list(Lockstep(net, widths, tensors, [tokens], ())) == []
+    assert len(Lockstep(net, widths, tensors, [tokens], wanted)) == len(ran)

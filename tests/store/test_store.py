@@ -364,7 +364,7 @@ def test_a_wrong_build_function_is_told_apart(build, said, same_class, tmp_path,
     if not same_class:
         cut = net.engine.cut
         graph = lambda w: (cut(w, same_class=False)[0], (), "of a test")  # noqa: E731
-        monkeypatch.setattr(net, "cut_with_patches", graph)
+        monkeypatch.setattr(net.engine, "cut", graph)
     path = save(net, tmp_path / "o", widths=net.widths(0.5))
     assert read_manifest(path).kind == ("class" if same_class else "graph")
     load(path, Odd)

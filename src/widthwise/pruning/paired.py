@@ -7,7 +7,7 @@ layer. In memory are the values that are still needed, of all batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -68,7 +68,9 @@ class Lockstep:
         for node, twin in lockstep: ...      # both have just run
 
     net: at full width. state: the tensors of the cut by name, read at every operator, so that they
-    may be changed in place for the operators to come. inputs: one set for each batch.
+    may be changed in place for the operators to come. inputs: one set for each batch. wanted:
+    operators of the full graph, behind the last of which nothing runs: what comes after, such as
+    a language model's logits, may be the largest of all.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Lockstep:
         widths: Mapping[str, int],
         state: Mapping[str, Tensor],
         inputs: Sequence[Any],
+        wanted: Collection[fx.Node],
     ) -> None:
         program = net.engine.evaluation.program
         names = list(program.state.values())
@@ -86,10 +89,16 @@ class Lockstep:
         self.twins = _twins(program.graph, self.graph)
         self.full = Side(program.graph, names, net.engine.state(), leaves)
         self.cut = Side(self.graph, names, state, leaves)
+        self.count = max(
+            (i for i, n in enumerate(self.twins.values(), 1) if n in wanted), default=0
+        )
 
     def __iter__(self) -> Iterator[tuple[fx.Node, fx.Node]]:
+        left = self.count
         with torch.no_grad():
             for node in self.graph.nodes:
+                if left == 0:
+                    return
                 if node.op != "call_function":
                     continue
                 original = self.twins.get(node)
@@ -98,11 +107,12 @@ class Lockstep:
                 self.cut.run(node)
                 if original is not None:
                     yield original, node
+                    left -= 1
                     self.full.forget(original)
                 self.cut.forget(node)
 
     def __len__(self) -> int:
-        return len(self.twins)
+        return self.count
 
 
 def flattened(form: Form, inputs: Any) -> list[Any]:

@@ -65,8 +65,11 @@ def reconstruct_(
     """
     kept = net.complete(widths)
     state = _tensors(cut, net, kept)
-    lockstep = Lockstep(net, kept, state, [inputs for inputs, _ in nonempty(batches, net)])
-    readers = {reader.node: reader for reader in linear_readers(net.engine.evaluation.program)}
+    program = net.engine.evaluation.program
+    readers = {reader.node: reader for reader in linear_readers(program)}
+    norms = program.graph.find_nodes(op="call_function", target=_NORM) if statistics else []
+    inputs = [inputs for inputs, _ in nonempty(batches, net)]
+    lockstep = Lockstep(net, kept, state, inputs, {*readers, *norms})
     keep = keeper(net.engine.table, kept)
     for node, twin in shown(lockstep, lockstep, "reconstruction", progress):
         reader = readers.get(node)
