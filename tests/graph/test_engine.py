@@ -14,18 +14,18 @@ from widthwise.graph.cut import cut_state
 from widthwise.graph.rewrite import cut_graph
 from widthwise.graph.slicing import count, layout, positions
 
+pytestmark = pytest.mark.sample(12)  # the same networks in every test, each captured once
+
 NAMES = [n.name for n in NETS]
 SEEDS = (0, 1, 2)
 
 
-@pytest.mark.sample(12)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_axis_is_found(name):
     described, net, _, _ = made(name)
     assert len(net.free) == described.axes, net.explain()
 
 
-@pytest.mark.sample(15)
 @pytest.mark.parametrize("name", NAMES)
 def test_full_width_is_the_model_itself(name):
     _, net, args, kwargs = made(name)

@@ -18,6 +18,8 @@ from widthwise.pruning.allocate import removals
 from widthwise.pruning.scores.gates import find_gates, opened
 from widthwise.pruning.scores.gradients import tensors_of
 
+pytestmark = pytest.mark.sample(12)  # the same networks in every test, each captured once
+
 # Features meet in a product or a sum that no weight scales (of two activations, or the norm of a
 # weight), and some of them are read by weights besides.
 MEET = {
@@ -94,7 +96,6 @@ def trained_step(case):
     return full, case.outputs()
 
 
-@pytest.mark.sample(12)
 def test_order_changes_nothing(case):
     before = case.state()
     plain, own = case.outputs(), case.outputs(case.net.model)
@@ -168,7 +169,6 @@ SCORES = {
 }
 
 
-@pytest.mark.sample(15)
 def test_every_score_is_a_number_for_each_feature_and_changes_nothing(case):
     net = case.net
     before, modes = case.state(), [m.training for m in net.modules()]
@@ -209,7 +209,6 @@ def relative_error(case, cut, batches):
 UNFITTED = {"tied_autoencoder", "einsum", "lstm_cell", "seq2seq"}
 
 
-@pytest.mark.sample(10)
 def test_reconstruction_comes_nearer_to_the_full_network(case):
     net, batches = case.net, list(case.batches())
     recalibrate_(net.model, batches)  # statistics that are those of the data

@@ -57,6 +57,8 @@ FORMATS = st.one_of(
     st.builds(Uniform, st.integers(2, 8), st.booleans(), st.sampled_from(["tensor", "group"])),
     st.builds(Codebook, st.integers(2, 256)),
 )
+
+pytestmark = pytest.mark.sample(12)  # the same networks in every test, each captured once
 VARIANTS = st.builds(
     ww.Variant,
     st.dictionaries(NAMES, st.integers(1, 99)),
@@ -132,7 +134,6 @@ def test_what_is_no_variant_is_refused(data):
 # ---------------------------------------------------------------- applied
 
 
-@pytest.mark.sample(12)
 @pytest.mark.parametrize("train", [None, few_steps], ids=["plain", "trained"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("zeros", [{}, ZEROS], ids=["dense", "sparse"])
@@ -225,7 +226,6 @@ def test_the_zeros_of_a_trained_network_stay(net):
     }
 
 
-@pytest.mark.sample(2)
 @pytest.mark.filterwarnings("ignore::widthwise.GraphModuleWarning")
 @pytest.mark.parametrize("name", ["cnn", "gpt", "lstm_2", "vit"])
 def test_graph_modules_and_other_networks_keep_their_names(name, tmp_path):
